@@ -1,0 +1,84 @@
+"""What every reader returns: one prompt, its image, its responses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class ImageSource(Protocol):
+    """An image that is decoded only when it is needed."""
+
+    @property
+    def key(self) -> str:
+        """Identity of the pixels, part of every cache key that depends on the image."""
+
+    @property
+    def name(self) -> str:
+        """What to call the image in an error message: a path or a description."""
+
+    def load(self) -> Image:
+        """Decode to RGB; raises `UserError` naming the file where that fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation; `image` says that the image stands at its start."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    image: bool = False
+
+    def message(self) -> dict[str, Any]:
+        """The turn as a chat-template message with typed content parts."""
+        parts: list[dict[str, str]] = [{"type": "image"}] if self.image else []
+        return {"role": self.role, "content": [*parts, {"type": "text", "text": self.text}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt with its responses.
+
+    `turns` alternate user and assistant and end with the user; at most one turn carries the image. `responses` maps a
+    name (`chosen`, `rejected`, `blind`) to its text, without speaker prefix. `tags` group examples in tables.
+    """
+
+    id: str
+    turns: tuple[Turn, ...]
+    image: ImageSource | None
+    responses: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def blinded(self) -> Example:
+        """The same prompt with the image and its placeholder removed (arXiv 2503.14189, the input x_b)."""
+        return replace(self, image=None, turns=tuple(replace(turn, image=False) for turn in self.turns))
+
+    def with_responses(self, **responses: str) -> Example:
+        """A copy with these responses added or replaced."""
+        return replace(self, responses={**self.responses, **responses})
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The prompt as chat-template messages."""
+        return [turn.message() for turn in self.turns]
+
+    def prompt_key(self) -> str:
+        """Hash of everything a model is shown: turns, image placeholders and the image's identity."""
+        shown = [[turn.role, turn.text, turn.image] for turn in self.turns]
+        return digest([shown, self.image.key if self.image else None])
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON-like value, stable over processes and machines; 32 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Hash of a data set: ids, prompts, images and responses, in order."""
+    return digest([[e.id, e.prompt_key(), sorted(e.responses.items())] for e in examples])

@@ -1,0 +1,39 @@
+"""The interface of a data set: what a file in `conf/data/` configures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from mmsafe.data.example import Example
+from mmsafe.options import Count, options
+
+
+@dataclass
+class Loaded:
+    """Examples read from a source, and how many rows were dropped for which reason."""
+
+    examples: list[Example]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@options
+class DataSource(ABC):
+    """Base of all readers; the fields here are options that every data set has."""
+
+    batch_size: Count = 8
+    """Examples per device and micro-step."""
+    num_workers: int = 0
+    """Worker processes that decode and collate."""
+
+    @abstractmethod
+    def train(self) -> Loaded:
+        """The examples to train on."""
+
+    @abstractmethod
+    def holdout(self) -> Loaded:
+        """The examples that a training run is evaluated on; disjoint from `train()`."""
+
+    def test(self) -> Loaded:
+        """The examples that `mmsafe.evaluate` measures a finished model on."""
+        return self.holdout()
