@@ -1,0 +1,110 @@
+"""Where `conf/` is, and how a composed config becomes typed options."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from mmsafe.errors import UserError
+
+Root = TypeVar("Root")
+TARGET = "_target_"
+
+
+def conf_dir() -> Path:
+    """The folder of config groups: inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no conf/ folder inside or beside {package}: the installation is incomplete, reinstall mmsafe")
+
+
+def typed(cfg: DictConfig, root: type[Root]) -> Root:
+    """Resolve `cfg` and build `root` from it, every node with a `_target_` by the class that it names.
+
+    Raises `UserError` naming the option for an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise UserError(f"{key}: {_first_line(error)}") from error
+    assert isinstance(plain, dict)
+    return _checked(root, {str(key): _built(value, str(key)) for key, value in plain.items()}, "")
+
+
+def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    """`; did you mean 'x'?`, or else the list of what is known."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.55)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def _built(value: Any, path: str) -> Any:
+    """Build nodes with a `_target_`, at any depth of plain groups."""
+    if not isinstance(value, dict):
+        return value
+    if TARGET not in value:
+        return {key: _built(item, f"{path}.{key}") for key, item in value.items()}
+    options = {key: item for key, item in value.items() if key != TARGET}
+    return _checked(_target(value[TARGET], path), options, path, strict=True)
+
+
+def _target(name: Any, path: str) -> type[Any]:
+    """The class that a `_target_` names."""
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_={name}: cannot be imported ({error})") from error
+    if not isinstance(found, type):
+        raise UserError(f"{path}._target_={name}: is not a class")
+    return found
+
+
+def _checked(cls: type[Root], options: dict[str, Any], path: str, *, strict: bool = False) -> Root:
+    """Validate; strict JSON rules fit YAML: a number is not a string, a bool is not a number, a path is a string."""
+    try:
+        if strict:
+            return TypeAdapter(cls).validate_json(json.dumps(options), strict=True)
+        return TypeAdapter(cls).validate_python(options)
+    except ValidationError as error:
+        raise UserError(_explain(error, cls, options, path)) from error
+
+
+def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any], path: str) -> str:
+    """The first problem in one line, and how many there are besides."""
+    first, *others = error.errors()
+    key = ".".join([*([path] if path else []), *map(str, first["loc"])])
+    known = [name for name in getattr(cls, "__dataclass_fields__", {}) if name not in options]
+    value = first.get("input")
+    shown = f"={json.dumps(value, default=str)}" if isinstance(value, str | int | float | bool | list | None) else ""
+    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        text = f"{key}: {cls.__name__} has no such option{suggestion(str(first['loc'][-1]), known)}"
+    elif first["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
+        text = f"{key}: must be set"
+    elif first["type"] == "literal_error":
+        choices = [choice.strip("'") for choice in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        text = f"{key}{shown}: must be one of {', '.join(choices)}{_hint(str(value), choices)}"
+    else:
+        text = f"{key}{shown}: {first['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _hint(word: str, choices: list[str]) -> str:
+    close = get_close_matches(word, choices, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""LLaVA: loading, prompts, the tiny model."""

@@ -1,0 +1,86 @@
+"""From conversations to token ids, the way generation would produce them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmsafe.data.example import Example, ImageSource, Turn
+from mmsafe.errors import UserError
+
+
+class Encoder:
+    """Turns prompts, responses and images into model inputs.
+
+    A prompt starts with one BOS; a response is tokenised as a continuation of its prompt and ends with EOS
+    (`append_eos`). Prompt and responses are tokenised apart, so the prompt's ids are the same beside every response.
+    """
+
+    def __init__(self, processor: Any, *, append_eos: bool = True) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.append_eos = append_eos
+
+    @cached_property
+    def image_tokens(self) -> int:
+        """Placeholder tokens of one image."""
+        crop = self.processor.image_processor.crop_size
+        pixels = torch.zeros(3, crop["height"], crop["width"])
+        return int(self.processor.replace_image_token({"pixel_values": [pixels]}, 0).count(self.processor.image_token))
+
+    @cached_property
+    def pad_id(self) -> int:
+        """Id that fills masked positions."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id)
+
+    def prompt_text(self, example: Example) -> str:
+        """The prompt as the chat template renders it, up to where the response begins."""
+        return str(
+            self.processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True)
+        ).rstrip()
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Ids of the prompt with every image placeholder expanded; one BOS at the start."""
+        placeholder = self.processor.image_token
+        text = self.prompt_text(example).replace(placeholder, placeholder * self.image_tokens)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        expected = self.image_tokens * (example.image is not None)
+        if ids.count(self.processor.image_token_id) != expected:
+            raise UserError(
+                f"example {example.id}: the rendered prompt holds {ids.count(self.processor.image_token_id)} image "
+                f"tokens instead of {expected}; its text contains '{placeholder}' or the chat template drops the image"
+            )
+        bos = self.tokenizer.bos_token_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of a response as they follow `… ASSISTANT:`, with EOS if `append_eos`."""
+        anchor = self._anchor_ids
+        joined: list[int] = self.tokenizer(f"{self._anchor} {text.strip()}", add_special_tokens=False)["input_ids"]
+        if joined[: len(anchor)] != anchor:
+            raise UserError("the tokenizer merges the end of the prompt with the response; this model is not supported")
+        end = [self.tokenizer.eos_token_id] if self.append_eos else []
+        return [*joined[len(anchor) :], *end]
+
+    def pixels(self, image: ImageSource) -> Tensor:
+        """Preprocessed image, `[3, height, width]`."""
+        features = self.processor.image_processor(images=image.load(), return_tensors="pt")
+        return features["pixel_values"][0]  # type: ignore[no-any-return]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    @cached_property
+    def _anchor(self) -> str:
+        """The last word of every prompt, such as `ASSISTANT:`."""
+        rendered = self.prompt_text(Example("", (Turn("user", "?"),), None, {}))
+        return rendered.split()[-1]
+
+    @cached_property
+    def _anchor_ids(self) -> list[int]:
+        return list(self.tokenizer(self._anchor, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,60 @@
+"""`model=tiny`: a real LLaVA of about a million parameters, taught the micro-world when it is first needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmsafe.models.source import ModelSource
+from mmsafe.options import Count, Positive, options
+
+if TYPE_CHECKING:
+    from mmsafe.models.llava import Llava
+
+
+@options
+class Architecture:
+    """Sizes of the CLIP tower and the Llama; widths in units, images in pixels."""
+
+    image_size: Count = 64
+    patch_size: Count = 16
+    vision_width: Count = 96
+    vision_layers: Count = 3
+    width: Count = 128
+    layers: Count = 3
+    heads: Count = 4
+    vocabulary: Count = 1024
+
+
+@options
+class Stage:
+    """One stage of supervised pre-training."""
+
+    examples: Count
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+
+
+@options
+class Pretraining:
+    """Two SFT stages: naming icons with the vision tower trained, then chat with the tower frozen."""
+
+    naming: Stage = Stage(examples=6000, epochs=6, batch_size=64, lr=2e-3)
+    chat: Stage = Stage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
+
+
+@options
+class TinyModel(ModelSource):
+    """A tiny LLaVA, built and pre-trained by code, cached under a key of everything that it is made from."""
+
+    seed: int = 0
+    """Of the initial weights and of the pre-training data."""
+    architecture: Architecture = Architecture()
+    pretraining: Pretraining | None = Pretraining()
+    """null: random weights, for checking that things run."""
+
+    def load(self) -> Llava:
+        """From the cache, or built now with a progress bar."""
+        from mmsafe.models.tiny_build import load_tiny
+
+        return load_tiny(self)

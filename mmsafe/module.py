@@ -1,0 +1,112 @@
+"""The LightningModule: score, reference, objective, sum, log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from mmsafe.data.collate import Batch
+from mmsafe.errors import UserError
+from mmsafe.metrics import step_metrics
+from mmsafe.objectives.base import Objective, Scores
+from mmsafe.reference import Reference
+from mmsafe.scoring import Scoring
+from mmsafe.settings import AdamW
+
+START_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+class PreferenceModule(pl.LightningModule):
+    """Trains `policy` with any objective; metrics are averages over an optimiser step, all its micro-batches."""
+
+    def __init__(
+        self, policy: Any, objective: Objective, scoring: Scoring, reference: Reference, optimizer: AdamW
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.objective = objective
+        self.scoring = scoring
+        self.reference = reference
+        self.options = optimizer
+        self.reference_model = reference.model(policy) if objective.needs_reference else None
+        self.strict_loading = False  # checkpoints leave the frozen reference out
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
+        self.latest: dict[str, float] = {}
+
+    def scores(self, batch: Batch) -> dict[str, Scores]:
+        """Policy and, where the objective needs them, reference log-probs of every row."""
+        policy = self.scoring.log_probs(self.policy, batch)
+        if self.reference_model is None:
+            return {name: Scores(*row) for name, row in policy.items()}
+        reference = self.reference.log_probs(self.reference_model, self.scoring, batch)
+        return {name: Scores(*row, reference[name].log_probs) for name, row in policy.items()}
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of one micro-batch."""
+        scores = self.scores(batch)
+        terms = self.objective(scores)
+        loss = torch.stack([term.mean() for term in terms.values()]).sum()
+        if self.global_step == 0:
+            self._check_start(terms)
+        self._remember({"train/loss": loss, **step_metrics(self.objective, batch.group, scores, terms)})
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Keep the gradient norm before clipping, and the learning rate of this step."""
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        rate = torch.tensor(optimizer.param_groups[0]["lr"])
+        self._remember({"train/grad_norm": norm, "train/learning_rate": rate})
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log once an optimiser step is complete."""
+        if "train/grad_norm" not in self._window:
+            return
+        self.latest = {name: float(torch.stack(values).mean()) for name, values in self._window.items()}
+        self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
+        self._window.clear()
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in self.loggers:
+                logger.log_metrics(self.latest, step=self.global_step)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on what is trained, with a per-step schedule."""
+        options = self.options
+        optimizer = torch.optim.AdamW(
+            [p for p in self.policy.parameters() if p.requires_grad],
+            lr=options.lr,
+            betas=(options.beta1, options.beta2),
+            weight_decay=options.weight_decay,
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * total
+        schedule = get_scheduler(options.schedule, optimizer, int(warmup), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the reference out: it is made again from the model that training starts from."""
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("reference_model.")]:
+            del state[name]
+
+    def _remember(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self._window[name].append(value.detach().float().cpu())
+
+    def _check_start(self, terms: dict[str, Tensor]) -> None:
+        """Policy and reference are equal before the first optimiser step, so every term has a known value."""
+        precise = torch.is_autocast_enabled(self.device.type)
+        dtype = torch.get_autocast_dtype(self.device.type) if precise else self.policy.dtype
+        for name, expected in self.objective.start.items():
+            found = float(terms[name].mean())
+            if abs(found - expected) > START_TOLERANCE.get(dtype, 1e-4):
+                raise UserError(
+                    f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
+                    "model that training starts from; check model.path and reference"
+                )

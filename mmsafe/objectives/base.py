@@ -1,0 +1,93 @@
+"""The plug-in interface of an objective: which rows it wants scored, and its loss terms from their log-probs.
+
+Objectives know tensors and nothing else: no tokenizer, device, config or logger. Their modules import torch for type
+checking only and compute with tensor methods, so that a config is checked in milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from mmsafe.options import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LN2 = math.log(2)
+
+
+class Row(NamedTuple):
+    """A sequence to score: which response, beside which view of the image (`real` or `none`)."""
+
+    response: str
+    image: str = "real"
+
+
+Rows = Mapping[str, Row]
+
+
+class Scores(NamedTuple):
+    """Token log-probs of one row, fp32, `[batch, time]`, zero outside `mask`."""
+
+    policy: Tensor
+    mask: Tensor
+    reference: Tensor | None = None
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log π(y|x), summed over response tokens; `[batch]`."""
+        return self.policy.sum(-1)
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log π(y|x) - log π_ref(y|x), summed over response tokens; `[batch]`."""
+        if self.reference is None:
+            raise ValueError("this objective reads log_ratio but declares needs_reference = False")
+        return (self.policy - self.reference).sum(-1)
+
+    @property
+    def length(self) -> Tensor:
+        """Number of response tokens; `[batch]`."""
+        return self.mask.sum(-1)
+
+
+Terms = dict[str, "Tensor"]
+
+
+@options
+class Objective(ABC):
+    """Base of all objectives; fields are options, `__call__` is the loss."""
+
+    needs_reference: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[Rows, ...]:
+        """Training items made of one example: each maps row names to rows; all use the same names."""
+
+    @abstractmethod
+    def __call__(self, scores: Mapping[str, Scores]) -> Terms:
+        """Named loss terms, `[batch]` each; the module adds them up and averages over the batch."""
+
+    @property
+    def start(self) -> Mapping[str, float]:
+        """Value of each term while policy and reference are equal; checked at step 0. Empty: nothing to check."""
+        return {}
+
+    @property
+    def reward_scale(self) -> float:
+        """Factor from log-ratio to implicit reward, used for logging only."""
+        return float(getattr(self, "beta", 1.0))
+
+    @property
+    def responses(self) -> frozenset[str]:
+        """Names of all responses that an example must have."""
+        return frozenset(row.response for group in self.groups for row in group.values())
+
+
+def negative_log_sigmoid(logits: Tensor) -> Tensor:
+    """-log σ(logits), elementwise and without overflow."""
+    return (-logits).logaddexp(logits.new_zeros(()))

@@ -1,0 +1,53 @@
+"""Blind Preference Optimization (arXiv 2503.14189)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from mmsafe.objectives.base import LN2, Row, Rows, Scores, Terms
+from mmsafe.objectives.dpo import DPO, preference_loss
+from mmsafe.options import NonNegative, options
+
+
+@options
+class BPO(DPO):
+    """DPO plus -log σ(r(x, y_w) - r(x, y_b)): the chosen response also beats the blind one.
+
+    y_b is sampled from the reference model without the image; all three are scored beside the real image.
+    """
+
+    blind_weight: NonNegative = 1.0
+    """Weight of the blind term; 0 is DPO. Only in `joint` mode."""
+    mode: Literal["joint", "concat"] = "joint"
+    """`joint`: the paper's loss over the triple; `concat`: its released script, plain DPO on (y_w, y_l) and (y_w, y_b)."""
+
+    @model_validator(mode="after")
+    def _weight_belongs_to_joint(self) -> Any:
+        if self.mode == "concat" and self.blind_weight != 1:
+            raise ValueError("blind_weight has no meaning in mode=concat; leave it at 1")
+        return self
+
+    @property
+    def groups(self) -> tuple[Rows, ...]:
+        """One triple (`joint`), or two pairs (`concat`)."""
+        (pair,) = super().groups
+        if self.mode == "joint":
+            return ({**pair, "blind": Row("blind")},)
+        return (pair, {**pair, "rejected": Row("blind")})
+
+    def __call__(self, scores: Mapping[str, Scores]) -> Terms:
+        """`{"preference": [batch], "blind": [batch]}`; without `blind` in `concat` mode."""
+        terms = super().__call__(scores)
+        if self.mode == "concat":
+            return terms
+        margin = scores["chosen"].log_ratio - scores["blind"].log_ratio
+        return {**terms, "blind": self.blind_weight * preference_loss(margin, self.beta)}
+
+    @property
+    def start(self) -> Mapping[str, float]:
+        """ln 2 a term."""
+        blind = {"blind": self.blind_weight * LN2} if self.mode == "joint" else {}
+        return {**super().start, **blind}

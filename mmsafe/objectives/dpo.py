@@ -1,0 +1,43 @@
+"""Direct Preference Optimization (Rafailov et al., arXiv 2305.18290)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mmsafe.objectives.base import LN2, Objective, Row, Rows, Scores, Terms, negative_log_sigmoid
+from mmsafe.options import Positive, options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def preference_loss(margin: Tensor, beta: float) -> Tensor:
+    """-log σ(β · margin), where margin = log-ratio of the better minus that of the worse response (2305.18290, eq. 7).
+
+    Elementwise over any shape; margins in nats.
+    """
+    return negative_log_sigmoid(beta * margin)
+
+
+@options
+class DPO(Objective):
+    """-log σ(r(x, y_w) - r(x, y_l)) with r(x, y) = β [log π(y|x) - log π_ref(y|x)]."""
+
+    beta: Positive = 0.1
+    """Inverse temperature of the implicit reward: how closely the policy is held to the reference."""
+
+    @property
+    def groups(self) -> tuple[Rows, ...]:
+        """Chosen and rejected, both beside the real image."""
+        return ({"chosen": Row("chosen"), "rejected": Row("rejected")},)
+
+    def __call__(self, scores: Mapping[str, Scores]) -> Terms:
+        """`{"preference": [batch]}`."""
+        margin = scores["chosen"].log_ratio - scores["rejected"].log_ratio
+        return {"preference": preference_loss(margin, self.beta)}
+
+    @property
+    def start(self) -> Mapping[str, float]:
+        """ln 2: the margin is zero."""
+        return {"preference": LN2}

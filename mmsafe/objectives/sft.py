@@ -1,0 +1,29 @@
+"""Supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from mmsafe.objectives.base import Objective, Row, Rows, Scores, Terms
+from mmsafe.options import options
+
+
+@options
+class SFT(Objective):
+    """Negative log-likelihood of the chosen response, response tokens only."""
+
+    needs_reference: ClassVar[bool] = False
+    average: Literal["token", "sequence"] = "token"
+    """`token`: every response token of the batch counts the same; `sequence`: every response does."""
+
+    @property
+    def groups(self) -> tuple[Rows, ...]:
+        """One row: the chosen response."""
+        return ({"chosen": Row("chosen")},)
+
+    def __call__(self, scores: Mapping[str, Scores]) -> Terms:
+        """`{"nll": [batch]}`; its batch mean is the mean over tokens or over sequences."""
+        chosen = scores["chosen"]
+        length = chosen.length.to(chosen.policy.dtype)
+        return {"nll": -chosen.log_prob / (length.mean() if self.average == "token" else length)}

@@ -1,0 +1,79 @@
+"""Options of the framework's own parts: sampling, optimiser, trainer, loggers. Light: importing this imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmsafe.options import Count, NonNegative, Positive, Share, options
+
+
+@options
+class Generation:
+    """How responses are sampled."""
+
+    max_new_tokens: Count = 256
+    """Longest response, in tokens."""
+    temperature: NonNegative = 1.0
+    """0 is greedy decoding."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; 1 keeps the whole distribution."""
+    seed: int = 0
+    """Each sample draws its own noise from this seed and its prompt, whatever batch it falls into."""
+    batch_size: Count = 16
+    """Prompts generated together; does not change the result."""
+    image_view: Literal["none", "real"] = "none"
+    """`none`: the image is removed from the prompt (blind); `real`: it is shown (the sighted control)."""
+
+
+@options
+class AdamW:
+    """AdamW and its learning-rate schedule."""
+
+    lr: Positive
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.0
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: NonNegative = 10
+    """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
+
+
+@options
+class Trainer:
+    """The training loop; names as in `pytorch_lightning.Trainer`."""
+
+    max_epochs: Count = 1
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimiser steps; -1 leaves the end to `max_epochs`, otherwise it decides alone."""
+    accumulate_grad_batches: Count = 1
+    gradient_clip_val: NonNegative = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """`auto`: bf16-mixed where the accelerator has it, else 32-true."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int | Literal["auto"] = 1
+    deterministic: bool = True
+    log_every_n_steps: Count = 1
+    progress_bar: bool = True
+
+
+@options
+class Checkpoint:
+    """Checkpoints to resume from."""
+
+    every_n_steps: Count = 100
+    """Optimiser steps between two checkpoints; one more is written on SIGTERM, SIGINT and errors."""
+    keep: bool = False
+    """Keep the last checkpoint after the run has finished (it holds the optimiser: large)."""
+
+
+@options
+class Wandb:
+    """Weights & Biases; offline where there is no key."""
+
+    project: str = "mmsafe"
+    group: str | None = None
+    tags: list[str] = Field(default_factory=list)

@@ -1,0 +1,105 @@
+"""Optimise a model on examples: data, module and trainer put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+
+from mmsafe.data.example import Example
+from mmsafe.data.module import Items, PreferenceData
+from mmsafe.models.llava import Llava
+from mmsafe.module import PreferenceModule
+from mmsafe.objectives.base import Objective
+from mmsafe.reference import Reference
+from mmsafe.scoring import Scoring
+from mmsafe.settings import AdamW, Checkpoint, Trainer
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    llava: Llava,
+    examples: Sequence[Example],
+    *,
+    objective: Objective,
+    scoring: Scoring,
+    reference: Reference,
+    optimizer: AdamW,
+    trainer: Trainer,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    max_length: int | None = None,
+    folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    loggers: Sequence[Any] = (),
+    callbacks: Sequence[Callback] = (),
+) -> PreferenceModule:
+    """Train `llava.model` in place, continuing from `folder/checkpoints/last.ckpt` where there is one.
+
+    Returns the module, whose `latest` holds the metrics of the last optimiser step.
+    """
+    pl.seed_everything(seed, workers=True, verbose=False)
+    module = PreferenceModule(llava.model, objective, scoring, reference, optimizer)
+    collator = scoring.collator(llava.encoder(), objective.groups, max_length)
+    items = Items(examples, len(objective.groups))
+    data = PreferenceData(items, collator, batch_size=batch_size, num_workers=num_workers, seed=seed)
+    saving = [_checkpoints(folder, checkpoint)] if folder and checkpoint else []
+    bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
+    runner = pl.Trainer(
+        max_epochs=trainer.max_epochs if trainer.max_steps == -1 else -1,
+        max_steps=trainer.max_steps,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        gradient_clip_val=trainer.gradient_clip_val or None,
+        precision=_precision(trainer),
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        deterministic=trainer.deterministic,
+        log_every_n_steps=trainer.log_every_n_steps,
+        enable_progress_bar=trainer.progress_bar,
+        enable_checkpointing=bool(saving),
+        enable_model_summary=False,
+        callbacks=[*bar, *saving, *callbacks],
+        logger=list(loggers) or False,
+        use_distributed_sampler=False,
+    )
+    module.train()
+    runner.fit(module, datamodule=data, ckpt_path=_last(folder))
+    module.eval()
+    return module
+
+
+def _checkpoints(folder: Path, options: Checkpoint) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder / "checkpoints",
+        filename="step={step}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=options.every_n_steps,
+        save_last=True,
+        save_top_k=1,
+        monitor=None,
+        save_on_exception=True,
+        enable_version_counter=False,
+    )
+
+
+def _last(folder: Path | None) -> str | None:
+    """The checkpoint of an interrupted run in the same folder."""
+    path = folder / "checkpoints" / "last.ckpt" if folder else None
+    if path is None or not path.exists():
+        return None
+    log.info("continuing from %s", path)
+    return str(path)
+
+
+def _precision(trainer: Trainer) -> Any:
+    if trainer.precision != "auto":
+        return trainer.precision
+    on_gpu = trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"

@@ -1,0 +1,224 @@
+import io
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmsafe.data.images import FileImage, check_images, find_image
+from mmsafe.errors import UserError
+
+REAL_NAMES = [
+    "photo.jpg",
+    "tbn:ANd9GcS_x-1(2)",  # no extension, as about 40 % of the real names
+    "Stra%C3%9Fe_%28Berlin%29.png",
+    "500px-A%2C_B.svg.png",
+    "50%.jpg",
+]
+
+
+def write(path: Path, image: Image.Image | None = None, **options: object) -> FileImage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options.setdefault("format", "PNG")
+    (image or Image.new("RGB", (4, 3), "red")).save(path, **options)
+    return FileImage(path)
+
+
+def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
+    return Image.effect_noise(size, 80).convert("RGB")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    file_format = {"PA": "TIFF", "CMYK": "JPEG", "YCbCr": "TIFF"}.get(mode, "PNG")
+    plain = Image.new({"LA": "L", "PA": "P"}.get(mode, "RGB"), (4, 3))
+    image = Image.new(mode, (4, 3), 1000) if mode == "I;16" else plain.convert(mode)
+    source = write(tmp_path / "x", image, format=file_format)
+    with Image.open(source.path) as written:
+        assert written.mode == mode
+    loaded = source.load()
+    assert (loaded.mode, loaded.size) == ("RGB", (4, 3))
+    loaded.getpixel((0, 0))  # decoded: the file is closed by now
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    image = Image.new("I;16", (3, 1))
+    for x, value in enumerate((0, 100 * 257, 65535)):
+        image.putpixel((x, 0), value)
+    for file_format in ("PNG", "TIFF"):
+        loaded = write(tmp_path / file_format, image, format=file_format).load()
+        assert [loaded.getpixel((x, 0))[0] for x in range(3)] == [0, 100, 255]
+
+
+@pytest.mark.parametrize(("mode", "value"), [("I", 70000), ("I", -1), ("F", 0.5)])
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, mode: str, value: float) -> None:
+    source = write(tmp_path / "x.tif", Image.new(mode, (2, 2), value), format="TIFF")
+    with pytest.raises(UserError, match=r"x\.tif.*(beyond 16 bits|unknown range)"):
+        source.load()
+
+
+@pytest.mark.filterwarnings("error")
+def test_palette_with_transparency_gives_no_warning(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 3))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    source = write(tmp_path / "x.png", image, transparency=bytes([0, 128]))
+    assert source.load().getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2), "blue")
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise: the top left pixel goes to the top right
+    loaded = write(tmp_path / "x.png", image, exif=exif).load()
+    assert loaded.size == (2, 4)
+    assert loaded.getpixel((1, 0)) == (255, 0, 0)
+
+
+def test_key_is_the_content_and_name_the_path(tmp_path: Path) -> None:
+    one, same, other = write(tmp_path / "a"), write(tmp_path / "b"), write(tmp_path / "c", noise())
+    assert one.key == same.key != other.key
+    assert len(one.key) == 64
+    assert one.name == str(tmp_path / "a")
+    assert one == FileImage(tmp_path / "a")
+    assert pickle.loads(pickle.dumps(one)).key == one.key
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_truncated(tmp_path: Path, file_format: str) -> None:
+    buffer = io.BytesIO()
+    noise().save(buffer, file_format)
+    path = tmp_path / "cut"
+    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    with pytest.raises(UserError, match=r"cut: .*(cannot be decoded|is not an image)") as caught:
+        FileImage(path).load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("decode", [True, False])
+def test_not_an_image(tmp_path: Path, content: bytes, decode: bool) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.jpg: .*(is not an image|cannot be decoded)"):
+        FileImage(path).check(decode)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    source = FileImage(tmp_path / "none.png")
+    with pytest.raises(UserError, match=r"none\.png: no such image file"):
+        source.load()
+    with pytest.raises(UserError, match=r"none\.png: cannot be read"):
+        _ = source.key
+    with pytest.raises(UserError, match="is not a file"):
+        FileImage(tmp_path).load()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("limit", [3000, 1000])  # Pillow itself warns at the first and refuses at the second
+@pytest.mark.parametrize("decode", [True, False])
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, decode: bool) -> None:
+    source = write(tmp_path / "bomb.png", noise((64, 64)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UserError, match=r"bomb\.png: the image is too large"):
+        source.check(decode)
+
+
+def test_eps_would_start_ghostscript(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.png", format="EPS")
+    with pytest.raises(UserError, match=r"x\.png: is an EPS file"):
+        source.load()
+
+
+@pytest.mark.parametrize("name", REAL_NAMES)
+def test_find_exact_name(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    assert find_image(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [
+        ("Stra%C3%9Fe_%28Berlin%29.png", "Straße_(Berlin).png"),
+        ("Straße_(Berlin).png", "Stra%C3%9Fe_%28Berlin%29.png"),
+        ("Straße_(Berlin).png", "Stra%C3%9Fe_(Berlin).png"),
+        ("tbn:ANd9Gc(1)", "tbn%3AANd9Gc%281%29"),
+        ("tbn:ANd9Gc(1)", "tbn:ANd9Gc%281%29"),
+        ("Stra%c3%9fe.png", "Stra%C3%9Fe.png"),
+        ("50%.jpg", "50%25.jpg"),
+        ("a%20b.png", "a%2520b.png"),
+        ("sub/a%20b.png", "sub/a b.png"),
+    ],
+)
+def test_find_other_encodings(tmp_path: Path, name: str, on_disk: str) -> None:
+    write(tmp_path / on_disk)
+    assert find_image(tmp_path, name) == tmp_path / on_disk
+
+
+def test_the_exact_name_wins(tmp_path: Path) -> None:
+    write(tmp_path / "a b")
+    write(tmp_path / "a%20b")
+    assert find_image(tmp_path, "a%20b") == tmp_path / "a%20b"
+
+
+@pytest.mark.parametrize("name", ["none.png", "", ".", "sub", "a\0b", "a%00b", "\ud800", "x" * 1000, "%" * 200])
+def test_find_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(UserError, match=r"no image|no possible file name"):
+        find_image(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "..%2Fsecret.png", "a/../../secret.png", "link.png", "folder/secret.png"]
+)
+def test_find_stays_in_the_folder(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "secret.png")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "folder").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="leads out of the image folder"):
+        find_image(folder, name)
+
+
+def test_find_refuses_absolute_names(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    for name in (str(tmp_path / "a.png"), str(tmp_path / "a.png").replace("/", "%2F")):
+        with pytest.raises(UserError, match="leads out of the image folder"):
+            find_image(tmp_path, name)
+
+
+def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    write(folder / "a.png")
+    (folder / "b.png").symlink_to("a.png")
+    (tmp_path / "linked").symlink_to(folder)
+    assert find_image(tmp_path / "linked", "b.png") == tmp_path / "linked" / "b.png"
+
+
+def test_check_images_reports_each_file_once(tmp_path: Path) -> None:
+    good, missing = write(tmp_path / "good", noise()), FileImage(tmp_path / "missing")
+    cut = FileImage(tmp_path / "cut")
+    cut.path.write_bytes(good.path.read_bytes()[:-2000])
+    seen: list[tuple[int, int]] = []
+    errors = check_images([good, cut, missing, good, FileImage(cut.path)], True, lambda *counts: seen.append(counts))
+    assert list(errors) == [cut, missing]
+    assert str(cut.path) in str(errors[cut])
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert list(check_images([good, cut, missing], False)) == [missing]  # the header of the cut file is whole
+    assert check_images([], True) == {}
+
+
+def test_many_formats_at_once_in_threads(tmp_path: Path) -> None:
+    formats = ["WEBP", "TIFF", "JPEG", "PNG", "GIF", "BMP"]
+    sources = [write(tmp_path / f"{i}", format=formats[i % len(formats)]) for i in range(60)]
+    assert check_images(sources, True) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.png")
+    source.path.chmod(0)
+    with pytest.raises(UserError, match=r"x\.png.*Permission denied"):
+        source.load()

@@ -1,0 +1,527 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmsafe.data.example import Turn, fingerprint
+from mmsafe.data.mmsafe_po import MMSafePO, RowError, hold_out, parse_question
+from mmsafe.errors import UserError
+
+SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/mmsafe_po_sample.json"
+NAME = "tbn:ANd9Gc(1)"  # no extension, as about 40 % of the real names
+
+
+def row(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A row with all real fields; a field set to `...` is left out."""
+    full = {
+        "id": number,
+        "question": f"USER: <image>\nWhat is thing {number}? ASSISTANT:",
+        "image": NAME,
+        "chosen": "ASSISTANT: A tree.",
+        "rejected": "ASSISTANT: A house.",
+        "type": "harmless",
+        "entity": "Oak",
+        "entity_type": "MISC",
+        "replacement": "this thing",
+        "text_prompt": "USER: What is Oak? ASSISTANT:",
+        "mid_prompt": "USER: <image>\nWhat is this thing? ASSISTANT:",
+    }
+    return {field: value for field, value in (full | changes).items() if value is not ...}
+
+
+def picture(path: Path, colour: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (colour % 256, 0, 0)).save(path, "PNG")
+
+
+def write(folder: Path, rows: Any, name: str = "data.json") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)) if name.endswith(".jsonl") else json.dumps(rows))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    picture(tmp_path / "images" / NAME)
+    return tmp_path
+
+
+def error_of(folder: Path, rows: Any, **changes: Any) -> str:
+    """The message for a data set, which must be one line."""
+    with pytest.raises(UserError) as caught:
+        MMSafePO(path=write(folder, rows), **changes).test()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- Reading what is right ---------------------------------------------------------------------------------------
+
+
+def test_a_row_becomes_an_example(folder: Path) -> None:
+    question = "USER: Hello. ASSISTANT: Hello!\nYes? USER: <image>\nWhat is\nthis? ASSISTANT:"
+    data = MMSafePO(path=write(folder, [row(7, question=question)]))
+    (example,) = data.test().examples
+    assert example.id == "7"
+    assert example.turns == (
+        Turn("user", "Hello."),
+        Turn("assistant", "Hello!\nYes?"),
+        Turn("user", "What is\nthis?", image=True),
+    )
+    assert example.responses == {"chosen": "A tree.", "rejected": "A house."}
+    assert example.tags == {"type": "harmless", "entity_type": "MISC", "turns": "multi"}
+    assert example.image is not None
+    assert example.image.load().size == (4, 4)
+
+
+def test_only_four_fields_are_required(folder: Path) -> None:
+    bare = {"question": "USER: <image>\nWhat?", "image": NAME, "chosen": "a", "rejected": "b"}
+    first, second = MMSafePO(path=write(folder, [bare, bare | {"id": None, "blind": None}])).test().examples
+    assert (first.id, second.id) == ("1", "2")
+    assert first.tags == {"turns": "single"}
+    assert first.responses == second.responses == {"chosen": "a", "rejected": "b"}
+
+
+def test_a_row_may_bring_its_blind_response(folder: Path) -> None:
+    (example,) = MMSafePO(path=write(folder, [row(blind="ASSISTANT: Unseen.")])).test().examples
+    assert example.responses["blind"] == "Unseen."
+
+
+def test_rows_of_one_image_share_its_source(folder: Path) -> None:
+    first, second = MMSafePO(path=write(folder, [row(1), row(2)])).test().examples
+    assert first.image is second.image
+
+
+def test_jsonl_with_byte_order_mark_and_blank_lines(folder: Path) -> None:
+    lines = "\n".join(
+        [json.dumps(row(1)), "", "  ", json.dumps(row(2, chosen="line\u2028separator"), ensure_ascii=False)]
+    )
+    (folder / "data.jsonl").write_text(lines, encoding="utf-8-sig")
+    examples = MMSafePO(path=folder / "data.jsonl").test().examples
+    assert [example.id for example in examples] == ["1", "2"]
+
+
+def test_json_with_byte_order_mark(folder: Path) -> None:
+    (folder / "data.json").write_text(json.dumps([row()]), encoding="utf-8-sig")
+    assert len(MMSafePO(path=folder / "data.json").test().examples) == 1
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+def test_a_folder_and_a_split(folder: Path, name: str) -> None:
+    write(folder, [row(1)], name)
+    write(folder, [row(2)], "test.json")
+    assert [e.id for e in MMSafePO(path=folder, split="train").test().examples] == ["1"]
+    with pytest.raises(UserError, match=r"set data\.split to one of test, train"):
+        MMSafePO(path=folder).test()
+    with pytest.raises(UserError, match=r"did you mean 'train'.*there are: test, train"):
+        MMSafePO(path=folder, split="trian").test()
+
+
+def test_split_filters_rows_that_carry_one(folder: Path) -> None:
+    path = write(folder, [row(1, split="train"), row(2, split="test"), row(3, split="train")])
+    assert [e.id for e in MMSafePO(path=path, split="train").test().examples] == ["1", "3"]
+    assert len(MMSafePO(path=path).test().examples) == 3
+    with pytest.raises(UserError, match=r"data\.split: no row of .*did you mean 'test'"):
+        MMSafePO(path=path, split="tset").test()
+
+
+def test_split_is_only_a_name_for_rows_without_one(folder: Path) -> None:
+    assert len(MMSafePO(path=write(folder, [row(1), row(2)]), split="anything").test().examples) == 2
+
+
+def test_a_row_without_split_among_rows_with_split(folder: Path) -> None:
+    assert "row 2 (id 2): has no text field 'split'" in error_of(folder, [row(1, split="a"), row(2)], split="a")
+    assert "row 2 (id 2): has no text field 'split'" in error_of(
+        folder, [row(1, split="a"), row(2, split=3)], split="a"
+    )
+
+
+@pytest.fixture
+def keyed(folder: Path) -> Path:
+    write(folder, [row(1), row(2)], "parts/people.json")
+    write(folder, [row(1)], "parts/places.jsonl")
+    return write(folder, {"people": "parts/people.json", "places": "parts/places.jsonl"})
+
+
+def test_a_keyed_file(keyed: Path) -> None:
+    examples = MMSafePO(path=keyed).test().examples
+    assert [example.id for example in examples] == ["people/1", "people/2", "places/1"]
+    assert [example.tags["keyword"] for example in examples] == ["people", "people", "places"]
+
+
+def test_keywords_choose_files(keyed: Path) -> None:
+    examples = MMSafePO(path=keyed, keywords=["places", "places"]).test().examples
+    assert [example.id for example in examples] == ["places/1"]
+    with pytest.raises(UserError, match=r"no keyword 'peple' .did you mean 'people'.*there are: people, places"):
+        MMSafePO(path=keyed, keywords=["peple"]).test()
+    with pytest.raises(UserError, match=r"no row is in it"):
+        MMSafePO(path=keyed, keywords=[]).test()
+
+
+def test_keywords_need_a_keyed_file(folder: Path) -> None:
+    assert "data.keywords is set" in error_of(folder, [row()], keywords=["a"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"a": "none.json"}, "keyword 'a' of .*data.json: cannot read .*none.json: No such file"),
+        ({"a": "data.json"}, "keyword 'a' of .*data.json: .* holds an object"),
+        ({"a": 1}, "is one JSON object, where a list of rows"),
+        (row(), "is one JSON object, where a list of rows"),
+        ({}, "no row is in it"),
+        ({"a": "null\0byte"}, "keyword 'a'.*null byte"),
+    ],
+)
+def test_broken_keyed_files(folder: Path, parts: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        MMSafePO(path=write(folder, parts)).test()
+
+
+def test_where_images_are_looked_for(tmp_path: Path) -> None:
+    path = write(tmp_path, [row()])
+    picture(tmp_path / "elsewhere" / NAME)
+    assert len(MMSafePO(path=path, image_dir=tmp_path / "elsewhere").test().examples) == 1
+    picture(tmp_path / NAME)
+    assert MMSafePO(path=path).test().examples[0].image.name == str(tmp_path / NAME)  # type: ignore[union-attr]
+    picture(tmp_path / "images" / NAME)
+    assert MMSafePO(path=path).test().examples[0].image.name == str(tmp_path / "images" / NAME)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"data\.image_dir: no such folder"):
+        MMSafePO(path=path, image_dir=tmp_path / "nowhere").test()
+
+
+# --- Parsing questions -------------------------------------------------------------------------------------------
+
+LABELS = ("USER:", "ASSISTANT:", "<image>")
+texts = (
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+    .map(str.strip)
+    .filter(lambda text: text and not any(label in text for label in LABELS))
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[Turn, ...]:
+    said = draw(st.lists(texts, min_size=1, max_size=7).filter(lambda said: len(said) % 2 == 1))
+    shown = draw(st.integers(0, len(said) // 2)) * 2
+    return tuple(
+        Turn("assistant", text) if index % 2 else Turn("user", text, image=index == shown)
+        for index, text in enumerate(said)
+    )
+
+
+def as_question(turns: tuple[Turn, ...]) -> str:
+    return " ".join(f"{turn.role.upper()}: {'<image>' + chr(10) if turn.image else ''}{turn.text}" for turn in turns)
+
+
+@given(conversations(), st.sampled_from(["", " ASSISTANT:", " ASSISTANT: ", "\nASSISTANT:\n"]))
+def test_parsing_undoes_formatting(turns: tuple[Turn, ...], end: str) -> None:
+    assert parse_question(as_question(turns) + end) == turns
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("USER: What is <image> this?", "What is  this?"),
+        ("USER: What is this? <image>\n ASSISTANT:", "What is this?"),
+        ("USER:<image>\nWhat? ASSISTANT:", "What?"),
+        ("USER: <image>\nMy POWERUSER: 5 ASSISTANT:", "My POWERUSER: 5"),
+        ("USER: <image> ASSISTANT:", ""),
+    ],
+)
+def test_unusual_questions(question: str, text: str) -> None:
+    assert parse_question(question) == (Turn("user", text, image=True),)
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("", "<image> 0 times"),
+        ("USER: What? ASSISTANT:", "<image> 0 times"),
+        ("USER: <image>\nWhat? ASSISTANT: A. USER: <image>\nAnd? ASSISTANT:", "<image> 2 times"),
+        ("<image>\nWhat?", "does not begin with a speaker"),
+        ("Hello USER: <image>\nWhat?", "does not begin with a speaker"),
+        ("ASSISTANT: <image>\nHi. USER: What?", "does not alternate"),
+        ("ASSISTANT: <image>", "does not alternate"),
+        ("USER: <image>\nOne USER: Two ASSISTANT:", "does not alternate"),
+        ("USER: <image>\nOne ASSISTANT: ASSISTANT: ASSISTANT:", "does not alternate"),
+        ("USER: <image>\nWhat? ASSISTANT: Well,", "ends with words of the assistant"),
+        ("USER: What? ASSISTANT: <image> USER: Why?", "<image> in a turn of the assistant"),
+        ("USER: <image> ASSISTANT: USER: Why?", "empty turn of the assistant"),
+        ("USER: <image>\nWhat? ASSISTANT: A. USER: ASSISTANT:", "empty turn of the user"),
+    ],
+)
+def test_malformed_questions(question: str, message: str) -> None:
+    with pytest.raises(RowError, match=message):
+        parse_question(question)
+
+
+# --- Bad rows ----------------------------------------------------------------------------------------------------
+
+BAD_ROWS = [
+    ([1, 2], "not an object", "is a list, where an object"),
+    (None, "not an object", "is null"),
+    (row(2, question=...), "missing field", "(id 2): has no field 'question'"),
+    (row(2, image=...), "missing field", "no field 'image'"),
+    (row(2, chosen=...), "missing field", "no field 'chosen'"),
+    (row(2, rejected=...), "missing field", "no field 'rejected'"),
+    (row(2, chosen=5), "wrong type", "'chosen' is a number, where text"),
+    (row(2, rejected=None), "wrong type", "'rejected' is null"),
+    (row(2, image=["a"]), "wrong type", "'image' is a list"),
+    (row(2, blind={}), "wrong type", "'blind' is an object"),
+    (row(2, entity_type=True), "wrong type", "'entity_type' is true or false"),
+    (row([]), "wrong type", "'id' is a list"),
+    (row(True), "wrong type", "'id' is true or false"),
+    (row(2, chosen="\ud800"), "broken text", "'chosen' holds half of a surrogate pair at 0"),
+    (row(2, question="USER: What? ASSISTANT:"), "not one image", "<image> 0 times"),
+    (row(2, question="USER: <image><image> ASSISTANT:"), "not one image", "<image> 2 times"),
+    (row(2, question="What? <image>"), "malformed question", "does not begin with a speaker"),
+    (row(2, chosen="ASSISTANT: \n"), "empty response", "'chosen' is empty"),
+    (row(2, rejected=" "), "empty response", "'rejected' is empty"),
+    (row(2, blind=""), "empty response", "'blind' is empty"),
+    (row(2, chosen="A house. "), "no preference", "are the same"),
+    (row(2, chosen="See <image>."), "image in response", "'chosen' holds <image>"),
+    (row(2, image="none%20there"), "missing image", "no image 'none%20there' in"),
+    (row(2, image="../x"), "missing image", "leads out of the image folder"),
+    (row(2, image="cut.png"), "damaged image", "cut.png: the image cannot be decoded"),
+    (row(2, image="page.png"), "damaged image", "page.png: is not an image"),
+    (row(1), "duplicate id", "an earlier row has the same id"),
+    (row("1"), "duplicate id", "an earlier row has the same id"),
+]
+
+
+@pytest.fixture
+def with_bad_images(folder: Path) -> Path:
+    Image.effect_noise((64, 64), 80).save(whole := folder / "images" / "whole.png")
+    (folder / "images" / "cut.png").write_bytes(whole.read_bytes()[:-1000])
+    (folder / "images" / "page.png").write_text("<html>404</html>")
+    return folder
+
+
+@pytest.mark.parametrize(("bad", "reason", "message"), BAD_ROWS)
+def test_a_bad_row(with_bad_images: Path, bad: Any, reason: str, message: str) -> None:
+    rows = [row(1), bad, row(3)]
+    error = error_of(with_bad_images, rows)
+    assert message in error
+    assert f"{with_bad_images / 'data.json'}: row 2" in error
+    assert error.endswith("; data.on_bad=skip drops and counts them")
+    loaded = MMSafePO(path=with_bad_images / "data.json", on_bad="skip").test()
+    assert [example.id for example in loaded.examples] == ["1", "3"]
+    assert loaded.dropped == {reason: 1}
+
+
+def test_header_check_leaves_truncation_to_loading(with_bad_images: Path) -> None:
+    path = write(with_bad_images, [row(1, image="cut.png")])
+    (example,) = MMSafePO(path=path, check_images="header").test().examples
+    with pytest.raises(UserError, match=r"cut\.png"):
+        example.image.load()  # type: ignore[union-attr]
+
+
+def test_other_bad_rows_are_counted(folder: Path) -> None:
+    rows = [row(1), row(2, chosen=""), row(3, image="none"), row(4, image="none")]
+    assert "(id 2): 'chosen' is empty; and 2 more bad rows; data.on_bad=skip" in error_of(folder, rows)
+    loaded = MMSafePO(path=folder / "data.json", on_bad="skip").train()
+    assert loaded.dropped == {"empty response": 1, "missing image": 2}
+
+
+def test_messages_quote_no_text(folder: Path) -> None:
+    secret = "quite private words"
+    for bad in (row(chosen=secret, rejected=secret), row(question=secret), row(chosen=[secret]), [secret]):
+        assert secret not in error_of(folder, [bad])
+
+
+def test_all_rows_bad(folder: Path) -> None:
+    error = error_of(folder, [row(1, chosen=""), row(2, image="none")], on_bad="skip")
+    assert "no row can be used: {'empty response': 1, 'missing image': 1}; the first: " in error
+    assert "no row is in it" in error_of(folder, [])
+
+
+# --- Broken files and options ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[{"id": 1},\n {"id" 2}]', r"a\.json: broken JSON at line 2, column 8: Expecting ':'"),
+        ("a.json", b"", "broken JSON at line 1, column 1"),
+        ("a.json", b"{}\n{}", r"line 2, column 1: Extra data; rows one per line need .* \.jsonl"),
+        ("a.jsonl", b'{}\n{"id": }', r"a\.jsonl: broken JSON at line 2, column 8"),
+        ("a.json", b'["\n', "Invalid control character"),
+        ("a.json", b'[\n"\xff"]', "line 2 is not UTF-8 text"),
+        ("a.jsonl", b'{}\n\n"\xff"', "line 3 is not UTF-8 text"),
+        ("a.json", "[]".encode("utf-16"), "line 1 is not UTF-8 text"),
+        ("a.json", b"[" * 200_000, "cannot be read as JSON|broken JSON"),
+        ("a.json", b"[" + b"1" * 10_000 + b"]", "cannot be read as JSON"),
+        ("a.json", b"3", "holds a number, where a list of rows"),
+    ],
+)
+def test_broken_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        MMSafePO(path=tmp_path / name).test()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_path_says_what_to_get(tmp_path: Path) -> None:
+    for options in ({}, {"path": None}):
+        with pytest.raises(UserError, match=r"data\.path is not set: get MMSafe-PO"):
+            MMSafePO(**options)
+    with pytest.raises(UserError, match=r"data\.path: cannot read .*none\.json: No such file"):
+        MMSafePO(path=tmp_path / "none.json").train()
+    with pytest.raises(UserError, match=r"data\.path: the folder .* holds no \.json"):
+        MMSafePO(path=tmp_path, split="test").train()
+
+
+def test_evaluation_file(folder: Path) -> None:
+    train, test = write(folder, [row(1), row(2)]), write(folder, [row(9), row(10, chosen="")], "test.json")
+    data = MMSafePO(path=train, eval_path=test, on_bad="skip")
+    assert [e.id for e in data.train().examples] == ["1", "2"]
+    assert [e.id for e in data.holdout().examples] == ["9"]
+    assert (data.train().dropped, data.holdout().dropped) == ({}, {"empty response": 1})
+    with pytest.raises(UserError, match=r"data\.eval_path: cannot read"):
+        MMSafePO(path=train, eval_path=folder / "none.json").holdout()
+    with pytest.raises(UserError, match=r"data\.eval_path is the same file"):
+        MMSafePO(path=train, eval_path=folder / "images" / ".." / "data.json")
+
+
+def test_importing_the_reader_is_cheap() -> None:
+    code = "import sys, mmsafe.data.mmsafe_po; print({'torch', 'datasets', 'transformers', 'numpy'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+# --- Holding out -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    for number in range(20):
+        picture(tmp_path / "images" / f"{number}", number)
+    # A picture is named in two ways; the group must be one.
+    return write(
+        tmp_path,
+        [row(i, image=f"{i % 20}" if i % 3 else f"%3{i % 20}") for i in range(1, 10)]
+        + [row(i, image=str(i % 20)) for i in range(10, 60)],
+    )
+
+
+def test_train_and_holdout_share_no_image(many: Path) -> None:
+    data = MMSafePO(path=many, holdout_share=0.2)
+    train, held = data.train().examples, data.holdout().examples
+    assert len(train) + len(held) == len(data.test().examples) == 59
+    assert len(held) in range(10, 13)
+    assert not {e.image.key for e in train if e.image} & {e.image.key for e in held if e.image}
+
+
+def test_holdout_is_the_same_in_any_order_and_every_time(many: Path) -> None:
+    first = MMSafePO(path=many).holdout().examples
+    assert fingerprint(first) == fingerprint(MMSafePO(path=many).holdout().examples)
+    write(many.parent, json.loads(many.read_text())[::-1])
+    assert {e.id for e in first} == {e.id for e in MMSafePO(path=many).holdout().examples}
+
+
+def test_callers_cannot_change_what_is_cached(many: Path) -> None:
+    data = MMSafePO(path=many)
+    data.test().examples.clear()
+    data.train().dropped["x"] = 1
+    assert len(data.test().examples) == 59
+    assert data.train().dropped == {}
+
+
+def test_extreme_shares(many: Path) -> None:
+    none, everything = MMSafePO(path=many, holdout_share=0), MMSafePO(path=many, holdout_share=1)
+    assert (len(none.train().examples), len(none.holdout().examples)) == (59, 0)
+    assert len(everything.holdout().examples) == 59
+    with pytest.raises(UserError, match=r"data\.holdout_share=1 leaves nothing"):
+        everything.train()
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.floats(0, 1))
+def test_hold_out_leaves_neither_side_empty(groups: list[str], share: float) -> None:
+    held = hold_out(groups, share)
+    assert held <= set(groups)
+    assert held == hold_out(groups[::-1], share)
+    count = sum(group in held for group in groups)
+    if len(set(groups)) > 1 and 0 < share < 1:
+        smallest = min(groups.count(group) for group in set(groups))
+        assert 0 < count < len(groups)
+        assert count <= max(round(share * len(groups)), smallest)
+    if share == 0:
+        assert count == 0
+
+
+# --- Anything at all ---------------------------------------------------------------------------------------------
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+questions = st.lists(st.sampled_from([*LABELS, " ", "\n", "what"]), max_size=8).map("".join)
+names = st.sampled_from([NAME, "none", "..", "/", "%2F", "", "\0", "%00", "images"]) | st.text(max_size=20)
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": values,
+        "question": questions | values,
+        "image": names | values,
+        "chosen": values,
+        "rejected": values,
+        "blind": values,
+        "split": values,
+    },
+)
+files = st.lists(changes.map(lambda change: row() | change) | values, max_size=4) | values
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=files, split=st.none() | st.text(max_size=3), on_bad=st.sampled_from(["error", "skip"]))
+def test_arbitrary_rows_end_in_examples_or_a_user_error(
+    folder: Path, rows: Any, split: str | None, on_bad: Any
+) -> None:
+    data = MMSafePO(path=write(folder, rows), split=split, on_bad=on_bad)
+    try:
+        loaded = data.test()
+    except UserError as error:
+        message = str(error)
+    else:
+        message = "read"
+        assert loaded.examples
+        assert len(loaded.examples) + sum(loaded.dropped.values()) <= len(rows)
+        fingerprint(loaded.examples)
+    assert len(message.splitlines()) == 1
+
+
+# --- The real thing ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    if not SAMPLE.is_file():
+        pytest.skip("../shared/data/mmsafe_po_sample.json is not beside this checkout")
+    for number, entry in enumerate(json.loads(SAMPLE.read_text(encoding="utf-8"))):
+        picture(tmp_path / unquote(entry["image"]), number)
+    return SAMPLE
+
+
+def test_the_real_sample(sample: Path, tmp_path: Path) -> None:
+    # Only numbers are compared, so that a failure prints no text of the sample.
+    data = MMSafePO(path=sample, image_dir=tmp_path)
+    loaded = data.test()
+    turns = [len(example.turns) for example in loaded.examples]
+    shown = [[turn.image for turn in example.turns] for example in loaded.examples]
+    answers = [text for example in loaded.examples for text in example.responses.values()]
+    assert (len(loaded.examples), loaded.dropped) == (90, {})
+    assert (turns.count(1), turns.count(3), turns.count(5), turns.count(7), max(turns)) == (46, 14, 20, 9, 21)
+    assert all(marks[-1] and sum(marks) == 1 for marks in shown)
+    assert sum("ASSISTANT:" in text or "<image>" in text for text in answers) == 0
+    assert len({example.image for example in loaded.examples}) == 76
+    assert len(data.train().examples) == 81
+    assert len(data.holdout().examples) == 9
