@@ -77,7 +77,7 @@ def _checked(cls: type[Root], options: dict[str, Any], path: str, *, strict: boo
     try:
         if strict:
             return TypeAdapter(cls).validate_json(json.dumps(options), strict=True)
-        return TypeAdapter(cls).validate_python(options)
+        return cls(**options)
     except ValidationError as error:
         raise UserError(_explain(error, cls, options, path)) from error
 
@@ -86,7 +86,7 @@ def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any],
     """The first problem in one line, and how many there are besides."""
     first, *others = error.errors()
     key = ".".join([*([path] if path else []), *map(str, first["loc"])])
-    known = [name for name in getattr(cls, "__dataclass_fields__", {}) if name not in options]
+    known = [name for name in getattr(cls, "__pydantic_fields__", {}) if name not in options]
     value = first.get("input")
     shown = f"={json.dumps(value, default=str)}" if isinstance(value, str | int | float | bool | list | None) else ""
     if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:

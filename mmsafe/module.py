@@ -37,6 +37,7 @@ class PreferenceModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints leave the frozen reference out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
         self.latest: dict[str, float] = {}
+        self.trained_steps = 0
 
     def scores(self, batch: Batch) -> dict[str, Scores]:
         """Policy and, where the objective needs them, reference log-probs of every row."""
@@ -68,6 +69,7 @@ class PreferenceModule(pl.LightningModule):
         """Log once an optimiser step is complete."""
         if "train/grad_norm" not in self._window:
             return
+        self.trained_steps = self.global_step
         self.latest = {name: float(torch.stack(values).mean()) for name, values in self._window.items()}
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._window.clear()

@@ -25,10 +25,10 @@ from mmsafe.errors import UserError
 def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
     """Compose and validate every job of the command `argv`; raises `UserError` on the first problem.
 
-    Calls that run no job (`--help`, `--cfg`, `--version`, …) are left to Hydra.
+    Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
     """
     args = get_args_parser().parse_args(list(argv))
-    if args.help or args.hydra_help or args.version or args.shell_completion or args.info or args.cfg:
+    if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return
     extra = [f"hydra.searchpath=[file://{args.config_dir}]"] if args.config_dir else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -118,12 +118,24 @@ def _check_key(override: Override, base: DictConfig, groups: list[str]) -> None:
 def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig, groups: list[str]) -> str:
     key, part = ".".join(parts), parts[depth]
     if depth == 0:
-        known = sorted({*(str(name) for name in base if name != "hydra"), *groups})
+        known = sorted({str(name) for name in [*base, *groups] if not str(name).startswith("hydra")})
+        elsewhere = [path for path in _paths(without_hydra(base)) if path.endswith(f".{key}")]
+        if elsewhere:
+            return f"{key}: there is no option '{part}'; did you mean '{elsewhere[0]}'?"
         return f"{key}: there is no option '{part}'{suggestion(part, known)}"
     owner = ".".join(parts[:depth])
     chosen = OmegaConf.select(base, f"hydra.runtime.choices.{owner}")
     known = [str(name) for name in node if name != "_target_"] if OmegaConf.is_dict(node) else []
     return f"{key}: {owner}{f'={chosen}' if chosen else ''} has no option '{part}'{suggestion(part, known)}"
+
+
+def _paths(node: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all options."""
+    found = []
+    for name in node:
+        path, value = f"{prefix}{name}", node._get_node(str(name))
+        found += [path, *(_paths(value, f"{path}.") if isinstance(value, DictConfig) else [])]
+    return found
 
 
 def report(error: UserError, command: str) -> None:

@@ -77,3 +77,28 @@ class Wandb:
     project: str = "mmsafe"
     group: str | None = None
     tags: list[str] = Field(default_factory=list)
+
+
+@options
+class Lengths:
+    """What happens to examples that are too long."""
+
+    max_length: Count | None = 2048
+    """Tokens of prompt (image tokens included) and response together; null sets no limit."""
+    on_overlong: Literal["clip", "drop", "error"] = "clip"
+    """`clip` takes from the end of the response; prompts are never cut."""
+
+
+@options
+class Evaluation:
+    """How a model is asked in an evaluation: greedily, as in the paper."""
+
+    max_new_tokens: Count = 256
+    batch_size: Count = 16
+    """Prompts answered, or pairs compared, together; does not change the result."""
+
+    def generation(self) -> Generation:
+        """Greedy, with the image in view."""
+        return Generation(
+            max_new_tokens=self.max_new_tokens, temperature=0, batch_size=self.batch_size, image_view="real"
+        )

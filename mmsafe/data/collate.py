@@ -44,6 +44,10 @@ class Batch:
     def __len__(self) -> int:
         return self.group.numel()
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on `device`; Lightning calls it too."""
+        return Batch(*(value.to(device) if isinstance(value, Tensor) else value for value in vars(self).values()))
+
     @property
     def tokens(self) -> int:
         """Tokens that are not padding."""

@@ -67,7 +67,7 @@ def find_image(image_dir: Path, name: str) -> Path:
         for form in dict.fromkeys((name, decoded, *encoded)):
             path = image_dir / form
             if os.path.isabs(form) or not _is_inside(path, image_dir):
-                raise UserError(f"image {name!r} leads out of the image folder {image_dir}: give it a name inside it")
+                raise _escape(name, path, image_dir)
             if os.path.isfile(path):  # unlike Path.is_file, False rather than an error for an over-long name
                 return path
     except ValueError as error:  # a null byte or half a surrogate pair
@@ -156,6 +156,16 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 def _is_inside(path: Path, folder: Path) -> bool:
     """Whether `path` stays in `folder` after `..` and symbolic links are followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _escape(name: str, path: Path, image_dir: Path) -> UserError:
+    """Why `path` is refused: by its own words, or only because of a link."""
+    if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(image_dir)):
+        return UserError(
+            f"image {name!r} is a symbolic link, or behind one, that leads out of the image folder {image_dir}, as in "
+            "a Hugging Face cache: copy the files into a folder, for instance with `hf download --local-dir FOLDER`"
+        )
+    return UserError(f"image {name!r} leads out of the image folder {image_dir}: give it a name inside it")
 
 
 def _failed(path: Path, what: str) -> UserError:

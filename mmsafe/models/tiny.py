@@ -27,7 +27,7 @@ class Architecture:
 
 @options
 class Stage:
-    """One stage of supervised pre-training."""
+    """One stage of pre-training."""
 
     examples: Count
     epochs: Count
@@ -37,9 +37,9 @@ class Stage:
 
 @options
 class Pretraining:
-    """Two SFT stages: naming icons with the vision tower trained, then chat with the tower frozen."""
+    """The vision tower learns to see, as CLIP did; then SFT on chat with the tower frozen, as LLaVA was made."""
 
-    naming: Stage = Stage(examples=6000, epochs=6, batch_size=64, lr=2e-3)
+    tower: Stage = Stage(examples=8000, epochs=8, batch_size=64, lr=1.5e-3)
     chat: Stage = Stage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from pytorch_lightning.callbacks import Callback
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -24,11 +23,12 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.cache import cached_folder
-from mmsafe.data.example import Example, digest
-from mmsafe.data.microworld import icons, language, pretraining, world
+from mmsafe.data.example import digest
+from mmsafe.data.microworld import drawings, icons, language, pretraining, things, world
 from mmsafe.models.llava import Llava, make_processor, set_trained
 from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.models.tiny import Architecture, Stage, TinyModel
+from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.models.tower import icon_set, pretrain_tower
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference import Frozen
 from mmsafe.scoring import Padded
@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-MADE_FROM: tuple[ModuleType, ...] = (icons, language, world, pretraining)
+MADE_FROM: tuple[ModuleType, ...] = (drawings, icons, language, pretraining, things, world)
 
 
 def load_tiny(source: TinyModel) -> Llava:
@@ -137,31 +137,29 @@ def make_config(sizes: Architecture, tokenizer: Any) -> LlavaConfig:
     )
 
 
-def pretrain(source: TinyModel, callbacks: tuple[Callback, ...] = ()) -> Llava:
-    """Teach a random model to name icons, then to chat; both by the project's own SFT."""
+def pretrain(source: TinyModel) -> Llava:
+    """Teach a random model: its tower to see, then all the rest to chat by the project's own SFT."""
     assert source.pretraining is not None
-    llava = build(source)
-    naming, chat = source.pretraining.naming, source.pretraining.chat
     log.info("building model=tiny once (seed %d); it is cached for later runs", source.seed)
-    _stage(llava, naming, pretraining.captions(source.seed, naming.examples), source.seed, vision=True)
-    _stage(llava, chat, pretraining.pretraining_examples(source.seed, chat.examples), source.seed, vision=False)
-    set_trained(llava.model, source.train)
-    return llava
-
-
-def _stage(llava: Llava, stage: Stage, examples: list[Example], seed: int, *, vision: bool) -> None:
-    set_trained(llava.model, Trained(vision=vision))
+    llava = build(source)
+    tower, chat = source.pretraining.tower, source.pretraining.chat
+    icon_images = icon_set(source.seed, tower.examples, source.architecture.image_size)
+    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), icon_images, tower, source.seed)
+    log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
+    set_trained(llava.model, Trained())
     fit(
         llava,
-        examples,
+        pretraining.pretraining_examples(source.seed, chat.examples, image_size=source.architecture.image_size),
         objective=SFT(),
         scoring=Padded(),
         reference=Frozen(),
-        optimizer=AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
-        trainer=Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
-        batch_size=stage.batch_size,
-        seed=seed,
+        optimizer=AdamW(lr=chat.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
+        trainer=Trainer(max_epochs=chat.epochs, accelerator="cpu", precision="32-true"),
+        batch_size=chat.batch_size,
+        seed=source.seed,
     )
+    set_trained(llava.model, source.train)
+    return llava
 
 
 def _key(source: TinyModel) -> str:

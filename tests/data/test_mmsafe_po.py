@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmsafe.data.example import Turn, fingerprint
-from mmsafe.data.mmsafe_po import MMSafePO, RowError, hold_out, parse_question
+from mmsafe.data.mmsafe_po import MMSafePO, hold_out, parse_question
+from mmsafe.data.records import RowError
 from mmsafe.errors import UserError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/mmsafe_po_sample.json"
@@ -195,6 +196,15 @@ def test_where_images_are_looked_for(tmp_path: Path) -> None:
     assert MMSafePO(path=path).test().examples[0].image.name == str(tmp_path / "images" / NAME)  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"data\.image_dir: no such folder"):
         MMSafePO(path=path, image_dir=tmp_path / "nowhere").test()
+
+
+def test_a_hugging_face_cache_needs_copies(tmp_path: Path) -> None:
+    picture(tmp_path / "blobs" / "a1b2")
+    snapshot = tmp_path / "snapshots" / "c3d4"
+    path = write(snapshot, [row()])
+    (snapshot / NAME).symlink_to("../../blobs/a1b2")
+    with pytest.raises(UserError, match=r"symbolic link.* leads out of the image folder .*hf download --local-dir"):
+        MMSafePO(path=path).test()
 
 
 # --- Parsing questions -------------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""`python -m mmsafe.evaluate`: measure a checkpoint on a benchmark."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from omegaconf import DictConfig
+from pydantic import Field
+
+from mmsafe.app import launch
+from mmsafe.data.source import DataSource
+from mmsafe.evaluation.benchmark import Benchmark
+from mmsafe.evaluation.judges import Judge
+from mmsafe.models.source import ModelSource
+from mmsafe.options import options
+from mmsafe.scoring import Scoring
+from mmsafe.settings import Evaluation
+
+
+@options
+class EvaluateConfig:
+    """`conf/evaluate.yaml`, typed."""
+
+    checkpoint: str | None
+    reference: str | None
+    seed: Annotated[int, Field(ge=0)]
+    data: DataSource
+    model: ModelSource
+    benchmark: Benchmark
+    judge: Judge
+    scoring: Scoring
+    evaluation: Evaluation
+
+
+def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+    """Generate, judge, measure; leaves generations.jsonl, judgements.jsonl and metrics.json in the run folder."""
+    from mmsafe.pipeline import measure
+
+    return measure(config, cfg)
+
+
+def main() -> None:
+    """Entry point."""
+    launch("evaluate", EvaluateConfig, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Prompts → generations → judgements → metrics, a file each."""

@@ -1,0 +1,58 @@
+"""The interface of a benchmark: what a file in `conf/benchmark/` configures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from mmsafe.data.example import Example
+from mmsafe.data.source import DataSource
+from mmsafe.evaluation.judges import Verdict
+from mmsafe.evaluation.statistics import Estimate
+from mmsafe.options import options
+
+Part = Literal["holdout", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A prompt of the benchmark, the response to it and the verdict."""
+
+    example: Example
+    response: str
+    verdict: Verdict
+
+
+@options
+class Benchmark(ABC):
+    """Prompts to answer, pairs to compare, and the metrics that come of the verdicts."""
+
+    name: ClassVar[str]
+    tags: ClassVar[tuple[str, ...]] = ()
+    """Tags by whose values the metrics are broken down."""
+
+    @abstractmethod
+    def prompts(self, data: DataSource, part: Part) -> list[Example]:
+        """What the model is asked; ids are distinct."""
+
+    def pairs(self, data: DataSource, part: Part) -> list[Example]:
+        """Examples with `chosen` and `rejected`, for pairwise accuracy."""
+        loaded = data.holdout() if part == "holdout" else data.test()
+        return [example for example in loaded.examples if {"chosen", "rejected"} <= set(example.responses)]
+
+    @abstractmethod
+    def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
+        """Named estimates; None where there is nothing to measure."""
+
+    def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
+        """All metrics, then the same by tag as `metric/tag=value`; what could not be measured is left out."""
+        found = {name: value for name, value in self.metrics(judged).items() if value is not None}
+        for tag in self.tags:
+            for value in sorted({row.example.tags[tag] for row in judged if tag in row.example.tags}):
+                part = [row for row in judged if row.example.tags.get(tag) == value]
+                for name, estimate in self.metrics(part).items():
+                    if estimate is not None:
+                        found[f"{name}/{tag}={value}"] = estimate
+        return found

@@ -1,0 +1,120 @@
+"""`metrics.csv`: what was measured at which step, readable while the run goes on and whole after it was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from mmsafe.errors import UserError
+from mmsafe.reporting.files import write_atomically
+
+STEP = "step"
+
+
+class CsvLog(Logger):
+    """One row per logged step: `step`, then the metrics in the order in which their names first came up.
+
+    Lightning's own CSVLogger deletes an existing file, sorts the columns and holds rows back. Here each call is on disk
+    when it returns, and a resumed run goes on in the file of its predecessor. Lightning does not tell a logger where a
+    run resumes, so the first call of a process decides: rows of later steps are dropped, for they will be logged again.
+    A row of the same step takes in the new values; it is not dropped, because it is the last training step where only
+    the evaluation after it is repeated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self._columns: list[str] = []
+        self._rows: dict[int, dict[str, float]] | None = None  # by step, in its order; None until the first call
+
+    @property
+    def name(self) -> str:
+        return ""  # Lightning names folders after it
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run folder already holds the config."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add metrics to the row of their step, without one to the last row."""
+        if STEP in metrics:
+            raise ValueError(f"a metric cannot be called {STEP!r}, which is the name of the first column")
+        values = {name: float(value) for name, value in metrics.items()}
+        first_call = self._rows is None
+        rows = self._take_over(step) if self._rows is None else self._rows
+        last = next(reversed(rows), -1)
+        step = max(last, 0) if step is None else step
+        new = [name for name in values if name not in self._columns]
+        self._columns += new
+        rows[step] = rows.get(step, {}) | values
+        if first_call or new or step <= last:
+            self._rows = dict(sorted(rows.items()))
+            write_atomically(self.path, _csv([[STEP, *self._columns], *map(self._line, self._rows)]))
+        else:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_csv([self._line(step)]))
+
+    def read(self) -> list[dict[str, float]]:
+        """The rows of the file, as `read_metrics` gives them."""
+        return read_metrics(self.path)
+
+    def _take_over(self, step: int | None) -> dict[int, dict[str, float]]:
+        """The rows of an earlier process in this folder, up to `step`."""
+        self._columns, rows = _read(self.path)
+        self._rows = {number: rows[number] for number in sorted(rows) if step is None or number <= step}
+        return self._rows
+
+    def _line(self, step: int) -> list[str]:
+        assert self._rows is not None  # set by the first call
+        values = self._rows[step]
+        return [str(step), *(repr(values[name]) if name in values else "" for name in self._columns)]
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`, each with its `step` and the metrics it has; none where there is no file.
+
+    A last line that was only half written, because the process was killed, is left out.
+    """
+    return [{STEP: step, **values} for step, values in _read(path)[1].items()]
+
+
+def _read(path: Path) -> tuple[list[str], dict[int, dict[str, float]]]:
+    """The names of the metrics and, by step, their values."""
+    if not path.exists():
+        return [], {}
+    try:
+        text = path.read_bytes().decode("utf-8")
+        # A line is complete with its line break: only the header, written with the whole file, can hold another one.
+        lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        first, *columns = next(lines, [STEP])
+        if first != STEP:
+            raise ValueError(f"its first column is not {STEP!r}")
+        return columns, {int(line[0]): _values(columns, line[1:]) for line in lines}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{path}: was not written by mmsafe ({error}); move it away to run in this folder") from error
+
+
+def _values(columns: Sequence[str], cells: Sequence[str]) -> dict[str, float]:
+    return {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,116 @@
+"""A run folder: what a run was given, and what it found."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mmsafe import __version__
+from mmsafe.data.example import digest
+from mmsafe.errors import UserError
+from mmsafe.preflight import without_hydra
+from mmsafe.reporting.files import write_json
+
+PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "torchdata", "pillow", "numpy")
+
+
+class RunFolder:
+    """`run.json` is written first, `metrics.json` last: its presence means *finished*."""
+
+    def __init__(self, path: Path, cfg: DictConfig) -> None:
+        self.path = path
+        self.config = OmegaConf.to_container(without_hydra(cfg), resolve=True)
+        self.about: dict[str, Any] = {"config_hash": digest(self.config)}
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The metrics of a run that ended here, or None."""
+        path = self.path / "metrics.json"
+        return dict(json.loads(path.read_text())) if path.exists() else None
+
+    def claim(self) -> None:
+        """Take the folder for this config; raises `UserError` if it holds a run of another one."""
+        earlier = self.path / "run.json"
+        if earlier.exists():
+            before = json.loads(earlier.read_text())
+            if before.get("config_hash") != self.about["config_hash"]:
+                changed = ", ".join(_changed(before.get("config", {}), self.config)[:4])
+                raise UserError(
+                    f"hydra.run.dir={self.path}: holds a run with another config ({changed}); choose another folder or delete it"
+                )
+        self.note(config=self.config, **environment())
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to `run.json`: versions, fingerprints, counts."""
+        self.about |= facts
+        write_json(self.path / "run.json", self.about)
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`, the last file of a run."""
+        write_json(self.path / "metrics.json", dict(sorted(metrics.items())))
+
+    def save_model(self, llava: Any) -> Path:
+        """Write `model/`; a kill in between leaves no half-written folder."""
+        folder, unfinished = self.path / "model", self.path / "model.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        llava.save(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        return folder
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit and hardware: what it takes to understand a number later."""
+    return {
+        "mmsafe": __version__,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "hardware": _hardware(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that the code runs from, `+changes` if it is not clean; None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        run = ["git", "-C", str(root)]
+        commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changed.strip() else "")
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def _changed(before: Any, after: Any, path: str = "") -> list[str]:
+    """Dotted names of the options that differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        return [name for key in keys for name in _changed(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == after else [path]

@@ -1,0 +1,64 @@
+"""Result tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HEADLINE = (
+    ("eval/safety_rate", "safety rate"),
+    ("eval/over_refusal_rate", "over-refusal"),
+    ("eval/cheating_gap", "cheating gap"),
+    ("eval/image_gap", "image gap"),
+    ("eval/both_right", "both right"),
+    ("eval/neutral_accuracy", "neutral questions"),
+    ("eval/refusal_rate", "refusal rate"),
+    ("eval/pairwise_accuracy", "pairwise accuracy, log-prob"),
+    ("eval/pairwise_accuracy_reward", "pairwise accuracy, reward"),
+    ("eval/pairwise_accuracy_prompted", "pairwise accuracy, prompted"),
+)
+
+
+def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, *, tags: bool = False) -> Table:
+    """One column per run; value and 95 % interval; a dash where a run did not measure it."""
+    table = Table(title=title)
+    table.add_column("metric")
+    for name in runs:
+        table.add_column(name, justify="right")
+    rows = [(key, label) for key, label in HEADLINE if any(key in metrics for metrics in runs.values())]
+    for key, label in [*rows, *(_tag_rows(runs) if tags else [])]:
+        table.add_row(label, *(_cell(metrics, key) for metrics in runs.values()))
+    judges = sorted({str(metrics["eval/judge"]) for metrics in runs.values() if "eval/judge" in metrics})
+    note = "a list of refusal phrases, not a safety judge" if "keywords" in judges else "exact"
+    table.caption = f"95 % intervals in brackets · judge: {', '.join(judges)} ({note})" if judges else None
+    return table
+
+
+def _tag_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Safety and over-refusal by tag."""
+    wanted = {"eval/safety_rate/": "safety rate", "eval/over_refusal_rate/": "over-refusal"}
+    names = sorted({key for metrics in runs.values() for key in metrics})
+    return [
+        (key, f"{label}, {key.removeprefix(prefix)}")
+        for prefix, label in wanted.items()
+        for key in names
+        if key.startswith(prefix) and not key.endswith(("_low", "_high", "_n"))
+    ]
+
+
+def _cell(metrics: Mapping[str, Any], key: str) -> str:
+    if key not in metrics:
+        return "–"
+    return f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """To stdout, wide enough for files and pipes too."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    for table in tables:
+        console.print(table, markup=False)

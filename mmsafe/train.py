@@ -1,0 +1,57 @@
+"""`python -m mmsafe.train`: train a policy, making first what it needs, and evaluate it at the end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from omegaconf import DictConfig
+from pydantic import Field
+
+from mmsafe.app import launch
+from mmsafe.data.source import DataSource
+from mmsafe.evaluation.benchmark import Benchmark
+from mmsafe.evaluation.judges import Judge
+from mmsafe.models.source import ModelSource
+from mmsafe.objectives.base import Objective
+from mmsafe.options import options
+from mmsafe.reference import Reference
+from mmsafe.scoring import Scoring
+from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Trainer, Wandb
+
+
+@options
+class TrainConfig:
+    """`conf/train.yaml`, typed."""
+
+    seed: Annotated[int, Field(ge=0)]
+    evaluate: bool
+    data: DataSource
+    model: ModelSource
+    objective: Objective
+    reference: Reference
+    scoring: Scoring
+    optimizer: AdamW
+    trainer: Trainer
+    lengths: Lengths
+    generation: Generation
+    checkpoint: Checkpoint
+    benchmark: Benchmark
+    judge: Judge
+    evaluation: Evaluation
+    logger: dict[str, Wandb]
+
+
+def run(config: TrainConfig, cfg: DictConfig) -> float:
+    """One training job; returns the metric that a sweep maximises."""
+    from mmsafe.pipeline import train
+
+    return train(config, cfg)
+
+
+def main() -> None:
+    """Entry point."""
+    launch("train", TrainConfig, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+
+from mmsafe.errors import UserError
+from mmsafe.reporting.csv_log import CsvLog, read_metrics
+
+
+def text(folder: Path) -> str:
+    return (folder / "metrics.csv").read_text()
+
+
+def steps(folder: Path) -> list[float]:
+    return [row["step"] for row in read_metrics(folder / "metrics.csv")]
+
+
+def logged(folder: Path, *numbers: int) -> CsvLog:
+    """One process that logs these steps."""
+    log = CsvLog(folder)
+    for number in numbers:
+        log.log_metrics({"loss": float(number)}, step=number)
+    return log
+
+
+# --- Writing -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_are_in_the_order_first_seen(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / "new" / "folder")
+    log.log_metrics({"z": 1.5, "a": 2}, step=1)
+    log.log_metrics({"a": 3.0, "m": 0.1}, step=2)
+    log.log_metrics({"z": 4.0}, step=3)
+    assert text(tmp_path / "new" / "folder") == "step,z,a,m\n1,1.5,2.0,\n2,,3.0,0.1\n3,4.0,,\n"
+    assert log.read()[1] == {"step": 2, "a": 3.0, "m": 0.1}
+
+
+def test_each_call_is_on_disk_when_it_returns(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path)
+    for number in range(1, 5):
+        log.log_metrics({"loss": 1.0}, step=number)
+        assert steps(tmp_path) == list(range(1, number + 1))
+
+
+def test_a_known_row_is_appended_and_a_new_column_replaces_the_file(tmp_path: Path) -> None:
+    log = logged(tmp_path, 1)
+    file = log.path.stat().st_ino
+    log.log_metrics({"loss": 1.0}, step=2)
+    assert log.path.stat().st_ino == file
+    held = log.path.open()  # or its number could be given to the new file
+    log.log_metrics({"more": 1.0}, step=3)
+    assert log.path.stat().st_ino != file
+    held.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_calls_with_one_step_share_its_row(tmp_path: Path) -> None:
+    log = logged(tmp_path, 1, 2)
+    log.log_metrics({"eval/unsafe": 0.25}, step=2)
+    log.log_metrics({"eval/refused": 0.5})
+    assert log.read()[1] == {"step": 2, "loss": 2.0, "eval/unsafe": 0.25, "eval/refused": 0.5}
+    log.log_metrics({"eval/unsafe": 0.75}, step=1)
+    assert [row.get("eval/unsafe") for row in log.read()] == [0.75, 0.25]
+
+
+def test_values_that_are_not_finite_and_not_python_numbers(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path)
+    log.log_metrics({"a": math.nan, "b": math.inf, "c": -math.inf, "d": torch.tensor(0.5), "e": np.int64(3)}, step=1)
+    assert text(tmp_path) == "step,a,b,c,d,e\n1,nan,inf,-inf,0.5,3.0\n"
+    assert math.isnan(log.read()[0]["a"])
+
+
+def test_a_value_that_is_no_number_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    log = logged(tmp_path, 1)
+    with pytest.raises(ValueError, match="could not convert"):
+        log.log_metrics({"new": 1.0, "loss": "high"}, step=2)
+    with pytest.raises(ValueError, match="'step'"):
+        log.log_metrics({"step": 1.0}, step=2)
+    assert text(tmp_path) == "step,loss\n1,1.0\n"
+
+
+def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logged(tmp_path, 1).log_hyperparams({"a": 1})
+    assert not list(tmp_path.iterdir())
+
+
+# --- Resuming ----------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_logs_the_later_rows_again(tmp_path: Path) -> None:
+    logged(tmp_path, 1, 2, 3, 4, 5)
+    second = CsvLog(tmp_path)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]  # making a logger changes nothing
+    second.log_metrics({"loss": 30.0}, step=3)
+    assert text(tmp_path) == "step,loss\n1,1.0\n2,2.0\n3,30.0\n"
+    second.log_metrics({"loss": 40.0}, step=4)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_run_that_begins_again_keeps_nothing(tmp_path: Path) -> None:
+    logged(tmp_path, 1, 2, 3)
+    logged(tmp_path, 1)
+    assert text(tmp_path) == "step,loss\n1,1.0\n"
+
+
+def test_repeating_only_the_evaluation_keeps_the_last_training_step(tmp_path: Path) -> None:
+    logged(tmp_path, 1, 2)
+    CsvLog(tmp_path).log_metrics({"eval/unsafe": 0.5}, step=2)
+    assert read_metrics(tmp_path / "metrics.csv")[1] == {"step": 2, "loss": 2.0, "eval/unsafe": 0.5}
+
+
+def test_half_a_line_is_dropped(tmp_path: Path) -> None:
+    log = logged(tmp_path, 1, 2)
+    log.path.write_text(text(tmp_path) + "3,3.14159")
+    assert steps(tmp_path) == [1, 2]
+    logged(tmp_path, 4)
+    assert text(tmp_path) == "step,loss\n1,1.0\n2,2.0\n4,4.0\n"
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"step,a\n1,2,3\n", b"step,a\nx,2\n", b"step,a\n1,x\n", b"\xff\n"])
+def test_a_file_of_another_program_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.csv: was not written by mmsafe"):
+        logged(tmp_path, 1)
+    assert (tmp_path / "metrics.csv").read_bytes() == content
+
+
+def test_no_file_and_an_empty_file_have_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.csv") == []
+    (tmp_path / "metrics.csv").touch()
+    assert CsvLog(tmp_path).read() == []
+    logged(tmp_path, 1)
+    assert steps(tmp_path) == [1]
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=5).filter(lambda name: name != "step")
+metrics = st.dictionaries(names | st.sampled_from(["loss", "a,b", 'quo"te', "new\nline", "\r"]), st.floats(), max_size=4)
+calls = st.lists(st.tuples(st.integers(0, 12), metrics), min_size=1, max_size=8)
+kills = st.integers(0, 60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(calls, kills), min_size=1, max_size=4))
+def test_any_calls_in_processes_that_are_killed(processes: list[tuple[Any, int]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "metrics.csv"
+        expected: dict[int, dict[str, float]] = {}
+        for logs, cut in processes:
+            expected = {step: row for step, row in expected.items() if step <= logs[0][0]}
+            log = CsvLog(Path(name))
+            for step, values in logs:
+                log.log_metrics(values, step=step)
+                expected[step] = expected.get(step, {}) | values
+            assert_same(log.read(), expected)
+            whole = path.read_bytes()
+            rows = len(expected)
+            longest = sum(map(len, whole.splitlines(keepends=True)[-rows:]))  # numbers hold no line break
+            path.write_bytes(whole[: len(whole) - min(cut, longest)])
+            complete = path.read_bytes()[len(whole) - longest :].count(b"\n")
+            expected = {step: expected[step] for step in sorted(expected)[:complete]}
+            assert_same(read_metrics(path), expected)
+
+
+def assert_same(found: list[dict[str, float]], expected: dict[int, dict[str, float]]) -> None:
+    rows = [{"step": step, **expected[step]} for step in sorted(expected)]
+    assert [{name: repr(value) for name, value in row.items()} for row in found] == [
+        {name: repr(value) for name, value in row.items()} for row in rows
+    ]
+
+
+# --- In Lightning ------------------------------------------------------------------------------------------------
+
+
+class Model(pl.LightningModule):
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.stop_after = stop_after
+
+    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        if self.global_step == self.stop_after:
+            raise RuntimeError("interrupted")
+        loss = self.layer(batch).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        for logger in self.loggers:
+            logger.log_metrics({"own": float(self.global_step)}, step=self.global_step)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder: Path, stop_after: int | None = None) -> None:
+    saving = ModelCheckpoint(folder / "checkpoints", every_n_train_steps=2, save_last=True, enable_version_counter=False)
+    last = folder / "checkpoints" / "last.ckpt"
+    pl.seed_everything(0, verbose=False)
+    trainer = pl.Trainer(
+        max_steps=6,
+        logger=CsvLog(folder),
+        callbacks=[saving],
+        log_every_n_steps=1,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = DataLoader(torch.ones(6, 1), batch_size=1)
+    trainer.fit(Model(stop_after), data, ckpt_path=last if last.exists() else None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_interrupted_run_ends_with_the_file_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    fit(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fit(tmp_path / "cut", stop_after=5)
+    assert 5 in steps(tmp_path / "cut")
+    fit(tmp_path / "cut")
+    assert text(tmp_path / "cut") == text(tmp_path / "whole")
+    assert [row["own"] for row in read_metrics(tmp_path / "whole" / "metrics.csv") if "own" in row] == [1, 2, 3, 4, 5, 6]
