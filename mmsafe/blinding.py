@@ -26,7 +26,15 @@ def with_blind_responses(llava: Llava, examples: Sequence[Example], settings: Ge
     texts = {id(example): response.text for example, response in zip(lacking, made, strict=True)}
     own, cut = len(examples) - len(lacking), sum(not response.finished for response in made)
     empty = sum(not response.text for response in made)
-    log.info("%s: %d from the rows themselves, %d cut at %d tokens, %d empty", label, own, cut, settings.max_new_tokens, empty)
+    log.info(
+        "%s: %d from the rows themselves, %d cut at %d tokens, %d empty",
+        label,
+        own,
+        cut,
+        settings.max_new_tokens,
+        empty,
+    )
     return [
-        example.with_responses(**{COLUMN: texts[id(example)]}) if id(example) in texts else example for example in examples
+        example.with_responses(**{COLUMN: texts[id(example)]}) if id(example) in texts else example
+        for example in examples
     ]

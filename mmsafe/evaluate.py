@@ -21,6 +21,7 @@ from mmsafe.settings import Evaluation
 class EvaluateConfig:
     """`conf/evaluate.yaml`, typed."""
 
+    name: str | None
     checkpoint: str | None
     reference: str | None
     seed: Annotated[int, Field(ge=0)]

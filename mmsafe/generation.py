@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
         return f"{self.example.prompt_key()}-{self.draw}"
 
 
-class GumbelNoise(LogitsProcessor):  # type: ignore[misc]
+class GumbelNoise(LogitsProcessor):
     """Adds seeded Gumbel noise, so that greedy decoding of the sum is a sample from the softmax (Gumbel-max trick).
 
     Every sequence has a generator of its own: its sample is the same in any batch, order or process.
@@ -78,7 +78,8 @@ def _size(prompt: Example) -> tuple[int, bool]:
 
 
 def _answer(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
-    encoder, model = llava.encoder(), llava.model
+    encoder = llava.encoder()
+    model: Any = llava.model
     inputs = left_padded(encoder, [prompt.example for prompt in prompts])
     eos = encoder.tokenizer.eos_token_id
     output = model.generate(

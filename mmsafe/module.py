@@ -96,6 +96,11 @@ class PreferenceModule(pl.LightningModule):
         state = checkpoint["state_dict"]
         for name in [name for name in state if name.startswith("reference_model.")]:
             del state[name]
+        checkpoint["latest"] = (self.trained_steps, self.latest)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the metrics of the last step, for a run that was stopped after it."""
+        self.trained_steps, self.latest = checkpoint["latest"]
 
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
@@ -106,7 +111,7 @@ class PreferenceModule(pl.LightningModule):
         precise = torch.is_autocast_enabled(self.device.type)
         dtype = torch.get_autocast_dtype(self.device.type) if precise else self.policy.dtype
         for name, expected in self.objective.start.items():
-            found = float(terms[name].mean())
+            found = float(terms[name].detach().mean())
             if abs(found - expected) > START_TOLERANCE.get(dtype, 1e-4):
                 raise UserError(
                     f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "

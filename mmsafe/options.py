@@ -7,7 +7,7 @@ before it imports anything heavy.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar, dataclass_transform
+from typing import Annotated, TypeVar, cast, dataclass_transform
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def options(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass that refuses unknown keys, wrong types and values out of range."""
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-    return dataclass(frozen=True, kw_only=True, config=config)(cls)
+    return cast("type[T]", dataclass(frozen=True, kw_only=True, config=config)(cls))
 
 
 Count = Annotated[int, Field(ge=1)]

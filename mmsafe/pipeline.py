@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -13,14 +15,20 @@ from mmsafe.blinding import COLUMN, with_blind_responses
 from mmsafe.data.example import Example, fingerprint
 from mmsafe.data.lengths import fitting
 from mmsafe.data.source import DataSource, Loaded
+from mmsafe.errors import UserError
 from mmsafe.evaluation.run import evaluate
 from mmsafe.models.llava import Llava
+from mmsafe.models.source import ModelSource, PretrainedLlava
+from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
+from mmsafe.reporting.files import write_rows
 from mmsafe.reporting.runs import RunFolder
-from mmsafe.reporting.table import print_tables, result_table
+from mmsafe.reporting.table import headline, print_tables, result_table
 from mmsafe.training import fit
 
 if TYPE_CHECKING:
+    from mmsafe.blind import BlindConfig
+    from mmsafe.evaluate import EvaluateConfig
     from mmsafe.train import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -28,13 +36,18 @@ log = logging.getLogger(__name__)
 
 def train(config: TrainConfig, cfg: DictConfig) -> float:
     """Load, blind, optimise, save, evaluate; returns the safety rate, or the negative loss where there is none."""
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir), cfg)
+    folder = RunFolder(output_dir(), cfg)
     folder.claim()
     metrics = folder.finished
-    if metrics is None:
-        metrics = _train(config, folder)
-    else:
+    if metrics is not None:
         log.info("%s is finished; nothing to do", folder.path)
+    else:
+        ok = False
+        try:
+            metrics = _train(config, folder)
+            ok = True
+        finally:
+            wandb_log.finish(exit_code=0 if ok else 1)
     title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
     print_tables([result_table({"trained": metrics}, title, tags=True)] if config.evaluate else [])
     return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
@@ -42,7 +55,7 @@ def train(config: TrainConfig, cfg: DictConfig) -> float:
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     loaded = _read(config.data)
-    llava = config.model.load()
+    llava = on_device(config.model.load())
     examples = prepare(config, llava, loaded.examples, folder)
     folder.note(seed=config.seed, data=fingerprint(examples), examples=len(examples), dropped=loaded.dropped)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
@@ -56,6 +69,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         trainer=config.trainer,
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,
+        group_by_length=config.data.group_by_length,
         max_length=config.lengths.max_length,
         seed=config.seed,
         folder=folder.path,
@@ -77,10 +91,70 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
             folder=folder.path,
         )
     for logger in loggers:
-        logger.log_metrics({k: v for k, v in metrics.items() if k.startswith("eval/") and isinstance(v, float)}, module.trained_steps)
+        logger.log_metrics(headline(metrics), module.trained_steps)
         logger.finalize("success")
     folder.finish(metrics)
+    if not config.checkpoint.keep:
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def blind(config: BlindConfig, cfg: DictConfig) -> Path:
+    """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
+    folder = RunFolder(output_dir(), cfg)
+    folder.claim()
+    loaded = _read(config.data)
+    llava = on_device(config.model.load())
+    examples = with_blind_responses(llava, loaded.examples, config.generation)
+    path = folder.path / "blind.jsonl"
+    write_rows(path, [{"id": example.id, COLUMN: example.responses[COLUMN]} for example in examples])
+    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped)
+    log.info("wrote %d blind responses to %s", len(examples), path)
+    return path
+
+
+def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+    """Evaluate `config.checkpoint`, or the model of `config.model` where it is null."""
+    folder = RunFolder(output_dir(), cfg)
+    folder.claim()
+    llava = on_device(_checkpoint(config.checkpoint, config.model))
+    reference = on_device(_checkpoint(config.reference, config.model)).model if config.reference else None
+    folder.note(seed=config.seed, model=llava.fingerprint())
+    metrics = evaluate(
+        llava,
+        reference=reference,
+        data=config.data,
+        part="test",
+        benchmark=config.benchmark,
+        judge=config.judge,
+        scoring=config.scoring,
+        settings=config.evaluation,
+        folder=folder.path,
+    )
+    folder.finish(metrics)
+    print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
+    return metrics
+
+
+def _checkpoint(path: str | None, model: ModelSource) -> Llava:
+    if path is None:
+        return model.load()
+    if not Path(path).expanduser().is_dir():
+        raise UserError(f"checkpoint={path}: no such folder; name a run folder or a model folder")
+    return PretrainedLlava(path=path, append_eos=model.append_eos, image_aspect_ratio=model.image_aspect_ratio).load()
+
+
+def output_dir() -> Path:
+    """The run folder that Hydra chose."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def on_device(llava: Llava) -> Llava:
+    """The model on the accelerator, where there is one."""
+    if torch.cuda.is_available():
+        model: torch.nn.Module = llava.model
+        model.to("cuda")
+    return llava
 
 
 def prepare(config: TrainConfig, llava: Llava, examples: list[Example], folder: RunFolder) -> list[Example]:
@@ -100,7 +174,5 @@ def _read(data: DataSource) -> Loaded:
 
 
 def _loggers(config: TrainConfig, folder: RunFolder) -> list[Any]:
-    from mmsafe.reporting.wandb_log import wandb_logger
-
-    name = folder.path.name
-    return [wandb_logger(options, folder.path, folder.config, name) for options in config.logger.values()]
+    name = config.name or folder.path.name
+    return [wandb_log.wandb_logger(options, folder.path, folder.config, name) for options in config.logger.values()]

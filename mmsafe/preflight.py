@@ -68,7 +68,7 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str]) -> None:
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """The config without Hydra's own node, whose interpolations are resolved in a job only."""
-    plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(plain, True)
     return plain
 
@@ -132,8 +132,8 @@ def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig, grou
 def _paths(node: DictConfig, prefix: str = "") -> list[str]:
     """Dotted names of all options."""
     found = []
-    for name in node:
-        path, value = f"{prefix}{name}", node._get_node(str(name))
+    for name in map(str, node):
+        path, value = f"{prefix}{name}", node._get_node(name)
         found += [path, *(_paths(value, f"{path}.") if isinstance(value, DictConfig) else [])]
     return found
 

@@ -1,4 +1,4 @@
-"""Options of the framework's own parts: sampling, optimiser, trainer, loggers. Light: importing this imports no torch."""
+"""Options of the framework's own parts: sampling, optimiser, trainer, loggers. Importing this imports no torch."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, 
 class TrainConfig:
     """`conf/train.yaml`, typed."""
 
+    name: str | None
     seed: Annotated[int, Field(ge=0)]
     evaluate: bool
     data: DataSource

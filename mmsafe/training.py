@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW, Checkpoint, Trainer
 
 log = logging.getLogger(__name__)
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its start-up lines say nothing about the run
+warnings.filterwarnings("ignore", message=r".*(set_vital|LeafSpec|does not have many workers).*")  # not ours to mend
 
 
 def fit(
@@ -35,6 +39,7 @@ def fit(
     batch_size: int,
     seed: int,
     num_workers: int = 0,
+    group_by_length: bool = False,
     max_length: int | None = None,
     folder: Path | None = None,
     checkpoint: Checkpoint | None = None,
@@ -49,11 +54,13 @@ def fit(
     module = PreferenceModule(llava.model, objective, scoring, reference, optimizer)
     collator = scoring.collator(llava.encoder(), objective.groups, max_length)
     items = Items(examples, len(objective.groups))
-    data = PreferenceData(items, collator, batch_size=batch_size, num_workers=num_workers, seed=seed)
+    data = PreferenceData(
+        items, collator, batch_size=batch_size, num_workers=num_workers, group_by_length=group_by_length, seed=seed
+    )
     saving = [_checkpoints(folder, checkpoint)] if folder and checkpoint else []
     bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     runner = pl.Trainer(
-        max_epochs=trainer.max_epochs if trainer.max_steps == -1 else -1,
+        max_epochs=_epochs(trainer, len(items), batch_size),
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
@@ -73,6 +80,14 @@ def fit(
     runner.fit(module, datamodule=data, ckpt_path=_last(folder))
     module.eval()
     return module
+
+
+def _epochs(trainer: Trainer, items: int, batch_size: int) -> int:
+    """Enough epochs for `max_steps`, where that is set."""
+    if trainer.max_steps == -1:
+        return trainer.max_epochs
+    steps = max(1, math.ceil(math.ceil(items / batch_size) / trainer.accumulate_grad_batches))
+    return max(1, math.ceil(trainer.max_steps / steps))
 
 
 def _checkpoints(folder: Path, options: Checkpoint) -> ModelCheckpoint:

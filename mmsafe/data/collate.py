@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,7 +47,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`; Lightning calls it too."""
-        return Batch(*(value.to(device) if isinstance(value, Tensor) else value for value in vars(self).values()))
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
 
     @property
     def tokens(self) -> int:
@@ -69,11 +74,12 @@ class PaddedCollator:
         responses: list[list[int]] = []
         images = _Images(self.encoder)
         for name in names:
-            for example, group in items:
-                shown = view(example, self.groups[group][name])
+            for item in items:
+                row = self.groups[item.group][name]
+                shown = view(item.example, row)
                 prompt = self.encoder.prompt_ids(shown)
                 prompts.append(prompt)
-                responses.append(self._clipped(prompt, shown.responses[self.groups[group][name].response]))
+                responses.append(self._clipped(prompt, shown.responses[row.response]))
                 images.add(shown.image)
         ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
         group = torch.tensor([item.group for item in items])

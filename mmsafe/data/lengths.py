@@ -31,7 +31,9 @@ def fitting(
         return list(examples), report
     names, kept = list(responses), []
     for example in examples:
-        excess = 0 if _surely_fits(example, encoder, rule.max_length) else _excess(example, encoder, names, rule.max_length)
+        excess = (
+            0 if _surely_fits(example, encoder, rule.max_length) else _excess(example, encoder, names, rule.max_length)
+        )
         if excess and rule.on_overlong == "error":
             raise UserError(f"example {example.id}: {excess} tokens over lengths.max_length={rule.max_length}")
         if excess and (rule.on_overlong == "drop" or _no_room(example, encoder, rule.max_length)):

@@ -31,29 +31,29 @@ class ResponseStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "responses.jsonl"
         self.lock = FileLock(folder / "lock")
-        self._found: dict[str, Response] = {}
+        self.found: dict[str, Response] = {}
 
     def read(self) -> dict[str, Response]:
         """All complete rows; truncates the file after the last of them. Call it with the lock held."""
         from mmsafe.generation import Response
 
-        self._found, good = {}, 0
+        self.found, good = {}, 0
         if self.path.exists():
             with self.path.open("rb") as file:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
                     row = json.loads(line)
-                    self._found[row["prompt"]] = Response(row["response"], row["finished"])
+                    self.found[row["prompt"]] = Response(row["response"], row["finished"])
                     good += len(line)
             os.truncate(self.path, good)
-        return self._found
+        return self.found
 
     def append(self, rows: Iterable[tuple[str, Response]]) -> None:
         """Add rows and wait until they are on the disk."""
         with self.path.open("a", encoding="utf-8") as file:
             for key, response in rows:
-                self._found[key] = response
+                self.found[key] = response
                 row = {"prompt": key, "response": response.text, "finished": response.finished}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -69,8 +69,8 @@ def store_key(llava: Llava, settings: Generation) -> str:
 def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:
     """A response to every prompt, from the cache or generated now.
 
-    The same prompt given twice is sampled twice (once, if decoding is greedy). Interrupted at any moment, the next call generates what is missing and nothing twice. Each prompt is answered as it
-    is given: `settings.image_view` has been applied by the caller.
+    The same prompt given twice is sampled twice (once, if decoding is greedy). Interrupted at any moment, the next call
+    generates what is missing and nothing twice. Prompts are answered as given: the caller applies `image_view`.
     """
     from mmsafe.generation import generate
     from mmsafe.reporting.progress import progress
@@ -82,13 +82,13 @@ def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, la
     with store.lock:
         found = store.read()
         missing = {key: prompt for key, prompt in zip(keys, draws, strict=True) if key not in found}
-        order = list(missing)
-        log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(prompts), len(prompts) - len(order), len(order))
+        order, cached = list(missing), len(prompts) - len(missing)
+        log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(prompts), cached, len(order))
         with progress(label, len(order)) as advance:
             for batch in generate(llava, list(missing.values()), settings):
                 store.append((order[position], response) for position, response in batch)
                 advance(len(batch))
-        return [store._found[key] for key in keys]
+        return [store.found[key] for key in keys]
 
 
 def _draws(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:

@@ -25,6 +25,8 @@ class DataSource(ABC):
     """Examples per device and micro-step."""
     num_workers: int = 0
     """Worker processes that decode and collate."""
+    group_by_length: bool = False
+    """Batches of similar length: less padding, slightly less random."""
 
     @abstractmethod
     def train(self) -> Loaded:

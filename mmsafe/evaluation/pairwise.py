@@ -28,9 +28,10 @@ def pairwise_accuracy(
 ) -> dict[str, Estimate]:
     """Shares of pairs told rightly, a tie counting one half.
 
-    pairwise_accuracy: log π(chosen) > log π(rejected), summed over tokens. pairwise_accuracy_per_token: the same per
-    token. pairwise_accuracy_reward: by the implicit reward, only where `reference` is given. pairwise_accuracy_prompted:
-    the model is shown both and asked, in both orders; two different answers are a tie.
+    pairwise_accuracy: log π(chosen) > log π(rejected), summed over tokens.
+    pairwise_accuracy_per_token: the same, per token.
+    pairwise_accuracy_reward: by the implicit reward, only where `reference` is given.
+    pairwise_accuracy_prompted: the model is shown both and asked, in both orders; two different answers are a tie.
     """
     found: dict[str, list[float]] = {"": [], "_per_token": [], "_reward": [], "_prompted": []}
     encoder = llava.encoder()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mmsafe.evaluation.judges import Judge
 from mmsafe.evaluation.pairwise import pairwise_accuracy
 from mmsafe.evaluation.statistics import Estimate
 from mmsafe.models.llava import Llava
-from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.files import write_rows
 from mmsafe.scoring import Scoring
 from mmsafe.settings import Evaluation
 
@@ -30,7 +29,7 @@ def evaluate(
     scoring: Scoring,
     settings: Evaluation,
     folder: Path,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Flat metrics `eval/<name>` with `_low`, `_high` (95 %) and `_n` beside each.
 
     Writes `generations.jsonl` and `judgements.jsonl` into `folder`. `reference` adds accuracy by implicit reward.
@@ -48,12 +47,12 @@ def evaluate(
         }
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    _write_rows(folder / "generations.jsonl", generated)
+    write_rows(folder / "generations.jsonl", generated)
     judged = [Judged(p, a.text, judge(p, a.text)) for p, a in zip(prompts, answers, strict=True)]
-    _write_rows(folder / "judgements.jsonl", [_row(row, benchmark, judge) for row in judged])
+    write_rows(folder / "judgements.jsonl", [_row(row, benchmark, judge) for row in judged])
     pairs = benchmark.pairs(data, part)
     compared = pairwise_accuracy(llava, reference, pairs, scoring, settings.batch_size)
-    return flat({**benchmark.breakdown(judged), **compared}) | {"eval/judge": judge.name}  # type: ignore[dict-item]
+    return {**flat({**benchmark.breakdown(judged), **compared}), "eval/judge": judge.name}
 
 
 def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:
@@ -81,8 +80,3 @@ def _row(row: Judged, benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
         "prompt_hash": row.example.prompt_key(),
         "details": dict(verdict.details),
     }
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-

@@ -56,7 +56,9 @@ def weights_hash(model: torch.nn.Module) -> str:
 def processor_hash(processor: LlavaProcessor) -> str:
     """Hash of tokenizer, chat template and image preprocessing."""
     tokenizer = processor.tokenizer
-    vocabulary = tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else tokenizer.get_vocab()
+    vocabulary = (
+        tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else tokenizer.get_vocab()
+    )
     return digest([vocabulary, processor.chat_template, processor.image_processor.to_dict(), processor.patch_size])
 
 

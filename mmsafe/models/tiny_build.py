@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +16,6 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -100,7 +98,9 @@ def make_tokenizer(vocabulary: int) -> Any:
     )
     tokenizer.train_from_iterator(pretraining.corpus(), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in SPECIAL.items()}, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        **{f"{name}_token": token for name, token in SPECIAL.items()},
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -156,6 +156,7 @@ def pretrain(source: TinyModel) -> Llava:
         optimizer=AdamW(lr=chat.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
         trainer=Trainer(max_epochs=chat.epochs, accelerator="cpu", precision="32-true"),
         batch_size=chat.batch_size,
+        group_by_length=True,
         seed=source.seed,
     )
     set_trained(llava.model, source.train)
@@ -167,4 +168,6 @@ def _key(source: TinyModel) -> str:
     made_from = [inspect.getsource(module) for module in MADE_FROM]
     recipe = [source.seed, dataclasses.asdict(source.architecture), dataclasses.asdict(source.pretraining)]  # type: ignore[arg-type]
     aspect = source.image_aspect_ratio
-    return digest([recipe, aspect, source.append_eos, CHAT_TEMPLATE, made_from, torch.__version__, transformers.__version__])[:16]
+    return digest(
+        [recipe, aspect, source.append_eos, CHAT_TEMPLATE, made_from, torch.__version__, transformers.__version__]
+    )[:16]

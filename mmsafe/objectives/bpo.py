@@ -22,7 +22,7 @@ class BPO(DPO):
     blind_weight: NonNegative = 1.0
     """Weight of the blind term; 0 is DPO. Only in `joint` mode."""
     mode: Literal["joint", "concat"] = "joint"
-    """`joint`: the paper's loss over the triple; `concat`: its released script, plain DPO on (y_w, y_l) and (y_w, y_b)."""
+    """`joint`: the paper's loss over the triple; `concat`: its script's plain DPO on (y_w, y_l) and (y_w, y_b)."""
 
     @model_validator(mode="after")
     def _weight_belongs_to_joint(self) -> Any:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from mmsafe.errors import UserError
 from mmsafe.reporting.files import write_atomically
@@ -53,8 +53,8 @@ class CsvLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add metrics to the row of their step, without one to the last row."""
-        if STEP in metrics:
-            raise ValueError(f"a metric cannot be called {STEP!r}, which is the name of the first column")
+        if unfit := [name for name in metrics if name == STEP or name.splitlines() != [name]]:
+            raise ValueError(f"a metric cannot be called {unfit[0]!r}: a name is one line and not {STEP!r}")
         values = {name: float(value) for name, value in metrics.items()}
         first_call = self._rows is None
         rows = self._take_over(step) if self._rows is None else self._rows
@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[list[str], dict[int, dict[str, float]]]:
         return [], {}
     try:
         text = path.read_bytes().decode("utf-8")
-        # A line is complete with its line break: only the header, written with the whole file, can hold another one.
+        # A line is complete with its line break, and neither a name nor a number holds another one.
         lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
         first, *columns = next(lines, [STEP])
         if first != STEP:

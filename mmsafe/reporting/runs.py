@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,7 +28,7 @@ class RunFolder:
 
     def __init__(self, path: Path, cfg: DictConfig) -> None:
         self.path = path
-        self.config = OmegaConf.to_container(without_hydra(cfg), resolve=True)
+        self.config = cast("dict[str, Any]", OmegaConf.to_container(without_hydra(cfg), resolve=True))
         self.about: dict[str, Any] = {"config_hash": digest(self.config)}
 
     @property
@@ -45,7 +45,8 @@ class RunFolder:
             if before.get("config_hash") != self.about["config_hash"]:
                 changed = ", ".join(_changed(before.get("config", {}), self.config)[:4])
                 raise UserError(
-                    f"hydra.run.dir={self.path}: holds a run with another config ({changed}); choose another folder or delete it"
+                    f"hydra.run.dir={self.path}: holds a run with another config ({changed}); "
+                    "choose another folder or delete it"
                 )
         self.note(config=self.config, **environment())
 

@@ -37,6 +37,11 @@ def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, *, tags: boo
     return table
 
 
+def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The evaluation's main values, without intervals and breakdown: what a logger's chart shows."""
+    return {key: metrics[key] for key, _ in HEADLINE if key in metrics}
+
+
 def _tag_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Safety and over-refusal by tag."""
     wanted = {"eval/safety_rate/": "safety rate", "eval/over_refusal_rate/": "over-refusal"}

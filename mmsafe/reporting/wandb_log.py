@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # `api_key`, `apiKey`, `HF_TOKEN` and `Authorization`, but not `tokenizer`, `keywords` or `author`.
-SECRET_WORD = re.compile(r"\w*(?:key|token|secret|password|passwd|passphrase|credential|auth)s?\d*|authorization|bearer|pwd")
+SECRET_WORD = re.compile(r"\w*(key|token|secret|password|passwd|passphrase|credential|auth)s?\d*|authorization|bearer")
 WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 PASSWORD_IN_URL = re.compile(r"://[^/?#\s]+@")
 SHORTEST_SECRET = 8  # a shorter value of an environment variable would be found in ordinary words
@@ -36,6 +36,7 @@ def wandb_logger(options: Wandb, folder: Path, config: Mapping[str, Any], name: 
         from wandb import Settings  # from: a folder ./wandb of run files would be importable, but is empty
     except ImportError as error:
         raise UserError("Weights & Biases is not installed: install mmsafe[wandb], or use logger=csv") from error
+    from lightning_utilities.core.rank_zero import rank_zero_only
     from pytorch_lightning.loggers import WandbLogger
 
     finish(exit_code=1)  # an open run is that of a job that died, and would take in what this one logs
@@ -44,7 +45,7 @@ def wandb_logger(options: Wandb, folder: Path, config: Mapping[str, Any], name: 
     settings = Settings(console="off", x_disable_meta=True, disable_git=True, disable_code=True)
     offline = is_offline()
     if offline:
-        _tell(folder)
+        rank_zero_only(_tell)(folder)
     folder.mkdir(parents=True, exist_ok=True)  # wandb would silently write to a temporary folder instead
     return WandbLogger(
         name=name,
@@ -67,7 +68,7 @@ def finish(exit_code: int = 0) -> None:
 
 
 def is_offline() -> bool:
-    """Whether runs stay on disk because no key can be found; `WANDB_MODE` or `wandb offline`, if used, decide instead."""
+    """Whether runs stay on disk because no key can be found; `WANDB_MODE` or `wandb offline` decide where used."""
     if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return False
     import wandb
@@ -92,7 +93,7 @@ def public(config: Mapping[str, Any]) -> dict[str, Any]:
     variable whose name names a secret, as `${oc.env:HF_TOKEN}` does.
     """
     secrets = [value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET]
-    return {key: value for key, value in _entries(config, secrets)}
+    return dict(_entries(config, secrets))
 
 
 def _entries(config: Mapping[str, Any], secrets: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -118,8 +119,5 @@ def _names_secret(key: str) -> bool:
 
 
 def _tell(folder: Path) -> None:
-    from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
-    if rank_zero_only.rank == 0:
-        runs = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
-        log.warning("no Weights & Biases key: the run stays on disk; `wandb login`, then `wandb sync %s` uploads it", runs)
+    runs = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+    log.warning("no Weights & Biases key, so the run stays on disk; to upload: `wandb login`, `wandb sync %s`", runs)

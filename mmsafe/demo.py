@@ -1,0 +1,37 @@
+"""`python -m mmsafe.demo [DIR]`: base, DPO and BPO on the micro-world, by the same commands a user types."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+RECIPE = "experiment=microworld"
+ARMS = {
+    "base": ["mmsafe.evaluate"],
+    "DPO": ["mmsafe.train", RECIPE, "objective=dpo"],
+    "BPO": ["mmsafe.train", RECIPE, "objective=bpo"],
+}
+
+
+def main() -> None:
+    """Run the three jobs, skipping what is finished, and print one table; ends with a job's status if it fails."""
+    from mmsafe.reporting.table import print_tables, result_table
+
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo")
+    found = {}
+    for arm, (module, *overrides) in ARMS.items():
+        run = folder / arm.lower()
+        words = [module, *overrides, f"hydra.run.dir={run}"]
+        print(f"\n$ python -m {' '.join(words)}", flush=True)
+        status = subprocess.run([sys.executable, "-m", *words]).returncode
+        if status:
+            print(f"mmsafe.demo: {arm} ended with status {status}", file=sys.stderr)
+            sys.exit(status)
+        found[arm] = json.loads((run / "metrics.json").read_text())
+    print_tables([result_table(found, "micro-world, one seed: see experiments/microworld for five")])
+
+
+if __name__ == "__main__":
+    main()

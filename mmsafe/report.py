@@ -1,0 +1,70 @@
+"""`python -m mmsafe.report DIR…`: finished runs or sweeps in one table and one `results.csv`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from mmsafe.errors import UserError
+from mmsafe.preflight import report as report_error
+from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
+from mmsafe.reporting.table import HEADLINE, print_tables
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser("mmsafe.report", description="Compare runs, grouped over seeds.")
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, sweep folders, or any folder above them")
+    parser.add_argument("--csv", type=Path, help="where to write results.csv (default: the first folder)")
+    parser.add_argument("--against", help="group that the others are compared with, seed by seed")
+    args = parser.parse_args()
+    try:
+        groups = grouped(read_runs(args.folders))
+        if args.against and args.against not in groups:
+            raise UserError(f"--against {args.against}: no such group; groups are {', '.join(groups)}")
+    except UserError as error:
+        report_error(error, "mmsafe.report")
+        sys.exit(2)
+    write_csv(args.csv or args.folders[0] / "results.csv", groups)
+    tables = [means(groups)]
+    if args.against:
+        tables.append(differences(groups, args.against))
+    print_tables(tables)
+
+
+def means(groups: Mapping[str, Sequence[Run]]) -> Table:
+    """Mean and 95 % interval over seeds, one column per group."""
+    table = Table(title="mean over seeds ± half of the 95 % interval (Student t)")
+    table.add_column("metric")
+    for label, runs in groups.items():
+        unfinished = sum(not run.metrics for run in runs)
+        table.add_column(
+            f"{label} (n={len(runs)}{f', {unfinished} unfinished' if unfinished else ''})", justify="right"
+        )
+    for key, label in HEADLINE:
+        values = [[run.metrics[key] for run in runs if key in run.metrics] for runs in groups.values()]
+        if any(values):
+            table.add_row(label, *(str(over_seeds(found)) if found else "–" for found in values))
+    return table
+
+
+def differences(groups: Mapping[str, Sequence[Run]], against: str) -> Table:
+    """Each group minus `against`, paired by seed."""
+    table = Table(title=f"difference from {against}, paired by seed, ± half of the 95 % interval")
+    others = {label: runs for label, runs in groups.items() if label != against}
+    table.add_column("metric")
+    for label in others:
+        table.add_column(label, justify="right")
+    for key, label in HEADLINE:
+        found = [paired_difference(runs, groups[against], key) for runs in others.values()]
+        if any(found):
+            table.add_row(label, *(str(interval) if interval else "–" for interval in found))
+    return table
+
+
+if __name__ == "__main__":
+    main()

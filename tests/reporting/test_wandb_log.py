@@ -1,0 +1,246 @@
+import builtins
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmsafe.errors import UserError
+from mmsafe.reporting import wandb_log
+from mmsafe.settings import Wandb
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+PLANTED = [
+    f"planted-{place}-a1b2c3d4" for place in ("config", "nested", "list", "value", "url", "environment", "argument")
+]
+IN_CONFIG, NESTED, IN_LIST, IN_VALUE, IN_URL, IN_ENVIRONMENT, IN_ARGUMENT = PLANTED
+
+# Two jobs in one process, each in its own folder; the first ends as a job that died, without `finish`.
+JOBS = f"""
+import logging, os, sys
+from pathlib import Path
+from mmsafe.reporting.wandb_log import finish, wandb_logger
+from mmsafe.settings import Wandb
+
+logging.basicConfig(format="%(levelname)s %(message)s")
+config = {{
+    "model": {{"name": "tiny", "max_new_tokens": 256}},
+    "judge": {{"api_key": "{IN_CONFIG}", "headers": [{{"Authorization": "{IN_LIST}"}}], "auth": {{"x": "{NESTED}"}}}},
+    "extra": {{"header": "Bearer {IN_VALUE}", "url": "https://name:{IN_URL}@example.org/x"}},
+    "path": Path("runs/1"),
+}}
+root = Path(sys.argv[1])
+for number, name in enumerate(["first", "second"], 1):
+    logger = wandb_logger(Wandb(group="both", tags=["a", "b"]), root / name, config | {{"number": number}}, name)
+    for step in (1, 2):
+        logger.log_metrics({{"train/loss": number / step}}, step=step)
+finish()
+finish()
+print("WANDB_MODE", os.environ.get("WANDB_MODE"))
+"""
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """No key, no network, and nothing written outside of `folder`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB") and name != "NETRC"}
+    places = {
+        name: str(folder / name) for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
+    }
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    return kept | places | nowhere | {"HOME": str(folder), "WANDB_SILENT": "true"} | more
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the two jobs' run folders, `first` and `second`, and `output`, what the process said."""
+    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("runs here")
+    run = subprocess.run(
+        [sys.executable, "-c", JOBS, str(root), f"judge.api_key={IN_ARGUMENT}"],
+        env=environment(home, HF_TOKEN=IN_VALUE, SOME_PASSWORD=IN_ENVIRONMENT),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    (root / "output").write_text(run.stdout + run.stderr)
+    assert not (home / "WANDB_DIR").exists()
+    return root
+
+
+def read_back(run_folder: Path) -> dict[str, Any]:
+    """The only run in a folder, as wandb itself reads it."""
+    (run,) = (run_folder / "wandb").glob("offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(run)]
+    read = subprocess.run(command, env=environment(run_folder.parent / "reader"), capture_output=True, check=True)
+    return json.loads(read.stdout)
+
+
+def test_two_jobs_in_one_process_give_two_runs(jobs: Path) -> None:
+    first, second = read_back(jobs / "first"), read_back(jobs / "second")
+    assert first["run_id"] != second["run_id"]
+    assert (first["name"], second["name"]) == ("first", "second")
+    assert (first["config"]["number"], second["config"]["number"]) == (1, 2)
+    assert (first["summary"]["train/loss"], second["summary"]["train/loss"]) == (0.5, 1.0)
+    assert second["summary"]["trainer/global_step"] == 2
+    assert (first["exit_code"], second["exit_code"]) == (1, 0)
+    assert (second["project"], second["tags"]) == ("mmsafe", ["a", "b"])
+
+
+def test_the_config_arrives_without_secrets(jobs: Path) -> None:
+    assert read_back(jobs / "second")["config"] == {
+        "model": {"name": "tiny", "max_new_tokens": 256},
+        "judge": {"headers": [{}]},
+        "extra": {"header": "(left out)", "url": "(left out)"},
+        "path": "runs/1",
+        "number": 2,
+    }
+
+
+def test_no_file_holds_a_secret(jobs: Path) -> None:
+    files = {path: path.read_bytes() for path in jobs.rglob("*") if path.is_file()}
+    assert sum(path.suffix == ".wandb" for path in files) == 2
+    leaks = [f"{path.name}: {secret}" for path, raw in files.items() for secret in PLANTED if secret.encode() in raw]
+    assert not leaks
+
+
+def test_the_records_hold_no_secret_and_no_metadata(jobs: Path) -> None:
+    # A .wandb file is cut into blocks, which could hide a text from a search through its bytes.
+    (run,) = (jobs / "second" / "wandb").glob("offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    read = subprocess.run(command, env=environment(jobs / "reader"), capture_output=True, text=True, check=True)
+    assert '"type":"history"' in read.stdout
+    assert not [secret for secret in PLANTED if secret in read.stdout]
+    assert sys.executable not in read.stdout
+
+
+def test_the_log_says_that_and_how_to_sync(jobs: Path) -> None:
+    lines = (jobs / "output").read_text().splitlines()
+    told = [line for line in lines if line.startswith("WARNING no Weights & Biases key")]
+    assert len(told) == 2
+    assert f"`wandb sync '{jobs}/first/wandb'/offline-run-*`" in told[0]
+    assert "WANDB_MODE None" in lines  # Lightning would have set it, and so decided for the next job
+
+
+# --- The choice --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This process without a key; returns its home folder."""
+    for name in [name for name in os.environ if name.startswith("WANDB") or name == "NETRC"]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    for name in ("HOME", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    home.mkdir()
+    monkeypatch.chdir(home)
+    import wandb
+
+    wandb.teardown()  # it reads the environment once
+    yield home
+    wandb.teardown()
+
+
+def test_offline_without_a_key(bare: Path) -> None:
+    assert wandb_log.is_offline()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [("WANDB_API_KEY", KEY), ("WANDB_MODE", "online"), ("WANDB_MODE", "disabled"), ("WANDB_IDENTITY_TOKEN_FILE", "x")],
+)
+def test_the_environment_decides(bare: Path, monkeypatch: pytest.MonkeyPatch, variable: tuple[str, str]) -> None:
+    monkeypatch.setenv(*variable)
+    assert not wandb_log.is_offline()
+
+
+def test_a_key_in_netrc_is_found(bare: Path) -> None:
+    (bare / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
+    (bare / ".netrc").chmod(0o600)
+    assert not wandb_log.is_offline()
+
+
+def test_an_impossible_key_is_refused_at_once(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short-secret")
+    with pytest.raises(UserError, match=r"Weights & Biases: .*`wandb login`") as caught:
+        wandb_log.is_offline()
+    assert "short-secret" not in str(caught.value)
+
+
+def test_with_a_key_nothing_is_said(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with caplog.at_level(logging.INFO):
+        logger = wandb_log.wandb_logger(Wandb(project="p"), tmp_path / "run", {}, "name")  # no run begins yet
+    assert not [record for record in caplog.records if record.name.startswith("mmsafe")]
+    assert (logger.name, logger.save_dir) == ("p", str(tmp_path / "run"))
+
+
+# --- The package -------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_module_is_cheap() -> None:
+    code = "import sys, mmsafe.reporting.wandb_log; print({'wandb', 'torch', 'pytorch_lightning'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_wandb(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "wandb":
+            raise ModuleNotFoundError("No module named 'wandb'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_wandb)
+    with pytest.raises(UserError, match=r"install mmsafe\[wandb\]"):
+        wandb_log.wandb_logger(Wandb(), tmp_path, {}, "name")
+
+
+# --- Secrets -----------------------------------------------------------------------------------------------------
+
+SECRET_KEYS = ["key", "api_key", "apiKey", "openaiAPIKey", "X-API-Key", "HF_TOKEN", "tokens", "token2", "secret"]
+SECRET_KEYS += ["client_secrets", "password", "db.password", "Authorization", "oauth", "accesskey", "credentials"]
+OTHER_KEYS = ["tokenizer", "keywords", "author", "max_length", "path", "monthly", "_target_"]
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+def test_a_key_that_names_a_secret_is_dropped(key: str) -> None:
+    for value in ("x", ["x"], {"a": "x"}, None):
+        assert wandb_log.public({"a": {key: value}, key: value}) == {"a": {}}
+
+
+@pytest.mark.parametrize("key", OTHER_KEYS)
+def test_other_keys_stay(key: str) -> None:
+    assert wandb_log.public({"a": [{key: "x"}], key: 1}) == {"a": [{key: "x"}], key: 1}
+
+
+def test_counts_of_tokens_stay() -> None:
+    assert wandb_log.public({"max_new_tokens": 256}) == {"max_new_tokens": 256}
+    assert wandb_log.public({"max_new_tokens": "256", "password": 256}) == {}
+
+
+def test_values_of_secret_variables_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "long-enough")
+    monkeypatch.setenv("MY_KEY", "no")  # too short: half of all texts would hold it
+    assert wandb_log.public({"a": ["a long-enough b", "no"]}) == {"a": ["(left out)", "no"]}
+
+
+def test_urls() -> None:
+    urls = {"a": "https://user@example.org/", "b": "https://example.org/@x", "c": "https://example.org"}
+    assert wandb_log.public(urls) == urls | {"a": "(left out)"}
+
+
+def test_the_config_is_not_changed() -> None:
+    config = {"a": {"key": "x"}}
+    wandb_log.public(config)
+    assert config == {"a": {"key": "x"}}
