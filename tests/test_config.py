@@ -1,0 +1,234 @@
+"""conf/ against the code: every option composes, is typed, and mirrors the class that it names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from pydantic_core import PydanticUndefined
+
+from mmsafe.blind import BlindConfig
+from mmsafe.config import conf_dir, suggestion, typed
+from mmsafe.errors import UserError
+from mmsafe.evaluate import EvaluateConfig
+from mmsafe.preflight import without_hydra
+from mmsafe.train import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+ROOTS = {"train": TrainConfig, "blind": BlindConfig, "evaluate": EvaluateConfig}
+NEEDED = {"path": "some/path"}  # options that a user has to set, where the chosen option has them
+
+# Where a YAML file says something else than its class on purpose.
+OTHER_THAN_CLASS = {
+    "data=mmsafe_po": {"path"},  # NEEDED
+    "model=tiny": {"learning_rate"},
+    "model=random": {"learning_rate", "pretraining"},
+    "model=llava_hf": {"path"},
+    "model=llava7b": {"path", "gradient_checkpointing"},
+    "model=llava13b": {"path", "gradient_checkpointing"},
+    "generation=default": {"batch_size"},
+    "evaluation": {"batch_size"},
+}
+
+
+def groups(root: str) -> dict[str, str]:
+    """Groups of a root's defaults list, and the option that each has there."""
+    defaults = yaml.safe_load((CONF / f"{root}.yaml").read_text())["defaults"]
+    pairs = [next(iter(entry.items())) for entry in defaults if isinstance(entry, dict)]
+    return {str(group): str(option) for group, option in pairs if not group.startswith("override ")}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def every_choice() -> Iterator[tuple[str, str, str]]:
+    for root in ROOTS:
+        for group in groups(root):
+            for option in options(group):
+                yield root, group, option
+
+
+def composed(root: str, *overrides: str) -> dict[str, Any]:
+    """The resolved config, with what a user has to set."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = without_hydra(compose(root, list(overrides), return_hydra_config=True))
+        needed = [f"{group}.{key}={value}" for group in cfg for key, value in NEEDED.items() if lacks(cfg[group], key)]
+        cfg = without_hydra(compose(root, [*overrides, *needed], return_hydra_config=True))
+    config = typed(cfg, ROOTS[root])
+    assert isinstance(config, ROOTS[root])
+    return dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+
+
+def lacks(node: Any, key: str) -> bool:
+    return OmegaConf.is_dict(node) and key in node.keys() and (OmegaConf.is_missing(node, key) or node[key] is None)  # noqa: SIM118
+
+
+def target(node: Mapping[str, Any]) -> type[Any]:
+    module, _, name = node["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def differences(node: Mapping[str, Any], cls: type[Any]) -> set[str]:
+    """Checks that the keys are the fields, at any depth, and names the keys whose value is not the class's default."""
+    fields = cls.__pydantic_fields__
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    assert set(given) == set(fields), cls.__name__
+    differing = set()
+    for name, field in fields.items():
+        default = field.get_default(call_default_factory=True)
+        if default is not PydanticUndefined and plain(default) != given[name]:
+            differing.add(name)
+    return differing
+
+
+def plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in type(value).__pydantic_fields__}  # type: ignore[attr-defined]
+    return value
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_root_composes_with_its_defaults_and_has_the_keys_of_its_class(root: str):
+    config = composed(root)
+    assert set(config) == set(ROOTS[root].__pydantic_fields__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("root", "group", "option"), list(every_choice()), ids="-".join)
+def test_every_option_composes_is_typed_and_mirrors_its_class(root: str, group: str, option: str):
+    node = composed(root, f"{group}={option}").get(group, {})
+    if "_target_" in node:
+        name = f"{group}={yaml_source(group, option)}"
+        assert differences(node, target(node)) == OTHER_THAN_CLASS.get(name, set())
+    for inner in [value for value in node.values() if isinstance(value, dict) and "_target_" in value]:
+        assert differences(inner, target(inner)) == set()
+
+
+def yaml_source(group: str, option: str) -> str:
+    """The option itself, or the one that it merely stands for (`judge/microworld` is `rules`)."""
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    return content["defaults"][0] if set(content) == {"defaults"} else option
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_options_written_in_a_root_mirror_their_class(root: str):
+    config = composed(root)
+    inline = [key for key in config if key not in groups(root) and isinstance(config[key], dict)]
+    assert all("_target_" in config[key] for key in inline)
+    for key in inline:
+        assert differences(config[key], target(config[key])) == OTHER_THAN_CLASS.get(key, set()), key
+
+
+def test_every_group_belongs_to_a_root_and_no_exception_is_stale():
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    assert folders == {group for root in ROOTS for group in groups(root)}
+    named = {name for name in OTHER_THAN_CLASS if "=" in name}
+    assert named <= {f"{group}={option}" for group in folders for option in options(group)}
+
+
+def test_every_file_says_whom_it_configures():
+    for path in CONF.glob("*/*.yaml"):
+        text = path.read_text()
+        content = yaml.safe_load(text)
+        is_leaf = content == {} or any("_target_" in str(line) for line in text.splitlines())
+        assert is_leaf or "defaults" in content or "@package _global_" in text, path
+
+
+def test_only_experiments_are_global():
+    found = {path.parent.name for path in CONF.rglob("*.yaml") if "@package _global_" in path.read_text()}
+    assert found == {"experiment"}
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.parametrize("objective", ["dpo", "bpo"])
+def test_every_experiment_composes(experiment: str, objective: str):
+    assert composed("train", f"experiment={experiment}", f"objective={objective}") != composed(
+        "train", f"objective={objective}"
+    )
+
+
+def test_every_experiment_has_its_page_in_the_lab_book():
+    pages = {path.parent.name for path in (ROOT / "experiments").glob("*/README.md")}
+    assert set(options("experiment")) == pages
+
+
+def test_benchmark_decides_data_and_judge_of_an_evaluation():
+    config = composed("evaluate", "benchmark=mmsafe_po")
+    assert config["data"]["_target_"].endswith("MMSafePO")
+    assert config["judge"]["_target_"].endswith("Keywords")
+    other = composed("evaluate", "benchmark=mmsafe_po", "judge=rules")
+    assert other["judge"]["_target_"].endswith("Rules")
+
+
+def test_data_decides_benchmark_and_judge_of_a_training_run():
+    config = composed("train", "data=mmsafe_po")
+    assert config["benchmark"]["_target_"].endswith("MMSafePOTest")
+    assert config["judge"]["_target_"].endswith("Keywords")
+
+
+@pytest.mark.parametrize(("model", "rate"), [("tiny", 1e-4), ("llava_hf", 1e-6)])
+def test_learning_rate_follows_the_model_unless_it_is_set(model: str, rate: float):
+    assert composed("train", f"model={model}")["optimizer"]["lr"] == rate
+    assert composed("train", f"model={model}", "optimizer.lr=0.5")["optimizer"]["lr"] == 0.5
+
+
+def test_sampling_follows_the_seed_of_the_run():
+    assert composed("train", "seed=7")["generation"]["seed"] == 7
+    assert composed("train", "seed=7", "generation.seed=3")["generation"]["seed"] == 3
+
+
+def test_the_paper_s_settings_are_the_defaults_of_bpo_on_llava():
+    config = composed("train", "model=llava13b")
+    assert config["objective"]["beta"] == 0.1
+    assert config["objective"]["blind_weight"] == 1.0
+    assert config["objective"]["mode"] == "joint"
+    wanted = {"lr": 1e-6, "schedule": "cosine", "warmup_steps": 10, "weight_decay": 0.0}
+    assert wanted.items() <= config["optimizer"].items()
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+    assert config["trainer"]["max_epochs"] == 1
+    assert config["model"]["train"] == {"language": True, "projector": True, "vision": False}
+    assert config["model"]["image_aspect_ratio"] == "pad"
+
+
+def test_a_nested_plain_group_is_built_by_the_targets_in_it():
+    config = typed(
+        OmegaConf.create({"logger": {"wandb": {"_target_": "mmsafe.settings.Wandb", "tags": ["a"]}}}), LoggersOnly
+    )
+    assert config.logger["wandb"].tags == ["a"]
+    assert config.logger["wandb"].project == "mmsafe"
+
+
+class LoggersOnly:
+    def __init__(self, logger: dict[str, Any]) -> None:
+        self.logger = logger
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "hint"),
+    [
+        ("betta", ["alpha", "beta"], "; did you mean 'beta'?"),
+        ("zzz", ["b", "a"], "; known: a, b"),
+        ("zzz", [], ""),
+    ],
+)
+def test_suggestion(word: str, known: list[str], hint: str):
+    assert suggestion(word, known) == hint
+
+
+def test_conf_is_found_beside_the_package_and_a_broken_install_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert conf_dir() == CONF
+    package = tmp_path / "site-packages" / "mmsafe"
+    (package / "conf").mkdir(parents=True)
+    monkeypatch.setattr("mmsafe.config.__file__", str(package / "config.py"))
+    assert conf_dir() == package / "conf"  # as in a wheel
+    (package / "conf").rmdir()
+    with pytest.raises(UserError, match="reinstall mmsafe"):
+        conf_dir()

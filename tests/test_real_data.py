@@ -1,0 +1,61 @@
+"""The real MMSafe-PO rows beside the checkout, with placeholder images: blind, optimise, evaluate."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "mmsafe_po_sample.json"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """One distinct plain image per real image name, as the real names are: percent-encoded, some without extension."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    names = sorted({row["image"] for row in json.loads(SAMPLE.read_text())})
+    for index, name in enumerate(names):
+        with (folder / name).open("wb") as file:
+            Image.new("RGB", (40 + index % 30, 30), (index % 256, 90, 200)).save(file, "PNG")
+    return folder
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="needs the MMSafe-PO sample in ../shared/data")
+def test_bpo_on_real_rows(
+    images: Path, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run = tmp_path / "run"
+    done = command(
+        "train",
+        "data=mmsafe_po",
+        f"data.path={SAMPLE}",
+        f"data.image_dir={images}",
+        "data.batch_size=4",
+        "model=random",
+        "objective=bpo",
+        "optimizer.lr=1e-3",
+        "trainer.max_steps=20",
+        "trainer.progress_bar=false",
+        "generation.max_new_tokens=16",
+        "evaluation.max_new_tokens=16",
+        f"hydra.run.dir={run}",
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((run / "metrics.json").read_text())
+    with (run / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses[0] == pytest.approx(2 * math.log(2), abs=1e-4)
+    assert len(losses) == 20
+    assert sum(losses[-5:]) / 5 < losses[0]
+    about = json.loads((run / "run.json").read_text())
+    assert about["examples"] + metrics["eval/safety_rate_n"] == 90
+    assert metrics["eval/judge"] == "keywords"
+    assert {"eval/pairwise_accuracy", "eval/pairwise_accuracy_prompted", "eval/refusal_rate"} <= metrics.keys()
