@@ -15,6 +15,7 @@ from mmsafe.preflight import check, report
 
 Root = TypeVar("Root")
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 
 def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], object]) -> None:
@@ -29,6 +30,8 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
         except UserError as error:
             report(error, f"mmsafe.{command}")
             sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
     try:
         check(command, root, sys.argv[1:])

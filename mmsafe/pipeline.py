@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from mmsafe.app import INTERRUPTED
 from mmsafe.blinding import COLUMN, with_blind_responses
 from mmsafe.data.example import Example, fingerprint
 from mmsafe.data.lengths import fitting
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from mmsafe.train import TrainConfig
 
 log = logging.getLogger(__name__)
+TERMINATED = 143
 
 
 def train(config: TrainConfig, cfg: DictConfig) -> float:
@@ -42,20 +47,29 @@ def train(config: TrainConfig, cfg: DictConfig) -> float:
     if metrics is not None:
         log.info("%s is finished; nothing to do", folder.path)
     else:
-        ok = False
+        status = 1
         try:
             metrics = _train(config, folder)
-            ok = True
+            status = 0
+        except SystemExit as stop:
+            sys.exit(_status(stop))
         finally:
-            wandb_log.finish(exit_code=0 if ok else 1)
+            wandb_log.finish(exit_code=status)
     title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
     print_tables([result_table({"trained": metrics}, title, tags=True)] if config.evaluate else [])
     return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
 
 
+def _status(stop: SystemExit) -> Any:
+    """Lightning ends with 0 on SIGTERM and 1 on Ctrl-C, after a checkpoint; a scheduler expects 143 and 130."""
+    if isinstance(stop, SIGTERMException):
+        return TERMINATED
+    return INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else stop.code
+
+
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     loaded = _read(config.data)
-    llava = on_device(config.model.load())
+    llava = on_device(config.model.load(), config.trainer.accelerator)
     examples = prepare(config, llava, loaded.examples, folder)
     folder.note(seed=config.seed, data=fingerprint(examples), examples=len(examples), dropped=loaded.dropped)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
@@ -141,7 +155,18 @@ def _checkpoint(path: str | None, model: ModelSource) -> Llava:
         return model.load()
     if not Path(path).expanduser().is_dir():
         raise UserError(f"checkpoint={path}: no such folder; name a run folder or a model folder")
-    return PretrainedLlava(path=path, append_eos=model.append_eos, image_aspect_ratio=model.image_aspect_ratio).load()
+    used = _trained_with(Path(path).expanduser())
+    return PretrainedLlava(
+        path=path,
+        append_eos=used.get("append_eos", model.append_eos),
+        image_aspect_ratio=used.get("image_aspect_ratio", model.image_aspect_ratio),
+    ).load()
+
+
+def _trained_with(folder: Path) -> dict[str, Any]:
+    """The model options of a training run, so that its checkpoint is read as it was trained."""
+    about = folder / "run.json"
+    return dict(json.loads(about.read_text())["config"].get("model", {})) if about.exists() else {}
 
 
 def output_dir() -> Path:
@@ -149,11 +174,12 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def on_device(llava: Llava) -> Llava:
-    """The model on the accelerator, where there is one."""
-    if torch.cuda.is_available():
+def on_device(llava: Llava, accelerator: str = "auto") -> Llava:
+    """The model on the accelerator, unless that is `cpu` or there is none."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is not None and accelerator != "cpu":
         model: torch.nn.Module = llava.model
-        model.to("cuda")
+        model.to(found)
     return llava
 
 

@@ -54,8 +54,8 @@ class Trainer:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """`auto`: bf16-mixed where the accelerator has it, else 32-true."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    devices: int | Literal["auto"] = 1
-    deterministic: bool = True
+    deterministic: bool | Literal["warn"] = "warn"
+    """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
     progress_bar: bool = True
 

@@ -24,7 +24,9 @@ from mmsafe.settings import AdamW, Checkpoint, Trainer
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its start-up lines say nothing about the run
-warnings.filterwarnings("ignore", message=r".*(set_vital|LeafSpec|does not have many workers).*")  # not ours to mend
+warnings.filterwarnings(
+    "ignore", message=r".*(set_vital|LeafSpec|does not have many workers|exists and is not empty).*"
+)  # not ours to mend
 
 
 def fit(
@@ -66,7 +68,7 @@ def fit(
         gradient_clip_val=trainer.gradient_clip_val or None,
         precision=_precision(trainer),
         accelerator=trainer.accelerator,
-        devices=trainer.devices,
+        devices=1,
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_n_steps,
         enable_progress_bar=trainer.progress_bar,

@@ -61,15 +61,13 @@ def composed(root: str, *overrides: str) -> dict[str, Any]:
     """The resolved config, with what a user has to set."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = without_hydra(compose(root, list(overrides), return_hydra_config=True))
-        needed = [f"{group}.{key}={value}" for group in cfg for key, value in NEEDED.items() if lacks(cfg[group], key)]
-        cfg = without_hydra(compose(root, [*overrides, *needed], return_hydra_config=True))
+    for node in [cfg[group] for group in cfg]:
+        for key, value in NEEDED.items():
+            if OmegaConf.is_dict(node) and key in list(node) and OmegaConf.select(node, key) is None:
+                node[key] = value
     config = typed(cfg, ROOTS[root])
     assert isinstance(config, ROOTS[root])
     return dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-
-
-def lacks(node: Any, key: str) -> bool:
-    return OmegaConf.is_dict(node) and key in node.keys() and (OmegaConf.is_missing(node, key) or node[key] is None)  # noqa: SIM118
 
 
 def target(node: Mapping[str, Any]) -> type[Any]:
@@ -147,12 +145,11 @@ def test_only_experiments_are_global():
     assert found == {"experiment"}
 
 
+@pytest.mark.parametrize("objective", options("objective"))
 @pytest.mark.parametrize("experiment", options("experiment"))
-@pytest.mark.parametrize("objective", ["dpo", "bpo"])
-def test_every_experiment_composes(experiment: str, objective: str):
-    assert composed("train", f"experiment={experiment}", f"objective={objective}") != composed(
-        "train", f"objective={objective}"
-    )
+def test_every_experiment_composes_with_every_objective_and_changes_something(experiment: str, objective: str):
+    others = [f"objective={objective}", "seed=3"]
+    assert composed("train", f"experiment={experiment}", *others) != composed("train", *others)
 
 
 def test_every_experiment_has_its_page_in_the_lab_book():

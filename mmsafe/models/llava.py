@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.utils import logging as transformers_logging
 
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
@@ -17,6 +18,8 @@ from mmsafe.models.source import ModelSource, PretrainedLlava, Trained
 
 if TYPE_CHECKING:
     from mmsafe.models.encoding import Encoder
+
+transformers_logging.disable_progress_bar()  # of a model's shards: noise beside the run's own bars
 
 
 @dataclass
@@ -121,7 +124,22 @@ def _located(path: str) -> str:
         return str(inside if (inside / "config.json").exists() else folder)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(f"model.path={path}: no such folder")
+    _reachable(path)
     return path
+
+
+def _reachable(name: str) -> None:
+    """One quick question to the hub: the loaders would ask for half a minute before they give up."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client that the hub library uses
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise UserError(f"model.path={name}: {_reason(name, error)}") from error
 
 
 def _own_template(path: str, tokenizer: Any) -> str:

@@ -1,0 +1,397 @@
+"""The response cache: its key holds all that matters, and no interruption loses or repeats a response."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mmsafe.generation
+from mmsafe.data.example import Example
+from mmsafe.data.microworld import MicroWorld
+from mmsafe.data.responses import ResponseStore, responses, store_key
+from mmsafe.generation import Response
+from mmsafe.settings import Generation
+
+SETTINGS = Generation(max_new_tokens=6, batch_size=2)
+GREEDY = Generation(max_new_tokens=6, batch_size=2, temperature=0)
+
+CHILD = """
+import sys, time
+import mmsafe.generation as generation
+from mmsafe.data.microworld import MicroWorld
+from mmsafe.data.responses import responses
+from mmsafe.models.tiny import TinyModel
+from mmsafe.settings import Generation
+
+def slowly(*arguments):
+    for batch in whole(*arguments):
+        time.sleep(0.15)
+        yield batch
+
+whole, generation.generate = generation.generate, slowly
+prompts = MicroWorld(test_size=16).holdout().examples[: int(sys.argv[1])]
+responses(TinyModel(pretraining=None).load(), prompts, Generation(max_new_tokens=6, batch_size=2), "child")
+"""
+
+
+@pytest.fixture
+def prompts() -> list[Example]:
+    return MicroWorld(test_size=16).holdout().examples
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of all samples that are asked of the model, in order; not those found in the cache."""
+    whole, asked = mmsafe.generation.generate, []
+
+    def watched(llava: Any, prompts: Any, settings: Any) -> Iterator[Any]:
+        for batch in whole(llava, prompts, settings):
+            asked.extend(prompts[position].key for position, _ in batch)
+            yield batch
+
+    monkeypatch.setattr(mmsafe.generation, "generate", watched)
+    return asked
+
+
+@pytest.fixture
+def uninterrupted(
+    llava: Any, prompts: list[Example], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path
+) -> list[Response]:
+    """What a run that nothing disturbs says, made in a cache of its own."""
+    monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path / "other"))
+    made = responses(llava, prompts, SETTINGS, "oracle")
+    monkeypatch.setenv("MMSAFE_CACHE", str(own_cache))
+    return made
+
+
+def store_file(cache: Path) -> Path:
+    """The only store there is."""
+    (path,) = (cache / "responses").glob("*/responses.jsonl")
+    return path
+
+
+def keys(path: Path) -> list[str]:
+    """Keys on disk, in order; every line must be whole."""
+    content = path.read_bytes()
+    assert content.endswith(b"\n")
+    return [json.loads(line)["prompt"] for line in content.split(b"\n")[:-1]]
+
+
+def start(count: int) -> subprocess.Popen[bytes]:
+    """A process that answers the first prompts, slowly, into this test's cache."""
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(count)], stderr=subprocess.PIPE)
+
+
+def wait_for_lines(cache: Path, count: int, child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 90
+    while sum(path.read_bytes().count(b"\n") for path in cache.glob("responses/*/responses.jsonl")) < count:
+        assert child.poll() is None, f"the child ended early: {child.communicate()[1].decode()}"
+        assert time.monotonic() < deadline, "the child wrote nothing"
+        time.sleep(0.01)
+
+
+# What the key holds
+
+
+def weights(llava: Any) -> None:
+    with torch.no_grad():
+        llava.model.lm_head.weight[7, 7] += 1e-3
+
+
+def vision_weights(llava: Any) -> None:
+    with torch.no_grad():
+        next(llava.model.model.vision_tower.parameters()).view(-1)[0] += 1e-3
+
+
+def precision(llava: Any) -> None:
+    llava.model.to(torch.bfloat16)
+
+
+def tokenizer(llava: Any) -> None:
+    llava.processor.tokenizer.add_tokens(["zyzzyva"])
+
+
+def chat_template(llava: Any) -> None:
+    llava.processor.chat_template = "Be harmless. " + llava.processor.chat_template
+
+
+def image_mean(llava: Any) -> None:
+    llava.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+
+
+def padding_to_square(llava: Any) -> None:
+    llava.processor.image_processor.do_pad = False
+
+
+def append_eos(llava: Any) -> None:
+    llava.source = dataclasses.replace(llava.source, append_eos=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [weights, vision_weights, precision, tokenizer, chat_template, image_mean, padding_to_square, append_eos],
+    ids=lambda change: change.__name__,
+)
+def test_a_changed_model_has_another_store(llava: Any, change: Callable[[Any], None]) -> None:
+    changed = copy.deepcopy(llava)
+    assert store_key(changed, SETTINGS) == store_key(llava, SETTINGS)
+    change(changed)
+    assert store_key(changed, SETTINGS) != store_key(llava, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_new_tokens", 7), ("temperature", 0.5), ("temperature", 0), ("top_p", 0.9), ("seed", 1)]
+)
+def test_a_changed_setting_has_another_store(llava: Any, option: str, value: float) -> None:
+    other = dataclasses.replace(SETTINGS, **{option: value})
+    assert store_key(llava, other) != store_key(llava, SETTINGS)
+
+
+@pytest.mark.parametrize(("option", "value"), [("batch_size", 1), ("image_view", "real")])
+def test_what_does_not_change_a_response_does_not_change_the_store(llava: Any, option: str, value: Any) -> None:
+    assert store_key(llava, dataclasses.replace(SETTINGS, **{option: value})) == store_key(llava, SETTINGS)
+
+
+def test_training_or_evaluation_mode_does_not_change_the_store(llava: Any) -> None:
+    changed = copy.deepcopy(llava)
+    changed.model.train()
+    changed.model.requires_grad_(False)
+    assert store_key(changed, SETTINGS) == store_key(llava, SETTINGS)
+
+
+def repetition_penalty(llava: Any) -> None:
+    """As the `generation_config.json` of a checkpoint may set it."""
+    llava.model.generation_config.repetition_penalty = 5.0
+
+
+def end_of_sequence(llava: Any) -> None:
+    llava.processor.tokenizer.eos_token = "blue"
+
+
+def vision_layer(llava: Any) -> None:
+    llava.model.config.vision_feature_layer = -2
+
+
+@pytest.mark.xfail(reason="not in Llava.fingerprint(): responses of one model are found in the cache of another")
+@pytest.mark.parametrize("change", [repetition_penalty, end_of_sequence, vision_layer], ids=lambda c: c.__name__)
+def test_whatever_changes_a_response_changes_the_store(llava: Any, prompts: list[Example], change: Any) -> None:
+    before = responses(llava, prompts, GREEDY, "before")
+    changed = copy.deepcopy(llava)
+    change(changed)
+    after = {response for batch in mmsafe.generation.generate(changed, as_prompts(prompts), GREEDY) for response in batch}
+    assert after == set(enumerate(before)) or store_key(changed, GREEDY) != store_key(llava, GREEDY)
+
+
+def as_prompts(examples: list[Example]) -> list[mmsafe.generation.Prompt]:
+    return [mmsafe.generation.Prompt(example) for example in examples]
+
+
+def test_a_changed_model_is_asked_again(llava: Any, prompts: list[Example], generated: list[str]) -> None:
+    first = responses(llava, prompts, SETTINGS, "first")
+    changed = copy.deepcopy(llava)
+    with torch.no_grad():
+        changed.model.lm_head.weight.mul_(-1)
+    second = responses(changed, prompts, SETTINGS, "second")
+    assert len(generated) == 2 * len(prompts)
+    assert first != second
+    assert responses(llava, prompts, SETTINGS, "third") == first
+
+
+# What is found in the cache
+
+
+def test_nothing_is_generated_when_all_is_there(llava: Any, prompts: list[Example], generated: list[str]) -> None:
+    first = responses(llava, prompts, SETTINGS, "first")
+    assert len(generated) == len(set(generated)) == len(prompts)
+    other = dataclasses.replace(SETTINGS, batch_size=16)
+    assert responses(llava, prompts[::-1], other, "again") == first[::-1]
+    assert responses(llava, prompts[3:5], other, "some") == first[3:5]
+    assert len(generated) == len(prompts)
+
+
+def test_only_new_prompts_are_generated(
+    llava: Any, prompts: list[Example], generated: list[str], uninterrupted: list[Response]
+) -> None:
+    generated.clear()
+    responses(llava, prompts[:5], SETTINGS, "some")
+    assert responses(llava, prompts, SETTINGS, "all") == uninterrupted
+    assert len(generated) == len(set(generated)) == len(prompts)
+
+
+def test_the_image_is_part_of_the_prompt(llava: Any, prompts: list[Example], generated: list[str]) -> None:
+    shown = prompts[0]
+    other = dataclasses.replace(shown, image=prompts[1].image)
+    responses(llava, [shown, shown.blinded(), other], GREEDY, "three views")
+    assert len(set(generated)) == 3
+
+
+def test_ids_tags_and_known_responses_are_no_part_of_the_prompt(
+    llava: Any, prompts: list[Example], generated: list[str]
+) -> None:
+    same = dataclasses.replace(prompts[0], id="another", tags={}, responses={"chosen": "x"})
+    first, second = responses(llava, [prompts[0], same], GREEDY, "twins")
+    assert first == second
+    assert len(generated) == 1
+
+
+def test_a_prompt_given_twice_is_sampled_twice_and_decoded_greedily_once(
+    llava: Any, prompts: list[Example], generated: list[str]
+) -> None:
+    twice = [prompts[0], prompts[1], prompts[0], prompts[0]]
+    sampled = responses(llava, twice, SETTINGS, "sampled")
+    assert len(generated) == len(set(generated)) == 4
+    assert len({sampled[i].text for i in (0, 2, 3)}) == 3
+    assert responses(llava, twice, SETTINGS, "again") == sampled
+    assert responses(llava, twice[:1], SETTINGS, "one") == sampled[:1]
+    generated.clear()
+    greedy = responses(llava, twice, GREEDY, "greedy")
+    assert len(generated) == 2
+    assert greedy[0] == greedy[2] == greedy[3]
+
+
+def test_no_prompts(llava: Any, own_cache: Path) -> None:
+    assert responses(llava, [], SETTINGS, "nothing") == []
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_an_exception_loses_no_finished_batch(
+    llava: Any,
+    prompts: list[Example],
+    batches: int,
+    uninterrupted: list[Response],
+    generated: list[str],
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generated.clear()
+    watched = mmsafe.generation.generate
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        for number, batch in enumerate(watched(*arguments)):
+            if number == batches:
+                raise RuntimeError("CUDA out of memory")
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmsafe.generation, "generate", failing)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            responses(llava, prompts, SETTINGS, "interrupted")
+    done = keys(store_file(own_cache)) if batches else []
+    assert len(done) == batches * SETTINGS.batch_size
+    generated.clear()
+    assert responses(llava, prompts, SETTINGS, "resumed") == uninterrupted
+    assert not set(generated) & set(done)
+    assert len(generated) == len(set(generated)) == len(prompts) - len(done)
+    assert sorted(keys(store_file(own_cache))) == sorted({*done, *generated})
+
+
+def test_a_kill_loses_no_finished_batch(
+    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path
+) -> None:
+    generated.clear()
+    child = start(len(prompts))
+    try:
+        wait_for_lines(own_cache, 4, child)
+        os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    done = keys(store_file(own_cache))
+    assert 4 <= len(done) < len(prompts)
+    assert responses(llava, prompts, SETTINGS, "resumed") == uninterrupted
+    assert not set(generated) & set(done)
+    on_disk = keys(store_file(own_cache))
+    assert len(on_disk) == len(set(on_disk)) == len(prompts)
+
+
+def test_two_processes_share_the_work(
+    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path
+) -> None:
+    """A child answers ten prompts; meanwhile this process wants all sixteen, in another order."""
+    generated.clear()
+    child = start(10)
+    try:
+        wait_for_lines(own_cache, 2, child)
+        made = responses(llava, prompts[::-1], SETTINGS, "meanwhile")
+        assert child.wait(timeout=60) == 0
+    finally:
+        child.kill()
+        child.communicate()
+    assert made == uninterrupted[::-1]
+    on_disk = keys(store_file(own_cache))
+    assert len(on_disk) == len(set(on_disk)) == len(prompts)
+    assert len(generated) == len(prompts) - 10
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 0.5], ids=["newline", "brace", "tail", "half"])
+def test_a_half_written_line_is_made_again(
+    llava: Any,
+    prompts: list[Example],
+    cut: float,
+    uninterrupted: list[Response],
+    generated: list[str],
+    own_cache: Path,
+) -> None:
+    responses(llava, prompts, SETTINGS, "first")
+    path = store_file(own_cache)
+    content, lost = path.read_bytes(), keys(path)[-1]
+    last = len(content.splitlines(keepends=True)[-1])
+    os.truncate(path, len(content) - (int(cut) if cut >= 1 else int(cut * last)))
+    generated.clear()
+    assert responses(llava, prompts, SETTINGS, "resumed") == uninterrupted
+    assert generated == [lost]
+    assert path.read_bytes() == content
+
+
+# The file
+
+NASTY = {
+    "control characters": "bell \x07 null \x00 escape \x1b[31m tab \t return \r feed \x0c",
+    "line breaks of all kinds": "a\nb\r\nc\x0bd\x1ce\x85f\u2028g\u2029h",
+    "HTML": "<script>alert(1)</script> &amp; \"quoted\" 'single' \\ back",
+    "scripts": "שלום مرحبا 你好 हैलो 🏳️‍🌈 e\u0301 \ufeff \u202e",
+    "special tokens": "</s> <image> <pad>",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_any_text_survives_in_the_file(tmp_path: Path, text: str) -> None:
+    store = ResponseStore(tmp_path / "store")
+    store.read()
+    store.append([("one", Response(text, True)), ("two", Response("plain", False))])
+    assert ResponseStore(tmp_path / "store").read() == {"one": Response(text, True), "two": Response("plain", False)}
+    assert keys(store.path) == ["one", "two"]
+
+
+def test_what_is_appended_can_be_read_by_another_at_once(tmp_path: Path) -> None:
+    store = ResponseStore(tmp_path)
+    store.append([("one", Response("1", True))])
+    assert set(ResponseStore(tmp_path).read()) == {"one"}
+    store.append([("two", Response("2", True))])
+    assert set(ResponseStore(tmp_path).read()) == {"one", "two"}
+
+
+def test_text_that_is_no_unicode_spoils_nothing_that_is_already_there(tmp_path: Path) -> None:
+    """Half a surrogate pair cannot come from a tokenizer; should it, the store says so and stays readable."""
+    store = ResponseStore(tmp_path)
+    store.append([("one", Response("1", True))])
+    with pytest.raises(UnicodeEncodeError):
+        store.append([("two", Response("2", True)), ("bad", Response("half \ud83d", True))])
+    assert set(ResponseStore(tmp_path).read()) == {"one", "two"}

@@ -1,0 +1,299 @@
+"""What a user is told about a command line that cannot work: one line, naming the option, before anything heavy."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from mmsafe.errors import UserError
+from mmsafe.evaluate import EvaluateConfig
+from mmsafe.preflight import check
+from mmsafe.train import TrainConfig
+
+HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
+LISTED = ("objective", "model", "data", "trainer", "benchmark", "judge", "logger", "experiment")
+
+
+def refusal(*words: str, command: str = "train", root: type[Any] = TrainConfig) -> str:
+    """The message about a command line, which is one line."""
+    with pytest.raises(UserError) as caught:
+        check(command, root, list(words))
+    message = str(caught.value)
+    assert message
+    assert message.splitlines() == [message]
+    return message
+
+
+def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig) -> None:
+    check(command, root, list(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        # unknown keys
+        (["objective.betta=0.2"], "objective.betta: objective=bpo has no option 'betta'; did you mean 'beta'?"),
+        (["data.sise=8"], "data.sise: data=microworld has no option 'sise'; did you mean 'size'?"),
+        (["model.pretraining.tower.lrr=1"], "model.pretraining.tower has no option 'lrr'; did you mean 'lr'?"),
+        (["lengths.maxlength=9"], "lengths.maxlength: lengths has no option 'maxlength'; did you mean 'max_length'?"),
+        (["sed=1"], "sed: there is no option 'sed'; did you mean 'seed'?"),
+        (["objective.beta.x=1"], "objective.beta.x: objective.beta has no option 'x'"),
+        (["++objective.betaa=0.2"], "objective.betaa: objective=bpo has no option 'betaa'; did you mean 'beta'?"),
+        (["~sed"], "sed: there is no option 'sed'; did you mean 'seed'?"),
+        (["+typo=1"], "typo: TrainConfig has no such option"),
+        (["+objective.typo=1"], "objective.typo: BPO has no such option"),
+        # the right option at the wrong place
+        (["max_steps=2"], "max_steps: there is no option 'max_steps'; did you mean 'trainer.max_steps'?"),
+        (["beta=2"], "beta: there is no option 'beta'; did you mean 'objective.beta'?"),
+        (["objective=sft", "objective.beta=0.1"], "objective.beta: objective=sft has no option 'beta'; known: average"),
+        (["objective=dpo", "objective.mode=joint"], "objective.mode: objective=dpo has no option 'mode'"),
+        # misspelt groups and options
+        (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
+        (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
+        (["model=qwen"], "model=qwen: no such model; known: llava13b, llava7b, llava_hf, random, tiny"),
+        (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
+        (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),
+        # values
+        (["objective.beta=abc"], 'objective.beta="abc": should be a valid number'),
+        (["objective.beta=true"], "objective.beta=true: should be a valid number"),
+        (["objective.beta=0"], "objective.beta=0: should be greater than 0"),
+        (["objective.beta=nan"], "objective.beta=NaN: should be a finite number"),
+        (["data.cue_correlation=1.2"], "data.cue_correlation=1.2: should be less than or equal to 1"),
+        (["trainer.max_steps=1.5"], "trainer.max_steps=1.5: should be a valid integer"),
+        (["trainer.precision=bf16"], "trainer.precision=\"bf16\": must be one of auto, 32-true, bf16-mixed, 16-mixed"),
+        (["objective.mode=concatt"], "must be one of joint, concat; did you mean 'concat'?"),
+        (["objective.mode=concat", "objective.blind_weight=2"], "blind_weight has no meaning in mode=concat"),
+        (["name=3"], "name=3: should be a valid string"),
+        (["data=mmsafe_po"], "data.path is not set"),
+        (["model=llava_hf"], "model.path"),
+        (["~judge"], "judge: must be set"),
+        # what Hydra itself would make a page of
+        (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
+        (["objective.beta=["], "cannot read an override: no viable alternative at input '['"),
+        (["objective.beta"], "cannot read an override: Error parsing override 'objective.beta'"),
+        (["objective.beta=${nothing}"], "objective.beta: Interpolation key 'nothing' not found"),
+        (["objective.beta=${oc.env:NOT_SET_ANYWHERE}"], "Environment variable 'NOT_SET_ANYWHERE' not found"),
+        (["seed=${seed}"], "seed: Recursive interpolation detected"),
+        (["hydra.run.dirr=x"], "hydra.run.dirr: hydra.run has no option 'dirr'; did you mean 'dir'?"),
+        (["objective@foo=bpo"], "objective@foo"),
+        # classes
+        (["objective._target_=nope.X"], "objective._target_=nope.X: cannot be imported (No module named 'nope')"),
+        (["objective._target_=os.path.join"], "objective._target_=os.path.join: is not a class"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_message(words: list[str], message: str):
+    assert message in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["objective=sft"],
+        ["++objective.beta=0.2"],
+        ["objective.beta=0.2", "trainer.max_steps=2", "seed=3", "name=mine"],
+        ["lengths.max_length=null", "logger=[csv,wandb]", "logger.wandb.group=x"],
+        ["trainer.devices=auto", "trainer.devices=2"],
+        ["hydra.run.dir=somewhere", "hydra.verbose=true"],
+        ["data=mmsafe_po", "data.path=train.json", "data.keywords=[a,b]"],
+        ["name=${oc.env:HOME}"],
+        ["-m", "objective=dpo,bpo", "objective.beta=0.05,0.1", "seed=range(2)"],
+        ["-m", "hydra.sweep.dir=x", "seed=1"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_right_is_left_alone(words: list[str]):
+    accepted(*words)
+
+
+@pytest.mark.parametrize("model", ["llava_hf", "llava7b", "llava13b"])
+def test_a_checkpoint_of_the_user_s_own_can_be_named(model: str):
+    accepted(f"model={model}", "model.path=some/folder", "model.dtype=bfloat16")
+
+
+@pytest.mark.parametrize("group", ["objective", "trainer", "logger"])
+@pytest.mark.parametrize("value", ["null", "3", "{a: 1}"])
+def test_a_group_needs_the_name_of_an_option(group: str, value: str):
+    assert group in refusal(f"{group}={value}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["objective.beta=0.1,0.2,-3", "seed=1,2"],
+        ["objective.beta=-3,0.1"],
+        ["objective.beta=0.1,-3,0.2"],
+        ["seed=1,2", "objective.beta=choice(0.1,-3)"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_bad_value_anywhere_in_a_sweep_is_found_before_job_0(words: list[str], flag: str):
+    assert "objective.beta=-3: should be greater than 0" in refusal(flag, *words)
+
+
+def test_each_job_of_a_sweep_is_checked_with_its_own_groups():
+    accepted("-m", "objective=dpo,bpo", "objective.beta=0.1")
+    assert "objective=sft has no option 'beta'" in refusal("-m", "objective=dpo,sft", "objective.beta=0.1")
+    assert "did you mean 'bpo'?" in refusal("-m", "objective=dpo,bpoo")
+
+
+@pytest.mark.parametrize("words", [["objective.beta=interval(0,1)"], ["objective=glob(z*)"]], ids=" ".join)
+def test_a_sweep_that_cannot_be_expanded(words: list[str]):
+    assert words[0].partition("=")[0] in refusal("-m", *words)
+
+
+def test_a_sweep_over_all_options_of_a_group():
+    accepted("-m", "objective=glob(*)")
+    assert "data.path is not set" in refusal("-m", "data=glob(*)")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["chekpoint=x"], "chekpoint: there is no option 'chekpoint'; did you mean 'checkpoint'?"),
+        (["objective=bpo"], "objective: there is no option 'objective'"),
+        (["benchmark=microwrld"], "benchmark=microwrld: no such benchmark; did you mean 'microworld'?"),
+        (["benchmark=mmsafe_po"], "data.path is not set"),
+        (["evaluation.batch_size=0"], "evaluation.batch_size=0: should be greater than or equal to 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_evaluate_is_checked_against_its_own_options(words: list[str], message: str):
+    assert message in refusal(*words, command="evaluate", root=EvaluateConfig)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's own objective: a module beside their work, and a config folder."""
+    (tmp_path / "my_objective.py").write_text(
+        "from mmsafe.objectives.dpo import DPO\n"
+        "from mmsafe.options import Positive, options\n\n\n"
+        "@options\nclass Louder(DPO):\n    volume: Positive = 2.0\n"
+    )
+    conf = tmp_path / "my_conf"
+    (conf / "objective").mkdir(parents=True)
+    (conf / "objective" / "louder.yaml").write_text(
+        "defaults:\n  - dpo\n  - _self_\n_target_: my_objective.Louder\nvolume: 3.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_objective", raising=False)
+    return conf
+
+
+def test_a_user_s_own_option_is_found_and_checked_like_ours(plugin: Path):
+    own = ["--config-dir", str(plugin), "objective=louder"]
+    accepted(*own, "objective.volume=5", "objective.beta=0.2")
+    accepted("-m", *own[:2], "objective=louder,bpo")
+    assert "objective.volume=-1: should be greater than 0" in refusal(*own, "objective.volume=-1")
+    assert "objective=louder has no option 'volum'; did you mean 'volume'?" in refusal(*own, "objective.volum=1")
+    assert "did you mean 'louder'?" in refusal(*own[:2], "objective=loudr")
+    assert "no such objective" in refusal("objective=louder")
+
+
+def test_a_config_dir_that_does_not_exist(tmp_path: Path):
+    assert "no-such-folder" in refusal("--config-dir", str(tmp_path / "no-such-folder"))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["--hydra-help"], ["--info", "config"]], ids=" ".join)
+def test_what_runs_no_job_is_left_to_hydra(words: list[str]):
+    accepted(*words, "no.such=option")
+
+
+def test_hydra_is_left_as_it_was():
+    refusal("objective=nope")
+    accepted()
+    assert not GlobalHydra.instance().is_initialized()
+
+
+KEYS = st.sampled_from(
+    ["objective", "objective.beta", "model.train", "logger", "seed", "name", "trainer.devices", "experiment", "hydra"]
+    + ["hydra.run.dir", "data.size", "nothing", "objective.beta.x", "lengths", "judge", "", "a.b", "model.path"]
+)
+VALUES = st.sampled_from(
+    ["null", "3", "-1", "1.5", "true", "''", "[]", "{}", "[a,b]", "{a: 1}", "bpo", "csv", "a,b", "glob(*)"]
+    + ["range(0,2)", "range(0)", "interval(0,1)", "choice(1,2)", "${seed}", "${", "${now:}", "nan", "1e999", "é\n"]
+)
+OVERRIDES = st.builds("".join, st.tuples(st.sampled_from(["", "+", "++", "~"]), KEYS, st.just("="), VALUES))
+BOUNDED = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def only_user_errors(words: list[str]) -> None:
+    try:
+        check("train", TrainConfig, words)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1, words
+
+
+@BOUNDED
+@example(["="])
+@example(["\n"])
+@example(["@"])
+@given(st.lists(st.text(max_size=12).filter(lambda text: not text.startswith("-")), max_size=3))
+def test_garbage_is_refused_like_any_other_mistake(words: list[str]):
+    only_user_errors(words)
+
+
+@BOUNDED
+@given(st.lists(OVERRIDES, min_size=1, max_size=2), st.booleans())
+def test_overrides_put_together_at_random_are_refused_or_accepted(overrides: list[str], multirun: bool):
+    only_user_errors(["-m", *overrides] if multirun else overrides)
+
+
+def test_the_process_ends_with_status_2_and_one_line_and_leaves_nothing(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+):
+    done = command("train", "objective=bppo", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "mmsafe.train: objective=bppo: no such objective; did you mean 'bpo'?\n"
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+WATCH = """
+import sys
+from mmsafe import {module}
+sys.argv = ["{module}", *sys.argv[1:]]
+try:
+    {module}.main()
+except SystemExit as end:
+    print("status", end.code)
+print("heavy", sorted({heavy} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "status"),
+    [("train", ["-m", "objective.beta=0.1,-1"], 2), ("evaluate", ["--help"], None), ("blind", ["data=mmsafe_po"], 2)],
+)
+def test_nothing_heavy_is_imported_for_a_mistake_or_for_help(
+    module: str, words: list[str], status: int | None, tmp_path: Path
+):
+    script = WATCH.format(module=module, heavy=set(HEAVY))
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("heavy []\n")
+    assert (f"status {status}\n" in done.stdout) == (status is not None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_the_groups_and_their_options(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+):
+    done = command("train", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    listed = dict(re.findall(r"^(\w+): (.+)$", done.stdout.partition("== Config")[0], flags=re.M))
+    assert set(LISTED) <= set(listed)
+    assert listed["objective"] == "bpo, dpo, sft"
+    assert "python -m mmsafe.train" in done.stdout
+    assert list(tmp_path.iterdir()) == []
