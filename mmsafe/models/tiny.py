@@ -37,9 +37,10 @@ class Stage:
 
 @options
 class Pretraining:
-    """The vision tower learns to see, as CLIP did; then SFT on chat with the tower frozen, as LLaVA was made."""
+    """The tower learns to see, as CLIP did; then, with it frozen, SFT on captions and on chat, as LLaVA was made."""
 
     tower: Stage = Stage(examples=8000, epochs=8, batch_size=64, lr=1.5e-3)
+    captions: Stage = Stage(examples=4000, epochs=1, batch_size=32, lr=2e-3)
     chat: Stage = Stage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
 
 

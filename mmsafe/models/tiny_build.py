@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,11 +22,12 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.cache import cached_folder
-from mmsafe.data.example import digest
+from mmsafe.data.example import Example, digest
 from mmsafe.data.microworld import drawings, icons, language, pretraining, things, world
+from mmsafe.models import tower
 from mmsafe.models.llava import Llava, make_processor, set_trained
 from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.models.tiny import Architecture, Stage, TinyModel
 from mmsafe.models.tower import icon_set, pretrain_tower
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference import Frozen
@@ -46,7 +48,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-MADE_FROM: tuple[ModuleType, ...] = (drawings, icons, language, pretraining, things, world)
+MADE_FROM: tuple[ModuleType, ...] = (drawings, icons, language, pretraining, things, world, tower)
 
 
 def load_tiny(source: TinyModel) -> Llava:
@@ -142,25 +144,31 @@ def pretrain(source: TinyModel) -> Llava:
     assert source.pretraining is not None
     log.info("building model=tiny once (seed %d); it is cached for later runs", source.seed)
     llava = build(source)
-    tower, chat = source.pretraining.tower, source.pretraining.chat
-    icon_images = icon_set(source.seed, tower.examples, source.architecture.image_size)
-    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), icon_images, tower, source.seed)
+    recipe, size = source.pretraining, source.architecture.image_size
+    icon_images = icon_set(source.seed, recipe.tower.examples, size)
+    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), icon_images, recipe.tower, source.seed)
     log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
     set_trained(llava.model, Trained())
+    _sft(llava, recipe.captions, pretraining.captions(source.seed, recipe.captions.examples, size), source.seed)
+    chat = pretraining.pretraining_examples(source.seed, recipe.chat.examples, image_size=size)
+    _sft(llava, recipe.chat, chat, source.seed)
+    set_trained(llava.model, source.train)
+    return llava
+
+
+def _sft(llava: Llava, stage: Stage, examples: Sequence[Example], seed: int) -> None:
     fit(
         llava,
-        pretraining.pretraining_examples(source.seed, chat.examples, image_size=source.architecture.image_size),
+        examples,
         objective=SFT(),
         scoring=Padded(),
         reference=Frozen(),
-        optimizer=AdamW(lr=chat.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
-        trainer=Trainer(max_epochs=chat.epochs, accelerator="cpu", precision="32-true"),
-        batch_size=chat.batch_size,
+        optimizer=AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
+        trainer=Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
+        batch_size=stage.batch_size,
         group_by_length=True,
-        seed=source.seed,
+        seed=seed,
     )
-    set_trained(llava.model, source.train)
-    return llava
 
 
 def _key(source: TinyModel) -> str:
