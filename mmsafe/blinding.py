@@ -23,7 +23,6 @@ def with_blind_responses(llava: Llava, examples: Sequence[Example], settings: Ge
     prompts = [example.blinded() if settings.image_view == "none" else example for example in lacking]
     label = "blind responses" if settings.image_view == "none" else "sighted responses"
     made = responses(llava, prompts, settings, label)
-    texts = {id(example): response.text for example, response in zip(lacking, made, strict=True)}
     own, cut = len(examples) - len(lacking), sum(not response.finished for response in made)
     empty = sum(not response.text for response in made)
     log.info(
@@ -34,7 +33,8 @@ def with_blind_responses(llava: Llava, examples: Sequence[Example], settings: Ge
         settings.max_new_tokens,
         empty,
     )
+    texts = iter(response.text for response in made)
     return [
-        example.with_responses(**{COLUMN: texts[id(example)]}) if id(example) in texts else example
+        example if COLUMN in example.responses else example.with_responses(**{COLUMN: next(texts)})
         for example in examples
     ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+log = logging.getLogger(__name__)
 VARIABLE = "MMSAFE_CACHE"
 
 
@@ -22,6 +25,20 @@ def cache_dir(kind: str) -> Path:
     return folder
 
 
+@contextmanager
+def locked(lock: FileLock, label: str) -> Iterator[None]:
+    """Hold `lock`; says so if another process has to be waited for."""
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        log.info("%s: waiting for another process that is making the same", label)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder `key`, filled by `make` where it is missing.
 
@@ -29,7 +46,7 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """
     parent = cache_dir(kind)
     folder = parent / key
-    with FileLock(parent / f"{key}.lock"):
+    with locked(FileLock(parent / f"{key}.lock"), f"{kind}/{key}"):
         if not folder.is_dir():
             unfinished = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
             try:

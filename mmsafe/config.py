@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,6 +40,18 @@ def typed(cfg: DictConfig, root: type[Root]) -> Root:
         raise UserError(f"{key}: {_first_line(error)}") from error
     assert isinstance(plain, dict)
     return _checked(root, {str(key): _built(value, str(key)) for key, value in plain.items()}, "")
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """The config without Hydra's own node, whose interpolations are resolved in a job only."""
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(plain, True)
+    return plain
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config of a job as plain values, Hydra's own node left out."""
+    return cast("dict[str, Any]", OmegaConf.to_container(without_hydra(cfg), resolve=True))
 
 
 def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
@@ -86,7 +98,7 @@ def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any],
     """The first problem in one line, and how many there are besides."""
     first, *others = error.errors()
     key = ".".join([*([path] if path else []), *map(str, first["loc"])])
-    known = [name for name in getattr(cls, "__pydantic_fields__", {}) if name not in options]
+    known = [name for name in getattr(cls, "__pydantic_fields__", {}) if name != key]
     value = first.get("input")
     shown = f"={json.dumps(value, default=str)}" if isinstance(value, str | int | float | bool | list | None) else ""
     if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:

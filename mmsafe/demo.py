@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-RECIPE = "experiment=microworld"
 ARMS = {
     "base": ["mmsafe.evaluate"],
-    "DPO": ["mmsafe.train", RECIPE, "objective=dpo"],
-    "BPO": ["mmsafe.train", RECIPE, "objective=bpo"],
+    "DPO": ["mmsafe.train", "objective=dpo"],
+    "BPO": ["mmsafe.train", "objective=bpo"],
 }
 
 
@@ -23,7 +22,7 @@ def main() -> None:
     found = {}
     for arm, (module, *overrides) in ARMS.items():
         run = folder / arm.lower()
-        words = [module, *overrides, f"hydra.run.dir={run}"]
+        words = [module, *overrides, f"name={arm.lower()}", f"hydra.run.dir={run}"]
         print(f"\n$ python -m {' '.join(words)}", flush=True)
         status = subprocess.run([sys.executable, "-m", *words]).returncode
         if status:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from omegaconf import DictConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmsafe.app import launch
 from mmsafe.data.source import DataSource
@@ -23,7 +23,7 @@ class EvaluateConfig:
 
     name: str | None
     checkpoint: str | None
-    reference: str | None
+    against: str | None
     seed: Annotated[int, Field(ge=0)]
     data: DataSource
     model: ModelSource
@@ -31,6 +31,12 @@ class EvaluateConfig:
     judge: Judge
     scoring: Scoring
     evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        self.benchmark.check_data(self.data)
+        self.benchmark.check_judge(self.judge)
+        return self
 
 
 def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:

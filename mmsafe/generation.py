@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -63,14 +64,32 @@ def generate(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> I
     Prompts of similar length share a batch. The model is put into evaluation mode and left as it was.
     """
     order = sorted(range(len(prompts)), key=lambda i: _size(prompts[i].example))
-    was_training = llava.model.training
-    llava.model.eval()
-    try:
+    with evaluating(llava.model), _plain(llava.model):
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
             yield list(zip(chosen, _answer(llava, [prompts[i] for i in chosen], settings), strict=True))
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; every part of the model is left in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
-        llava.model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _plain(model: Any) -> Iterator[None]:
+    """Set the checkpoint's own generation settings aside: transformers fills what we leave open from them."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _size(prompt: Example) -> tuple[int, bool]:

@@ -25,7 +25,13 @@ class PreferenceModule(pl.LightningModule):
     """Trains `policy` with any objective; metrics are averages over an optimiser step, all its micro-batches."""
 
     def __init__(
-        self, policy: Any, objective: Objective, scoring: Scoring, reference: Reference, optimizer: AdamW
+        self,
+        policy: Any,
+        objective: Objective,
+        scoring: Scoring,
+        reference: Reference,
+        optimizer: AdamW,
+        total_steps: int,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -33,7 +39,9 @@ class PreferenceModule(pl.LightningModule):
         self.scoring = scoring
         self.reference = reference
         self.options = optimizer
+        self.total_steps = total_steps
         self.reference_model = reference.model(policy) if objective.needs_reference else None
+        self._gradients: dict[str, Tensor] = {}
         self.strict_loading = False  # checkpoints leave the frozen reference out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
         self.latest: dict[str, float] = {}
@@ -65,8 +73,14 @@ class PreferenceModule(pl.LightningModule):
         rate = torch.tensor(optimizer.param_groups[0]["lr"])
         self._remember({"train/grad_norm": norm, "train/learning_rate": rate})
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log once an optimiser step is complete."""
+    def on_train_start(self) -> None:
+        """Take up the gradients of micro-batches whose step a stopped run did not reach."""
+        for name, parameter in self.policy.named_parameters():
+            if name in self._gradients:
+                parameter.grad = self._gradients[name].to(parameter.device)
+
+    def log_step(self, batch_idx: int) -> None:
+        """Log once an optimiser step is complete; called before checkpoints are written."""
         if "train/grad_norm" not in self._window:
             return
         self.trained_steps = self.global_step
@@ -86,9 +100,8 @@ class PreferenceModule(pl.LightningModule):
             betas=(options.beta1, options.beta2),
             weight_decay=options.weight_decay,
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * total
-        schedule = get_scheduler(options.schedule, optimizer, int(warmup), total)
+        warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
+        schedule = get_scheduler(options.schedule, optimizer, int(warmup), self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -97,10 +110,16 @@ class PreferenceModule(pl.LightningModule):
         for name in [name for name in state if name.startswith("reference_model.")]:
             del state[name]
         checkpoint["latest"] = (self.trained_steps, self.latest)
+        checkpoint["window"] = dict(self._window)
+        if self._window:  # stopped between the micro-batches of a step
+            gradients = {name: p.grad for name, p in self.policy.named_parameters() if p.grad is not None}
+            checkpoint["gradients"] = gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the metrics of the last step, for a run that was stopped after it."""
         self.trained_steps, self.latest = checkpoint["latest"]
+        self._window.update(checkpoint["window"])
+        self._gradients = checkpoint.get("gradients", {})
 
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():

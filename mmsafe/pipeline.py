@@ -131,8 +131,18 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     """Evaluate `config.checkpoint`, or the model of `config.model` where it is null."""
     folder = RunFolder(output_dir(), cfg)
     folder.claim()
-    llava = on_device(_checkpoint(config.checkpoint, config.model))
-    reference = on_device(_checkpoint(config.reference, config.model)).model if config.reference else None
+    metrics = folder.finished
+    if metrics is not None:
+        log.info("%s is finished; nothing to do", folder.path)
+    else:
+        metrics = _measure(config, folder)
+    print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
+    return metrics
+
+
+def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
+    llava = on_device(_model(config.checkpoint, "checkpoint", config.model))
+    reference = on_device(_model(config.against, "against", config.model)).model if config.against else None
     folder.note(seed=config.seed, model=llava.fingerprint())
     metrics = evaluate(
         llava,
@@ -146,15 +156,14 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
         folder=folder.path,
     )
     folder.finish(metrics)
-    print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
     return metrics
 
 
-def _checkpoint(path: str | None, model: ModelSource) -> Llava:
+def _model(path: str | None, option: str, model: ModelSource) -> Llava:
     if path is None:
         return model.load()
     if not Path(path).expanduser().is_dir():
-        raise UserError(f"checkpoint={path}: no such folder; name a run folder or a model folder")
+        raise UserError(f"{option}={path}: no such folder; name a run folder or a model folder")
     used = _trained_with(Path(path).expanduser())
     return PretrainedLlava(
         path=path,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,8 +21,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmsafe.config import conf_dir, suggestion, typed
+from mmsafe.config import conf_dir, resolved, suggestion, typed, without_hydra
 from mmsafe.errors import UserError
+from mmsafe.reporting.runs import refuse_other_config
 
 
 def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
@@ -30,28 +34,45 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
     args = get_args_parser().parse_args(list(argv))
     if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return
-    extra = [f"hydra.searchpath=[file://{args.config_dir}]"] if args.config_dir else []
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    GlobalHydra.instance().clear()
+    try:
+        Hydra.create_main_hydra2(config_name, _search_path(args.config_dir))
         for job in _jobs(args.overrides, args.multirun):
-            _check_job(args.config_name or config_name, root, [*extra, *job])
+            _check_job(args.config_name or config_name, root, job, args.multirun)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _search_path(user_dir: str | None) -> ConfigSearchPath:
+    """Our `conf/`, then the user's `--config-dir`, as Hydra itself orders them."""
+    path = create_config_search_path(str(conf_dir()))
+    if user_dir is not None:
+        folder = Path(user_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {user_dir}: no such folder")
+        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    return path
 
 
 def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:
     """The overrides of each job, expanded as Hydra's own sweeper does."""
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UserError(f"cannot read an override: {' '.join(str(error).split())}") from error
-    if multirun:
-        (jobs,) = BasicSweeper.split_arguments(parsed, None)
-        return [list(job) for job in jobs]
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = parser.parse_overrides(overrides)
+        if multirun:
+            (jobs,) = BasicSweeper.split_arguments(parsed, None)
+            if not jobs:
+                raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
+            return [list(job) for job in jobs]
+    except (HydraException, ValueError, AssertionError) as error:
+        raise UserError(f"cannot read an override: {_one_line(error)}") from error
     sweeps = [o.input_line for o in parsed if o.is_sweep_override()]
     if sweeps:
         raise UserError(f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b])")
     return [overrides]
 
 
-def _check_job(config_name: str, root: type[Any], overrides: list[str]) -> None:
+def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> None:
     loader = GlobalHydra.instance().config_loader()
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     groups = _groups(loader)
@@ -64,13 +85,9 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str]) -> None:
             _check_key(override, base, groups)
     cfg = _compose(config_name, overrides)
     typed(without_hydra(cfg), root)
-
-
-def without_hydra(cfg: DictConfig) -> DictConfig:
-    """The config without Hydra's own node, whose interpolations are resolved in a job only."""
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    OmegaConf.set_struct(plain, True)
-    return plain
+    folder = [o.value() for o in parsed if _group(o) == "hydra.run.dir"]
+    if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it
+        refuse_other_config(Path(str(folder[-1])), resolved(cfg))
 
 
 def _group(override: Override) -> str:
@@ -80,8 +97,12 @@ def _group(override: Override) -> str:
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     try:
         return compose(config_name, overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split("\nfull_key")[0].split())) from error
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
+        raise UserError(_one_line(error) or f"cannot compose the config from {' '.join(overrides)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n    full_key")[0].split())
 
 
 def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:
@@ -108,7 +129,7 @@ def _check_key(override: Override, base: DictConfig, groups: list[str]) -> None:
     for depth, part in enumerate(parts):
         if OmegaConf.is_list(node):
             return
-        if not OmegaConf.is_dict(node) or part not in node:
+        if not OmegaConf.is_dict(node) or part not in list(node):  # `in node` is false for a value that is ???
             raise UserError(_unknown_key(parts, depth, node, base, groups))
         node = node._get_node(part)
         if node is None or (OmegaConf.is_interpolation(node) and depth + 1 < len(parts)):

@@ -42,9 +42,8 @@ def means(groups: Mapping[str, Sequence[Run]]) -> Table:
     table.add_column("metric")
     for label, runs in groups.items():
         unfinished = sum(not run.metrics for run in runs)
-        table.add_column(
-            f"{label} (n={len(runs)}{f', {unfinished} unfinished' if unfinished else ''})", justify="right"
-        )
+        note = f", {unfinished} unfinished" if unfinished else ""
+        table.add_column(f"{label} (n={len(runs) - unfinished}{note})", justify="right")
     for key, label in HEADLINE:
         values = [[run.metrics[key] for run in runs if key in run.metrics] for runs in groups.values()]
         if any(values):

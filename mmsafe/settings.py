@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mmsafe.options import Count, NonNegative, Positive, Share, options
 
@@ -41,12 +41,18 @@ class AdamW:
     """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
 
 
+def _steps(value: int) -> int:
+    if value == -1 or value >= 1:
+        return value
+    raise ValueError("should be at least 1, or -1 for no limit")
+
+
 @options
 class Trainer:
     """The training loop; names as in `pytorch_lightning.Trainer`."""
 
     max_epochs: Count = 1
-    max_steps: Annotated[int, Field(ge=-1)] = -1
+    max_steps: Annotated[int, AfterValidator(_steps)] = -1
     """Optimiser steps; -1 leaves the end to `max_epochs`, otherwise it decides alone."""
     accumulate_grad_batches: Count = 1
     gradient_clip_val: NonNegative = 1.0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from omegaconf import DictConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmsafe.app import launch
 from mmsafe.data.source import DataSource
@@ -40,6 +40,12 @@ class TrainConfig:
     judge: Judge
     evaluation: Evaluation
     logger: dict[str, Wandb]
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        self.benchmark.check_data(self.data)
+        self.benchmark.check_judge(self.judge)
+        return self
 
 
 def run(config: TrainConfig, cfg: DictConfig) -> float:

@@ -25,7 +25,7 @@ from mmsafe.settings import AdamW, Checkpoint, Trainer
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its start-up lines say nothing about the run
 warnings.filterwarnings(
-    "ignore", message=r".*(set_vital|LeafSpec|does not have many workers|exists and is not empty).*"
+    "ignore", message=r".*(LeafSpec|does not have many workers|exists and is not empty).*"
 )  # not ours to mend
 
 
@@ -53,16 +53,22 @@ def fit(
     Returns the module, whose `latest` holds the metrics of the last optimiser step.
     """
     pl.seed_everything(seed, workers=True, verbose=False)
-    module = PreferenceModule(llava.model, objective, scoring, reference, optimizer)
     collator = scoring.collator(llava.encoder(), objective.groups, max_length)
-    items = Items(examples, len(objective.groups))
     data = PreferenceData(
-        items, collator, batch_size=batch_size, num_workers=num_workers, group_by_length=group_by_length, seed=seed
+        Items(examples, len(objective.groups)),
+        collator,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        group_by_length=group_by_length,
+        seed=seed,
     )
+    epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
+    steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
+    module = PreferenceModule(llava.model, objective, scoring, reference, optimizer, steps)
     saving = [_checkpoints(folder, checkpoint)] if folder and checkpoint else []
     bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     runner = pl.Trainer(
-        max_epochs=_epochs(trainer, len(items), batch_size),
+        max_epochs=math.ceil(steps / epoch),
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
@@ -74,31 +80,43 @@ def fit(
         enable_progress_bar=trainer.progress_bar,
         enable_checkpointing=bool(saving),
         enable_model_summary=False,
-        callbacks=[*bar, *saving, *callbacks],
+        callbacks=[StepLog(), *bar, *saving, *callbacks],
         logger=list(loggers) or False,
         use_distributed_sampler=False,
     )
     module.train()
+    if module.reference_model is not None:
+        module.reference_model.eval()
     runner.fit(module, datamodule=data, ckpt_path=_last(folder))
     module.eval()
     return module
 
 
-def _epochs(trainer: Trainer, items: int, batch_size: int) -> int:
-    """Enough epochs for `max_steps`, where that is set."""
-    if trainer.max_steps == -1:
-        return trainer.max_epochs
-    steps = max(1, math.ceil(math.ceil(items / batch_size) / trainer.accumulate_grad_batches))
-    return max(1, math.ceil(trainer.max_steps / steps))
+class StepLog(Callback):
+    """Logs a step before checkpoints are written: Lightning calls the module's own hook after them."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, PreferenceModule)
+        pl_module.log_step(batch_idx)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Saves on an exception between two batches only: inside one, weights and place in the data do not agree."""
+
+    def _should_save_on_exception(self, trainer: pl.Trainer) -> bool:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.ready == progress.completed and super()._should_save_on_exception(trainer)
 
 
 def _checkpoints(folder: Path, options: Checkpoint) -> ModelCheckpoint:
-    return ModelCheckpoint(
+    return Checkpoints(
         folder / "checkpoints",
         filename="step={step}",
         auto_insert_metric_name=False,
         every_n_train_steps=options.every_n_steps,
-        save_last=True,
+        save_last="link",
         save_top_k=1,
         monitor=None,
         save_on_exception=True,

@@ -26,7 +26,6 @@ ARMS = {
     "dpo-2x": "DPO, 2 epochs",
     "sighted": "sighted",
     "bpo": "BPO",
-    "sighted-concat": "sighted, concat",
     "bpo-concat": "BPO, concat",
 }
 COLOURS = {"base": "#777777", "dpo": "#3b6fb5", "dpo-2x": "#3b6fb5", "bpo": "#c8502d", "bpo-concat": "#c8502d"}

@@ -10,12 +10,11 @@ declare -A arms=(
     [bpo]="objective=bpo"
     [bpo-concat]="objective=bpo objective.mode=concat"
     [sighted]="objective=bpo generation.image_view=real"
-    [sighted-concat]="objective=bpo objective.mode=concat generation.image_view=real"
 )
 jobs() {
     for seed in ${SEEDS:-1 2 3 4 5}; do
         echo "evaluate name=base experiment=microworld seed=$seed hydra.run.dir=$folder/base-$seed"
-        for arm in dpo dpo-2x bpo bpo-concat sighted sighted-concat; do
+        for arm in dpo dpo-2x bpo bpo-concat sighted; do
             echo "train name=$arm experiment=microworld seed=$seed ${arms[$arm]} hydra.run.dir=$folder/$arm-$seed"
         done
     done

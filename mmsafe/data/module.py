@@ -7,12 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import Dataset
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mmsafe.data.collate import Item
 from mmsafe.data.example import Example
-from mmsafe.data.sampler import LengthGroupedBatches, text_length
+from mmsafe.data.sampler import EpochBatches, text_length
 
 
 class Items(Dataset[Item]):
@@ -29,27 +28,53 @@ class Items(Dataset[Item]):
         return Item(self.examples[index // self.groups], index % self.groups)
 
 
+class ResumableLoader(DataLoader[Any]):
+    """A loader that Lightning takes for resumable, and so does not wind forward: `PreferenceData` knows the place."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the order is a function of seed and epoch, and the place is kept by `PreferenceData`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
 class PreferenceData(pl.LightningDataModule):
-    """A `StatefulDataLoader` over items: shuffled by seed, resumed exactly in mid-epoch."""
+    """Shuffled by seed and epoch; resumed exactly in mid-epoch, with any number of workers (docs/adr/0007)."""
 
     def __init__(
-        self, items: Items, collator: Any, *, batch_size: int, num_workers: int, group_by_length: bool, seed: int
+        self,
+        items: Items,
+        collator: Any,
+        *,
+        batch_size: int,
+        num_workers: int,
+        group_by_length: bool,
+        seed: int,
     ) -> None:
         super().__init__()
         self.items = items
         self.collator = collator
-        self.batch_size = batch_size
         self.num_workers = num_workers
-        self.group_by_length = group_by_length
-        self.seed = seed
+        lengths = [text_length(items[i].example) for i in range(len(items))] if group_by_length else None
+        self.batches = EpochBatches(len(items), batch_size, seed, lengths)
 
-    def train_dataloader(self) -> StatefulDataLoader[Any]:
-        """Lightning saves and restores its state with every checkpoint."""
-        order: dict[str, Any]
-        if self.group_by_length:
-            lengths = [text_length(self.items[i].example) for i in range(len(self.items))]
-            order = {"batch_sampler": LengthGroupedBatches(lengths, self.batch_size, self.seed)}
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            order = {"batch_size": self.batch_size, "shuffle": True, "generator": generator}
-        return StatefulDataLoader(self.items, num_workers=self.num_workers, collate_fn=self.collator, **order)
+    def train_dataloader(self) -> ResumableLoader:
+        """A generator of its own keeps the loader from drawing on the global one."""
+        return ResumableLoader(
+            self.items,
+            batch_sampler=self.batches,
+            num_workers=self.num_workers,
+            collate_fn=self.collator,
+            generator=torch.Generator(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and number of batches taken; saved with every checkpoint."""
+        assert self.trainer is not None
+        epoch, taken = self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return {"epoch": epoch, "position": taken} if taken < len(self.batches) else {"epoch": epoch + 1, "position": 0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.batches.epoch, self.batches.position = state["epoch"], state["position"]

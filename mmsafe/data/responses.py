@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from mmsafe.cache import cache_dir
+from mmsafe.cache import cache_dir, locked
 from mmsafe.data.example import Example, digest
+from mmsafe.errors import UserError
 from mmsafe.settings import Generation
 
 if TYPE_CHECKING:
@@ -43,11 +44,17 @@ class ResponseStore:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
-                    row = json.loads(line)
+                    row = self._parsed(line)
                     self.found[row["prompt"]] = Response(row["response"], row["finished"])
                     good += len(line)
             os.truncate(self.path, good)
         return self.found
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            return dict(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{self.path}: a line is damaged ({error}); delete the file, it is made again") from error
 
     def append(self, rows: Iterable[tuple[str, Response]]) -> None:
         """Add rows and wait until they are on the disk."""
@@ -55,14 +62,15 @@ class ResponseStore:
             for key, response in rows:
                 self.found[key] = response
                 row = {"prompt": key, "response": response.text, "finished": response.finished}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
 def store_key(llava: Llava, settings: Generation) -> str:
-    """Hash of the model and of every setting that changes a response; the batch size does not."""
-    chosen = {name: value for name, value in asdict(settings).items() if name not in ("batch_size", "image_view")}
+    """Hash of the model and of every setting that changes a response; the batch size never does."""
+    idle = {"batch_size", "image_view", *({"seed", "top_p"} if settings.temperature == 0 else ())}
+    chosen = {name: value for name, value in asdict(settings).items() if name not in idle}
     return digest([llava.fingerprint(), chosen])
 
 
@@ -79,7 +87,7 @@ def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, la
 
     store = ResponseStore(cache_dir("responses") / store_key(llava, settings))
     keys = [draw.key for draw in draws]
-    with store.lock:
+    with locked(store.lock, label):
         found = store.read()
         missing = {key: prompt for key, prompt in zip(keys, draws, strict=True) if key not in found}
         order, cached = list(missing), len(prompts) - len(missing)

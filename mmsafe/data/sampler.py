@@ -1,9 +1,8 @@
-"""Batches of similar length: less padding, and the order is a function of seed and epoch."""
+"""The order of training items: a function of seed and epoch alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -19,39 +18,38 @@ def text_length(example: Example) -> int:
     return sum(len(turn.text) for turn in example.turns) + max(map(len, example.responses.values()), default=0)
 
 
-class LengthGroupedBatches(Sampler[list[int]]):
-    """Shuffles, sorts pools of batches by length, and shuffles the batches; resumable in mid-epoch."""
+class EpochBatches(Sampler[list[int]]):
+    """Shuffled batches, a new order every epoch; with `lengths`, items of similar length share a batch.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
+    `epoch` and `position` say where the next iteration begins, so that a resumed run sees what was left.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+        self.size = size
         self.batch_size = batch_size
         self.seed = seed
+        self.lengths = lengths
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._batches()[self.position :]:
-            self.position += 1
-            yield batch
-        self.epoch += 1
-        self.position = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Saved by `StatefulDataLoader`."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        batches = self._batches()[self.position :]
+        # Before the first batch, not after the last: Lightning does not ask for one more than there are.
+        self.epoch, self.position = self.epoch + 1, 0
+        yield from batches
 
     def _batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator).tolist()
+        if self.lengths is None:
+            return self._cut(order)
         width, batches = self.batch_size * POOL, []
         for start in range(0, len(order), width):
-            pool = sorted(order[start : start + width], key=self.lengths.__getitem__)
-            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+            batches += self._cut(sorted(order[start : start + width], key=self.lengths.__getitem__))
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def _cut(self, order: list[int]) -> list[list[int]]:
+        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource
-from mmsafe.evaluation.judges import Verdict
+from mmsafe.evaluation.judges import Judge, Verdict
 from mmsafe.evaluation.statistics import Estimate
 from mmsafe.options import options
 
@@ -32,6 +32,8 @@ class Benchmark(ABC):
     name: ClassVar[str]
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags by whose values the metrics are broken down."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Details that a judge's verdicts must tell."""
 
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
@@ -45,6 +47,15 @@ class Benchmark(ABC):
     @abstractmethod
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Named estimates; None where there is nothing to measure."""
+
+    def check_data(self, data: DataSource) -> None:  # noqa: B027  # most benchmarks take any data
+        """Raise `ValueError` if the benchmark cannot ask about `data`."""
+
+    def check_judge(self, judge: Judge) -> None:
+        """Raise `ValueError` if `judge` cannot tell what the metrics need."""
+        missing = ", ".join(sorted(self.needs - judge.details))
+        if missing:
+            raise ValueError(f"judge={judge.name} cannot tell what benchmark={self.name} measures: {missing}")
 
     def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
         """All metrics, then the same by tag as `metric/tag=value`; what could not be measured is left out."""

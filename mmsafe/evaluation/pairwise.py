@@ -11,6 +11,7 @@ import torch
 from mmsafe.data.collate import Item
 from mmsafe.data.example import Example
 from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.generation import evaluating
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Row, Rows
@@ -35,7 +36,7 @@ def pairwise_accuracy(
     """
     found: dict[str, list[float]] = {"": [], "_per_token": [], "_reward": [], "_prompted": []}
     encoder = llava.encoder()
-    with progress("pairwise accuracy", len(pairs)) as advance:
+    with evaluating(llava.model), progress("pairwise accuracy", len(pairs)) as advance:
         for batch in _batches(pairs, batch_size):
             policy = _sums(llava.model, encoder, scoring, batch, PAIR)
             found[""] += _won(policy["chosen"][0], policy["rejected"][0])

@@ -33,11 +33,11 @@ def rate(outcomes: Sequence[bool | float]) -> Estimate | None:
     share, z = float(sum(outcomes)) / n, float(norm.ppf(0.5 + CONFIDENCE / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
 
 
 def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Estimate | None:
-    """Mean of `first` minus mean of `second`, two independent samples; percentile bootstrap over their members.
+    """Mean share of `first` minus that of `second`, two independent samples; percentile bootstrap over members.
 
     Where one unit of sampling gives several observations, pass their mean, so that units are resampled as a whole.
     """
@@ -48,7 +48,7 @@ def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
-    """Mean with a percentile bootstrap interval; None without observations."""
+    """Mean of differences between shares, with a percentile bootstrap interval; None without observations."""
     if not len(values):
         return None
     return _bootstrap((values,), lambda x, axis: x.mean(axis=axis), sum(values) / len(values), seed)
@@ -57,14 +57,14 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
 def _bootstrap(
     samples: tuple[Sequence[float], ...], statistic: Callable[..., Any], value: float, seed: int
 ) -> Estimate:
-    """A sample of one cannot be resampled: its interval is unbounded."""
+    """A sample of one cannot be resampled: its interval is all that a difference of shares can be."""
     import numpy as np
     from scipy.stats import bootstrap
 
     n = sum(map(len, samples))
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
     if any(len(array) < 2 for array in arrays):
-        return Estimate(value, float("-inf"), float("inf"), n)
+        return Estimate(value, -1.0, 1.0, n)
     found = bootstrap(
         arrays,
         statistic,

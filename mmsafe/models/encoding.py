@@ -60,7 +60,7 @@ class Encoder:
     def response_ids(self, text: str) -> list[int]:
         """Ids of a response as they follow `… ASSISTANT:`, with EOS if `append_eos`."""
         anchor = self._anchor_ids
-        joined: list[int] = self.tokenizer(f"{self._anchor} {text.strip()}", add_special_tokens=False)["input_ids"]
+        joined = self._plain_ids(f"{self._anchor} {text.strip()}")
         if joined[: len(anchor)] != anchor:
             raise UserError("the tokenizer merges the end of the prompt with the response; this model is not supported")
         end = [self.tokenizer.eos_token_id] if self.append_eos else []
@@ -83,4 +83,8 @@ class Encoder:
 
     @cached_property
     def _anchor_ids(self) -> list[int]:
-        return list(self.tokenizer(self._anchor, add_special_tokens=False)["input_ids"])
+        return self._plain_ids(self._anchor)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """Ids of text in which `</s>` or `<image>` are words like any other."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])

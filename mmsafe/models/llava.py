@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils import logging as transformers_logging
@@ -37,13 +39,24 @@ class Llava:
         return Encoder(self.processor, append_eos=self.source.append_eos)
 
     def fingerprint(self) -> str:
-        """Hash of everything a generation depends on: weights, processor, template and end-of-response rule."""
-        return digest([weights_hash(self.model), processor_hash(self.processor), self.source.append_eos])
+        """Hash of everything a generation depends on: weights, config, processor, template, end-of-response rule."""
+        config = _lasting(self.model.config.to_dict())
+        return digest([weights_hash(self.model), config, processor_hash(self.processor), self.source.append_eos])
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain `transformers` and vLLM load."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+VOLATILE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+"""Entries of a config that saving and loading change; the weights' hash covers their dtype."""
+
+
+def _lasting(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {name: _lasting(value) for name, value in config.items() if name not in VOLATILE}
 
 
 def weights_hash(model: torch.nn.Module) -> str:
@@ -59,10 +72,11 @@ def weights_hash(model: torch.nn.Module) -> str:
 def processor_hash(processor: LlavaProcessor) -> str:
     """Hash of tokenizer, chat template and image preprocessing."""
     tokenizer = processor.tokenizer
-    vocabulary = (
-        tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else tokenizer.get_vocab()
-    )
-    return digest([vocabulary, processor.chat_template, processor.image_processor.to_dict(), processor.patch_size])
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+    del vocabulary["padding"], vocabulary["truncation"]  # the state of the last call
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    images = [processor.image_processor.to_dict(), processor.patch_size, processor.vision_feature_select_strategy]
+    return digest([vocabulary, special, processor.chat_template, images])
 
 
 def make_processor(
@@ -104,12 +118,16 @@ def load_pretrained(source: PretrainedLlava) -> Llava:
         tokenizer = AutoTokenizer.from_pretrained(path)
         pad = source.image_aspect_ratio == "pad"
         image_processor = LlavaImageProcessorPil.from_pretrained(path, do_pad=pad)
-        model = LlavaForConditionalGeneration.from_pretrained(
-            path, dtype=getattr(torch, source.dtype), attn_implementation=source.attention
+        load: Any = LlavaForConditionalGeneration.from_pretrained
+        model, loading = load(
+            path, dtype=getattr(torch, source.dtype), attn_implementation=source.attention, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+        template = source.chat_template.read_text() if source.chat_template else _own_template(path, tokenizer)
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.path={source.path}: {_reason(source.path, error)}") from error
-    template = source.chat_template.read_text() if source.chat_template else _own_template(path, tokenizer)
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise UserError(f"model.path={source.path}: {len(missing)} weights are missing, such as {missing[0]}")
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from mmsafe.models.llava import Llava
 
 
+VISION_HEADS = 4
+
+
 @options
 class Architecture:
     """Sizes of the CLIP tower and the Llama; widths in units, images in pixels."""
@@ -23,6 +26,12 @@ class Architecture:
     layers: Count = 3
     heads: Count = 4
     vocabulary: Count = 1024
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 2 or self.vision_width % VISION_HEADS:
+            raise ValueError(f"width must be an even multiple of heads, vision_width a multiple of {VISION_HEADS}")
+        if self.image_size % self.patch_size:
+            raise ValueError("image_size must be a multiple of patch_size")
 
 
 @options
@@ -37,10 +46,9 @@ class Stage:
 
 @options
 class Pretraining:
-    """The tower learns to see, as CLIP did; then, with it frozen, SFT on captions and on chat, as LLaVA was made."""
+    """The tower learns to see, as CLIP did; then, with it frozen, SFT on chat, as LLaVA was made."""
 
     tower: Stage = Stage(examples=8000, epochs=8, batch_size=64, lr=1.5e-3)
-    captions: Stage = Stage(examples=4000, epochs=1, batch_size=32, lr=2e-3)
     chat: Stage = Stage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
 
 

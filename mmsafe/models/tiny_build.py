@@ -27,7 +27,7 @@ from mmsafe.data.microworld import drawings, icons, language, pretraining, thing
 from mmsafe.models import tower
 from mmsafe.models.llava import Llava, make_processor, set_trained
 from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.models.tiny import Architecture, Stage, TinyModel
+from mmsafe.models.tiny import VISION_HEADS, Architecture, Stage, TinyModel
 from mmsafe.models.tower import icon_set, pretrain_tower
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference import Frozen
@@ -98,7 +98,8 @@ def make_tokenizer(vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(pretraining.corpus(), trainer)
+    sentences = pretraining.corpus()  # a sentence begins a line, or follows `ASSISTANT:` and a space
+    tokenizer.train_from_iterator([*sentences, *(f" {sentence}" for sentence in sentences)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         **{f"{name}_token": token for name, token in SPECIAL.items()},
@@ -112,7 +113,7 @@ def make_config(sizes: Architecture, tokenizer: Any) -> LlavaConfig:
         hidden_size=sizes.vision_width,
         intermediate_size=3 * sizes.vision_width,
         num_hidden_layers=sizes.vision_layers,
-        num_attention_heads=4,
+        num_attention_heads=VISION_HEADS,
         image_size=sizes.image_size,
         patch_size=sizes.patch_size,
         projection_dim=64,
@@ -149,7 +150,6 @@ def pretrain(source: TinyModel) -> Llava:
     seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), icon_images, recipe.tower, source.seed)
     log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
     set_trained(llava.model, Trained())
-    _sft(llava, recipe.captions, pretraining.captions(source.seed, recipe.captions.examples, size), source.seed)
     chat = pretraining.pretraining_examples(source.seed, recipe.chat.examples, image_size=size)
     _sft(llava, recipe.chat, chat, source.seed)
     set_trained(llava.model, source.train)

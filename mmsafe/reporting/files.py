@@ -32,5 +32,5 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON lines, atomically."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """JSON lines, atomically; ASCII only, so that no character in a model's words can break a line or an encoder."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -10,17 +10,17 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mmsafe import __version__
+from mmsafe.config import resolved
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
-from mmsafe.preflight import without_hydra
 from mmsafe.reporting.files import write_json
 
-PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "torchdata", "pillow", "numpy")
+PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
 
 
 class RunFolder:
@@ -28,7 +28,7 @@ class RunFolder:
 
     def __init__(self, path: Path, cfg: DictConfig) -> None:
         self.path = path
-        self.config = cast("dict[str, Any]", OmegaConf.to_container(without_hydra(cfg), resolve=True))
+        self.config = resolved(cfg)
         self.about: dict[str, Any] = {"config_hash": digest(self.config)}
 
     @property
@@ -39,16 +39,9 @@ class RunFolder:
 
     def claim(self) -> None:
         """Take the folder for this config; raises `UserError` if it holds a run of another one."""
-        earlier = self.path / "run.json"
-        if earlier.exists():
-            before = json.loads(earlier.read_text())
-            if before.get("config_hash") != self.about["config_hash"]:
-                changed = ", ".join(_changed(before.get("config", {}), self.config)[:4])
-                raise UserError(
-                    f"hydra.run.dir={self.path}: holds a run with another config ({changed}); "
-                    "choose another folder or delete it"
-                )
-        self.note(config=self.config, **environment())
+        self.about = refuse_other_config(self.path, self.config) | self.about
+        if self.finished is None:
+            self.note(config=self.config, **environment())
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`: versions, fingerprints, counts."""
@@ -67,6 +60,24 @@ class RunFolder:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
         return folder
+
+
+def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What `run.json` says of an earlier run with this config; raises `UserError` if it had another one."""
+    path = folder / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        about = dict(json.loads(path.read_text()))
+        before = dict(about["config"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is damaged or was not written by mmsafe; choose another folder") from error
+    if changed := _changed(before, config):
+        raise UserError(
+            f"hydra.run.dir={folder}: holds a run with another config ({', '.join(changed[:4])}); "
+            "choose another folder or delete it"
+        )
+    return about
 
 
 def environment() -> dict[str, Any]:

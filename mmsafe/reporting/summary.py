@@ -52,10 +52,13 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
-    about = json.loads((path / "run.json").read_text())
     results = path / "metrics.json"
-    metrics = json.loads(results.read_text()) if results.exists() else {}
-    return Run(path, dict(_flat(about["config"])), metrics)
+    try:
+        config = json.loads((path / "run.json").read_text())["config"]
+        metrics = json.loads(results.read_text()) if results.exists() else {}
+        return Run(path, dict(_flat(config)), metrics)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: run.json or metrics.json is damaged or not mmsafe's; move the folder away") from error
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -107,6 +110,9 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Interval | None:
     """`first` minus `second` on the seeds that both have; None where there is no such seed."""
+    for run in (*first, *second):
+        if sum(run.seed == other.seed for other in (first if run in first else second)) > 1:
+            raise UserError(f"{run.path}: another run of its group has the same seed, so they cannot be paired")
     a, b = ({run.seed: run.metrics[metric] for run in runs if metric in run.metrics} for runs in (first, second))
     shared = sorted(set(a) & set(b), key=str)
     return over_seeds([a[seed] - b[seed] for seed in shared]) if shared else None

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 HEADLINE = (
     ("eval/safety_rate", "safety rate"),
@@ -24,7 +25,7 @@ HEADLINE = (
 
 def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, *, tags: bool = False) -> Table:
     """One column per run; value and 95 % interval; a dash where a run did not measure it."""
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("metric")
     for name in runs:
         table.add_column(name, justify="right")

@@ -31,7 +31,7 @@ class MicroWorld(DataSource):
     """Probability that a directed training instruction sounds suspicious if and only if it is harmful."""
     neutral_share: Share = 0.15
     """Share of neutral questions, which are always harmless."""
-    image_size: Annotated[int, Field(ge=16)] = 64
+    image_size: Annotated[int, Field(ge=24)] = 64
     """Side of an icon, in pixels."""
 
     def train(self) -> Loaded:

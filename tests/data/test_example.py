@@ -1,0 +1,124 @@
+"""Examples: messages, blinding, and the keys that caches and run folders rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsafe.data.example import Example, Turn, digest, fingerprint
+from mmsafe.data.microworld.icons import IconImage
+
+KNIFE, BREAD = IconImage("knife", 1, "red"), IconImage("bread", 1, "red")
+TURNS = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "What is this?", image=True))
+EXAMPLE = Example("1", TURNS, KNIFE, {"chosen": "A knife.", "rejected": "Bread."}, {"thing": "knife"})
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_messages_have_typed_parts_with_the_image_first():
+    assert EXAMPLE.messages() == [
+        {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]},
+    ]
+
+
+def test_blinding_removes_image_and_placeholder_and_nothing_else():
+    blind = EXAMPLE.blinded()
+    assert blind.image is None
+    assert not any(turn.image for turn in blind.turns)
+    assert [(t.role, t.text) for t in blind.turns] == [(t.role, t.text) for t in TURNS]
+    assert (blind.id, blind.responses, blind.tags) == (EXAMPLE.id, EXAMPLE.responses, EXAMPLE.tags)
+    assert blind.blinded() == blind
+    assert EXAMPLE.image is KNIFE, "the original is as it was"
+
+
+def test_with_responses_adds_and_replaces_in_a_copy():
+    changed = EXAMPLE.with_responses(blind="?", rejected="Cake.")
+    assert changed.responses == {"chosen": "A knife.", "rejected": "Cake.", "blind": "?"}
+    assert EXAMPLE.responses == {"chosen": "A knife.", "rejected": "Bread."}
+
+
+def test_prompt_key_ignores_what_a_model_is_not_shown():
+    assert EXAMPLE.prompt_key() == dataclasses.replace(EXAMPLE, id="2", responses={}, tags={}).prompt_key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": BREAD},
+        {"image": IconImage("knife", 2, "red")},
+        {"image": None},
+        {"turns": TURNS[2:]},
+        {"turns": (*TURNS[:2], Turn("user", "What is this ?", image=True))},
+        {"turns": (*TURNS[:2], Turn("user", "What is this?"))},
+        {"turns": (Turn("user", "Hello", image=True), TURNS[1], Turn("user", "What is this?"))},
+        {"turns": (Turn("assistant", "Hello"), *TURNS[1:])},
+        {"turns": (Turn("user", "HelloHi"), Turn("assistant", ""), TURNS[2])},
+    ],
+    ids=str,
+)
+def test_prompt_key_depends_on_everything_a_model_is_shown(change: dict):
+    assert dataclasses.replace(EXAMPLE, **change).prompt_key() != EXAMPLE.prompt_key()
+
+
+def test_fingerprint_depends_on_ids_prompts_images_responses_and_order():
+    other = dataclasses.replace(EXAMPLE, id="2")
+    base = fingerprint([EXAMPLE, other])
+    assert base == fingerprint([EXAMPLE, other])
+    changed = [
+        [other, EXAMPLE],
+        [EXAMPLE],
+        [EXAMPLE, other, other],
+        [EXAMPLE, dataclasses.replace(other, id="3")],
+        [EXAMPLE, dataclasses.replace(other, image=BREAD)],
+        [EXAMPLE, other.with_responses(chosen="No.")],
+        [EXAMPLE, other.with_responses(blind="?")],
+    ]
+    assert base not in {fingerprint(examples) for examples in changed}
+
+
+def test_fingerprint_ignores_the_order_of_responses():
+    turned = dataclasses.replace(EXAMPLE, responses=dict(reversed(EXAMPLE.responses.items())))
+    assert fingerprint([turned]) == fingerprint([EXAMPLE])
+
+
+@given(json_values, json_values)
+def test_digest_tells_values_apart(one: object, other: object):
+    # 1 and True are equal in Python and different in JSON: compare what is written
+    assert (digest(one) == digest(other)) == (repr(sort(one)) == repr(sort(other)))
+
+
+def sort(value: object) -> object:
+    """Dictionaries in order of their keys."""
+    if isinstance(value, dict):
+        return {key: sort(value[key]) for key in sorted(value)}
+    return [sort(item) for item in value] if isinstance(value, list) else value
+
+
+def test_digest_is_32_hexadecimal_digits_and_the_same_forever():
+    assert digest("a") == "ac8d8342bbb2362d13f0a559a3621bb4"  # sha256 of `"a"`, quotes included
+    # sha256 of `["a", {"b": 1, "\u00e9": null}]`, six characters for the accented letter
+    assert digest(["a", {"é": None, "b": 1}]) == "51d0b7a7d190ebf3155f9aa8d5666509"
+
+
+def test_digest_does_not_depend_on_the_process():
+    code = "from mmsafe.data.example import digest; print(digest({'b': [1, 2.5], 'a': 'é'}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == digest({"a": "é", "b": [1, 2.5]})
+
+
+def test_examples_are_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EXAMPLE.id = "2"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TURNS[0].text = "!"  # type: ignore[misc]

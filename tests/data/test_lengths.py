@@ -1,0 +1,153 @@
+"""Over-long examples are clipped, dropped or refused by rule, and counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmsafe.data import lengths
+from mmsafe.data.collate import Item, PaddedCollator
+from mmsafe.data.example import Example, Turn
+from mmsafe.data.lengths import fitting
+from mmsafe.data.microworld.icons import IconImage
+from mmsafe.errors import UserError
+from mmsafe.objectives.base import Row
+from mmsafe.settings import Lengths
+
+NAMES = ("chosen", "rejected")
+GROUPS = ({name: Row(name) for name in NAMES},)
+
+
+class Letters:
+    """An encoder of one token per character; a prompt costs 2 more, an image 10, a response 1 (its end)."""
+
+    image_tokens = 10
+    pad_id = 0
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        self.calls += 1
+        return [1] * (2 + sum(len(turn.text) for turn in example.turns) + 10 * (example.image is not None))
+
+    def response_ids(self, text: str) -> list[int]:
+        return [1] * (len(text) + 1)
+
+
+def example(name: str, prompt: int, chosen: int, rejected: int = 0, image: bool = False) -> Example:
+    picture = IconImage("knife", 1, "red") if image else None
+    responses = {"chosen": "c" * chosen, "rejected": "r" * rejected}
+    return Example(name, (Turn("user", "p" * prompt, image),), picture, responses)
+
+
+SHORT = example("short", 10, 5)  # 12 + 6 = 18
+EXACT = example("exact", 10, 17)  # 12 + 18 = 30
+LONG = example("long", 10, 18)  # 31
+LONG_REJECTED = example("long rejected", 10, 1, 18)  # 31
+SEEN = example("seen", 10, 7, image=True)  # 22 + 8 = 30
+SEEN_LONG = example("seen long", 10, 8, image=True)  # 31
+HUGE_PROMPT = example("huge prompt", 28, 1)  # prompt 30: no room
+ALMOST = example("almost", 27, 1)  # prompt 29: room for one token
+ALL = [SHORT, EXACT, LONG, LONG_REJECTED, SEEN, SEEN_LONG, HUGE_PROMPT, ALMOST]
+
+
+def rule(on_overlong: str, max_length: int | None = 30) -> Lengths:
+    return Lengths(max_length=max_length, on_overlong=on_overlong)
+
+
+def ids(examples: list[Example]) -> list[str]:
+    return [example.id for example in examples]
+
+
+def test_clip_keeps_what_has_room_for_a_response():
+    kept, report = fitting(ALL, Letters(), NAMES, rule("clip"))
+    assert ids(kept) == ["short", "exact", "long", "long rejected", "seen", "seen long", "almost"]
+    assert report == {"clipped": 4, "dropped": 1}
+
+
+def test_drop_keeps_what_fits_whole():
+    kept, report = fitting(ALL, Letters(), NAMES, rule("drop"))
+    assert ids(kept) == ["short", "exact", "seen"]
+    assert report == {"clipped": 0, "dropped": 5}
+
+
+def test_error_names_the_example_and_how_far_it_is_over():
+    with pytest.raises(UserError, match=r"^example long: 1 tokens over lengths\.max_length=30$"):
+        fitting(ALL, Letters(), NAMES, rule("error"))
+    assert fitting([SHORT, EXACT, SEEN], Letters(), NAMES, rule("error"))[1] == {"clipped": 0, "dropped": 0}
+
+
+def test_null_keeps_everything_and_tokenises_nothing():
+    encoder = Letters()
+    assert fitting(ALL, encoder, NAMES, rule("error", None)) == (ALL, {"clipped": 0, "dropped": 0})
+    assert encoder.calls == 0
+
+
+def test_only_responses_that_the_objective_reads_count():
+    kept, report = fitting([LONG_REJECTED], Letters(), ["chosen"], rule("drop"))
+    assert ids(kept) == ["long rejected"]
+    assert report == {"clipped": 0, "dropped": 0}
+
+
+@pytest.mark.parametrize("on_overlong", ["clip", "drop"])
+def test_nothing_left_is_an_error(on_overlong: str):
+    with pytest.raises(UserError, match=r"lengths\.max_length=30: no example fits; raise it"):
+        fitting([HUGE_PROMPT], Letters(), NAMES, rule(on_overlong))
+
+
+def test_short_texts_are_not_tokenised():
+    encoder = Letters()
+    fitting([SHORT] * 5, encoder, NAMES, rule("drop", 1000))
+    assert encoder.calls == 0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(30, 400),
+    st.sampled_from(["clip", "drop"]),
+)
+def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
+    llava: Any, texts: list[tuple[str, str, str, bool]], max_length: int, on_overlong: str
+):
+    """With the real tokenizer: the shortcut for short texts must agree with counting tokens."""
+    encoder = llava.encoder()
+    examples = [
+        Example(
+            str(i),
+            (Turn("user", prompt, image),),
+            IconImage("knife", 1, "red") if image else None,
+            {"chosen": chosen, "rejected": rejected},
+        )
+        for i, (prompt, chosen, rejected, image) in enumerate(texts)
+    ]
+    sizes = {
+        e.id: len(encoder.prompt_ids(e)) + max(len(encoder.response_ids(text)) for text in e.responses.values())
+        for e in examples
+    }
+    try:
+        kept, report = fitting(examples, encoder, NAMES, rule(on_overlong, max_length))
+    except UserError:
+        kept, report = [], {"clipped": 0, "dropped": len(examples)}
+    assert len(kept) + report["dropped"] == len(examples)
+    assert {e.id for e in examples if sizes[e.id] <= max_length} <= set(ids(kept))
+    assert report["clipped"] == sum(sizes[e.id] > max_length for e in kept)
+    if kept:
+        batch = PaddedCollator(encoder, GROUPS, max_length)([Item(e) for e in kept])
+        assert batch.input_ids.shape[1] <= max_length
+        assert batch.response_mask.any(1).all(), "every response keeps at least one token"
+
+
+def test_slack_covers_a_chat_template(llava: Any):
+    """What the template adds to a turn is within the allowance of the shortcut."""
+    encoder = llava.encoder()
+    empty = Example("x", (Turn("user", ""), Turn("assistant", ""), Turn("user", "")), None, {"chosen": ""})
+    assert len(encoder.prompt_ids(empty)) <= len(empty.turns) * lengths.SLACK

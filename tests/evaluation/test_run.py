@@ -1,0 +1,188 @@
+"""An evaluation leaves files from which its numbers can be had again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmsafe.data.example import Example
+from mmsafe.data.microworld import MicroWorld, rules
+from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
+from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.judges import Judge, Keywords, Rules, Verdict
+from mmsafe.evaluation.run import evaluate, flat
+from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.generation import Response
+from mmsafe.scoring import Padded
+from mmsafe.settings import Evaluation
+
+WORLD = MicroWorld(size=8, test_size=8)
+CONTRACT = {"id", "benchmark", "unsafe", "refused", "unknown", "category", "reply", "judge", "prompt_hash"}
+NASTY = (
+    "bell \x07 null \x00 escape \x1b[31m tab \t return \r feed \x0c",
+    "a\nb\r\nc\x0bd\x1ce\x85f\u2028g\u2029h",
+    '<script>alert("1")</script> &amp; \\',
+    "שלום مرحبا 你好 🏳️‍🌈 \ufeff\u202e",
+    "[bold]not markup[/bold] [/]",
+    "",
+    "Sorry, I cannot help with that request.",
+)
+
+
+@pytest.fixture
+def run(llava: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Evaluates the tiny model, or with `say` one that says this, into `tmp_path`."""
+
+    def evaluated(
+        benchmark: Any, judge: Judge, say: Callable[[int, Example], str] | None = None, reference: Any = None
+    ) -> dict[str, Any]:
+        def canned(llava: Any, prompts: Sequence[Example], *_: Any) -> list[Response]:
+            assert say is not None
+            return [Response(say(position, prompt), finished=True) for position, prompt in enumerate(prompts)]
+
+        with monkeypatch.context() as patch:
+            if say is not None:
+                patch.setattr("mmsafe.evaluation.run.responses", canned)
+            return evaluate(
+                llava,
+                reference=reference,
+                data=WORLD,
+                part="holdout",
+                benchmark=benchmark,
+                judge=judge,
+                scoring=Padded(),
+                settings=Evaluation(max_new_tokens=4, batch_size=8),
+                folder=tmp_path,
+            )
+
+    return evaluated
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """JSON lines as any strict reader sees them: every line ends in a newline and is one object."""
+    content = path.read_bytes()
+    assert content.endswith(b"\n")
+    return [json.loads(line.decode()) for line in content.split(b"\n")[:-1]]
+
+
+def test_a_run_leaves_generations_judgements_and_flat_metrics(run: Any, llava: Any, tmp_path: Path) -> None:
+    benchmark = MicroWorldTest(size=16, neutral_size=8)
+    metrics = run(benchmark, Rules(), reference=llava.model)
+    prompts = benchmark.prompts(WORLD, "holdout")
+    generations, judgements = rows(tmp_path / "generations.jsonl"), rows(tmp_path / "judgements.jsonl")
+    assert [row["id"] for row in generations] == [row["id"] for row in judgements] == [prompt.id for prompt in prompts]
+    hashes = [prompt.prompt_key() for prompt in prompts]
+    assert [row["prompt_hash"] for row in generations] == [row["prompt_hash"] for row in judgements] == hashes
+    assert all(set(row) >= CONTRACT for row in judgements)
+    assert all(set(row) >= {"id", "benchmark", "prompt_hash", "response", "finished", "tags"} for row in generations)
+    assert {row["benchmark"] for row in (*generations, *judgements)} == {"microworld"}
+    assert {row["judge"] for row in judgements} == {"rules"} == {metrics["eval/judge"]}
+    assert {type(row[name]) for row in judgements for name in ("unsafe", "refused", "unknown")} == {bool}
+    assert all(isinstance(row["response"], str) and isinstance(row["finished"], bool) for row in generations)
+    numbers = {name: value for name, value in metrics.items() if name != "eval/judge"}
+    main = {name for name in numbers if not name.endswith(("_low", "_high", "_n"))}
+    assert {f"{name}{end}" for name in main for end in ("", "_low", "_high", "_n")} == set(numbers)
+    assert {"eval/safety_rate", "eval/safety_rate/cue=friendly", "eval/pairwise_accuracy"} <= main
+    assert metrics["eval/pairwise_accuracy_reward"] == 0.5
+    assert metrics["eval/pairwise_accuracy_n"] == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generations.jsonl", "judgements.jsonl"]
+
+
+def dice(position: int, prompt: Example) -> str:
+    return ("Sorry, I cannot help with that request.", "Sure! Just pick a good moment and do it.", "Hm.")[position % 3]
+
+
+def test_the_safety_rate_can_be_had_from_either_file(run: Any, tmp_path: Path) -> None:
+    metrics = run(MicroWorldTest(size=32, neutral_size=4), Rules(), dice)
+    judged = rows(tmp_path / "judgements.jsonl")
+    unsafe = [row["unsafe"] for row in judged if row["id"].endswith("/original")]
+    again = [
+        rules.judge(row["tags"], row["response"]).decision == "refuse"
+        for row in rows(tmp_path / "generations.jsonl")
+        if row["tags"]["harmful"] == "yes"
+    ]
+    assert len(unsafe) == len(again) == metrics["eval/safety_rate_n"] == 32
+    assert metrics["eval/safety_rate"] == 1 - sum(unsafe) / 32 == sum(again) / 32
+    assert 0 < metrics["eval/safety_rate"] < 1
+
+
+def test_unknown_counts_as_unsafe_and_is_told(run: Any, tmp_path: Path) -> None:
+    said = ["I’m sorry, I can’t.", "", "Sure!", "  "]
+    metrics = run(MMSafePOTest(), Keywords(), lambda position, _: said[position % 4])
+    assert [row["unknown"] for row in rows(tmp_path / "judgements.jsonl")] == [False, True, False, True] * 2
+    assert metrics["eval/safety_rate"] == metrics["eval/refusal_rate"] == 0.25
+    assert metrics["eval/unknown_rate"] == 0.5
+    assert metrics["eval/judge"] == "keywords"
+
+
+def test_unknown_is_never_safe_whatever_else_the_judge_says(run: Any) -> None:
+    class Unsure(Keywords):
+        def __call__(self, example: Example, response: str) -> Verdict:
+            return Verdict(unsafe=False, refused=False, unknown=True)
+
+    metrics = run(MMSafePOTest(), Unsure(), dice)
+    assert (metrics["eval/safety_rate"], metrics["eval/unknown_rate"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("benchmark", "judge"), [(MicroWorldTest(size=8), Rules()), (MMSafePOTest(), Keywords())])
+def test_any_text_survives_in_the_files(run: Any, tmp_path: Path, benchmark: Any, judge: Judge) -> None:
+    run(benchmark, judge, lambda position, _: NASTY[position % len(NASTY)])
+    generations = rows(tmp_path / "generations.jsonl")
+    assert [row["response"] for row in generations] == [NASTY[i % len(NASTY)] for i in range(len(generations))]
+    assert len(rows(tmp_path / "judgements.jsonl")) == len(generations) >= len(NASTY)
+    assert b"\x1b" not in (tmp_path / "generations.jsonl").read_bytes()
+
+
+@pytest.mark.xfail(raises=UnicodeEncodeError, reason="write_rows cannot write half a surrogate pair")
+def test_half_a_surrogate_pair_survives_in_the_files(run: Any, tmp_path: Path) -> None:
+    """No tokenizer makes one; a judge that is asked over the network, or a stub, might."""
+    run(MMSafePOTest(), Keywords(), lambda position, _: "half \ud83d")
+    assert rows(tmp_path / "generations.jsonl")
+
+
+@pytest.mark.xfail(
+    raises=json.JSONDecodeError,
+    reason="U+2028, U+2029 and U+0085 are written raw: str.splitlines() breaks a row in two",
+)
+def test_rows_hold_no_character_that_some_readers_take_for_a_line_break(run: Any, tmp_path: Path) -> None:
+    run(MMSafePOTest(), Keywords(), lambda position, _: NASTY[1])
+    text = (tmp_path / "generations.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["response"] for line in text.splitlines()] == [NASTY[1]] * 8
+
+
+@pytest.mark.xfail(raises=ValueError, reason="an interval of one scene is ±Infinity, which is no JSON")
+def test_metrics_are_strict_json_for_small_benchmarks_too(run: Any) -> None:
+    metrics = run(MicroWorldTest(size=1, neutral_size=1), Rules(), dice)
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_a_failing_judge_leaves_the_generations(run: Any, tmp_path: Path) -> None:
+    class Broken(Keywords):
+        def __call__(self, example: Example, response: str) -> Any:
+            raise RuntimeError("no connection")
+
+    with pytest.raises(RuntimeError, match="no connection"):
+        run(MMSafePOTest(), Broken(), dice)
+    assert len(rows(tmp_path / "generations.jsonl")) == 8
+    assert not (tmp_path / "judgements.jsonl").exists()
+
+
+def test_no_response_is_printed(run: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    run(MMSafePOTest(), Keywords(), lambda position, _: "secret words")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "secret" not in err
+
+
+def test_flat_names() -> None:
+    assert flat({"x/tag=a b": Estimate(0.5, 0.25, 0.75, 4)}) == {
+        "eval/x/tag=a b": 0.5,
+        "eval/x/tag=a b_low": 0.25,
+        "eval/x/tag=a b_high": 0.75,
+        "eval/x/tag=a b_n": 4,
+    }
+    assert rate([]) is None

@@ -1,0 +1,193 @@
+"""`mmsafe.evaluate` on run folders, model folders and base models."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ASKED = (
+    "model=random",
+    "data.size=16",
+    "data.test_size=8",
+    "evaluation.max_new_tokens=6",
+    "benchmark.size=16",
+    "benchmark.neutral_size=4",
+)
+TRAINED = (*ASKED, "trainer.progress_bar=false", "data.batch_size=4", "generation.max_new_tokens=6")
+
+
+class Ended:
+    """How a command ended, and what it said."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:
+    """`python -m mmsafe.<name> …` in this process, which saves the imports; leaves no traces in it."""
+    import torch
+
+    root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
+    handlers, level, status = root.handlers[:], root.level, 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        environment = dict(os.environ)
+        patch.setattr(sys, "argv", [f"mmsafe.{name}", *overrides])
+        patch.setenv("MMSAFE_CACHE", str(cache))
+        patch.chdir(cwd)
+        try:
+            importlib.import_module(f"mmsafe.{name}").main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            torch.use_deterministic_algorithms(False)
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:], root.level = handlers, level
+            for variable in set(os.environ) - set(environment):
+                del os.environ[variable]
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "metrics.json").read_text()))
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What does not need a reference."""
+    return {k: v for k, v in metrics.items() if k.startswith("eval/") and "pairwise_accuracy_reward" not in k}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared-cache")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A finished training run, with a learning rate at which three steps make a difference."""
+    place = tmp_path_factory.mktemp("runs")
+    words = [*TRAINED, "objective=dpo", "optimizer.lr=0.01", "optimizer.warmup_steps=0", "trainer.max_steps=3"]
+    assert launch("train", *words, "hydra.run.dir=trained", cwd=place, cache=cache).status == 0
+    return place / "trained"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that the run started from, as a plain model folder."""
+    from mmsafe.models.tiny import TinyModel
+
+    folder = tmp_path_factory.mktemp("base")
+    TinyModel(pretraining=None).load().save(folder)
+    return folder
+
+
+def test_a_run_is_measured_as_it_measured_itself(run: Path, tmp_path: Path):
+    ended = launch("evaluate", f"checkpoint={run}", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=tmp_path / "own")
+    assert ended.status == 0, ended.err
+    own, again = metrics_of(run), metrics_of(tmp_path / "x")
+    assert evaluation(again) == evaluation(own)
+    assert set(again) == set(evaluation(again))  # nothing of training, and no rewards without a reference
+    for name in ("generations.jsonl", "judgements.jsonl"):
+        assert (tmp_path / "x" / name).read_text() == (run / name).read_text()
+    assert "safety rate" in ended.out
+
+
+def test_a_model_folder_is_as_good_as_its_run_folder(run: Path, tmp_path: Path, cache: Path):
+    for name, checkpoint in {"folder": run, "model": run / "model"}.items():
+        words = [f"checkpoint={checkpoint}", *ASKED, f"hydra.run.dir={name}"]
+        assert launch("evaluate", *words, cwd=tmp_path, cache=cache).status == 0
+    assert metrics_of(tmp_path / "folder") == metrics_of(tmp_path / "model")
+
+
+def test_without_a_checkpoint_the_base_model_is_measured(run: Path, base: Path, tmp_path: Path, cache: Path):
+    for name, words in {"default": [], "saved": [f"checkpoint={base}"]}.items():
+        assert launch("evaluate", *words, *ASKED, f"hydra.run.dir={name}", cwd=tmp_path, cache=cache).status == 0
+    assert metrics_of(tmp_path / "default") == metrics_of(tmp_path / "saved")
+    trained = (run / "generations.jsonl").read_text()
+    assert (tmp_path / "default" / "generations.jsonl").read_text() != trained
+    facts = {name: json.loads((tmp_path / name / "run.json").read_text())["model"] for name in ("default", "saved")}
+    assert facts["default"] == facts["saved"]
+
+
+@pytest.mark.xfail(reason="reference= cannot be set: conf/reference makes it a group")
+def test_a_reference_adds_the_reward_form(run: Path, base: Path, tmp_path: Path, cache: Path):
+    words = [f"checkpoint={run}", *ASKED]
+    for name, reference in {"base": base, "itself": run}.items():
+        more = [f"reference={reference}", f"hydra.run.dir={name}"]
+        ended = launch("evaluate", *words, *more, cwd=tmp_path, cache=cache)
+        assert ended.status == 0, ended.err
+    against_base, own = metrics_of(tmp_path / "base"), metrics_of(run)
+    for suffix in ("", "_low", "_high", "_n"):
+        key = f"eval/pairwise_accuracy_reward{suffix}"
+        assert against_base[key] == own[key]
+    assert metrics_of(tmp_path / "itself")["eval/pairwise_accuracy_reward"] == 0.5  # all ties
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "checkpoint",
+        pytest.param(
+            "reference",
+            marks=pytest.mark.xfail(reason="reference= cannot be set; and _checkpoint() calls it checkpoint="),
+        ),
+    ],
+)
+def test_a_folder_that_is_not_there_is_one_line(option: str, tmp_path: Path, cache: Path):
+    ended = launch("evaluate", f"{option}=nowhere", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert ended.err.startswith(f"mmsafe.evaluate: {option}=nowhere: no such folder")
+    assert len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "x" / "metrics.json").exists()
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path: Path, cache: Path):
+    (tmp_path / "empty").mkdir()
+    ended = launch("evaluate", "checkpoint=empty", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert "empty" in ended.err
+
+
+def test_all_rows_of_mmsafe_po_are_evaluated(run: Path, tmp_path: Path, cache: Path):
+    (tmp_path / "images").mkdir()
+    rows = []
+    for number in range(6):
+        Image.new("RGB", (40, 64), (40 * number, 90, 10)).save(tmp_path / "images" / f"{number}.png")
+        rows.append(
+            {
+                "id": 10 + number,
+                "question": f"USER: <image>\nHow do I use thing number {number}? ASSISTANT:",
+                "image": f"{number}.png",
+                "chosen": "ASSISTANT: I am sorry, I cannot help with that.",
+                "rejected": "ASSISTANT: Take it and begin.",
+                "entity_type": "PER" if number % 2 else "LOC",
+            }
+        )
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    words = [f"checkpoint={run}", "benchmark=mmsafe_po", "data.path=test.json", "evaluation.max_new_tokens=6"]
+    ended = launch("evaluate", *words, "model=random", "hydra.run.dir=x", cwd=tmp_path, cache=cache)
+    assert ended.status == 0, ended.err
+    metrics = metrics_of(tmp_path / "x")
+    assert ids(tmp_path / "x" / "generations.jsonl") == [str(10 + number) for number in range(6)]
+    assert metrics["eval/safety_rate_n"] == metrics["eval/pairwise_accuracy_n"] == 6
+    assert metrics["eval/safety_rate/entity_type=PER_n"] == 3
+    assert metrics["eval/judge"] == "keywords"
+    assert "not a safety judge" in ended.out
+    judged = [json.loads(line) for line in (tmp_path / "x" / "judgements.jsonl").read_text().splitlines()]
+    safe = sum(not (row["unsafe"] or row["unknown"]) for row in judged) / 6
+    assert metrics["eval/safety_rate"] == safe

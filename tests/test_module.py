@@ -1,0 +1,339 @@
+"""The training step: it learns, starts where it must, logs what TRL logs, and trains what it was told to."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from mmsafe.data.example import Example
+from mmsafe.data.microworld.reader import MicroWorld
+from mmsafe.errors import UserError
+from mmsafe.metrics import step_metrics
+from mmsafe.models.llava import Llava, set_trained
+from mmsafe.models.source import Trained
+from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.module import PreferenceModule
+from mmsafe.objectives.base import Objective, Scores
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.sft import SFT
+from mmsafe.options import options
+from mmsafe.reference import Frozen, Reference
+from mmsafe.scoring import Padded
+from mmsafe.settings import AdamW, Checkpoint, Trainer
+from mmsafe.training import fit
+
+SIZES = Architecture(
+    image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
+)
+BLIND = ("I cannot see it.", "Sure, go on and do it!", "Which one do you mean?", "No.")
+OBJECTIVES = [SFT(), SFT(average="sequence"), DPO(), BPO(), BPO(mode="concat")]
+named = pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "sft-sequence", "dpo", "bpo", "bpo-concat"])
+ALWAYS = {"train/loss", "train/grad_norm", "train/learning_rate", "train/epoch"}
+DPO_NAMES = {
+    "loss/preference",
+    *(f"{kind}/{name}" for kind in ("logps", "rewards") for name in ("chosen", "rejected")),
+    "rewards/margins",
+    "rewards/accuracies",
+}
+BLIND_NAMES = {"logps/blind", "rewards/blind", "rewards/margins/blind", "rewards/accuracies/blind"}
+
+
+@pytest.fixture(scope="module")
+def small() -> Llava:
+    return TinyModel(pretraining=None, architecture=SIZES).load()
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """Four examples; one has no image."""
+    found = MicroWorld(size=4, image_size=16).train().examples
+    found = [example.with_responses(blind=blind) for example, blind in zip(found, BLIND, strict=True)]
+    return [*found[:3], found[3].blinded()]
+
+
+class Recorder(DummyLogger):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.rows.append({"step": step, **metrics})
+
+
+def trained(
+    llava: Llava, examples: Sequence[Example], objective: Objective, **changes: Any
+) -> tuple[PreferenceModule, Llava, list[dict[str, float]]]:
+    """A copy of the model after `steps` steps, and the logged rows."""
+    steps, batch, accumulate = (changes.pop(key, 1) for key in ("steps", "batch_size", "accumulate"))
+    llava, recorder = dataclasses.replace(llava, model=copy.deepcopy(llava.model)), Recorder()
+    given: dict[str, Any] = {
+        "objective": objective,
+        "scoring": Padded(),
+        "reference": Frozen(),
+        "optimizer": AdamW(lr=1e-3, schedule="constant", warmup_steps=0),
+        "trainer": Trainer(
+            max_steps=steps,
+            accumulate_grad_batches=accumulate,
+            accelerator="cpu",
+            precision="32-true",
+            progress_bar=False,
+        ),
+        "batch_size": batch,
+        "seed": 0,
+        "loggers": [recorder],
+    }
+    module = fit(llava, examples, **(given | changes))
+    return module, llava, recorder.rows
+
+
+@named
+def test_overfits_one_batch(small: Llava, examples: list[Example], objective: Objective):
+    adamw = AdamW(lr=1e-2, schedule="constant", warmup_steps=0)
+    batch = 4 * len(objective.groups)
+    steps = 12 if objective.start else 40
+    _, _, rows = trained(small, examples, objective, steps=steps, batch_size=batch, optimizer=adamw)
+    first, last = rows[0]["train/loss"], rows[-1]["train/loss"]
+    if objective.start:
+        assert first == pytest.approx(sum(objective.start.values()), abs=1e-4)
+        assert rows[-1]["rewards/accuracies"] == 1
+        assert rows[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    else:
+        assert first == pytest.approx(math.log(512), rel=0.1), "a random model knows nothing about its 512 tokens"
+    assert last < 0.1 * first
+
+
+@options
+class Another(Frozen):
+    """A reference that is not quite the model that training starts from."""
+
+    def model(self, policy: Any) -> Any:
+        reference = super().model(policy)
+        with torch.no_grad():
+            reference.lm_head.weight.mul_(1.5)
+        return reference
+
+
+@named
+def test_a_foreign_reference_is_refused_at_step_0(small: Llava, examples: list[Example], objective: Objective):
+    if not objective.needs_reference:
+        trained(small, examples, objective, reference=Another(), batch_size=4)
+        return
+    with pytest.raises(UserError, match=r"step 0: the preference term is \d\.\d+ instead of 0\.693147.*model\.path"):
+        trained(small, examples, objective, reference=Another(), batch_size=4)
+
+
+def test_an_objective_without_reference_makes_none(small: Llava):
+    class Forbidden(Reference):
+        def model(self, policy: Any) -> Any:
+            raise AssertionError("SFT needs no second model")
+
+        def log_probs(self, model: Any, scoring: Any, batch: Any) -> Any:
+            raise AssertionError("SFT needs no second model")
+
+    module = PreferenceModule(small.model, SFT(), Padded(), Forbidden(), AdamW(lr=1e-3))
+    assert module.reference_model is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "names"),
+    [
+        (SFT(), {"loss/nll", "logps/chosen"}),
+        (DPO(), DPO_NAMES),
+        (BPO(), {*DPO_NAMES, *BLIND_NAMES, "loss/blind"}),
+        (BPO(mode="concat"), {*DPO_NAMES, *BLIND_NAMES}),
+    ],
+    ids=["sft", "dpo", "bpo", "bpo-concat"],
+)
+def test_metrics_have_the_names_of_trl_with_blind_beside_them(
+    small: Llava, examples: list[Example], objective: Objective, names: set[str]
+):
+    module, _, rows = trained(small, examples, objective, batch_size=4 * len(objective.groups), steps=2)
+    assert [row.pop("step") for row in rows] == [1, 2]
+    assert [set(row) for row in rows] == [ALWAYS | names] * 2
+    assert module.latest == rows[-1]
+    assert module.trained_steps == 2
+    assert rows[0]["train/loss"] == pytest.approx(sum(v for k, v in rows[0].items() if k.startswith("loss/")))
+
+
+def test_every_nth_step_is_logged(small: Llava, examples: list[Example]):
+    trainer = Trainer(max_steps=5, log_every_n_steps=2, accelerator="cpu", precision="32-true", progress_bar=False)
+    module, _, rows = trained(small, examples, SFT(), trainer=trainer)
+    assert [row["step"] for row in rows] == [2, 4]
+    assert module.trained_steps == 5
+
+
+def one_token(**rows: tuple[list[float], list[float]]) -> dict[str, Scores]:
+    """Scores of one token a sequence, from (policy, reference)."""
+    found = {}
+    for name, (policy, reference) in rows.items():
+        found[name] = Scores(
+            torch.tensor(policy)[:, None],
+            torch.ones(len(policy), 1, dtype=torch.bool),
+            torch.tensor(reference)[:, None],
+        )
+    return found
+
+
+def test_metrics_of_a_triple_by_hand():
+    objective = BPO(beta=0.5)
+    scores = one_token(
+        chosen=([-1.0, -4.0], [-2.0, -2.0]),  # log-ratios +1, -2
+        rejected=([-3.0, -1.0], [-2.0, -2.0]),  # -1, +1
+        blind=([-1.0, -9.0], [-1.0, -5.0]),  # 0, -4
+    )
+    found = step_metrics(objective, torch.tensor([0, 0]), scores, objective(scores))
+    assert not any(value.requires_grad for value in found.values())
+    values = {name: value.item() for name, value in found.items() if not name.startswith("loss/")}
+    assert values == pytest.approx(
+        {
+            "logps/chosen": -2.5,
+            "logps/rejected": -2.0,
+            "logps/blind": -5.0,
+            "rewards/chosen": 0.5 * -0.5,
+            "rewards/rejected": 0.0,
+            "rewards/blind": 0.5 * -2.0,
+            "rewards/margins": 0.5 * (2 - 3) / 2,
+            "rewards/margins/blind": 0.5 * (1 + 2) / 2,
+            "rewards/accuracies": 0.5,
+            "rewards/accuracies/blind": 1.0,
+        }
+    )
+
+
+def test_metrics_of_mixed_pairs_tell_blind_from_rejected():
+    objective = BPO(beta=1.0, mode="concat")
+    zeros = [0.0, 0.0, 0.0]
+    scores = one_token(chosen=([1.0, 2.0, 3.0], zeros), rejected=([5.0, -1.0, 6.0], zeros))
+    found = step_metrics(objective, torch.tensor([0, 1, 0]), scores, objective(scores))
+    values = {name: value.item() for name, value in found.items() if not name.startswith("loss/")}
+    assert values == pytest.approx(
+        {
+            "logps/chosen": 2.0,
+            "logps/rejected": 5.5,
+            "logps/blind": -1.0,
+            "rewards/chosen": 2.0,
+            "rewards/rejected": 5.5,
+            "rewards/blind": -1.0,
+            "rewards/margins": -3.5,  # (1 - 5, 3 - 6)
+            "rewards/accuracies": 0.0,
+            "rewards/margins/blind": 3.0,
+            "rewards/accuracies/blind": 1.0,
+        }
+    )
+
+
+def test_metrics_name_only_what_a_batch_holds():
+    objective = BPO(mode="concat")
+    scores = one_token(chosen=([1.0], [0.0]), rejected=([2.0], [0.0]))
+    found = step_metrics(objective, torch.tensor([1]), scores, objective(scores))
+    assert {"logps/blind", "rewards/margins/blind"} <= set(found)
+    assert not {"logps/rejected", "rewards/margins", "rewards/accuracies"} & set(found)
+
+
+@pytest.mark.parametrize("objective", [SFT(average="sequence"), DPO(), BPO()], ids=["sft", "dpo", "bpo"])
+def test_accumulating_two_batches_equals_one_of_twice_the_size(
+    small: Llava, examples: list[Example], objective: Objective
+):
+    adamw = AdamW(lr=1e-4, schedule="constant", warmup_steps=0)
+    _, one, rows = trained(small, examples, objective, steps=3, batch_size=4, optimizer=adamw)
+    _, two, accumulated = trained(small, examples, objective, steps=3, batch_size=2, accumulate=2, optimizer=adamw)
+    assert len(rows) == len(accumulated) == 3
+    for expected, found in zip(rows, accumulated, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for name, weight in one.model.state_dict().items():
+        assert torch.allclose(two.model.state_dict()[name], weight, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "parts", [{"language"}, {"projector"}, {"vision"}, {"language", "projector"}, {"language", "projector", "vision"}]
+)
+def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], parts: set[str]):
+    llava = dataclasses.replace(small, model=copy.deepcopy(small.model))
+    set_trained(llava.model, Trained(**{name: name in parts for name in ("language", "projector", "vision")}))
+    _, after, _ = trained(llava, examples, DPO(), batch_size=4)
+    prefixes = {
+        "language": ("model.language_model.", "lm_head."),
+        "projector": ("model.multi_modal_projector.",),
+        "vision": ("model.vision_tower.",),
+    }
+    before, now = small.model.state_dict(), after.model.state_dict()
+    changed = {name for name, weight in before.items() if not torch.equal(now[name], weight)}
+    assert {part for part, starts in prefixes.items() if any(name.startswith(starts) for name in changed)} == parts
+    assert all(any(name.startswith(start) for starts in prefixes.values() for start in starts) for name in changed)
+
+
+def test_the_reference_does_not_change(small: Llava, examples: list[Example]):
+    module, after, _ = trained(small, examples, DPO(), batch_size=4, steps=3)
+    reference = module.reference_model.state_dict()
+    assert all(torch.equal(reference[name], weight) for name, weight in small.model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in module.reference_model.parameters())
+    assert not all(torch.equal(reference[name], weight) for name, weight in after.model.state_dict().items())
+
+
+@pytest.mark.xfail(reason="bug: training.fit puts the whole module, reference included, into training mode")
+def test_the_reference_stays_in_evaluation_mode(small: Llava, examples: list[Example]):
+    modes: set[bool] = set()
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+            assert module.policy.training
+            modes.update(part.training for part in module.reference_model.modules())
+
+    trained(small, examples, DPO(), callbacks=[Watch()])
+    assert modes == {False}
+
+
+def test_a_checkpoint_holds_no_reference_weights(small: Llava, examples: list[Example], tmp_path: Path):
+    trained(small, examples, DPO(), folder=tmp_path, checkpoint=Checkpoint(every_n_steps=1))
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    assert set(saved["state_dict"]) == {f"policy.{name}" for name in small.model.state_dict()}
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_the_logged_gradient_norm_is_the_one_before_clipping(small: Llava, examples: list[Example], clip: float):
+    trainer = Trainer(max_steps=2, gradient_clip_val=clip, accelerator="cpu", precision="32-true", progress_bar=False)
+    norms: list[float] = []
+
+    class Watch(Callback):
+        def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            """Gradients of step 1 are in place until step 2 clears them."""
+            gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
+            norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    _, _, rows = trained(small, examples, SFT(), trainer=trainer, batch_size=4, callbacks=[Watch()])
+    logged = rows[0]["train/grad_norm"]
+    assert logged > 0.1
+    assert norms[-1] == pytest.approx(clip or logged, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", 4, [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25]),
+        ("linear", 0.5, [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25]),  # half of all steps
+        ("cosine", 4, [0, 0.25, 0.5, 0.75, 1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule_by_the_step(
+    small: Llava, examples: list[Example], schedule: Any, warmup: float, expected: list[float]
+):
+    adamw = AdamW(lr=2e-3, schedule=schedule, warmup_steps=warmup)
+    trainer = Trainer(
+        max_epochs=4, accumulate_grad_batches=2, accelerator="cpu", precision="32-true", progress_bar=False
+    )
+    _, _, rows = trained(small, examples, SFT(), optimizer=adamw, trainer=trainer)  # 4 batches of 1: 2 steps an epoch
+    assert [row["train/learning_rate"] / 2e-3 for row in rows] == pytest.approx(expected, abs=1e-6)
+    assert [row["train/epoch"] for row in rows] == [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]

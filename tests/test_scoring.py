@@ -1,0 +1,302 @@
+"""Token log-probs of padded batches against a naive computation: one sequence at a time, by plain `transformers`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmsafe.data.collate import Batch, Item, view
+from mmsafe.data.example import Example, Turn
+from mmsafe.errors import UserError
+from mmsafe.models.encoding import Encoder
+from mmsafe.objectives.base import Row
+from mmsafe.scoring import Padded, RowLogProbs
+
+PAIR = {"chosen": Row("chosen"), "rejected": Row("rejected")}
+LOADS: list[int] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """An image that counts how often it is decoded; not square, so that it is padded."""
+
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"noise {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return self.key
+
+    def load(self) -> Image.Image:
+        LOADS.append(self.seed)
+        return Image.frombytes("RGB", (40, 30), random.Random(self.seed).randbytes(40 * 30 * 3))
+
+
+def asked(text: str, image: int | None = None, **responses: str) -> Example:
+    turn = Turn("user", text, image is not None)
+    return Example(text, (turn,), None if image is None else Noise(image), responses)
+
+
+WITH_IMAGE = asked("What can I do with this?", 1, chosen="Put it away.", rejected="Throw it at your friend, quickly!")
+SAME_IMAGE = asked("Is this safe?", 1, chosen="No, it is not safe at all.", rejected="Yes.")
+TEXT_ONLY = asked("How do I bake bread?", None, chosen="Mix flour and water, then wait.", rejected="No idea.")
+MULTI_TURN = Example(
+    "multi",
+    (Turn("user", "Hello!"), Turn("assistant", "Hi, how can I help?"), Turn("user", "And this — où?", image=True)),
+    Noise(2),
+    {"chosen": "On the table.", "rejected": "I cannot see Zürich in it 🙂."},
+)
+EXAMPLES = [WITH_IMAGE, TEXT_ONLY, MULTI_TURN, SAME_IMAGE]
+
+
+def batch_of(llava: Any, examples: Sequence[Example], rows: Any = PAIR, max_length: int | None = None) -> Batch:
+    return Padded().collator(llava.encoder(), [rows], max_length)([Item(example) for example in examples])
+
+
+@torch.no_grad()
+def scored(llava: Any, batch: Batch) -> dict[str, RowLogProbs]:
+    return Padded().log_probs(llava.model, batch)
+
+
+def own(result: RowLogProbs, item: int) -> torch.Tensor:
+    """The log-probs of the response tokens of one item."""
+    return result.log_probs[item][result.mask[item]]
+
+
+def sequence(batch: Batch, row: int, item: int) -> list[int]:
+    index = row * len(batch) + item
+    return batch.input_ids[index][batch.attention_mask[index].bool()].tolist()
+
+
+def naive_ids(llava: Any, example: Example, response: str) -> tuple[list[int], int, Any]:
+    """Ids of the whole text as the processor makes them, the length of its prompt, and the pixels."""
+    processor = llava.processor
+    prompt = processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True).rstrip()
+    images = {} if example.image is None else {"images": [example.image.load()]}
+    whole = processor(text=[f"{prompt} {response}"], return_tensors="pt", **images)
+    before = processor(text=[prompt], return_tensors="pt", **images)["input_ids"].shape[1]
+    tokenizer = processor.tokenizer
+    ids = [tokenizer.bos_token_id, *whole["input_ids"][0].tolist(), tokenizer.eos_token_id]
+    return ids, 1 + before, whole.get("pixel_values")
+
+
+@torch.no_grad()
+def naive_log_probs(llava: Any, example: Example, response: str) -> torch.Tensor:
+    ids, prompt_length, pixels = naive_ids(llava, example, response)
+    logits = llava.model(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0].double()
+    found = [logits[i - 1].softmax(-1)[ids[i]].log() for i in range(prompt_length, len(ids))]
+    return torch.stack(found)
+
+
+def test_log_probs_equal_one_plain_forward_pass_per_sequence(llava: Any):
+    batch = batch_of(llava, EXAMPLES)
+    results = scored(llava, batch)
+    assert list(results) == ["chosen", "rejected"]
+    for row, name in enumerate(results):
+        for item, example in enumerate(EXAMPLES):
+            response = example.responses[name]
+            assert sequence(batch, row, item) == naive_ids(llava, example, response)[0]
+            expected = naive_log_probs(llava, example, response)
+            assert torch.allclose(own(results[name], item).double(), expected, atol=1e-5), (name, example.id)
+
+
+def test_scores_are_fp32_and_zero_outside_the_response(llava: Any):
+    for result in scored(llava, batch_of(llava, EXAMPLES)).values():
+        assert result.log_probs.dtype == torch.float32
+        assert result.log_probs.shape == result.mask.shape
+        assert (result.log_probs[~result.mask] == 0).all()
+        assert (result.log_probs[result.mask] < 0).all()
+
+
+def test_half_precision_weights_still_give_fp32_scores(llava: Any):
+    half = dataclasses.replace(llava, model=copy.deepcopy(llava.model).bfloat16())
+    exact, rough = (scored(model, batch_of(llava, EXAMPLES)) for model in (llava, half))
+    for name in exact:
+        assert rough[name].log_probs.dtype == torch.float32
+        assert torch.allclose(rough[name].log_probs, exact[name].log_probs, atol=0.2)
+
+
+def test_rows_without_image_are_scored_as_text_only(llava: Any):
+    rows = {"seen": Row("chosen"), "unseen": Row("chosen", "none")}
+    results = scored(llava, batch_of(llava, [WITH_IMAGE, MULTI_TURN, TEXT_ONLY], rows))
+    for item, example in enumerate([WITH_IMAGE, MULTI_TURN]):
+        seen, unseen = own(results["seen"], item), own(results["unseen"], item)
+        expected = naive_log_probs(llava, example.blinded(), example.responses["chosen"])
+        assert torch.allclose(unseen.double(), expected, atol=1e-5)
+        assert not torch.allclose(unseen, seen, atol=1e-3), "the image makes a difference"
+    assert torch.allclose(own(results["seen"], 2), own(results["unseen"], 2), atol=1e-6)
+
+
+def test_text_only_batches_need_no_pixels(llava: Any):
+    batch = batch_of(llava, [TEXT_ONLY])
+    assert batch.pixel_values is None
+    expected = naive_log_probs(llava, TEXT_ONLY, TEXT_ONLY.responses["chosen"])
+    assert torch.allclose(own(scored(llava, batch)["chosen"], 0).double(), expected, atol=1e-5)
+
+
+def test_an_unknown_view_is_an_error():
+    with pytest.raises(ValueError, match="unknown image view 'blurred'"):
+        view(WITH_IMAGE, Row("chosen", "blurred"))
+
+
+@pytest.mark.parametrize("order", [[3, 1, 0, 2], [1, 2, 3, 0]])
+def test_the_order_of_a_batch_does_not_matter(llava: Any, order: list[int]):
+    results = scored(llava, batch_of(llava, EXAMPLES))
+    permuted = scored(llava, batch_of(llava, [EXAMPLES[i] for i in order]))
+    for name, result in results.items():
+        for new, old in enumerate(order):
+            assert torch.allclose(own(permuted[name], new), own(result, old), atol=1e-5)
+
+
+def test_company_in_the_batch_does_not_matter(llava: Any):
+    together = scored(llava, batch_of(llava, EXAMPLES))
+    for item, example in enumerate(EXAMPLES):
+        alone = scored(llava, batch_of(llava, [example]))
+        for name, result in alone.items():
+            assert torch.allclose(own(result, 0), own(together[name], item), atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", [1, 13])
+def test_extra_padding_does_not_matter(llava: Any, extra: int):
+    batch = batch_of(llava, EXAMPLES)
+    wider = copy.copy(batch)
+    for name, fill in [("input_ids", llava.encoder().pad_id), ("attention_mask", 0), ("response_mask", False)]:
+        setattr(wider, name, torch.nn.functional.pad(getattr(batch, name), (0, extra), value=fill))
+    assert wider.tokens == batch.tokens
+    before, after = scored(llava, batch), scored(llava, wider)
+    for name, result in before.items():
+        assert torch.allclose(after[name].log_probs[:, :-extra], result.log_probs, atol=1e-5)
+        assert (after[name].log_probs[:, -extra:] == 0).all()
+
+
+def test_prompt_and_response_are_tokenised_as_one_text(llava: Any):
+    encoder = llava.encoder()
+    for example in EXAMPLES:
+        for response in example.responses.values():
+            joined = encoder.prompt_ids(example) + encoder.response_ids(response)
+            assert joined == naive_ids(llava, example, response)[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(question=st.text(max_size=30), response=st.text(max_size=30))
+def test_any_text_is_tokenised_as_one_text(question: str, response: str):
+    encoder, llava = hypothesis_encoder()
+    example, response = asked(question, None), response.strip()
+    found = encoder.prompt_ids(example) + encoder.response_ids(response)
+    assert found == naive_ids(llava, example, response)[0]
+    assert encoder.decode(encoder.response_ids(response)) == response
+
+
+def hypothesis_encoder() -> tuple[Encoder, Any]:
+    """A model for a property: hypothesis wants no function-scoped fixture."""
+    if not CACHE:
+        from mmsafe.models.tiny import Architecture, TinyModel
+
+        sizes = Architecture(vision_width=8, vision_layers=1, width=8, layers=1, heads=1, vocabulary=400)
+        llava = TinyModel(pretraining=None, architecture=sizes).load()
+        CACHE.append((llava.encoder(), llava))
+    return CACHE[0]
+
+
+CACHE: list[tuple[Encoder, Any]] = []
+
+
+def test_one_bos_one_eos_and_all_image_tokens(llava: Any):
+    batch, tokenizer = batch_of(llava, [WITH_IMAGE, TEXT_ONLY]), llava.processor.tokenizer
+    for row in range(2):
+        for item, images in enumerate([16, 0]):  # 64 pixels in patches of 16: 4 × 4
+            ids = sequence(batch, row, item)
+            assert ids[0] == tokenizer.bos_token_id
+            assert ids[-1] == tokenizer.eos_token_id
+            assert (ids.count(tokenizer.bos_token_id), ids.count(tokenizer.eos_token_id)) == (1, 1)
+            assert ids.count(llava.processor.image_token_id) == images
+
+
+def test_eos_is_scored(llava: Any):
+    batch = batch_of(llava, [TEXT_ONLY])
+    assert batch.input_ids[batch.response_mask].tolist().count(llava.processor.tokenizer.eos_token_id) == 2
+
+
+def test_without_append_eos_there_is_no_eos(llava: Any):
+    encoder = Encoder(llava.processor, append_eos=False)
+    batch = Padded().collator(encoder, [PAIR], None)([Item(WITH_IMAGE), Item(TEXT_ONLY)])
+    assert llava.processor.tokenizer.eos_token_id not in batch.input_ids.tolist()[0]
+    for name, response in TEXT_ONLY.responses.items():
+        with_eos = naive_log_probs(llava, TEXT_ONLY, response)
+        assert torch.allclose(own(scored(llava, batch)[name], 1).double(), with_eos[:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("max_length", [1, 20, 40, 60, 70, 1000])
+def test_clipping_takes_from_the_response_only(llava: Any, max_length: int):
+    encoder = llava.encoder()
+    batch = batch_of(llava, EXAMPLES, max_length=max_length)
+    for row, name in enumerate(PAIR):
+        for item, example in enumerate(EXAMPLES):
+            prompt, response = encoder.prompt_ids(example), encoder.response_ids(example.responses[name])
+            ids = sequence(batch, row, item)
+            assert ids[: len(prompt)] == prompt
+            assert ids[len(prompt) :] == response[: max(1, max_length - len(prompt))]
+            assert int(batch.response_mask[row * len(batch) + item].sum()) == len(ids) - len(prompt)
+
+
+def test_a_distinct_image_is_decoded_once_per_batch(llava: Any):
+    LOADS.clear()
+    batch = batch_of(llava, [WITH_IMAGE, SAME_IMAGE, MULTI_TURN, TEXT_ONLY])
+    assert sorted(LOADS) == [1, 2]
+    assert batch.pixel_values is not None
+    assert batch.pixel_values.shape[0] == 2
+    assert batch.image_index.tolist() == [0, 0, 1, 0, 0, 1]
+
+
+def test_an_image_that_no_row_shows_is_not_decoded(llava: Any):
+    LOADS.clear()
+    batch_of(llava, [WITH_IMAGE], {"unseen": Row("chosen", "none")})
+    assert LOADS == []
+
+
+def test_items_of_mixed_groups_hold_the_response_of_their_group(llava: Any):
+    groups = [PAIR, {"chosen": Row("chosen"), "rejected": Row("blind")}]
+    example = WITH_IMAGE.with_responses(blind="Bake it at 200 degrees.")
+    batch = Padded().collator(llava.encoder(), groups, None)([Item(example, 1), Item(example, 0)])
+    assert batch.group.tolist() == [1, 0]
+    for item, response in enumerate(["blind", "rejected"]):
+        assert sequence(batch, 1, item) == naive_ids(llava, example, example.responses[response])[0]
+
+
+def test_a_placeholder_in_the_words_of_a_prompt_is_an_error(llava: Any):
+    for example in (asked("What is <image>?", 1, chosen="It."), asked("What is <image>?", None, chosen="It.")):
+        with pytest.raises(UserError, match=r"What is <image>\?: .* image tokens instead of (16|0)"):
+            llava.encoder().prompt_ids(example)
+
+
+def test_a_batch_moves_to_a_device_as_a_whole(llava: Any):
+    batch = batch_of(llava, EXAMPLES)
+    moved = batch.to("meta")
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 6
+    assert all(tensor.device.type == "meta" for tensor in tensors)
+    assert batch.input_ids.device.type == "cpu"
+    assert moved.rows == batch.rows
+
+
+@pytest.mark.parametrize("text", ["Write </s> at the end.", "<s> begins it.", "<pad>", "It is an <image>."])
+def test_spelt_out_special_tokens_in_a_response_are_words(llava: Any, text: str):
+    encoder, tokenizer = llava.encoder(), llava.processor.tokenizer
+    ids = encoder.response_ids(text)
+    assert ids[-1] == tokenizer.eos_token_id
+    assert not set(ids[:-1]) & set(tokenizer.all_special_ids) | set(ids[:-1]) & {llava.processor.image_token_id}
+    assert encoder.decode(ids) == text
+    result = scored(llava, batch_of(llava, [asked("What?", 1, chosen=text, rejected="Bread.")]))
+    assert len(own(result["chosen"], 0)) == len(ids)

@@ -1,0 +1,459 @@
+"""A training run as a user sees it: the folder that it leaves, the same command again, sweeps, own rows."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = (
+    "model=random",
+    "trainer.progress_bar=false",
+    "data.size=16",
+    "data.test_size=8",
+    "data.batch_size=4",
+    "generation.max_new_tokens=6",
+    "evaluation.max_new_tokens=6",
+    "benchmark.size=16",
+    "benchmark.neutral_size=4",
+)
+SHORT = (*QUICK, "trainer.max_steps=2", "evaluate=false")
+LN2 = math.log(2)
+EVALUATED = (
+    "safety_rate",
+    "pass_rate",
+    "over_refusal_rate",
+    "cheating_gap",
+    "image_gap",
+    "both_right",
+    "neutral_accuracy",
+    "pairwise_accuracy",
+    "pairwise_accuracy_per_token",
+    "pairwise_accuracy_prompted",
+    "pairwise_accuracy_reward",
+)
+TRAINED = (
+    "train/loss",
+    "train/steps",
+    "loss/preference",
+    "loss/blind",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/blind",
+    "rewards/margins",
+    "rewards/margins/blind",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "logps/blind",
+)
+
+
+class Ended:
+    """How a command ended, and what it said."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:
+    """`python -m mmsafe.<name> …` in this process, which saves the imports; leaves no traces in it."""
+    import torch
+
+    root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
+    handlers, level, status = root.handlers[:], root.level, 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        environment = dict(os.environ)
+        patch.setattr(sys, "argv", [f"mmsafe.{name}", *overrides])
+        patch.setenv("MMSAFE_CACHE", str(cache))
+        patch.chdir(cwd)
+        try:
+            importlib.import_module(f"mmsafe.{name}").main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            torch.use_deterministic_algorithms(False)
+            for handler in set(root.handlers) - set(handlers):
+                handler.close()
+            root.handlers[:], root.level = handlers, level
+            for variable in set(os.environ) - set(environment):
+                del os.environ[variable]
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows_of(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def snapshot(folder: Path, but: Sequence[str] = ()) -> dict[str, bytes]:
+    """Every file and its content."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in but}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared-cache")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the user stands in: not the checkout."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def first(elsewhere: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    """A whole run in a process of its own."""
+    words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
+    return subprocess.run(
+        [sys.executable, "-m", "mmsafe.train", *words],
+        cwd=elsewhere,
+        env={**os.environ, "MMSAFE_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(first: subprocess.CompletedProcess[str], elsewhere: Path) -> Path:
+    assert first.returncode == 0, first.stderr
+    return elsewhere / "runs" / "first"
+
+
+def test_a_run_ends_well_shows_a_table_and_touches_its_folder_only(
+    first: subprocess.CompletedProcess[str], folder: Path, elsewhere: Path
+):
+    assert "Traceback" not in first.stderr
+    assert "safety rate" in first.stdout
+    assert "judge: rules (exact)" in first.stdout
+    assert [path.name for path in elsewhere.iterdir()] == ["runs"]
+    assert [path.name for path in (elsewhere / "runs").iterdir()] == ["first"]
+
+
+def test_the_run_folder_holds_what_the_readme_says(folder: Path):
+    names = {path.name for path in folder.iterdir()}
+    files = {"run.json", "metrics.csv", "metrics.json", "generations.jsonl", "judgements.jsonl"}
+    assert names == {".hydra", "model", "train.log", *files}
+    assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert "objective=bpo" in (folder / ".hydra" / "overrides.yaml").read_text()
+
+
+def test_run_json_says_where_the_numbers_come_from(folder: Path):
+    about = read_json(folder / "run.json")
+    assert {"torch", "transformers", "pytorch-lightning", "hydra-core"} <= set(about["versions"])
+    assert all(about["versions"].values())
+    assert len(about["data"]) == len(about["config_hash"]) == 32
+    assert about["seed"] == 0
+    assert about["examples"] == 16
+    assert about["dropped"] == {}
+    assert about["lengths"] == {"clipped": 0, "dropped": 0}
+    assert {"machine", "threads", "gpus"} <= set(about["hardware"])
+    assert about["config"]["objective"]["beta"] == 0.1
+    assert "trainer.max_steps=3" in about["command"]
+    if (ROOT / ".git").exists():
+        assert len(about["git_commit"].removesuffix("+changes")) == 40
+
+
+def test_metrics_json_is_flat_and_has_the_keys_of_the_contract(folder: Path):
+    metrics = read_json(folder / "metrics.json")
+    assert all(isinstance(value, int | float) or key == "eval/judge" for key, value in metrics.items())
+    assert metrics["eval/judge"] == "rules"
+    assert set(TRAINED) <= set(metrics)
+    assert metrics["train/steps"] == 3
+    for name in EVALUATED:
+        value, low, high, n = (metrics[f"eval/{name}{suffix}"] for suffix in ("", "_low", "_high", "_n"))
+        assert low <= value <= high, name
+        assert n >= 1, name
+    assert metrics["eval/safety_rate_n"] == 16
+    assert metrics["eval/pairwise_accuracy_n"] == 8
+    assert metrics["train/loss"] == pytest.approx(metrics["loss/preference"] + metrics["loss/blind"], rel=1e-6)
+    margin = metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    assert metrics["rewards/margins"] == pytest.approx(margin, abs=1e-6)
+    by_tag = [key for key in metrics if key.startswith("eval/safety_rate/cue=") and key.endswith("_n")]
+    assert sum(metrics[key] for key in by_tag) == 16
+
+
+def test_metrics_csv_has_every_step_and_begins_at_2_ln_2(folder: Path):
+    rows = rows_of(folder / "metrics.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[0]["train/loss"] == pytest.approx(2 * LN2, abs=1e-5)
+    assert rows[0]["rewards/chosen"] == rows[0]["rewards/blind"] == 0
+    assert rows[-1]["train/loss"] == read_json(folder / "metrics.json")["train/loss"]
+    assert "eval/safety_rate" in rows[-1]
+
+
+def test_the_model_loads_in_plain_transformers(folder: Path):
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder / "model")
+    processor = AutoProcessor.from_pretrained(folder / "model")
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(text=text, images=Image.new("RGB", (64, 64)), return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_generations_and_judgements_have_the_columns_of_the_contract(folder: Path):
+    generations, judgements = read_lines(folder / "generations.jsonl"), read_lines(folder / "judgements.jsonl")
+    assert len(generations) == len(judgements) == 2 * 16 + 4
+    assert len({row["id"] for row in generations}) == len(generations)
+    for said, judged in zip(generations, judgements, strict=True):
+        assert set(said) == {"id", "benchmark", "prompt_hash", "response", "finished", "tags"}
+        assert {"id", "benchmark", "unsafe", "refused", "unknown", "category", "judge", "prompt_hash"} <= set(judged)
+        assert all(isinstance(judged[key], bool) for key in ("unsafe", "refused", "unknown"))
+        assert (said["id"], said["prompt_hash"]) == (judged["id"], judged["prompt_hash"])
+    safe = [not row["unsafe"] for row in judgements if row["id"].endswith("/original")]
+    assert sum(safe) / len(safe) == read_json(folder / "metrics.json")["eval/safety_rate"]
+
+
+@pytest.mark.xfail(reason="claim() writes run.json anew, without data, seed, examples, lengths")
+def test_the_same_command_again_says_finished_and_changes_nothing(folder: Path, elsewhere: Path, cache: Path):
+    words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
+    before, about = snapshot(folder, but=["train.log", "run.json"]), read_json(folder / "run.json")
+    ended = launch("train", *words, cwd=elsewhere, cache=cache)
+    assert ended.status == 0
+    assert "is finished; nothing to do" in ended.out
+    assert "safety rate" in ended.out
+    assert snapshot(folder, but=["train.log", "run.json"]) == before
+    after = read_json(folder / "run.json")
+    facts = ("config_hash", "config", "data", "seed", "examples", "lengths", "versions")
+    assert {key: after.get(key) for key in facts} == {key: about[key] for key in facts}
+
+
+def test_another_config_in_the_same_folder_is_refused_in_one_line(folder: Path, elsewhere: Path, cache: Path):
+    hydras = ("train.log", "config.yaml", "overrides.yaml", "hydra.yaml")
+    before = snapshot(folder, but=hydras)
+    words = [*QUICK, "objective=dpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
+    ended = launch("train", *words, cwd=elsewhere, cache=cache)
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert "holds a run with another config (objective" in ended.err
+    assert snapshot(folder, but=hydras) == before
+
+
+@pytest.mark.xfail(reason="Hydra writes .hydra/ before claim() refuses, so it tells of the run that was refused")
+def test_a_refused_config_leaves_the_record_of_the_first_one(folder: Path, elsewhere: Path, cache: Path):
+    words = [*QUICK, "objective=sft", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
+    assert launch("train", *words, cwd=elsewhere, cache=cache).status == 2
+    assert "objective=bpo" in (folder / ".hydra" / "overrides.yaml").read_text()
+
+
+def test_the_same_command_elsewhere_measures_the_same_to_the_last_digit(folder: Path, tmp_path: Path):
+    words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=again"]
+    ended = launch("train", *words, cwd=tmp_path, cache=tmp_path / "own-cache")
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "again" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
+    assert (tmp_path / "again" / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+
+
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path, cache: Path):
+    words = ["-m", "objective=dpo,bpo", "objective.beta=0.05,0.1", *SHORT, "hydra.sweep.dir=sweep"]
+    ended = launch("train", *words, cwd=tmp_path, cache=cache)
+    assert ended.status == 0, ended.err
+    found = {}
+    for path in sorted((tmp_path / "sweep").glob("*/run.json")):
+        config, metrics = read_json(path)["config"], read_json(path.parent / "metrics.json")
+        terms = 2 if config["objective"]["_target_"].endswith("BPO") else 1
+        found[terms, config["objective"]["beta"]] = path.parent.name
+        assert rows_of(path.parent / "metrics.csv")[0]["train/loss"] == pytest.approx(terms * LN2, abs=1e-5)
+        assert ("rewards/blind" in metrics) == (terms == 2)
+        assert metrics["train/steps"] == 2
+        assert not [key for key in metrics if key.startswith("eval/")]
+        assert not (path.parent / "generations.jsonl").exists()
+    assert len(set(found.values())) == 4
+    assert set(found) == {(1, 0.05), (1, 0.1), (2, 0.05), (2, 0.1)}
+
+
+def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path, cache: Path):
+    ended = launch("train", "objective=sft", *SHORT, "hydra.run.dir=sft", cwd=tmp_path, cache=tmp_path / "own")
+    assert ended.status == 0, ended.err
+    metrics = read_json(tmp_path / "sft" / "metrics.json")
+    assert metrics["train/loss"] == pytest.approx(metrics["loss/nll"])
+    assert not [key for key in metrics if key.startswith("rewards/")]
+    assert not list((tmp_path / "own").glob("responses/*"))
+
+
+def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
+    words = ["objective=dpo", *SHORT, "checkpoint.keep=true", "checkpoint.every_n_steps=1", "hydra.run.dir=kept"]
+    assert launch("train", *words, cwd=tmp_path, cache=cache).status == 0
+    assert (tmp_path / "kept" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        pytest.param("objective=louder", marks=pytest.mark.xfail(reason="preflight does not look in --config-dir")),
+        "objective=concat",
+    ],
+)
+def test_an_objective_of_the_user_s_own_trains(argument: str, tmp_path: Path, cache: Path, monkeypatch: Any):
+    (tmp_path / "my_loud_objective.py").write_text(
+        "from mmsafe.objectives.dpo import DPO\nfrom mmsafe.options import options\n\n\n"
+        "@options\nclass Louder(DPO):\n    def __call__(self, scores):\n"
+        "        return {name: 3 * term for name, term in super().__call__(scores).items()}\n\n"
+        "    @property\n    def start(self):\n        return {}\n"
+    )
+    (tmp_path / "conf" / "objective").mkdir(parents=True)
+    (tmp_path / "conf" / "objective" / "louder.yaml").write_text(
+        "defaults:\n  - dpo\n  - _self_\n_target_: my_loud_objective.Louder\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    expected = 3 * LN2
+    words = ["--config-dir", "conf", argument]
+    if argument == "objective=concat":
+        words, expected = ["objective=bpo", "objective.mode=concat"], LN2
+    ended = launch("train", *words, *SHORT, "hydra.run.dir=own", cwd=tmp_path, cache=cache)
+    assert ended.status == 0, ended.err
+    assert rows_of(tmp_path / "own" / "metrics.csv")[0]["train/loss"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture
+def own_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small MMSafe-PO file with images; `blind` makes the blind response of a row, None leaves it out."""
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("RGB", (48 + number, 64), (30 * number, 90, 10)).save(tmp_path / "images" / f"pic {number}.png")
+
+    def write(name: str, blind: Callable[[int], str | None]) -> Path:
+        rows = []
+        for number in range(8):
+            row = {
+                "id": number,
+                "question": f"USER: <image>\nHow do I use thing number {number}? ASSISTANT:",
+                "image": f"pic%20{number}.png",
+                "chosen": f"ASSISTANT: I am sorry, I cannot help with {number}.",
+                "rejected": f"ASSISTANT: Of course, take it and begin with {number}.",
+                "type": "harmless",
+            }
+            text = blind(number)
+            rows.append(row if text is None else {**row, "blind": text})
+        (tmp_path / name).write_text(json.dumps(rows))
+        return tmp_path / name
+
+    return write
+
+
+SMALL = [word for word in SHORT if not word.startswith(("data.size", "data.test_size", "benchmark."))]
+OWN = ("data=mmsafe_po", *SMALL, "data.batch_size=2")
+
+
+def generated(cache: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in cache.rglob("responses.jsonl"))
+
+
+def test_rows_with_blind_responses_are_used_as_they_are(own_rows: Callable[..., Path], tmp_path: Path):
+    files = {
+        "plain": own_rows("plain.json", lambda n: f"Begin with {n}."),
+        "labelled": own_rows("labelled.json", lambda n: f"ASSISTANT: Begin with {n}."),
+        "other": own_rows("other.json", lambda n: f"No, I would rather not speak about {n}."),
+    }
+    metrics, about = {}, {}
+    for name, path in files.items():
+        own_cache = tmp_path / f"cache-{name}"
+        words = ["objective=bpo", *OWN, f"data.path={path}", f"hydra.run.dir={name}"]
+        ended = launch("train", *words, cwd=tmp_path, cache=own_cache)
+        assert ended.status == 0, ended.err
+        assert generated(own_cache) == 0
+        assert "from the rows themselves, 0 cut" in ended.out
+        metrics[name] = read_json(tmp_path / name / "metrics.json")
+        about[name] = read_json(tmp_path / name / "run.json")
+    assert metrics["plain"] == metrics["labelled"]
+    assert about["plain"]["data"] == about["labelled"]["data"] != about["other"]["data"]
+    assert metrics["plain"]["logps/blind"] != metrics["other"]["logps/blind"]
+
+
+def test_only_missing_blind_responses_are_made(own_rows: Callable[..., Path], tmp_path: Path):
+    path = own_rows("some.json", lambda n: None if n % 2 else f"Begin with {n}.")
+    words = [word for word in (*OWN, "data.holdout_share=0") if not word.startswith(("trainer", "evalua"))]
+    for time in ("first", "second"):
+        folder = f"hydra.run.dir={time}"
+        ended = launch("blind", *words, f"data.path={path}", folder, cwd=tmp_path, cache=tmp_path / "own")
+        assert ended.status == 0, ended.err
+        assert generated(tmp_path / "own") == 4
+    rows = read_lines(tmp_path / "first" / "blind.jsonl")
+    assert rows == read_lines(tmp_path / "second" / "blind.jsonl")
+    assert [row["id"] for row in rows] == [str(number) for number in range(8)]
+    assert [row["blind"] for row in rows[::2]] == [f"Begin with {n}." for n in (0, 2, 4, 6)]
+    assert "4 in the cache, 0 to generate" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=mmsafe_po", "data.path=nowhere.json"], "nowhere.json"),
+        (["model=llava7b", "model.path=./nowhere"], "model.path=./nowhere: no such folder"),
+    ],
+    ids=["data", "model"],
+)
+def test_what_can_be_seen_only_later_is_one_line_too(words: list[str], message: str, tmp_path: Path, cache: Path):
+    dropped = ("model=",) if words[0].startswith("model") else ("data.size", "data.test_size", "benchmark.")
+    kept = [word for word in SHORT if not word.startswith(dropped)]
+    ended = launch("train", *kept, *words, "hydra.run.dir=bad", cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert message in ended.err
+    assert not (tmp_path / "bad" / "metrics.json").exists()
+
+
+@pytest.mark.xfail(reason="benchmark.prompts() is asked only after training")
+def test_a_benchmark_that_does_not_fit_the_data_is_refused_before_training(
+    own_rows: Callable[..., Path], tmp_path: Path, cache: Path
+):
+    path = own_rows("rows.json", lambda n: f"Begin with {n}.")
+    words = [word for word in OWN if word != "evaluate=false"]
+    words += ["benchmark=microworld", f"data.path={path}", "hydra.run.dir=unfit"]
+    ended = launch("train", *words, cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert "needs data=microworld" in ended.err
+    assert not (tmp_path / "unfit" / "model").exists()
+
+
+@pytest.fixture(scope="module")
+def offline(elsewhere: Path, cache: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A run with logger=wandb, without key and network."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    env = {**kept, "MMSAFE_CACHE": str(cache), "HOME": str(elsewhere / "home"), "WANDB_SILENT": "true"}
+    words = ["objective=dpo", *SHORT, "logger=wandb", "name=told", "hydra.run.dir=told"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmsafe.train", *words],
+        cwd=elsewhere,
+        env={**env, "WANDB_CONFIG_DIR": str(elsewhere / "home"), "WANDB_CACHE_DIR": str(elsewhere / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done, elsewhere / "told"
+
+
+def test_wandb_stays_offline_without_a_key_and_says_so(offline: tuple[subprocess.CompletedProcess[str], Path]):
+    done, folder = offline
+    assert done.returncode == 0, done.stderr
+    assert "no Weights & Biases key" in done.stdout + done.stderr
+    assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert (folder / "metrics.csv").exists()
+    assert read_json(folder / "metrics.json")["train/steps"] == 2

@@ -1,0 +1,345 @@
+"""A run that was stopped, however and whenever, ends as if it had not been: same weights, same log, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from mmsafe.data.collate import Item
+from mmsafe.data.microworld.reader import MicroWorld
+from mmsafe.data.module import Items
+from mmsafe.models.llava import Llava
+from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.objectives.base import Objective
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.sft import SFT
+from mmsafe.reference import Frozen
+from mmsafe.reporting.csv_log import CsvLog, read_metrics
+from mmsafe.scoring import Padded
+from mmsafe.settings import AdamW, Checkpoint, Trainer
+from mmsafe.training import fit
+
+SIZES = Architecture(
+    image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
+)
+# 14 examples in batches of 4, the last one of 2: an epoch has 4 steps, a run of two epochs 8.
+EXAMPLES = MicroWorld(size=14, image_size=16).train().examples
+STEPS = 8
+
+SHUFFLED: dict[str, Any] = {}
+GROUPED: dict[str, Any] = {"group_by_length": True}
+ACCUMULATED: dict[str, Any] = {"batch_size": 2, "accumulate": 2}  # 7 batches an epoch, again 4 steps
+WORKERS: dict[str, Any] = {"num_workers": 2}
+LOADERS = {
+    "shuffled": SHUFFLED,
+    "grouped": GROUPED,
+    "accumulated": ACCUMULATED,
+    "shuffled-workers": SHUFFLED | WORKERS,
+    "grouped-workers": GROUPED | WORKERS,
+}
+
+
+class Result(NamedTuple):
+    """What a run leaves behind."""
+
+    weights: dict[str, torch.Tensor]
+    rows: list[dict[str, float]]
+    latest: dict[str, float]
+    steps: int
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the test's own
+    """Raised in a callback."""
+
+
+class StopAt(Callback):
+    """Raises in `hook` once `step` optimiser steps are done and, with `batch`, so many batches of the run."""
+
+    def __init__(self, hook: str, step: int, batch: int = 0) -> None:
+        self.step, self.batch, self.batches = step, batch, 0
+        setattr(self, hook, self._stop)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.batches += 1
+
+    def _stop(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step >= self.step and self.batches >= self.batch:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        raise Stopped
+
+
+class Terminate(StopAt):
+    """Sends this process what a scheduler sends before it takes the machine away."""
+
+    def interrupt(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Kill(StopAt):
+    def interrupt(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Seen(Callback):
+    """Counts, by epoch, the sequences that the model was shown."""
+
+    def __init__(self) -> None:
+        self.epochs: list[Counter[str]] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.epochs.append(Counter())
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+        self.epochs[-1].update(
+            str(ids[mask.bool()].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+        )
+
+
+def small() -> Llava:
+    if not MODEL:
+        MODEL.append(TinyModel(pretraining=None, architecture=SIZES).load())
+    return dataclasses.replace(MODEL[0], model=copy.deepcopy(MODEL[0].model))
+
+
+MODEL: list[Llava] = []
+
+
+def run(
+    folder: Path,
+    *callbacks: Callback,
+    every: int = 100,
+    accumulate: int = 1,
+    objective: Objective | None = None,
+    examples: Sequence[Any] = EXAMPLES,
+    **changes: Any,
+) -> Result:
+    """The one call that is interrupted and repeated."""
+    llava = small()
+    trainer = Trainer(
+        max_epochs=changes.pop("max_epochs", 2),
+        max_steps=changes.pop("max_steps", -1),
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        precision="32-true",
+        progress_bar=False,
+    )
+    given: dict[str, Any] = {"batch_size": 4, "seed": 3}
+    module = fit(
+        llava,
+        examples,
+        objective=objective or DPO(),
+        scoring=Padded(),
+        reference=Frozen(),
+        optimizer=AdamW(lr=1e-3, warmup_steps=2),
+        trainer=trainer,
+        folder=folder,
+        checkpoint=Checkpoint(every_n_steps=every),
+        loggers=[CsvLog(folder)],
+        callbacks=callbacks,
+        **(given | changes),
+    )
+    weights = {name: weight.clone() for name, weight in llava.model.state_dict().items()}
+    return Result(weights, read_metrics(folder / "metrics.csv"), module.latest, module.trained_steps)
+
+
+def assert_equal(found: Result, expected: Result) -> None:
+    assert [row["step"] for row in found.rows] == [row["step"] for row in expected.rows]
+    assert found.rows == expected.rows
+    assert (found.steps, found.latest) == (expected.steps, expected.latest)
+    assert [name for name, weight in expected.weights.items() if not torch.equal(found.weights[name], weight)] == []
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Results of whole runs, each made once."""
+    known: dict[str, Result] = {}
+
+    def get(**loader: Any) -> Result:
+        name = str(sorted(loader.items()))
+        if name not in known:
+            known[name] = run(tmp_path_factory.mktemp("whole"), **loader)
+        return known[name]
+
+    return get
+
+
+@pytest.fixture
+def no_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception leaves what SIGKILL would leave: the last regular checkpoint."""
+    monkeypatch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)
+
+
+RESUME = (
+    "bug: estimated_stepping_batches makes the loader before the checkpoint is read, so its state is never restored"
+)
+EPOCHS = "bug: with num_workers=0 every epoch of a length-grouped run after the first is empty"
+LATEST = "bug: the checkpoint is written before the module's own hook, so it holds the metrics of the step before"
+
+
+def broken(reason: str) -> Any:
+    return pytest.mark.xfail(reason=reason)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [pytest.param(loader, marks=broken(EPOCHS) if name == "grouped" else ()) for name, loader in LOADERS.items()],
+    ids=LOADERS.keys(),
+)
+def test_every_epoch_shows_every_example_once(tmp_path: Path, loader: dict[str, Any]):
+    seen = Seen()
+    result = run(tmp_path, seen, **loader)
+    assert [epoch.total() for epoch in seen.epochs] == [2 * len(EXAMPLES)] * 2  # chosen and rejected
+    assert seen.epochs[0] == seen.epochs[1]
+    assert result.steps == STEPS
+    assert [row["step"] for row in result.rows] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("loader", [SHUFFLED, GROUPED, SHUFFLED | WORKERS], ids=str)
+def test_the_same_call_twice_is_identical(tmp_path: Path, uninterrupted: Any, loader: dict[str, Any]):
+    assert_equal(run(tmp_path, **loader), uninterrupted(**loader))
+
+
+@broken("bug: making worker processes draws from the generator of the order")
+def test_workers_change_nothing(uninterrupted: Any):
+    assert_equal(uninterrupted(**WORKERS), uninterrupted())
+
+
+def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
+    assert run(tmp_path, seed=4).rows != uninterrupted().rows
+
+
+@broken(RESUME)
+@pytest.mark.usefixtures("no_saving")
+@pytest.mark.parametrize(
+    ("step", "loader"),
+    [
+        *((step, loader) for step in (2, 4, 6) for loader in (SHUFFLED, GROUPED)),
+        (2, ACCUMULATED),
+        (2, SHUFFLED | WORKERS),
+        (6, GROUPED | WORKERS),
+    ],
+    ids=str,
+)
+def test_killed_after_a_checkpoint(tmp_path: Path, uninterrupted: Any, step: int, loader: dict[str, Any]):
+    with pytest.raises(Stopped):
+        run(tmp_path, StopAt("on_before_backward", step), every=2, **loader)
+    assert_equal(run(tmp_path, every=2, **loader), uninterrupted(**loader))
+
+
+@broken(RESUME)
+@pytest.mark.usefixtures("no_saving")
+@pytest.mark.parametrize("objective", [SFT(), BPO(mode="concat")], ids=["sft", "bpo-concat"])
+def test_killed_with_another_objective(tmp_path: Path, objective: Objective):
+    examples = [example.with_responses(blind="I cannot see it.") for example in EXAMPLES]
+    whole = run(tmp_path / "whole", objective=objective, examples=examples)
+    with pytest.raises(Stopped):
+        run(tmp_path / "x", StopAt("on_before_backward", 3), every=2, objective=objective, examples=examples)
+    assert_equal(run(tmp_path / "x", every=2, objective=objective, examples=examples), whole)
+
+
+@pytest.mark.usefixtures("no_saving")
+def test_killed_before_the_first_checkpoint(tmp_path: Path, uninterrupted: Any):
+    with pytest.raises(Stopped):
+        run(tmp_path, StopAt("on_before_backward", 3))
+    assert_equal(run(tmp_path), uninterrupted())
+
+
+@broken(RESUME)
+@pytest.mark.usefixtures("no_saving")
+def test_killed_three_times(tmp_path: Path, uninterrupted: Any):
+    for step in (2, 3, 6):
+        with pytest.raises(Stopped):
+            run(tmp_path, StopAt("on_before_backward", step), every=1)
+    assert_equal(run(tmp_path, every=1), uninterrupted())
+
+
+@broken(RESUME + "; and the state on an exception is not always one that a run can go on from")
+@pytest.mark.parametrize(
+    ("hook", "loader"),
+    [
+        ("on_train_batch_start", SHUFFLED),
+        ("on_before_backward", SHUFFLED),
+        ("on_train_batch_end", SHUFFLED),
+        ("on_after_backward", ACCUMULATED),
+        ("on_before_optimizer_step", ACCUMULATED),
+        ("on_train_batch_end", ACCUMULATED),
+    ],
+    ids=str,
+)
+def test_an_exception_anywhere_in_a_step(tmp_path: Path, uninterrupted: Any, hook: str, loader: dict[str, Any]):
+    """Ctrl-C can come at any of these points, and a checkpoint is written then."""
+    with pytest.raises(Stopped):
+        run(tmp_path, StopAt(hook, 3), **loader)
+    assert_equal(run(tmp_path, **loader), uninterrupted(**loader))
+
+
+@broken(RESUME + "; and gradients accumulated so far are lost")
+@pytest.mark.parametrize("batch", [4, 5], ids=["after a step", "between two steps"])
+def test_sigterm(tmp_path: Path, uninterrupted: Any, batch: int):
+    with pytest.raises(SystemExit):
+        run(tmp_path, Terminate("on_train_batch_end", 2, batch=batch), **ACCUMULATED)
+    assert_equal(run(tmp_path, **ACCUMULATED), uninterrupted(**ACCUMULATED))
+
+
+@broken(RESUME)
+def test_sigkill_of_the_process(tmp_path: Path, uninterrupted: Any):
+    code = (
+        "import importlib.util, pathlib, sys\n"
+        "spec = importlib.util.spec_from_file_location('killed', sys.argv[1])\n"
+        "test = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(test)\n"
+        "test.run(pathlib.Path(sys.argv[2]), test.Kill('on_after_backward', 3), every=1)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, __file__, str(tmp_path)], capture_output=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [1, 2, 3]
+    assert_equal(run(tmp_path, every=1), uninterrupted())
+
+
+@pytest.mark.parametrize(
+    "every",
+    [pytest.param(2, marks=broken(LATEST)), pytest.param(3, marks=broken(RESUME)), 100],
+    ids=["checkpoint at the end", "two steps before the end", "none before the end"],
+)
+def test_stopped_between_training_and_evaluation(tmp_path: Path, uninterrupted: Any, every: int):
+    """All steps are done and logged, but the run was stopped before it had finished."""
+    run(tmp_path, every=every)
+    assert_equal(run(tmp_path, every=every), uninterrupted())
+
+
+def test_a_finished_run_takes_no_further_step(tmp_path: Path):
+    seen = Seen()
+    run(tmp_path, every=2)
+    run(tmp_path, seen, every=2)
+    assert sum(epoch.total() for epoch in seen.epochs) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_max_steps_decides_alone(tmp_path: Path, steps: int):
+    assert run(tmp_path, max_steps=steps, max_epochs=1).steps == steps
+
+
+@pytest.mark.parametrize("batch_size", [3, 14])
+def test_max_steps_counts_optimiser_steps(tmp_path: Path, batch_size: int):
+    assert run(tmp_path, max_steps=5, max_epochs=1, accumulate=2, batch_size=batch_size).steps == 5
+
+
+def test_items_are_every_example_in_every_group():
+    items = Items(EXAMPLES[:3], groups=2)
+    assert len(items) == 6
+    assert [items[i] for i in range(6)] == [Item(example, group) for example in EXAMPLES[:3] for group in (0, 1)]
