@@ -62,10 +62,10 @@ def _jobs(overrides: list[str], multirun: bool) -> list[list[str]]:
         if multirun:
             (jobs,) = BasicSweeper.split_arguments(parsed, None)
             if not jobs:
-                raise UserError("the sweep has no jobs: one of its ranges or lists is empty")
+                raise UserError(f"{' '.join(overrides)}: makes no job, because one of the sweeps is empty")
             return [list(job) for job in jobs]
     except (HydraException, ValueError, AssertionError) as error:
-        raise UserError(f"cannot read an override: {_one_line(error)}") from error
+        raise UserError(f"cannot read {_one_line(' '.join(overrides))}: {_one_line(error)}") from error
     sweeps = [o.input_line for o in parsed if o.is_sweep_override()]
     if sweeps:
         raise UserError(f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b])")
@@ -98,11 +98,11 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     try:
         return compose(config_name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
-        raise UserError(_one_line(error) or f"cannot compose the config from {' '.join(overrides)}") from error
+        raise UserError(f"{_one_line(' '.join(overrides))}: {_one_line(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n    full_key")[0].split())
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split("\n    full_key")[0].split())
 
 
 def _groups(loader: ConfigLoader, parent: str = "") -> list[str]:

@@ -47,7 +47,7 @@ def llava() -> Any:
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m mmsafe.<name> …` in a process of its own, in a folder that is not the checkout if `cwd` says so."""
+    """Runs `python -m mmsafe.<name> …` in a process of its own, in the checkout unless `cwd` says otherwise."""
 
     def run(name: str, *overrides: str, cwd: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", f"mmsafe.{name}", *overrides]

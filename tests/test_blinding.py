@@ -107,9 +107,6 @@ def test_the_same_text_beside_two_images_is_sampled_twice(llava: Any, examples: 
     assert first.responses["blind"] == second.responses["blind"]
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="texts are found by id(example): the second sample of one object replaces the first"
-)
 def test_the_very_same_example_is_sampled_twice(llava: Any, examples: list[Example]) -> None:
     equal = dataclasses.replace(examples[0])
     expected = with_blind_responses(llava, [examples[0], equal], SETTINGS)

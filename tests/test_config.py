@@ -15,10 +15,9 @@ from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
 
 from mmsafe.blind import BlindConfig
-from mmsafe.config import conf_dir, suggestion, typed
+from mmsafe.config import conf_dir, suggestion, typed, without_hydra
 from mmsafe.errors import UserError
 from mmsafe.evaluate import EvaluateConfig
-from mmsafe.preflight import without_hydra
 from mmsafe.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +35,17 @@ OTHER_THAN_CLASS = {
     "model=llava13b": {"path", "gradient_checkpointing"},
     "generation=default": {"batch_size"},
     "evaluation": {"batch_size"},
+}
+
+# Choices that go together only: `evaluate` takes its data from its benchmark.
+BESIDE = {
+    ("evaluate", "data", "mmsafe_po"): ("benchmark=mmsafe_po",),
+    ("evaluate", "judge", "keywords"): ("benchmark=mmsafe_po",),
+    ("evaluate", "judge", "mmsafe_po"): ("benchmark=mmsafe_po",),
+    ("train", "judge", "keywords"): ("data=mmsafe_po",),
+    ("train", "judge", "mmsafe_po"): ("data=mmsafe_po",),
+    ("train", "benchmark", "microworld"): ("data=microworld",),
+    ("train", "benchmark", "mmsafe_po"): ("data=mmsafe_po",),
 }
 
 
@@ -102,7 +112,7 @@ def test_root_composes_with_its_defaults_and_has_the_keys_of_its_class(root: str
 
 @pytest.mark.parametrize(("root", "group", "option"), list(every_choice()), ids="-".join)
 def test_every_option_composes_is_typed_and_mirrors_its_class(root: str, group: str, option: str):
-    node = composed(root, f"{group}={option}").get(group, {})
+    node = composed(root, f"{group}={option}", *BESIDE.get((root, group, option), ())).get(group, {})
     if "_target_" in node:
         name = f"{group}={yaml_source(group, option)}"
         assert differences(node, target(node)) == OTHER_THAN_CLASS.get(name, set())

@@ -123,11 +123,10 @@ def test_without_a_checkpoint_the_base_model_is_measured(run: Path, base: Path, 
     assert facts["default"] == facts["saved"]
 
 
-@pytest.mark.xfail(reason="reference= cannot be set: conf/reference makes it a group")
 def test_a_reference_adds_the_reward_form(run: Path, base: Path, tmp_path: Path, cache: Path):
     words = [f"checkpoint={run}", *ASKED]
     for name, reference in {"base": base, "itself": run}.items():
-        more = [f"reference={reference}", f"hydra.run.dir={name}"]
+        more = [f"against={reference}", f"hydra.run.dir={name}"]
         ended = launch("evaluate", *words, *more, cwd=tmp_path, cache=cache)
         assert ended.status == 0, ended.err
     against_base, own = metrics_of(tmp_path / "base"), metrics_of(run)
@@ -137,16 +136,7 @@ def test_a_reference_adds_the_reward_form(run: Path, base: Path, tmp_path: Path,
     assert metrics_of(tmp_path / "itself")["eval/pairwise_accuracy_reward"] == 0.5  # all ties
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        "checkpoint",
-        pytest.param(
-            "reference",
-            marks=pytest.mark.xfail(reason="reference= cannot be set; and _checkpoint() calls it checkpoint="),
-        ),
-    ],
-)
+@pytest.mark.parametrize("option", ["checkpoint", "against"])
 def test_a_folder_that_is_not_there_is_one_line(option: str, tmp_path: Path, cache: Path):
     ended = launch("evaluate", f"{option}=nowhere", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
     assert ended.status == 2

@@ -244,9 +244,6 @@ def test_the_mode_is_restored_after_an_error_and_after_giving_up(talker: Any, ex
     assert made.model.training
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="generate() sets one mode for the whole model: a part in evaluation mode is lost"
-)
 def test_the_mode_of_each_part_is_restored(talker: Any, examples: list[Example]) -> None:
     made = copy.deepcopy(talker)
     made.model.train()

@@ -33,7 +33,7 @@ from mmsafe.settings import AdamW, Checkpoint, Trainer
 from mmsafe.training import fit
 
 SIZES = Architecture(
-    image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
+    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
 )
 BLIND = ("I cannot see it.", "Sure, go on and do it!", "Which one do you mean?", "No.")
 OBJECTIVES = [SFT(), SFT(average="sequence"), DPO(), BPO(), BPO(mode="concat")]
@@ -56,7 +56,7 @@ def small() -> Llava:
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """Four examples; one has no image."""
-    found = MicroWorld(size=4, image_size=16).train().examples
+    found = MicroWorld(size=4, image_size=24).train().examples
     found = [example.with_responses(blind=blind) for example, blind in zip(found, BLIND, strict=True)]
     return [*found[:3], found[3].blinded()]
 
@@ -282,7 +282,6 @@ def test_the_reference_does_not_change(small: Llava, examples: list[Example]):
     assert not all(torch.equal(reference[name], weight) for name, weight in after.model.state_dict().items())
 
 
-@pytest.mark.xfail(reason="bug: training.fit puts the whole module, reference included, into training mode")
 def test_the_reference_stays_in_evaluation_mode(small: Llava, examples: list[Example]):
     modes: set[bool] = set()
 

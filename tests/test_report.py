@@ -174,7 +174,6 @@ def test_bad_input_is_one_line_and_status_2(
     assert said.out == ""
 
 
-@pytest.mark.xfail(reason="a traceback: JSONDecodeError, TypeError, KeyError")
 @pytest.mark.parametrize("content", ["{", "[]", "{}"], ids=["broken", "list", "of another tool"])
 def test_a_run_json_that_is_not_ours_is_one_line(content: str, tmp_path: Path):
     (tmp_path / "run.json").write_text(content)
@@ -182,7 +181,6 @@ def test_a_run_json_that_is_not_ours_is_one_line(content: str, tmp_path: Path):
         read_runs([tmp_path])
 
 
-@pytest.mark.xfail(reason="runs of the demo have no name, so the label lists every option: no group dpo")
 def test_the_demo_can_be_reported_against_dpo_as_the_readme_says(tmp_path: Path, capsys: Any, monkeypatch: Any):
     """The folders of the demo with the configs that its commands compose, but without the training."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

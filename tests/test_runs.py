@@ -110,7 +110,6 @@ def test_notes_add_up_and_are_on_disk_at_once(tmp_path: Path):
     assert {"versions", "hardware", "git_commit", "python", "mmsafe", "command"} <= set(about)
 
 
-@pytest.mark.xfail(reason="claim() writes run.json anew")
 def test_claiming_a_folder_again_keeps_what_was_noted_there(tmp_path: Path):
     folder = RunFolder(tmp_path, config())
     folder.claim()

@@ -231,7 +231,6 @@ def test_generations_and_judgements_have_the_columns_of_the_contract(folder: Pat
     assert sum(safe) / len(safe) == read_json(folder / "metrics.json")["eval/safety_rate"]
 
 
-@pytest.mark.xfail(reason="claim() writes run.json anew, without data, seed, examples, lengths")
 def test_the_same_command_again_says_finished_and_changes_nothing(folder: Path, elsewhere: Path, cache: Path):
     words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
     before, about = snapshot(folder, but=["train.log", "run.json"]), read_json(folder / "run.json")
@@ -256,7 +255,6 @@ def test_another_config_in_the_same_folder_is_refused_in_one_line(folder: Path, 
     assert snapshot(folder, but=hydras) == before
 
 
-@pytest.mark.xfail(reason="Hydra writes .hydra/ before claim() refuses, so it tells of the run that was refused")
 def test_a_refused_config_leaves_the_record_of_the_first_one(folder: Path, elsewhere: Path, cache: Path):
     words = [*QUICK, "objective=sft", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
     assert launch("train", *words, cwd=elsewhere, cache=cache).status == 2
@@ -307,7 +305,7 @@ def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
 @pytest.mark.parametrize(
     "argument",
     [
-        pytest.param("objective=louder", marks=pytest.mark.xfail(reason="preflight does not look in --config-dir")),
+        "objective=louder",
         "objective=concat",
     ],
 )
@@ -420,7 +418,6 @@ def test_what_can_be_seen_only_later_is_one_line_too(words: list[str], message: 
     assert not (tmp_path / "bad" / "metrics.json").exists()
 
 
-@pytest.mark.xfail(reason="benchmark.prompts() is asked only after training")
 def test_a_benchmark_that_does_not_fit_the_data_is_refused_before_training(
     own_rows: Callable[..., Path], tmp_path: Path, cache: Path
 ):

@@ -33,10 +33,10 @@ from mmsafe.settings import AdamW, Checkpoint, Trainer
 from mmsafe.training import fit
 
 SIZES = Architecture(
-    image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
+    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
 )
 # 14 examples in batches of 4, the last one of 2: an epoch has 4 steps, a run of two epochs 8.
-EXAMPLES = MicroWorld(size=14, image_size=16).train().examples
+EXAMPLES = MicroWorld(size=14, image_size=24).train().examples
 STEPS = 8
 
 SHUFFLED: dict[str, Any] = {}
@@ -184,20 +184,9 @@ def no_saving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)
 
 
-RESUME = (
-    "bug: estimated_stepping_batches makes the loader before the checkpoint is read, so its state is never restored"
-)
-EPOCHS = "bug: with num_workers=0 every epoch of a length-grouped run after the first is empty"
-LATEST = "bug: the checkpoint is written before the module's own hook, so it holds the metrics of the step before"
-
-
-def broken(reason: str) -> Any:
-    return pytest.mark.xfail(reason=reason)
-
-
 @pytest.mark.parametrize(
     "loader",
-    [pytest.param(loader, marks=broken(EPOCHS) if name == "grouped" else ()) for name, loader in LOADERS.items()],
+    LOADERS.values(),
     ids=LOADERS.keys(),
 )
 def test_every_epoch_shows_every_example_once(tmp_path: Path, loader: dict[str, Any]):
@@ -214,7 +203,6 @@ def test_the_same_call_twice_is_identical(tmp_path: Path, uninterrupted: Any, lo
     assert_equal(run(tmp_path, **loader), uninterrupted(**loader))
 
 
-@broken("bug: making worker processes draws from the generator of the order")
 def test_workers_change_nothing(uninterrupted: Any):
     assert_equal(uninterrupted(**WORKERS), uninterrupted())
 
@@ -223,7 +211,6 @@ def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
     assert run(tmp_path, seed=4).rows != uninterrupted().rows
 
 
-@broken(RESUME)
 @pytest.mark.usefixtures("no_saving")
 @pytest.mark.parametrize(
     ("step", "loader"),
@@ -241,7 +228,6 @@ def test_killed_after_a_checkpoint(tmp_path: Path, uninterrupted: Any, step: int
     assert_equal(run(tmp_path, every=2, **loader), uninterrupted(**loader))
 
 
-@broken(RESUME)
 @pytest.mark.usefixtures("no_saving")
 @pytest.mark.parametrize("objective", [SFT(), BPO(mode="concat")], ids=["sft", "bpo-concat"])
 def test_killed_with_another_objective(tmp_path: Path, objective: Objective):
@@ -259,7 +245,6 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, uninterrupted: Any):
     assert_equal(run(tmp_path), uninterrupted())
 
 
-@broken(RESUME)
 @pytest.mark.usefixtures("no_saving")
 def test_killed_three_times(tmp_path: Path, uninterrupted: Any):
     for step in (2, 3, 6):
@@ -268,7 +253,6 @@ def test_killed_three_times(tmp_path: Path, uninterrupted: Any):
     assert_equal(run(tmp_path, every=1), uninterrupted())
 
 
-@broken(RESUME + "; and the state on an exception is not always one that a run can go on from")
 @pytest.mark.parametrize(
     ("hook", "loader"),
     [
@@ -288,7 +272,6 @@ def test_an_exception_anywhere_in_a_step(tmp_path: Path, uninterrupted: Any, hoo
     assert_equal(run(tmp_path, **loader), uninterrupted(**loader))
 
 
-@broken(RESUME + "; and gradients accumulated so far are lost")
 @pytest.mark.parametrize("batch", [4, 5], ids=["after a step", "between two steps"])
 def test_sigterm(tmp_path: Path, uninterrupted: Any, batch: int):
     with pytest.raises(SystemExit):
@@ -296,7 +279,6 @@ def test_sigterm(tmp_path: Path, uninterrupted: Any, batch: int):
     assert_equal(run(tmp_path, **ACCUMULATED), uninterrupted(**ACCUMULATED))
 
 
-@broken(RESUME)
 def test_sigkill_of_the_process(tmp_path: Path, uninterrupted: Any):
     code = (
         "import importlib.util, pathlib, sys\n"
@@ -313,7 +295,7 @@ def test_sigkill_of_the_process(tmp_path: Path, uninterrupted: Any):
 
 @pytest.mark.parametrize(
     "every",
-    [pytest.param(2, marks=broken(LATEST)), pytest.param(3, marks=broken(RESUME)), 100],
+    [2, 3, 100],
     ids=["checkpoint at the end", "two steps before the end", "none before the end"],
 )
 def test_stopped_between_training_and_evaluation(tmp_path: Path, uninterrupted: Any, every: int):

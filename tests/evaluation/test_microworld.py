@@ -298,7 +298,6 @@ def test_other_data_are_refused() -> None:
         BENCHMARK.prompts(other, "test")
 
 
-@pytest.mark.xfail(raises=KeyError, reason="benchmark=microworld judge=keywords ends in KeyError: 'passed'")
 def test_a_judge_that_cannot_tell_enough_is_no_crash(prompts: list[Example]) -> None:
     rows = judged(prompts, by_image, Keywords())
     try:

@@ -190,10 +190,6 @@ def test_a_model_beside_itself_has_equal_rewards(llava: Any) -> None:
     assert found["pairwise_accuracy_reward"] == rate([0.5] * 6)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="dropout, where a model has any, stays on if the model is in training mode",
-)
 def test_the_model_is_scored_in_evaluation_mode_and_left_as_it_was(llava: Any) -> None:
     made = copy.deepcopy(llava)
     made.model.train()

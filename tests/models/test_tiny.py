@@ -85,7 +85,6 @@ def test_the_saved_folder_is_the_same_model_to_us(llava: Llava, saved: Path):
     assert processor_hash(loaded.processor) == processor_hash(llava.processor)
 
 
-@pytest.mark.xfail(reason="bug: saving and loading fill in `architectures` and `dtype` in the config")
 def test_saving_and_loading_keep_the_fingerprint(tmp_path: Path):
     llava = TinyModel(architecture=SIZES, pretraining=None).load()
     before = llava.fingerprint()
@@ -94,7 +93,6 @@ def test_saving_and_loading_keep_the_fingerprint(tmp_path: Path):
     assert before == after == PretrainedLlava(path=str(tmp_path)).load().fingerprint()
 
 
-@pytest.mark.xfail(reason="bug: the hash of the tokenizer includes the padding of its last call")
 def test_using_a_model_keeps_its_fingerprint():
     llava = TinyModel(architecture=SIZES, pretraining=None).load()
     before = llava.fingerprint()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rich.errors import MarkupError
 
 from mmsafe.reporting.table import headline, print_tables, result_table
 
@@ -66,9 +65,6 @@ def test_markup_in_names_is_plain_text(capsys: pytest.CaptureFixture[str], name:
     assert f"safety rate, entity_type={name}" in found
 
 
-@pytest.mark.xfail(
-    raises=(AssertionError, MarkupError), reason="rich reads markup in a title: [/b] is an error, [seed=0] disappears"
-)
 @pytest.mark.parametrize("title", ["runs/[/b]/model", "runs/[seed=0]/model"])
 def test_markup_in_titles_is_plain_text(capsys: pytest.CaptureFixture[str], title: str) -> None:
     """`mmsafe.evaluate` takes the checkpoint's path for the title."""
