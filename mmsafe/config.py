@@ -109,7 +109,8 @@ def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any],
         choices = [choice.strip("'") for choice in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         text = f"{key}{shown}: must be one of {', '.join(choices)}{_hint(str(value), choices)}"
     else:
-        text = f"{key}{shown}: {first['msg'].removeprefix('Value error, ').removeprefix('Input ')}"
+        problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        text = f"{key}{shown}: {problem}" if key else problem
     return text + (f" (and {len(others)} more)" if others else "")
 
 

@@ -14,21 +14,26 @@ ARMS = {
 }
 
 
+def command(arm: str, folder: Path) -> list[str]:
+    """Module and overrides of one job."""
+    name = arm.lower()
+    return [*ARMS[arm], f"name={name}", f"hydra.run.dir={folder / name}"]
+
+
 def main() -> None:
     """Run the three jobs, skipping what is finished, and print one table; ends with a job's status if it fails."""
     from mmsafe.reporting.table import print_tables, result_table
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo")
     found = {}
-    for arm, (module, *overrides) in ARMS.items():
-        run = folder / arm.lower()
-        words = [module, *overrides, f"name={arm.lower()}", f"hydra.run.dir={run}"]
+    for arm in ARMS:
+        words = command(arm, folder)
         print(f"\n$ python -m {' '.join(words)}", flush=True)
         status = subprocess.run([sys.executable, "-m", *words]).returncode
         if status:
             print(f"mmsafe.demo: {arm} ended with status {status}", file=sys.stderr)
             sys.exit(status)
-        found[arm] = json.loads((run / "metrics.json").read_text())
+        found[arm] = json.loads((folder / arm.lower() / "metrics.json").read_text())
     print_tables([result_table(found, "micro-world, one seed: see experiments/microworld for five")])
 
 

@@ -25,7 +25,7 @@ from mmsafe.settings import AdamW, Checkpoint, Trainer
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its start-up lines say nothing about the run
 warnings.filterwarnings(
-    "ignore", message=r".*(LeafSpec|does not have many workers|exists and is not empty).*"
+    "ignore", message=r".*(LeafSpec|does not have many workers|exists and is not empty|in eval mode at the start).*"
 )  # not ours to mend
 
 

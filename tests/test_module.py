@@ -142,7 +142,7 @@ def test_an_objective_without_reference_makes_none(small: Llava):
         def log_probs(self, model: Any, scoring: Any, batch: Any) -> Any:
             raise AssertionError("SFT needs no second model")
 
-    module = PreferenceModule(small.model, SFT(), Padded(), Forbidden(), AdamW(lr=1e-3))
+    module = PreferenceModule(small.model, SFT(), Padded(), Forbidden(), AdamW(lr=1e-3), 1)
     assert module.reference_model is None
 
 

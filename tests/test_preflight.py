@@ -78,8 +78,8 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["~judge"], "judge: must be set"),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
-        (["objective.beta=["], "cannot read an override: no viable alternative at input '['"),
-        (["objective.beta"], "cannot read an override: Error parsing override 'objective.beta'"),
+        (["objective.beta=["], "cannot read objective.beta=[: no viable alternative at input '['"),
+        (["objective.beta"], "cannot read objective.beta: Error parsing override 'objective.beta'"),
         (["objective.beta=${nothing}"], "objective.beta: Interpolation key 'nothing' not found"),
         (["objective.beta=${oc.env:NOT_SET_ANYWHERE}"], "Environment variable 'NOT_SET_ANYWHERE' not found"),
         (["seed=${seed}"], "seed: Recursive interpolation detected"),

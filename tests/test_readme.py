@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from launching import launch
+from PIL import Image
 
-from mmsafe import report
 from mmsafe.blind import BlindConfig
 from mmsafe.cli import COMMANDS
 from mmsafe.evaluate import EvaluateConfig
@@ -50,15 +52,53 @@ def split(command: str) -> tuple[str, list[str]]:
     pytest.fail(f"a command of a form that this test cannot check: {command}")
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the placeholders of the documents exist: train.json, test.json, images/, DIR."""
-    for name in ("train.json", "test.json"):
-        (tmp_path / name).write_text("[]")
-    for name in ("images", "DIR"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+SMALL = {
+    "train": ("trainer.max_steps=2", "trainer.progress_bar=false", "generation.max_new_tokens=4"),
+    "blind": ("generation.max_new_tokens=4",),
+    "evaluate": (),
+}
+ASKED = ("evaluation.max_new_tokens=4",)
+MICROWORLD = ("data.size=16", "data.test_size=8", "benchmark.size=16", "benchmark.neutral_size=4")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the placeholders of the documents exist: train.json, test.json, images/, DIR, outputs/demo."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "images").mkdir()
+    for number in range(6):
+        Image.new("RGB", (40, 30), (40 * number, 90, 10)).save(folder / "images" / f"{number}.png")
+    for name in ("train", "test"):
+        rows = [
+            {
+                "question": f"USER: <image>\nWhat is in {name} picture {number}? ASSISTANT:",
+                "image": f"{number}.png",
+                "chosen": "ASSISTANT: I am sorry, I cannot help with that.",
+                "rejected": "ASSISTANT: Take it and begin.",
+            }
+            for number in range(6)
+        ]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    quick = ("model=random", *SMALL["train"], *ASKED, *MICROWORLD)
+    for name, run in {"dpo": "DIR", "dpo-demo": "outputs/demo/dpo", "bpo-demo": "outputs/demo/bpo"}.items():
+        objective = name.partition("-")[0]
+        words = (f"name={objective}", f"objective={objective}", *quick, f"hydra.run.dir={run}")
+        ended = launch("train", *words, cwd=folder, cache=folder / "cache")
+        assert ended.status == 0, ended.err
+    return folder
+
+
+def made_small(name: str, words: list[str]) -> list[str]:
+    """The command with the smallest amounts, and a random or the placeholder's model instead of one to download."""
+    chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
+    more = list(SMALL[name]) + (list(ASKED) if name != "blind" else [])
+    if chosen.get("data", chosen.get("benchmark", "microworld")) == "microworld":
+        more += MICROWORLD if name != "blind" else MICROWORLD[:2]
+    if chosen.get("model", "").startswith("llava"):
+        more.append("model.path=DIR")
+    elif "model" not in chosen:
+        more.append("model=random")
+    return [*words, *more]
 
 
 def test_the_blocks_are_read():
@@ -83,16 +123,18 @@ def test_documented_command_works(command: str, place: Path):
     else:
         name, arguments = split(command)
         assert name in COMMANDS
-        named = [word.partition("=")[2] for word in arguments if re.match(r"(data|model)\.\w*(path|dir)=", word)]
-        named += [word.partition("=")[2] for word in arguments if re.match(r"(checkpoint|against)=", word)]
-        assert all((place / path).exists() for path in named), "a placeholder that this test does not know"
         if name in ROOTS:
-            check(name, ROOTS[name], arguments)
-        elif name == "report":
-            assert vars(report.parser().parse_args(arguments))["folders"] if hasattr(report, "parser") else arguments
-        else:
-            assert name == "demo"
-            assert len(arguments) <= 1
+            check_here(place, name, arguments)
+            arguments = made_small(name, arguments)
+        if name != "demo":  # `make demo` is a stage of .ci/run, and takes minutes
+            ended = launch(name, *arguments, cwd=place, cache=place / "cache")
+            assert ended.status == 0, ended.err
+
+
+def check_here(place: Path, name: str, arguments: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        check(name, ROOTS[name], arguments)
 
 
 def test_the_table_of_commands_is_the_list_of_the_console_script():
@@ -108,6 +150,6 @@ def test_options_that_are_named_in_the_text_exist():
     for word in sorted(named):
         key, _, value = word.partition("=")
         if value and not key.startswith("hydra"):
-            own = data if key.startswith("data.") else []
-            name = "evaluate" if key in ("checkpoint", "reference") else "train"
+            own = data if key.startswith(("data.", "judge")) and value != "rules" else []
+            name = "evaluate" if key in ("checkpoint", "against") else "train"
             check(name, ROOTS[name], [*own, word])

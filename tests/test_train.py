@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import importlib
-import io
 import json
-import logging
 import math
 import os
 import subprocess
@@ -17,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import launch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,38 +58,6 @@ TRAINED = (
     "logps/rejected",
     "logps/blind",
 )
-
-
-class Ended:
-    """How a command ended, and what it said."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:
-    """`python -m mmsafe.<name> …` in this process, which saves the imports; leaves no traces in it."""
-    import torch
-
-    root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
-    handlers, level, status = root.handlers[:], root.level, 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        environment = dict(os.environ)
-        patch.setattr(sys, "argv", [f"mmsafe.{name}", *overrides])
-        patch.setenv("MMSAFE_CACHE", str(cache))
-        patch.chdir(cwd)
-        try:
-            importlib.import_module(f"mmsafe.{name}").main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        finally:
-            torch.use_deterministic_algorithms(False)
-            for handler in set(root.handlers) - set(handlers):
-                handler.close()
-            root.handlers[:], root.level = handlers, level
-            for variable in set(os.environ) - set(environment):
-                del os.environ[variable]
-    return Ended(status, out.getvalue(), err.getvalue())
 
 
 def read_json(path: Path) -> Any:
