@@ -384,10 +384,10 @@ def test_what_is_appended_can_be_read_by_another_at_once(tmp_path: Path) -> None
     assert set(ResponseStore(tmp_path).read()) == {"one", "two"}
 
 
-def test_text_that_is_no_unicode_spoils_nothing_that_is_already_there(tmp_path: Path) -> None:
-    """Half a surrogate pair cannot come from a tokenizer; should it, the store says so and stays readable."""
+def test_text_that_is_no_unicode_survives(tmp_path: Path) -> None:
+    """Half a surrogate pair and the line separators of Unicode: one line each, read back as they were."""
+    odd = {"half": "half \ud83d", "separators": "a\u2028b\u2029c\u0085d"}
     store = ResponseStore(tmp_path)
-    store.append([("one", Response("1", True))])
-    with pytest.raises(UnicodeEncodeError):
-        store.append([("two", Response("2", True)), ("bad", Response("half \ud83d", True))])
-    assert set(ResponseStore(tmp_path).read()) == {"one", "two"}
+    store.append([(key, Response(text, True)) for key, text in odd.items()])
+    assert {key: response.text for key, response in ResponseStore(tmp_path).read().items()} == odd
+    assert len(store.path.read_text().splitlines()) == 2

@@ -152,8 +152,8 @@ def test_constant_samples_have_an_interval_of_width_zero() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_sample_of_one_says_nothing_about_its_spread() -> None:
-    assert mean([0.5]) == Estimate(0.5, -math.inf, math.inf, 1)
-    assert difference([1.0], [0.0, 1.0]) == Estimate(0.5, -math.inf, math.inf, 3)
+    assert mean([0.5]) == Estimate(0.5, -1.0, 1.0, 1)
+    assert difference([1.0], [0.0, 1.0]) == Estimate(0.5, -1.0, 1.0, 3)
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=40))
