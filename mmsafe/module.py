@@ -123,7 +123,7 @@ class PreferenceModule(pl.LightningModule):
 
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
-            self._window[name].append(value.detach().float().cpu())
+            self._window[name].append(value.detach().float())  # left on its device: no waiting for the GPU
 
     def _check_start(self, terms: dict[str, Tensor]) -> None:
         """Policy and reference are equal before the first optimiser step, so every term has a known value."""

@@ -20,6 +20,7 @@ from mmsafe.data.example import Example, fingerprint
 from mmsafe.data.lengths import fitting
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
+from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.run import evaluate
 from mmsafe.models.llava import Llava
 from mmsafe.models.source import ModelSource, PretrainedLlava
@@ -71,7 +72,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     loaded = _read(config.data)
     llava = on_device(config.model.load(), config.trainer.accelerator)
     examples = prepare(config, llava, loaded.examples, folder)
-    folder.note(seed=config.seed, data=fingerprint(examples), examples=len(examples), dropped=loaded.dropped)
+    folder.note_data(fingerprint(examples))
+    folder.note(seed=config.seed, examples=len(examples), dropped=loaded.dropped)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
     module = fit(
         llava,
@@ -93,17 +95,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.save_model(llava)
     metrics: dict[str, Any] = {**module.latest, "train/steps": module.trained_steps}
     if config.evaluate:
-        metrics |= evaluate(
-            llava,
-            reference=module.reference_model,
-            data=config.data,
-            part="holdout",
-            benchmark=config.benchmark,
-            judge=config.judge,
-            scoring=config.scoring,
-            settings=config.evaluation,
-            folder=folder.path,
-        )
+        metrics |= _evaluated(config, llava, module.reference_model, "holdout", folder)
     for logger in loggers:
         logger.log_metrics(headline(metrics), module.trained_steps)
         logger.finalize("success")
@@ -144,19 +136,25 @@ def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     llava = on_device(_model(config.checkpoint, "checkpoint", config.model))
     reference = on_device(_model(config.against, "against", config.model)).model if config.against else None
     folder.note(seed=config.seed, model=llava.fingerprint())
-    metrics = evaluate(
+    metrics = _evaluated(config, llava, reference, "test", folder)
+    folder.finish(metrics)
+    return metrics
+
+
+def _evaluated(
+    config: TrainConfig | EvaluateConfig, llava: Llava, reference: Any | None, part: Part, folder: RunFolder
+) -> dict[str, Any]:
+    return evaluate(
         llava,
         reference=reference,
         data=config.data,
-        part="test",
+        part=part,
         benchmark=config.benchmark,
         judge=config.judge,
         scoring=config.scoring,
         settings=config.evaluation,
         folder=folder.path,
     )
-    folder.finish(metrics)
-    return metrics
 
 
 def _model(path: str | None, option: str, model: ModelSource) -> Llava:

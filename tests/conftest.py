@@ -15,18 +15,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = (
-    "model=random",
-    "trainer.progress_bar=false",
-    "data.size=16",
-    "data.test_size=8",
-    "data.batch_size=4",
-    "generation.max_new_tokens=6",
-    "evaluation.max_new_tokens=6",
-    "benchmark.size=16",
-    "benchmark.neutral_size=4",
-)
-"""Overrides with which a whole training run takes about a second beside its imports."""
 
 
 @pytest.fixture(autouse=True)

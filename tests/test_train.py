@@ -13,21 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import launch
+from launching import QUICK, launch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = (
-    "model=random",
-    "trainer.progress_bar=false",
-    "data.size=16",
-    "data.test_size=8",
-    "data.batch_size=4",
-    "generation.max_new_tokens=6",
-    "evaluation.max_new_tokens=6",
-    "benchmark.size=16",
-    "benchmark.neutral_size=4",
-)
 SHORT = (*QUICK, "trainer.max_steps=2", "evaluate=false")
 LN2 = math.log(2)
 EVALUATED = (

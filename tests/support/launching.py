@@ -12,6 +12,19 @@ from pathlib import Path
 
 import pytest
 
+QUICK = (
+    "model=random",
+    "trainer.progress_bar=false",
+    "data.size=16",
+    "data.test_size=8",
+    "data.batch_size=4",
+    "generation.max_new_tokens=6",
+    "evaluation.max_new_tokens=6",
+    "benchmark.size=16",
+    "benchmark.neutral_size=4",
+)
+"""Overrides with which a whole training run takes about a second beside its imports."""
+
 
 class Ended:
     """How a command ended, and what it said."""
