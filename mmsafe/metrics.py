@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,47 +11,32 @@ from torch import Tensor
 from mmsafe.objectives.base import Objective, Scores, Terms
 
 
+@torch.no_grad()
 def step_metrics(objective: Objective, group: Tensor, scores: Mapping[str, Scores], terms: Terms) -> dict[str, Tensor]:
     """Loss terms, rewards, margins, accuracies and log-probs of one batch, averaged; scalars without gradient.
 
     `group` is the group of each item, `[batch]`: in a batch of mixed groups a row counts under the response it holds.
     """
-    with torch.no_grad():
-        found = {f"loss/{name}": term.mean() for name, term in terms.items()}
-        responses = _by_response(objective, group, scores)
-        for name, (log_prob, _) in responses.items():
-            found[f"logps/{name}"] = log_prob.mean()
-        if objective.needs_reference:
-            found |= _rewards(objective, responses)
-            found |= _margins(objective, group, scores)
-        return {name: value.detach().float() for name, value in found.items()}
+    found = {f"loss/{name}": term.mean() for name, term in terms.items()}
+    log_probs = {name: score.log_prob for name, score in scores.items()}
+    found |= {f"logps/{name}": value for name, value in _by_response(objective, group, log_probs).items()}
+    if objective.needs_reference:
+        rewards = {name: objective.reward_scale * score.log_ratio for name, score in scores.items()}
+        found |= {f"rewards/{name}": value for name, value in _by_response(objective, group, rewards).items()}
+        found |= _margins(objective, group, rewards)
+    return {name: value.detach().float() for name, value in found.items()}
 
 
-def _by_response(
-    objective: Objective, group: Tensor, scores: Mapping[str, Scores]
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Log-probs and log-ratios by response name, over the items that hold it."""
-    parts: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+def _by_response(objective: Objective, group: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean of a value by response name, over the items that hold the response."""
+    parts: dict[str, list[Tensor]] = defaultdict(list)
     for index, rows in enumerate(objective.groups):
-        items = group == index
-        if items.any():
-            for name, row in rows.items():
-                score = scores[name]
-                ratio = score.log_ratio[items] if score.reference is not None else None
-                parts.setdefault(row.response, []).append((score.log_prob[items], ratio))
-    return {name: (_join([p for p, _ in found]), _join([r for _, r in found])) for name, found in parts.items()}
+        for name, row in rows.items():
+            parts[row.response].append(values[name][group == index])
+    return {name: torch.cat(found).mean() for name, found in parts.items() if sum(map(len, found))}
 
 
-def _join(parts: Sequence[Tensor | None]) -> Tensor:
-    return torch.cat([part for part in parts if part is not None]) if parts[0] is not None else torch.empty(0)
-
-
-def _rewards(objective: Objective, responses: Mapping[str, tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
-    scale = objective.reward_scale
-    return {f"rewards/{name}": scale * r.mean() for name, (_, r) in responses.items() if r is not None}
-
-
-def _margins(objective: Objective, group: Tensor, scores: Mapping[str, Scores]) -> dict[str, Tensor]:
+def _margins(objective: Objective, group: Tensor, rewards: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Margin and accuracy of the chosen response over each other one; the plain names are those over `rejected`."""
     found = {}
     for index, rows in enumerate(objective.groups):
@@ -59,8 +45,8 @@ def _margins(objective: Objective, group: Tensor, scores: Mapping[str, Scores]) 
             continue
         for name, row in rows.items():
             if name != "chosen":
-                margin = (scores["chosen"].log_ratio - scores[name].log_ratio)[items]
+                margin = (rewards["chosen"] - rewards[name])[items]
                 suffix = "" if row.response == "rejected" else f"/{row.response}"
-                found[f"rewards/margins{suffix}"] = objective.reward_scale * margin.mean()
+                found[f"rewards/margins{suffix}"] = margin.mean()
                 found[f"rewards/accuracies{suffix}"] = (margin > 0).float().mean()
     return found

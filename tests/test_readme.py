@@ -116,7 +116,7 @@ def test_documented_command_works(command: str, place: Path):
     words = shlex.split(command)
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= targets()
-    elif words[0] in ("bash", "sh") or words[0].endswith(".sh"):
+    elif words[0] in ("bash", "sh") or words[-1].endswith((".sh", ".py")):
         assert (ROOT / words[-1]).is_file()
     elif words[0] == "git":
         assert shutil.which("git") is None or words[1] in ("clone", "checkout")
