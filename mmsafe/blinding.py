@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mmsafe.data.example import Example
 from mmsafe.data.responses import responses
+from mmsafe.generation import Response
 from mmsafe.models.llava import Llava
 from mmsafe.settings import Generation
 
@@ -33,8 +35,10 @@ def with_blind_responses(llava: Llava, examples: Sequence[Example], settings: Ge
         settings.max_new_tokens,
         empty,
     )
-    texts = iter(response.text for response in made)
-    return [
-        example if COLUMN in example.responses else example.with_responses(**{COLUMN: next(texts)})
-        for example in examples
-    ]
+    new = iter(made)
+    return [example if COLUMN in example.responses else _with(example, next(new)) for example in examples]
+
+
+def _with(example: Example, response: Response) -> Example:
+    cut = example.cut if response.finished else example.cut | {COLUMN}
+    return replace(example.with_responses(**{COLUMN: response.text}), cut=cut)

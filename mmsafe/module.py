@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -74,7 +75,9 @@ class PreferenceModule(pl.LightningModule):
         self._remember({"train/grad_norm": norm, "train/learning_rate": rate})
 
     def on_train_start(self) -> None:
-        """Take up the gradients of micro-batches whose step a stopped run did not reach."""
+        """Take up the gradients and metrics of micro-batches whose step a stopped run did not reach."""
+        for name, values in self._window.items():
+            self._window[name] = [value.to(self.device) for value in values]
         for name, parameter in self.policy.named_parameters():
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
@@ -87,6 +90,11 @@ class PreferenceModule(pl.LightningModule):
         self.latest = {name: float(torch.stack(values).mean()) for name, values in self._window.items()}
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._window.clear()
+        if not math.isfinite(self.latest["train/loss"]):
+            raise UserError(
+                f"step {self.global_step}: the loss is {self.latest['train/loss']}; lower optimizer.lr, or use a "
+                "trainer.precision with a wider range"
+            )
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in self.loggers:
                 logger.log_metrics(self.latest, step=self.global_step)
@@ -101,7 +109,8 @@ class PreferenceModule(pl.LightningModule):
             weight_decay=options.weight_decay,
         )
         warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
-        schedule = get_scheduler(options.schedule, optimizer, int(warmup), self.total_steps)
+        name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
+        schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -131,7 +140,7 @@ class PreferenceModule(pl.LightningModule):
         dtype = torch.get_autocast_dtype(self.device.type) if precise else self.policy.dtype
         for name, expected in self.objective.start.items():
             found = float(terms[name].detach().mean())
-            if abs(found - expected) > START_TOLERANCE.get(dtype, 1e-4):
+            if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4):  # NaN too
                 raise UserError(
                     f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
                     "model that training starts from; check model.path and reference"

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.files import write_rows
 from mmsafe.reporting.runs import RunFolder
 from mmsafe.reporting.table import headline, print_tables, result_table
-from mmsafe.training import fit
+from mmsafe.training import check_accelerator, fit
 
 if TYPE_CHECKING:
     from mmsafe.blind import BlindConfig
@@ -69,10 +70,14 @@ def _status(stop: SystemExit) -> Any:
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    check_accelerator(config.trainer)
     loaded = _read(config.data)
+    if config.evaluate:
+        _check_holdout(config)
     llava = on_device(config.model.load(), config.trainer.accelerator)
+    folder.note_inputs(model=llava.fingerprint())
     examples = prepare(config, llava, loaded.examples, folder)
-    folder.note_data(fingerprint(examples))
+    folder.note_inputs(data=fingerprint(examples))
     folder.note(seed=config.seed, examples=len(examples), dropped=loaded.dropped)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
     module = fit(
@@ -103,6 +108,16 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     if not config.checkpoint.keep:
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _check_holdout(config: TrainConfig) -> None:
+    """Read what will be evaluated on before anything is trained: a bad row there must not cost a run."""
+    prompts = config.benchmark.prompts(config.data, "holdout")
+    if not prompts:
+        raise UserError(
+            "there is nothing to evaluate on: raise data.holdout_share, name a test file, or evaluate=false"
+        )
+    log.info("%d prompts to evaluate on", len(prompts))
 
 
 def blind(config: BlindConfig, cfg: DictConfig) -> Path:
@@ -162,18 +177,19 @@ def _model(path: str | None, option: str, model: ModelSource) -> Llava:
         return model.load()
     if not Path(path).expanduser().is_dir():
         raise UserError(f"{option}={path}: no such folder; name a run folder or a model folder")
-    used = _trained_with(Path(path).expanduser())
-    return PretrainedLlava(
-        path=path,
-        append_eos=used.get("append_eos", model.append_eos),
-        image_aspect_ratio=used.get("image_aspect_ratio", model.image_aspect_ratio),
-    ).load()
+    options = asdict(model) | _trained_with(Path(path).expanduser())
+    kept = {
+        name: options[name] for name in ("append_eos", "image_aspect_ratio", "dtype", "attention") if name in options
+    }
+    return PretrainedLlava(path=path, **kept).load()
 
 
 def _trained_with(folder: Path) -> dict[str, Any]:
-    """The model options of a training run, so that its checkpoint is read as it was trained."""
-    about = folder / "run.json"
-    return dict(json.loads(about.read_text())["config"].get("model", {})) if about.exists() else {}
+    """The model options of the training run that a run folder, or the model folder in it, comes from."""
+    for about in (folder / "run.json", folder.parent / "run.json"):
+        if about.exists():
+            return dict(json.loads(about.read_text())["config"].get("model", {}))
+    return {}
 
 
 def output_dir() -> Path:

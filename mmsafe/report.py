@@ -12,7 +12,7 @@ from rich.table import Table
 from mmsafe.errors import UserError
 from mmsafe.preflight import report as report_error
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
-from mmsafe.reporting.table import HEADLINE, print_tables
+from mmsafe.reporting.table import HEADLINE, judges, print_tables
 
 
 def main() -> None:
@@ -26,19 +26,18 @@ def main() -> None:
         groups = grouped(read_runs(args.folders))
         if args.against and args.against not in groups:
             raise UserError(f"--against {args.against}: no such group; groups are {', '.join(groups)}")
+        tables = [means(groups), *([differences(groups, args.against)] if args.against else [])]
+        write_csv(args.csv or args.folders[0] / "results.csv", groups)
     except UserError as error:
         report_error(error, "mmsafe.report")
         sys.exit(2)
-    write_csv(args.csv or args.folders[0] / "results.csv", groups)
-    tables = [means(groups)]
-    if args.against:
-        tables.append(differences(groups, args.against))
     print_tables(tables)
 
 
 def means(groups: Mapping[str, Sequence[Run]]) -> Table:
     """Mean and 95 % interval over seeds, one column per group."""
     table = Table(title="mean over seeds ± half of the 95 % interval (Student t)")
+    table.caption = judges(run.metrics for runs in groups.values() for run in runs)
     table.add_column("metric")
     for label, runs in groups.items():
         unfinished = sum(not run.metrics for run in runs)

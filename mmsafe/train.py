@@ -49,7 +49,7 @@ class TrainConfig:
 
 
 def run(config: TrainConfig, cfg: DictConfig) -> float:
-    """One training job; returns the metric that a sweep maximises."""
+    """One training job; returns the safety rate, or the negative loss without an evaluation."""
     from mmsafe.pipeline import train
 
     return train(config, cfg)

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 
 from mmsafe.data.example import Example
 from mmsafe.data.module import Items, PreferenceData
+from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.module import PreferenceModule
 from mmsafe.objectives.base import Objective
@@ -87,9 +88,10 @@ def fit(
     module.train()
     if module.reference_model is not None:
         module.reference_model.eval()
+    device = llava.model.device
     runner.fit(module, datamodule=data, ckpt_path=_last(folder))
-    module.eval()
-    return module
+    runner.strategy.optimizers = []  # their state is as large as the model, twice
+    return module.to(device).eval()  # Lightning leaves it on the CPU
 
 
 class StepLog(Callback):
@@ -126,11 +128,26 @@ def _checkpoints(folder: Path, options: Checkpoint) -> ModelCheckpoint:
 
 def _last(folder: Path | None) -> str | None:
     """The checkpoint of an interrupted run in the same folder."""
-    path = folder / "checkpoints" / "last.ckpt" if folder else None
-    if path is None or not path.exists():
+    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=_modified) if folder else []
+    if not found:
         return None
+    path = found[-1]
     log.info("continuing from %s", path)
     return str(path)
+
+
+def _modified(path: Path) -> float:
+    """Time of the last change; a kill may leave `last.ckpt` a link to a checkpoint that is gone."""
+    return path.stat().st_mtime if path.exists() else -1.0
+
+
+def check_accelerator(trainer: Trainer) -> None:
+    """Raise `UserError` if this machine lacks what `trainer` asks for, before anything is computed."""
+    missing = {"gpu": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(trainer.accelerator):
+        raise UserError(f"trainer.accelerator={trainer.accelerator}: this machine has none; use auto or cpu")
+    if trainer.precision == "16-mixed" and not torch.cuda.is_available():
+        raise UserError("trainer.precision=16-mixed: needs a GPU; use auto, 32-true or bf16-mixed")
 
 
 def _precision(trainer: Trainer) -> Any:

@@ -11,9 +11,11 @@ import pytest
 
 import mmsafe.generation
 from mmsafe.blinding import with_blind_responses
+from mmsafe.data.collate import Item, PaddedCollator
 from mmsafe.data.example import Example
 from mmsafe.data.microworld import MicroWorld
 from mmsafe.generation import Prompt
+from mmsafe.objectives.base import Row
 from mmsafe.settings import Generation
 
 SETTINGS = Generation(max_new_tokens=5, batch_size=4)
@@ -44,8 +46,21 @@ def test_every_example_gets_a_blind_response_and_keeps_the_rest(llava: Any, exam
     made = with_blind_responses(llava, examples, SETTINGS)
     for before, after in zip(examples, made, strict=True):
         assert set(after.responses) == {"chosen", "rejected", "blind"}
-        assert dataclasses.replace(after, responses=before.responses) == before
+        assert dataclasses.replace(after, responses=before.responses, cut=frozenset()) == before
     assert all("blind" not in example.responses for example in examples)
+
+
+def test_a_response_that_was_cut_off_is_scored_without_an_end(llava: Any, examples: list[Example]) -> None:
+    made = with_blind_responses(llava, examples, dataclasses.replace(SETTINGS, max_new_tokens=1))
+    assert {example.cut for example in made} == {frozenset({"blind"})}
+    own = with_blind_responses(llava, [example.with_responses(blind="It is red.") for example in examples], SETTINGS)
+    assert {example.cut for example in own} == {frozenset()}
+    collate = PaddedCollator(llava.encoder(), ({"blind": Row("blind")},))
+    end = llava.processor.tokenizer.eos_token_id
+    for examples_made, ended in ((made, False), (own, True)):
+        batch = collate([Item(example) for example in examples_made])
+        last = batch.attention_mask.sum(-1) - 1
+        assert [bool(ids[i] == end) for ids, i in zip(batch.input_ids, last, strict=True)] == [ended] * len(batch)
 
 
 def test_a_blind_prompt_holds_no_image_and_no_placeholder(

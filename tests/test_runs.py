@@ -229,9 +229,9 @@ def test_processes_that_need_the_same_folder_make_it_once(own_cache: Path):
 def test_a_run_is_not_continued_on_other_data(tmp_path: Path):
     begun = RunFolder(tmp_path / "run", config(seed=1))
     begun.claim()
-    begun.note_data("first")
+    begun.note_inputs(data="first")
     again = RunFolder(tmp_path / "run", config(seed=1))
     again.claim()
-    again.note_data("first")
-    with pytest.raises(UserError, match="the data have changed since this run began"):
-        again.note_data("second")
+    again.note_inputs(data="first")
+    with pytest.raises(UserError, match="the data changed since this run began"):
+        again.note_inputs(data="second")

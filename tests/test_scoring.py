@@ -190,13 +190,20 @@ def test_prompt_and_response_are_tokenised_as_one_text(llava: Any):
 
 
 @settings(max_examples=60, deadline=None)
-@given(question=st.text(max_size=30), response=st.text(max_size=30))
+@given(question=st.text(max_size=30), response=st.text(max_size=30).filter(str.strip))
 def test_any_text_is_tokenised_as_one_text(question: str, response: str):
     encoder, llava = hypothesis_encoder()
     example, response = asked(question, None), response.strip()
     found = encoder.prompt_ids(example) + encoder.response_ids(response)
     assert found == naive_ids(llava, example, response)[0]
     assert encoder.decode(encoder.response_ids(response)) == response
+
+
+def test_a_response_that_says_nothing_is_its_end_alone_and_a_cut_one_has_none(llava: Any):
+    encoder = llava.encoder()
+    end = llava.processor.tokenizer.eos_token_id
+    assert encoder.response_ids("") == encoder.response_ids(" \n") == [end]
+    assert encoder.response_ids("It is red.", cut=True) == encoder.response_ids("It is red.")[:-1]
 
 
 def hypothesis_encoder() -> tuple[Encoder, Any]:

@@ -408,3 +408,14 @@ def test_wandb_stays_offline_without_a_key_and_says_so(offline: tuple[subprocess
     assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 1
     assert (folder / "metrics.csv").exists()
     assert read_json(folder / "metrics.json")["train/steps"] == 2
+
+
+def test_a_bad_row_in_the_test_file_costs_no_training(own_rows: Callable[..., Path], tmp_path: Path, cache: Path):
+    path = own_rows("rows.json", lambda n: f"Begin with {n}.")
+    (tmp_path / "test.json").write_text('[{"question": "USER: <image>\\nWhat? ASSISTANT:"}]')
+    words = [word for word in OWN if word != "evaluate=false"]
+    words += [f"data.path={path}", f"data.eval_path={tmp_path / 'test.json'}", "hydra.run.dir=unread"]
+    ended = launch("train", *words, cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert "test.json: row 1" in ended.err
+    assert not (tmp_path / "unread" / "metrics.csv").exists()

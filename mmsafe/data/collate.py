@@ -79,14 +79,14 @@ class PaddedCollator:
                 shown = view(item.example, row)
                 prompt = self.encoder.prompt_ids(shown)
                 prompts.append(prompt)
-                responses.append(self._clipped(prompt, shown.responses[row.response]))
+                responses.append(self._clipped(prompt, shown, row.response))
                 images.add(shown.image)
         ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
         group = torch.tensor([item.group for item in items])
         return Batch(names, group, ids, attention, mask, images.pixels(), torch.tensor(images.index, dtype=torch.long))
 
-    def _clipped(self, prompt: list[int], text: str) -> list[int]:
-        response = self.encoder.response_ids(text)
+    def _clipped(self, prompt: list[int], example: Example, name: str) -> list[int]:
+        response = self.encoder.response_ids(example.responses[name], cut=name in example.cut)
         return response if self.max_length is None else response[: max(1, self.max_length - len(prompt))]
 
 

@@ -54,6 +54,8 @@ class Example:
     image: ImageSource | None
     responses: Mapping[str, str]
     tags: Mapping[str, str] = field(default_factory=dict)
+    cut: frozenset[str] = frozenset()
+    """Names of responses that were cut off at a length limit, and so do not end with an end-of-sequence token."""
 
     def blinded(self) -> Example:
         """The same prompt with the image and its placeholder removed (arXiv 2503.14189, the input x_b)."""
@@ -81,4 +83,4 @@ def digest(value: Any) -> str:
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """Hash of a data set: ids, prompts, images and responses, in order."""
-    return digest([[e.id, e.prompt_key(), sorted(e.responses.items())] for e in examples])
+    return digest([[e.id, e.prompt_key(), sorted(e.responses.items()), sorted(e.cut)] for e in examples])

@@ -57,13 +57,15 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
-    def response_ids(self, text: str) -> list[int]:
-        """Ids of a response as they follow `… ASSISTANT:`, with EOS if `append_eos`."""
+    def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
+        """Ids of a response as they follow `… ASSISTANT:`, with EOS if `append_eos` and it was not `cut` off."""
+        end = [self.tokenizer.eos_token_id] if self.append_eos and not cut else []
+        if not text.strip():
+            return end  # what a model says that ends at once
         anchor = self._anchor_ids
         joined = self._plain_ids(f"{self._anchor} {text.strip()}")
         if joined[: len(anchor)] != anchor:
             raise UserError("the tokenizer merges the end of the prompt with the response; this model is not supported")
-        end = [self.tokenizer.eos_token_id] if self.append_eos else []
         return [*joined[len(anchor) :], *end]
 
     def pixels(self, image: ImageSource) -> Tensor:

@@ -48,14 +48,15 @@ class RunFolder:
         self.about |= facts
         write_json(self.path / "run.json", self.about)
 
-    def note_data(self, fingerprint: str) -> None:
-        """Note what is trained on; raises `UserError` if the run in this folder began with something else."""
-        if self.about.get("data") not in (None, fingerprint):
-            raise UserError(
-                f"{self.path}: the data have changed since this run began, so it cannot be continued; "
-                "put them back, or choose another hydra.run.dir"
-            )
-        self.note(data=fingerprint)
+    def note_inputs(self, **fingerprints: str) -> None:
+        """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""
+        for name, fingerprint in fingerprints.items():
+            if self.about.get(name) not in (None, fingerprint):
+                raise UserError(
+                    f"{self.path}: the {name} changed since this run began, so it cannot be continued; "
+                    "put it back, or choose another hydra.run.dir"
+                )
+        self.note(**fingerprints)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`, the last file of a run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -32,10 +32,16 @@ def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, *, tags: boo
     rows = [(key, label) for key, label in HEADLINE if any(key in metrics for metrics in runs.values())]
     for key, label in [*rows, *(_tag_rows(runs) if tags else [])]:
         table.add_row(label, *(_cell(metrics, key) for metrics in runs.values()))
-    judges = sorted({str(metrics["eval/judge"]) for metrics in runs.values() if "eval/judge" in metrics})
-    note = "a list of refusal phrases, not a safety judge" if "keywords" in judges else "exact"
-    table.caption = f"95 % intervals in brackets · judge: {', '.join(judges)} ({note})" if judges else None
+    if said := judges(runs.values()):
+        table.caption = f"95 % intervals in brackets · {said}"
     return table
+
+
+def judges(runs: Iterable[Mapping[str, Any]]) -> str | None:
+    """Who judged, and how far that is to be trusted; None if nothing was judged."""
+    names = sorted({str(metrics["eval/judge"]) for metrics in runs if "eval/judge" in metrics})
+    notes = {"rules": "exact", "keywords": "a list of refusal phrases, not a safety judge"}
+    return "judge: " + ", ".join(f"{name} ({notes.get(name, 'a model')})" for name in names) if names else None
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:

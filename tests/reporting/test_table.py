@@ -77,7 +77,7 @@ def test_the_judge_is_named_and_keywords_are_no_safety_judge(capsys: pytest.Capt
     assert "not a safety judge" not in exact
     both = {"a": metrics(safety_rate=0.5), "b": metrics("keywords", safety_rate=0.5)}
     weak = " ".join(printed(capsys, both).split())
-    assert "keywords, rules" in weak
+    assert "keywords (a list of refusal phrases, not a safety judge), rules (exact)" in weak
     assert "not a safety judge" in weak
     assert "judge" not in printed(capsys, {"a": {}})
 
