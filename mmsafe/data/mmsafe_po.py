@@ -110,7 +110,7 @@ class MMSafePO(DataSource):
             except RowError as error:
                 bad.append((record.place(), error))
         if not bad or self.on_bad == "skip":  # decoding takes longest, so it waits until all else is well
-            failed = images.check_images((row.image for row in rows.values()), self.check_images == "decode")
+            failed = self._failing({row.image for row in rows.values()})
             unusable = [row for row in rows.values() if row.image in failed]
             bad += [(row.place, RowError("damaged image", str(failed[row.image]))) for row in unusable]
             rows = {name: row for name, row in rows.items() if row.image not in failed}
@@ -122,6 +122,12 @@ class MMSafePO(DataSource):
             reasons = f"can be used: {dict(dropped)}; the first: {_first(bad)}" if bad else "is in it"
             raise UserError(f"{path}: no row {reasons}")
         return list(rows.values()), dropped
+
+    def _failing(self, sources: set[FileImage]) -> dict[FileImage, UserError]:
+        from mmsafe.reporting.progress import progress
+
+        with progress("checking images", len(sources)) as advance:
+            return images.check_images(sources, self.check_images == "decode", lambda *_: advance(1))
 
     def _image_folder(self, file: Path, path: Path) -> Path:
         """The folder that the image names in `file` are relative to; `path` is what the user named."""
