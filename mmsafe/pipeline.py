@@ -44,11 +44,8 @@ TERMINATED = 143
 def train(config: TrainConfig, cfg: DictConfig) -> float:
     """Load, blind, optimise, save, evaluate; returns the safety rate, or the negative loss where there is none."""
     folder = RunFolder(output_dir(), cfg)
-    folder.claim()
-    metrics = folder.finished
-    if metrics is not None:
-        log.info("%s is finished; nothing to do", folder.path)
-    else:
+    metrics = folder.claim()
+    if metrics is None:
         status = 1
         try:
             metrics = _train(config, folder)
@@ -137,11 +134,8 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
 def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     """Evaluate `config.checkpoint`, or the model of `config.model` where it is null."""
     folder = RunFolder(output_dir(), cfg)
-    folder.claim()
-    metrics = folder.finished
-    if metrics is not None:
-        log.info("%s is finished; nothing to do", folder.path)
-    else:
+    metrics = folder.claim()
+    if metrics is None:
         metrics = _measure(config, folder)
     print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
     return metrics

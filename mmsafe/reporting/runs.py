@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from mmsafe.data.example import digest
 from mmsafe.errors import UserError
 from mmsafe.reporting.files import write_json
 
+log = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
 
 
@@ -37,11 +39,18 @@ class RunFolder:
         path = self.path / "metrics.json"
         return dict(json.loads(path.read_text())) if path.exists() else None
 
-    def claim(self) -> None:
-        """Take the folder for this config; raises `UserError` if it holds a run of another one."""
+    def claim(self) -> dict[str, Any] | None:
+        """Take the folder for this config; returns the metrics of a run that is finished there, else None.
+
+        Raises `UserError` if it holds a run of another config.
+        """
         self.about = refuse_other_config(self.path, self.config) | self.about
-        if self.finished is None:
+        metrics = self.finished
+        if metrics is None:
             self.note(config=self.config, **environment())
+        else:
+            log.info("%s is finished; nothing to do", self.path)
+        return metrics
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`: versions, fingerprints, counts."""
