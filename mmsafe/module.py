@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,10 +13,11 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from mmsafe.data.collate import Batch
+from mmsafe.data.features import FeatureCache
 from mmsafe.errors import UserError
 from mmsafe.metrics import step_metrics
 from mmsafe.objectives.base import Objective, Scores
-from mmsafe.reference import Reference
+from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW
 
@@ -30,9 +32,10 @@ class PreferenceModule(pl.LightningModule):
         policy: Any,
         objective: Objective,
         scoring: Scoring,
-        reference: Reference,
+        reference: ReferencePolicy | None,
         optimizer: AdamW,
         total_steps: int,
+        features: FeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -41,7 +44,7 @@ class PreferenceModule(pl.LightningModule):
         self.reference = reference
         self.options = optimizer
         self.total_steps = total_steps
-        self.reference_model = reference.model(policy) if objective.needs_reference else None
+        self.features = features
         self._gradients: dict[str, Tensor] = {}
         self.strict_loading = False  # checkpoints leave the frozen reference out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
@@ -50,10 +53,11 @@ class PreferenceModule(pl.LightningModule):
 
     def scores(self, batch: Batch) -> dict[str, Scores]:
         """Policy and, where the objective needs them, reference log-probs of every row."""
+        batch = self.scoring.with_features(self.policy, batch, self.features)
         policy = self.scoring.log_probs(self.policy, batch)
-        if self.reference_model is None:
+        if self.reference is None:
             return {name: Scores(*row) for name, row in policy.items()}
-        reference = self.reference.log_probs(self.reference_model, self.scoring, batch)
+        reference = self.reference.log_probs(batch)
         return {name: Scores(*row, reference[name].log_probs) for name, row in policy.items()}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -82,10 +86,10 @@ class PreferenceModule(pl.LightningModule):
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
 
-    def log_step(self, batch_idx: int) -> None:
-        """Log once an optimiser step is complete; called before checkpoints are written."""
+    def log_step(self, batch_idx: int, timing: Mapping[str, float]) -> bool:
+        """Log once an optimiser step is complete, and say whether it is; called before checkpoints are written."""
         if "train/grad_norm" not in self._window:
-            return
+            return False
         self.trained_steps = self.global_step
         self.latest = {name: float(torch.stack(values).mean()) for name, values in self._window.items()}
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
@@ -97,7 +101,8 @@ class PreferenceModule(pl.LightningModule):
             )
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in self.loggers:
-                logger.log_metrics(self.latest, step=self.global_step)
+                logger.log_metrics({**self.latest, **timing}, step=self.global_step)
+        return True
 
     def configure_optimizers(self) -> Any:
         """AdamW on what is trained, with a per-step schedule."""
@@ -116,7 +121,7 @@ class PreferenceModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the reference out: it is made again from the model that training starts from."""
         state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("reference_model.")]:
+        for name in [name for name in state if name.startswith("reference.")]:
             del state[name]
         checkpoint["latest"] = (self.trained_steps, self.latest)
         checkpoint["window"] = dict(self._window)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from pydantic import Field, model_validator
 
 from mmsafe.app import launch
+from mmsafe.data.corruption import Corruption
 from mmsafe.data.source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges import Judge
@@ -16,7 +17,7 @@ from mmsafe.objectives.base import Objective
 from mmsafe.options import options
 from mmsafe.reference import Reference
 from mmsafe.scoring import Scoring
-from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Trainer, Wandb
+from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Trainer, VisionCache, Wandb
 
 
 @options
@@ -31,6 +32,8 @@ class TrainConfig:
     objective: Objective
     reference: Reference
     scoring: Scoring
+    corruption: Corruption
+    vision_cache: VisionCache
     optimizer: AdamW
     trainer: Trainer
     lengths: Lengths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 
+from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
+from mmsafe.data.features import FeatureCache
 from mmsafe.data.module import Items, PreferenceData
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.module import PreferenceModule
 from mmsafe.objectives.base import Objective
-from mmsafe.reference import Reference
+from mmsafe.precision import resolved
+from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW, Checkpoint, Trainer
 
@@ -36,7 +40,7 @@ def fit(
     *,
     objective: Objective,
     scoring: Scoring,
-    reference: Reference,
+    reference: ReferencePolicy | None,
     optimizer: AdamW,
     trainer: Trainer,
     batch_size: int,
@@ -44,6 +48,8 @@ def fit(
     num_workers: int = 0,
     group_by_length: bool = False,
     max_length: int | None = None,
+    corruption: Corruption | None = None,
+    features: FeatureCache | None = None,
     folder: Path | None = None,
     checkpoint: Checkpoint | None = None,
     loggers: Sequence[Any] = (),
@@ -54,10 +60,14 @@ def fit(
     Returns the module, whose `latest` holds the metrics of the last optimiser step.
     """
     pl.seed_everything(seed, workers=True, verbose=False)
-    collator = scoring.collator(llava.encoder(), objective.groups, max_length)
+    collator = scoring.collator(llava.encoder(), objective.groups, max_length, corruption)
+    collator.features = features
+    items = Items(examples, len(objective.groups))
+    if reference is not None:
+        reference.prepare(items, collator, batch_size, num_workers)
     data = PreferenceData(
-        Items(examples, len(objective.groups)),
-        collator,
+        items,
+        collator if reference is None else reference.collate(collator),
         batch_size=batch_size,
         num_workers=num_workers,
         group_by_length=group_by_length,
@@ -65,7 +75,7 @@ def fit(
     )
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
-    module = PreferenceModule(llava.model, objective, scoring, reference, optimizer, steps)
+    module = PreferenceModule(llava.model, objective, scoring, reference, optimizer, steps, features)
     saving = [_checkpoints(folder, checkpoint)] if folder and checkpoint else []
     bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     runner = pl.Trainer(
@@ -73,7 +83,7 @@ def fit(
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
-        precision=_precision(trainer),
+        precision=resolved(trainer),  # type: ignore[arg-type]
         accelerator=trainer.accelerator,
         devices=1,
         deterministic=trainer.deterministic,
@@ -81,13 +91,11 @@ def fit(
         enable_progress_bar=trainer.progress_bar,
         enable_checkpointing=bool(saving),
         enable_model_summary=False,
-        callbacks=[StepLog(), *bar, *saving, *callbacks],
+        callbacks=[StepLog(data), *bar, *saving, *callbacks],
         logger=list(loggers) or False,
         use_distributed_sampler=False,
     )
     module.train()
-    if module.reference_model is not None:
-        module.reference_model.eval()
     device = llava.model.device
     runner.fit(module, datamodule=data, ckpt_path=_last(folder))
     runner.strategy.optimizers = []  # their state is as large as the model, twice
@@ -95,13 +103,26 @@ def fit(
 
 
 class StepLog(Callback):
-    """Logs a step before checkpoints are written: Lightning calls the module's own hook after them."""
+    """Logs a step before checkpoints are written: Lightning calls the module's own hook after them.
+
+    Beside the metrics stand the seconds since the last step, and the share of them spent waiting for data.
+    """
+
+    def __init__(self, data: PreferenceData) -> None:
+        self.data = data
+        self.begin = self.waited = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.begin = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, PreferenceModule)
-        pl_module.log_step(batch_idx)
+        now, waited = time.perf_counter(), self.data.waited
+        seconds = now - self.begin
+        if pl_module.log_step(batch_idx, {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}):
+            self.begin, self.waited = now, waited
 
 
 class Checkpoints(ModelCheckpoint):
@@ -148,10 +169,3 @@ def check_accelerator(trainer: Trainer) -> None:
         raise UserError(f"trainer.accelerator={trainer.accelerator}: this machine has none; use auto or cpu")
     if trainer.precision == "16-mixed" and not torch.cuda.is_available():
         raise UserError("trainer.precision=16-mixed: needs a GPU; use auto, 32-true or bf16-mixed")
-
-
-def _precision(trainer: Trainer) -> Any:
-    if trainer.precision != "auto":
-        return trainer.precision
-    on_gpu = trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"

@@ -28,7 +28,8 @@ from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.options import options
 from mmsafe.reference import Frozen, Reference
-from mmsafe.scoring import Padded
+from mmsafe.reference.policies import ReferencePolicy
+from mmsafe.scoring import Padded, Scoring
 from mmsafe.settings import AdamW, Checkpoint, Trainer
 from mmsafe.training import fit
 
@@ -69,7 +70,7 @@ class Recorder(DummyLogger):
         self.rows: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.rows.append({"step": step, **metrics})
+        self.rows.append({"step": step, **{n: value for n, value in metrics.items() if not n.startswith("perf/")}})
 
 
 def trained(
@@ -78,10 +79,11 @@ def trained(
     """A copy of the model after `steps` steps, and the logged rows."""
     steps, batch, accumulate = (changes.pop(key, 1) for key in ("steps", "batch_size", "accumulate"))
     llava, recorder = dataclasses.replace(llava, model=copy.deepcopy(llava.model)), Recorder()
+    reference: Reference = changes.pop("reference", Frozen())
     given: dict[str, Any] = {
         "objective": objective,
         "scoring": Padded(),
-        "reference": Frozen(),
+        "reference": reference.policy(llava, Padded(), "32-true") if objective.needs_reference else None,
         "optimizer": AdamW(lr=1e-3, schedule="constant", warmup_steps=0),
         "trainer": Trainer(
             max_steps=steps,
@@ -118,10 +120,10 @@ def test_overfits_one_batch(small: Llava, examples: list[Example], objective: Ob
 class Another(Frozen):
     """A reference that is not quite the model that training starts from."""
 
-    def model(self, policy: Any) -> Any:
-        reference = super().model(policy)
+    def policy(self, llava: Llava, scoring: Scoring, precision: str) -> ReferencePolicy:
+        reference: Any = super().policy(llava, scoring, precision)
         with torch.no_grad():
-            reference.lm_head.weight.mul_(1.5)
+            reference.model.lm_head.weight.mul_(1.5)
         return reference
 
 
@@ -132,18 +134,6 @@ def test_a_foreign_reference_is_refused_at_step_0(small: Llava, examples: list[E
         return
     with pytest.raises(UserError, match=r"step 0: the preference term is \d\.\d+ instead of 0\.693147.*model\.path"):
         trained(small, examples, objective, reference=Another(), batch_size=4)
-
-
-def test_an_objective_without_reference_makes_none(small: Llava):
-    class Forbidden(Reference):
-        def model(self, policy: Any) -> Any:
-            raise AssertionError("SFT needs no second model")
-
-        def log_probs(self, model: Any, scoring: Any, batch: Any) -> Any:
-            raise AssertionError("SFT needs no second model")
-
-    module = PreferenceModule(small.model, SFT(), Padded(), Forbidden(), AdamW(lr=1e-3), 1)
-    assert module.reference_model is None
 
 
 @pytest.mark.parametrize(
@@ -276,9 +266,9 @@ def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], pa
 
 def test_the_reference_does_not_change(small: Llava, examples: list[Example]):
     module, after, _ = trained(small, examples, DPO(), batch_size=4, steps=3)
-    reference = module.reference_model.state_dict()
+    reference = module.reference.model.state_dict()
     assert all(torch.equal(reference[name], weight) for name, weight in small.model.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in module.reference_model.parameters())
+    assert not any(parameter.requires_grad for parameter in module.reference.model.parameters())
     assert not all(torch.equal(reference[name], weight) for name, weight in after.model.state_dict().items())
 
 
@@ -288,7 +278,7 @@ def test_the_reference_stays_in_evaluation_mode(small: Llava, examples: list[Exa
     class Watch(Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
             assert module.policy.training
-            modes.update(part.training for part in module.reference_model.modules())
+            modes.update(part.training for part in module.reference.modules())
 
     trained(small, examples, DPO(), callbacks=[Watch()])
     assert modes == {False}

@@ -172,9 +172,9 @@ def test_company_in_the_batch_does_not_matter(llava: Any):
 def test_extra_padding_does_not_matter(llava: Any, extra: int):
     batch = batch_of(llava, EXAMPLES)
     wider = copy.copy(batch)
-    for name, fill in [("input_ids", llava.encoder().pad_id), ("attention_mask", 0), ("response_mask", False)]:
+    for name, fill in [("input_ids", llava.encoder().pad_id), ("attention_mask", 0), ("target_mask", False)]:
         setattr(wider, name, torch.nn.functional.pad(getattr(batch, name), (0, extra), value=fill))
-    assert wider.tokens == batch.tokens
+    assert wider.targets == batch.targets
     before, after = scored(llava, batch), scored(llava, wider)
     for name, result in before.items():
         assert torch.allclose(after[name].log_probs[:, :-extra], result.log_probs, atol=1e-5)

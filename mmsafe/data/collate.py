@@ -1,19 +1,22 @@
-"""From examples to padded batches of (prompt, image, response) sequences."""
+"""From examples to batches of (prompt, image, response) sequences; padded here, packed in `mmsafe.data.packing`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmsafe.data.example import Example, ImageSource
+from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.objectives.base import Row, Rows
 
 if TYPE_CHECKING:
+    from mmsafe.data.corruption import Corruption
+    from mmsafe.data.features import FeatureCache
     from mmsafe.models.encoding import Encoder
 
 
@@ -24,78 +27,145 @@ class Item(NamedTuple):
     group: int = 0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Batch:
-    """Right-padded sequences of `rows × batch`; row-major, so row r of item b is sequence `r * batch + b`."""
+    """What every layout has in common; row r of item b is sequence `r * batch + b`."""
 
     rows: tuple[str, ...]
     group: Tensor
     """Group of each item; `[batch]`."""
     input_ids: Tensor
-    """`[rows * batch, time]`"""
-    attention_mask: Tensor
-    """`[rows * batch, time]`"""
-    response_mask: Tensor
-    """True on response tokens; `[rows * batch, time]`."""
-    pixel_values: Tensor | None
-    """Distinct images; `[images, 3, height, width]`."""
+    """`[lines, time]`; a line is a sequence, or a pack of several."""
+    target_mask: Tensor
+    """Where the table of token log-probs holds a response token; `[rows * batch, width]`."""
     image_index: Tensor
-    """Image of each sequence that has one, in order; `[sequences with an image]`."""
+    """Which image each line with an image shows: first those of `features`, then those of `pixel_values`."""
+    pixel_values: Tensor | None = None
+    """Distinct images, `[images, 3, height, width]`, that the vision tower has yet to see."""
+    features: Tensor | None = None
+    """What the frozen tower made of distinct images, `[images, patches, width]`."""
+    image_keys: tuple[str, ...] = ()
+    """Identity of the images in `pixel_values`, where a cache of features wants to know it."""
+    reference: Tensor | None = None
+    """Reference log-probs of all response tokens, in the order of `target_mask`; where they were computed before."""
 
     def __len__(self) -> int:
         return self.group.numel()
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`; Lightning calls it too."""
-        moved = copy(self)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory from which a GPU copies while it computes; the loader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device))
-        return moved
+                setattr(changed, name, change(value))
+        return changed
 
     @property
-    def tokens(self) -> int:
-        """Tokens that are not padding."""
-        return int(self.attention_mask.sum())
+    def targets(self) -> int:
+        """Response tokens."""
+        return int(self.target_mask.sum())
 
 
-class PaddedCollator:
-    """Lays every row out as a full sequence of its own: slow and obvious."""
+@dataclass(kw_only=True)
+class PaddedBatch(Batch):
+    """Right-padded sequences, one per row and item; the table of log-probs is `[rows * batch, time - 1]`."""
 
-    def __init__(self, encoder: Encoder, groups: Sequence[Rows], max_length: int | None = None) -> None:
+    attention_mask: Tensor
+    """`[rows * batch, time]`"""
+
+    @property
+    def response_mask(self) -> Tensor:
+        """True on response tokens; `[rows * batch, time]`."""
+        return torch.nn.functional.pad(self.target_mask, (1, 0))
+
+
+class Collator(ABC):
+    """Encodes items and lays them out; images are decoded here, once per distinct image of the batch."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        groups: Sequence[Rows],
+        max_length: int | None = None,
+        corruption: Corruption | None = None,
+    ) -> None:
         self.encoder = encoder
         self.groups = groups
         self.max_length = max_length
+        self.corruption = corruption
+        self.features: FeatureCache | None = None
 
+    @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Batch:
-        """Encode and pad; images are decoded here, once per distinct image of the batch."""
-        names = tuple(self.groups[0])
-        prompts: list[list[int]] = []
-        responses: list[list[int]] = []
-        images = _Images(self.encoder)
-        for name in names:
-            for item in items:
-                row = self.groups[item.group][name]
-                shown = view(item.example, row)
-                prompt = self.encoder.prompt_ids(shown)
-                prompts.append(prompt)
-                responses.append(self._clipped(prompt, shown, row.response))
-                images.add(shown.image)
-        ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
-        group = torch.tensor([item.group for item in items])
-        return Batch(names, group, ids, attention, mask, images.pixels(), torch.tensor(images.index, dtype=torch.long))
+        """Encode, lay out and pad."""
 
-    def _clipped(self, prompt: list[int], example: Example, name: str) -> list[int]:
+    def of(self, groups: Sequence[Rows]) -> Collator:
+        """The same collator for other rows."""
+        other = copy(self)
+        other.groups = groups
+        return other
+
+    def shown(self, item: Item, row: Row) -> Example:
+        """The example as the model is shown it in this row."""
+        return view(item.example, row, self.corruption)
+
+    def clipped(self, prompt: list[int], example: Example, name: str) -> list[int]:
+        """Ids of a response, as many as `max_length` leaves room for, and at least one."""
         response = self.encoder.response_ids(example.responses[name], cut=name in example.cut)
         return response if self.max_length is None else response[: max(1, self.max_length - len(prompt))]
 
+    def row_key(self, item: Item, row: Row) -> str:
+        """Hash of everything in the data that the log-probs of a row depend on."""
+        example = item.example
+        said = [example.responses[row.response], row.response in example.cut, self.max_length]
+        return digest([self.shown(item, row).prompt_key(), said])
 
-def view(example: Example, row: Row) -> Example:
+
+class PaddedCollator(Collator):
+    """Lays every row out as a full sequence of its own: slow and obvious."""
+
+    def __call__(self, items: Sequence[Item]) -> PaddedBatch:
+        """Right-padded sequences."""
+        names = tuple(self.groups[0])
+        prompts: list[list[int]] = []
+        responses: list[list[int]] = []
+        images = Images(self.encoder)
+        for name in names:
+            for item in items:
+                row = self.groups[item.group][name]
+                shown = self.shown(item, row)
+                prompt = self.encoder.prompt_ids(shown)
+                prompts.append(prompt)
+                responses.append(self.clipped(prompt, shown, row.response))
+                images.add(shown.image)
+        ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
+        return PaddedBatch(
+            rows=names,
+            group=torch.tensor([item.group for item in items]),
+            input_ids=ids,
+            attention_mask=attention,
+            target_mask=mask[:, 1:],
+            **images.fields(),
+        )
+
+
+def view(example: Example, row: Row, corruption: Corruption | None = None) -> Example:
     """The example as `row` shows it to the model."""
     if row.image == "real":
         return example
     if row.image == "none":
         return example.blinded()
+    if row.image == "corrupted":
+        if corruption is None:
+            raise ValueError("a row wants the corrupted image, but no corruption is given")
+        return corruption.corrupted(example)
     raise ValueError(f"unknown image view '{row.image}'")
 
 
@@ -112,17 +182,29 @@ def pad(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tu
     return ids, attention, mask
 
 
-class _Images:
+class Images:
     """Collects the distinct images of a batch."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._position: dict[ImageSource, int] = {}
-        self.index: list[int] = []
+        self._shown: list[int] = []
 
     def add(self, image: ImageSource | None) -> None:
+        """The image of the next line, if it has one."""
         if image is not None:
-            self.index.append(self._position.setdefault(image, len(self._position)))
+            self._shown.append(self._position.setdefault(image, len(self._position)))
 
-    def pixels(self) -> Tensor | None:
-        return torch.stack([self._encoder.pixels(image) for image in self._position]) if self._position else None
+    def fields(self, cache: FeatureCache | None = None) -> dict[str, Any]:
+        """The batch's fields about images; those whose features are in the cache are not decoded."""
+        images = list(self._position)
+        found = [None if cache is None else cache.get(image.key) for image in images]
+        known = {i: features for i, features in enumerate(found) if features is not None}
+        new = [i for i in range(len(images)) if i not in known]
+        place = {index: new_place for new_place, index in enumerate([*known, *new])}
+        return {
+            "image_index": torch.tensor([place[index] for index in self._shown], dtype=torch.long),
+            "features": torch.stack(list(known.values())) if known else None,
+            "pixel_values": torch.stack([self._encoder.pixels(images[i]) for i in new]) if new else None,
+            "image_keys": () if cache is None else tuple(images[i].key for i in new),
+        }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,6 +32,21 @@ class Items(Dataset[Item]):
 class ResumableLoader(DataLoader[Any]):
     """A loader that Lightning takes for resumable, and so does not wind forward: `PreferenceData` knows the place."""
 
+    def __init__(self, *args: Any, waited: Callable[[float], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tell = waited
+
+    def __iter__(self) -> Any:
+        """Batches; `waited` is told the seconds that each kept the training loop waiting."""
+        batches = super().__iter__()
+        while True:
+            begin = time.perf_counter()
+            batch = next(batches, None)
+            self.tell(time.perf_counter() - begin)
+            if batch is None:
+                return
+            yield batch
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the order is a function of seed and epoch, and the place is kept by `PreferenceData`."""
         return {}
@@ -56,6 +72,8 @@ class PreferenceData(pl.LightningDataModule):
         self.items = items
         self.collator = collator
         self.num_workers = num_workers
+        self.waited = 0.0
+        """Seconds that the training loop has waited for batches."""
         lengths = [text_length(items[i].example) for i in range(len(items))] if group_by_length else None
         self.batches = EpochBatches(len(items), batch_size, seed, lengths)
 
@@ -67,7 +85,12 @@ class PreferenceData(pl.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=self.collator,
             generator=torch.Generator(),
+            waited=self._wait,
+            pin_memory=torch.cuda.is_available(),
         )
+
+    def _wait(self, seconds: float) -> None:
+        self.waited += seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and number of batches taken; saved with every checkpoint."""

@@ -13,6 +13,7 @@ from mmsafe.evaluation.judges import Judge
 from mmsafe.evaluation.pairwise import pairwise_accuracy
 from mmsafe.evaluation.statistics import Estimate
 from mmsafe.models.llava import Llava
+from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.reporting.files import write_rows
 from mmsafe.scoring import Scoring
 from mmsafe.settings import Evaluation
@@ -21,7 +22,7 @@ from mmsafe.settings import Evaluation
 def evaluate(
     llava: Llava,
     *,
-    reference: Any | None,
+    reference: ReferencePolicy | None,
     data: DataSource,
     part: Part,
     benchmark: Benchmark,

@@ -30,8 +30,7 @@ from mmsafe.models.source import PretrainedLlava, Trained
 from mmsafe.models.tiny import VISION_HEADS, Architecture, Stage, TinyModel
 from mmsafe.models.tower import icon_set, pretrain_tower
 from mmsafe.objectives.sft import SFT
-from mmsafe.reference import Frozen
-from mmsafe.scoring import Padded
+from mmsafe.scoring import SharedPrefix
 from mmsafe.settings import AdamW, Trainer
 from mmsafe.training import fit
 
@@ -161,8 +160,8 @@ def _sft(llava: Llava, stage: Stage, examples: Sequence[Example], seed: int) -> 
         llava,
         examples,
         objective=SFT(),
-        scoring=Padded(),
-        reference=Frozen(),
+        scoring=SharedPrefix(),
+        reference=None,
         optimizer=AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
         trainer=Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
         batch_size=stage.batch_size,

@@ -17,6 +17,7 @@ from mmsafe.data.microworld import MicroWorld
 from mmsafe.evaluation.pairwise import pairwise_accuracy
 from mmsafe.evaluation.statistics import rate
 from mmsafe.objectives.base import Rows
+from mmsafe.reference.policies import Model, ReferencePolicy
 from mmsafe.scoring import Padded, RowLogProbs, Scoring
 
 REFERENCE = SimpleNamespace(device="cpu", name="reference")
@@ -25,7 +26,7 @@ REFERENCE = SimpleNamespace(device="cpu", name="reference")
 class Known(Scoring):
     """Log-probs from a table: by example and response, or by the question and the letter."""
 
-    def collator(self, encoder: Any, groups: Sequence[Rows], max_length: int | None) -> Any:
+    def collator(self, encoder: Any, groups: Sequence[Rows], *_: Any) -> Any:
         def collate(items: Sequence[Item]) -> Any:
             examples = [item.example for item in items]
             batch = SimpleNamespace(examples=examples, rows=groups[0], append_eos=encoder.append_eos)
@@ -45,6 +46,13 @@ class Known(Scoring):
             mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in tokens])
             found[name] = RowLogProbs(padded, mask)
         return found
+
+
+class KnownReference(ReferencePolicy):
+    """Answers from the other table."""
+
+    def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
+        return Known().log_probs(REFERENCE, batch)
 
 
 TABLES: dict[str, Mapping[tuple[str, str], list[float]]] = {
@@ -97,7 +105,7 @@ def pair(name: str) -> Example:
 @pytest.mark.parametrize("names", [["wins"], ["loses"], ["ties"], ["long"], ["wins", "loses", "ties", "long"]])
 @pytest.mark.parametrize("size", [1, 3])
 def test_outcomes_worked_out_by_hand(llava: Any, names: list[str], size: int) -> None:
-    found = pairwise_accuracy(llava, REFERENCE, [pair(name) for name in names], Known(), size)
+    found = pairwise_accuracy(llava, KnownReference(), [pair(name) for name in names], Known(), size)
     assert found == {form: rate([outcomes[name] for name in names]) for form, outcomes in OUTCOMES.items()}
 
 
@@ -107,7 +115,7 @@ def test_without_reference_there_is_no_accuracy_by_reward(llava: Any) -> None:
 
 
 def test_without_pairs_there_is_nothing(llava: Any) -> None:
-    assert pairwise_accuracy(llava, REFERENCE, [], Known(), 4) == {}
+    assert pairwise_accuracy(llava, KnownReference(), [], Known(), 4) == {}
 
 
 def test_the_question_keeps_the_conversation_and_shows_both_orders(llava: Any) -> None:
@@ -178,7 +186,7 @@ def test_a_real_model_is_measured_as_plain_transformers_would(llava: Any) -> Non
             picked += 0.5 * outcome(scores[right], scores["B" if right == "A" else "A"])
         expected["pairwise_accuracy_prompted"].append(picked)
     for size in (1, 5, 32):
-        found = pairwise_accuracy(llava, reference, pairs, Padded(), size)
+        found = pairwise_accuracy(llava, Model(reference, Padded()), pairs, Padded(), size)
         assert found == {form: rate(outcomes) for form, outcomes in expected.items()}
     assert 0 < sum(expected["pairwise_accuracy"]) < len(pairs)
     assert 0 < sum(expected["pairwise_accuracy_reward"]) < len(pairs)
@@ -186,7 +194,7 @@ def test_a_real_model_is_measured_as_plain_transformers_would(llava: Any) -> Non
 
 def test_a_model_beside_itself_has_equal_rewards(llava: Any) -> None:
     pairs = MicroWorld(size=6).train().examples
-    found = pairwise_accuracy(llava, llava.model, pairs, Padded(), 6)
+    found = pairwise_accuracy(llava, Model(llava.model, Padded()), pairs, Padded(), 6)
     assert found["pairwise_accuracy_reward"] == rate([0.5] * 6)
 
 

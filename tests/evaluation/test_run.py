@@ -17,6 +17,7 @@ from mmsafe.evaluation.judges import Judge, Keywords, Rules, Verdict
 from mmsafe.evaluation.run import evaluate, flat
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.generation import Response
+from mmsafe.reference.policies import Model
 from mmsafe.scoring import Padded
 from mmsafe.settings import Evaluation
 
@@ -71,7 +72,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_a_run_leaves_generations_judgements_and_flat_metrics(run: Any, llava: Any, tmp_path: Path) -> None:
     benchmark = MicroWorldTest(size=16, neutral_size=8)
-    metrics = run(benchmark, Rules(), reference=llava.model)
+    metrics = run(benchmark, Rules(), reference=Model(llava.model, Padded()))
     prompts = benchmark.prompts(WORLD, "holdout")
     generations, judgements = rows(tmp_path / "generations.jsonl"), rows(tmp_path / "judgements.jsonl")
     assert [row["id"] for row in generations] == [row["id"] for row in judgements] == [prompt.id for prompt in prompts]

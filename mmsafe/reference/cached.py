@@ -1,0 +1,176 @@
+"""Reference log-probs on disk: made in one resumable pass that any number of processes share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmsafe.cache import cache_dir
+from mmsafe.data.collate import Batch, Collator, Item
+from mmsafe.data.example import digest
+from mmsafe.data.module import Items
+from mmsafe.data.sampler import text_length
+from mmsafe.generation import evaluating
+from mmsafe.models.llava import Llava
+from mmsafe.precision import autocast
+from mmsafe.reference.policies import Collate, ReferencePolicy
+from mmsafe.reference.store import LogProbStore
+from mmsafe.reporting.progress import progress
+from mmsafe.scoring import RowLogProbs, Scoring, by_row
+
+if TYPE_CHECKING:
+    from mmsafe.data.features import FeatureCache
+
+log = logging.getLogger(__name__)
+CHUNK = 256
+"""Items in a file: what a kill can lose, and what one process takes on at a time."""
+WAIT = 0.5
+"""Seconds between two looks at chunks that other processes are working on."""
+
+
+def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
+    """Hash of everything but the data that log-probs depend on.
+
+    That is the model with its adapters, tokenizer, chat template, image processor and end-of-response rule
+    (`Llava.fingerprint`), the way of scoring, the attention implementation, the arithmetic and the kind of device.
+    """
+    attention = llava.model.model.language_model.config._attn_implementation
+    way = [type(scoring).__name__, asdict(scoring), attention, precision, llava.model.device.type]
+    return digest([llava.fingerprint(), way])
+
+
+class CachedLogProbs(ReferencePolicy):
+    """Looks log-probs up that one pass of the policy, before it is trained, left on disk."""
+
+    def __init__(self, llava: Llava, scoring: Scoring, precision: str) -> None:
+        super().__init__()
+        self._llava = [llava]  # not a submodule: it is the policy
+        self.scoring = scoring
+        self.precision = precision
+        self.store = LogProbStore(cache_dir("reference") / store_key(llava, scoring, precision))
+
+    def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
+        """Score the rows that are not in the cache; several processes share the work, chunk by chunk."""
+        keys = [
+            {name: collator.row_key(item, row) for name, row in collator.groups[item.group].items()}
+            for item in map(items.__getitem__, range(len(items)))
+        ]
+        wanted = {key for row in keys for key in row.values()}
+        self.store.read(wanted)
+        chunks = _chunks(items, keys, self.store.found)
+        missing = sum(len(chunk.items) for chunk in chunks)
+        log.info("reference: %d responses, %d in the cache", len(wanted), len(wanted & self.store.found.keys()))
+        with progress("reference", missing) as advance:
+            for chunk in self._claimed(chunks, lambda chunk: advance(len(chunk.items))):
+                loader: Any = DataLoader(
+                    items,
+                    batch_sampler=_batches(chunk.items, batch_size),
+                    collate_fn=collator.of([{name: rows[name] for name in chunk.names} for rows in collator.groups]),
+                    num_workers=num_workers,
+                )
+                order = [[keys[i][name] for name in chunk.names] for i in chunk.items]
+                self.store.write(self._scored(loader, order, collator.features), self.store.path(chunk.keys))
+        self.store.read(wanted)
+
+    def _claimed(self, chunks: Sequence[_Chunk], done: Callable[[_Chunk], None]) -> Iterator[_Chunk]:
+        """The chunks that fall to this process; returns when all are on disk, whoever made them."""
+        pending = list(chunks)
+        while pending:
+            taken = []
+            for chunk in pending:
+                path = self.store.path(chunk.keys)
+                lock = FileLock(f"{path}.lock")
+                try:
+                    lock.acquire(blocking=False)
+                except Timeout:
+                    taken.append(chunk)
+                    continue
+                with _held(lock):
+                    if not path.exists():
+                        yield chunk
+                done(chunk)
+            pending = taken
+            time.sleep(WAIT if pending else 0)
+
+    @torch.no_grad()
+    def _scored(self, loader: Any, keys: Sequence[list[str]], features: FeatureCache | None) -> dict[str, Tensor]:
+        model: Any = self._llava[0].model
+        device, position, found = model.device, 0, {}
+        with evaluating(model), autocast(self.precision, device.type):
+            for batch in loader:
+                batch = self.scoring.with_features(model, batch.to(device), features)
+                rows = self.scoring.log_probs(model, batch)
+                for index in range(len(batch)):
+                    for key, row in zip(keys[position], rows.values(), strict=True):
+                        found[key] = row.log_probs[index][row.mask[index]].float().cpu()
+                    position += 1
+        return found
+
+    def collate(self, collator: Collator) -> Collate:
+        """Batches that carry their reference log-probs; looked up where the batch is made, in a worker."""
+        return partial(_with_reference, collator, self.store.found)
+
+    def log_probs(self, batch: Batch) -> dict[str, RowLogProbs]:
+        """No forward pass: the batch brought them."""
+        assert batch.reference is not None
+        return by_row(batch, batch.reference)
+
+
+class _Chunk(NamedTuple):
+    """Rows of these names, of these items (by position), whose log-probs share a file."""
+
+    names: tuple[str, ...]
+    items: list[int]
+    keys: list[str]
+
+
+def _chunks(items: Items, keys: Sequence[Mapping[str, str]], found: Mapping[str, Tensor]) -> list[_Chunk]:
+    """The rows that are not in `found`, each once; items of similar length together, the longest first."""
+    seen = set(found)
+    lacking: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for position, row in enumerate(keys):
+        names = tuple(name for name, key in row.items() if key not in seen)
+        seen |= set(row.values())
+        if names:
+            lacking[names].append(position)
+    chunks = []
+    for names, positions in lacking.items():
+        positions.sort(key=lambda position: -text_length(items[position].example))
+        for part in _batches(positions, CHUNK):
+            chunks.append(_Chunk(names, part, [keys[i][name] for i in part for name in names]))
+    return chunks
+
+
+def _batches(positions: Sequence[int], size: int) -> list[list[int]]:
+    return [list(positions[start : start + size]) for start in range(0, len(positions), size)]
+
+
+@contextmanager
+def _held(lock: FileLock) -> Iterator[None]:
+    """Release the lock and remove its file; safe, because whoever takes it next looks for the chunk first."""
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _with_reference(collator: Collator, found: Mapping[str, Tensor], items: Sequence[Item]) -> Batch:
+    batch = collator(items)
+    keys = [collator.row_key(item, collator.groups[item.group][name]) for name in batch.rows for item in items]
+    batch.reference = torch.cat([found[key] for key in keys])
+    if len(batch.reference) != batch.targets:
+        raise RuntimeError(f"{len(batch.reference)} cached log-probs for {batch.targets} response tokens")
+    return batch

@@ -1,0 +1,102 @@
+"""References that are models: a frozen copy, or the policy without its adapter."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmsafe.data.collate import Batch, Collator, Item
+from mmsafe.data.module import Items
+from mmsafe.errors import UserError
+from mmsafe.models.vision import tower_is_frozen
+from mmsafe.scoring import RowLogProbs, Scoring
+
+Collate = Callable[[Sequence[Item]], Batch]
+
+
+class ReferencePolicy(nn.Module):
+    """Gives reference log-probs; a module, so that a model in it moves between devices with the policy."""
+
+    def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
+        """Make sure that every row of these items can be answered, before the policy is changed."""
+
+    def collate(self, collator: Collator) -> Collate:
+        """`collator`, its batches carrying what `log_probs` needs."""
+        return collator
+
+    @abstractmethod
+    def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
+        """Reference log-probs of a batch, without gradient."""
+
+
+class Model(ReferencePolicy):
+    """A model of its own, scored the same way as the policy."""
+
+    def __init__(self, model: Any, scoring: Scoring) -> None:
+        super().__init__()
+        self.model = model
+        self.scoring = scoring
+
+    def train(self, mode: bool = True) -> Model:
+        """A reference is never in training mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
+        """One more forward pass."""
+        return self.scoring.log_probs(self.model, batch)
+
+
+def frozen_copy(model: Any) -> Any:
+    """A copy that shares a vision tower nobody trains, and nothing else."""
+    tower = model.model.vision_tower
+    shared = {id(tower): tower} if tower_is_frozen(model) else {}
+    return copy.deepcopy(model, shared).requires_grad_(False).eval()
+
+
+class WithoutAdapter(ReferencePolicy):
+    """The policy with its adapter switched off for the time of a forward pass."""
+
+    def __init__(self, model: Any, scoring: Scoring) -> None:
+        super().__init__()
+        adapter = set(map(id, _adapter_parameters(model)))
+        if not adapter:
+            raise UserError("reference=adapter_off: the model has no adapter; choose reference=cached")
+        others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in adapter]
+        if others:
+            raise UserError(
+                f"reference=adapter_off: {len(others)} weights beside the adapter are trained, such as {others[0]}; "
+                "switching the adapter off does not bring them back, so freeze them, or choose reference=cached"
+            )
+        self._policy = [model]  # not a submodule: it belongs to the module that trains it
+        self.scoring = scoring
+
+    @torch.no_grad()
+    def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
+        """One more forward pass."""
+        with _adapter_off(self._policy[0]):
+            return self.scoring.log_probs(self._policy[0], batch)
+
+
+@contextmanager
+def _adapter_off(model: Any) -> Iterator[None]:
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def _adapter_parameters(model: Any) -> Iterable[nn.Parameter]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            for name in module.adapter_layer_names:
+                yield from getattr(module, name).parameters()

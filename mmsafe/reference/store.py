@@ -1,0 +1,61 @@
+"""Token log-probs on disk, in files that are complete when they appear."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmsafe.data.example import digest
+from mmsafe.errors import UserError
+
+
+class LogProbStore:
+    """A folder of safetensors files, each complete: flat log-probs, the length of each row, and the rows' keys."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.found: dict[str, Tensor] = {}
+        self._read: set[str] = set()
+
+    def read(self, wanted: Iterable[str]) -> None:
+        """Take up the rows of `wanted` from files that appeared since the last call."""
+        keys = set(wanted)
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path.name not in self._read:
+                self.found |= {key: value for key, value in self._rows(path) if key in keys}
+                self._read.add(path.name)
+
+    def _rows(self, path: Path) -> Iterator[tuple[str, Tensor]]:
+        try:
+            with safe_open(path, "pt") as file:
+                keys = json.loads(file.metadata()["keys"])
+                lengths, flat = file.get_tensor("lengths").tolist(), file.get_tensor("log_probs")
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: is damaged ({error}); delete it, it is made again") from error
+        yield from zip(keys, flat.split(lengths), strict=True)
+
+    def path(self, keys: Sequence[str]) -> Path:
+        """Where the chunk of these rows belongs."""
+        return self.folder / f"{digest(sorted(keys))}.safetensors"
+
+    def write(self, rows: Mapping[str, Tensor], path: Path) -> None:
+        """Write a chunk; it appears when it is complete."""
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        tensors = {
+            "log_probs": torch.cat([*rows.values(), torch.empty(0)]),
+            "lengths": torch.tensor([len(row) for row in rows.values()], dtype=torch.int64),
+        }
+        try:
+            save_file(tensors, unfinished, {"keys": json.dumps(list(rows))})
+            unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise UserError(f"{path}: cannot be written ({error}); free some space or set MMSAFE_CACHE") from error
