@@ -32,6 +32,8 @@ class Scoring(ABC):
 
     attention: ClassVar[frozenset[str]]
     """Attention implementations of the language model that this layout works with."""
+    reads_features: ClassVar[bool] = False
+    """Whether `log_probs` takes what the vision tower made of an image in place of the image."""
 
     @abstractmethod
     def collator(
@@ -51,13 +53,12 @@ class Scoring(ABC):
         """The batch with whatever policy and reference can share already computed."""
         return batch
 
-    def check_attention(self, name: str) -> None:
-        """Raise `UserError` if attention implementation `name` cannot read this layout."""
-        if name not in self.attention:
-            raise UserError(
-                f"model.attention={name}: the packed rows of scoring=shared_prefix need one of "
-                f"{', '.join(sorted(self.attention))}; choose one of them, or scoring=padded"
-            )
+    def refusal(self, attention: str) -> str:
+        """Why this attention implementation cannot read the layout; empty if it can."""
+        if attention in self.attention:
+            return ""
+        known = ", ".join(sorted(self.attention))
+        return f"model.attention={attention}: packed rows need one of {known}; choose one, or scoring=padded"
 
 
 @options
@@ -69,6 +70,7 @@ class SharedPrefix(Scoring):
     """
 
     attention: ClassVar[frozenset[str]] = frozenset({"sdpa", "eager", "flex_attention"})
+    reads_features: ClassVar[bool] = True
 
     def collator(
         self,
@@ -95,7 +97,8 @@ class SharedPrefix(Scoring):
         from mmsafe.models.vision import image_embeddings
 
         attention = model.model.language_model.config._attn_implementation
-        self.check_attention(attention)
+        if refusal := self.refusal(attention):
+            raise UserError(refusal)
         hidden = model.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -147,7 +150,9 @@ def by_row(batch: Batch, log_probs: Tensor) -> dict[str, RowLogProbs]:
 
 def _plain_weight(head: Any) -> Tensor:
     """The weight of a head that is one matrix product; raises `UserError` for an adapter on it, or a bias."""
-    if type(head).__name__ != "Linear" or head.bias is not None:
+    from torch.nn import Linear
+
+    if type(head) is not Linear or head.bias is not None:
         raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
     weight: Tensor = head.weight
     return weight

@@ -12,7 +12,7 @@ from mmsafe.data.corruption import Corruption
 from mmsafe.data.source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges import Judge
-from mmsafe.models.source import ModelSource
+from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.objectives.base import Objective
 from mmsafe.options import options
 from mmsafe.reference import Reference
@@ -48,6 +48,12 @@ class TrainConfig:
     def _parts_fit(self) -> Self:
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
+        if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
+            raise ValueError(refusal)
+        if self.vision_cache.store != "none" and self.model.train.vision:
+            raise ValueError("vision_cache: a tower that is trained gives other features after every step")
+        if self.vision_cache.store != "none" and not self.scoring.reads_features:
+            raise ValueError("vision_cache: needs scoring=shared_prefix")
         return self
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmsafe.data.corruption import CorruptedImage
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.errors import UserError
 
@@ -69,9 +70,9 @@ class Encoder:
         return [*joined[len(anchor) :], *end]
 
     def pixels(self, image: ImageSource) -> Tensor:
-        """Preprocessed image, `[3, height, width]`."""
-        features = self.processor.image_processor(images=image.load(), return_tensors="pt")
-        return features["pixel_values"][0]  # type: ignore[no-any-return]
+        """Preprocessed image, `[3, height, width]`; what a corruption does to pixels comes last."""
+        pixels: Tensor = self.processor.image_processor(images=image.load(), return_tensors="pt")["pixel_values"][0]
+        return image.pixels(pixels, self.processor.patch_size) if isinstance(image, CorruptedImage) else pixels
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""

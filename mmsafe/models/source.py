@@ -46,7 +46,7 @@ class PretrainedLlava(ModelSource):
     """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; mixed precision wants float32 master weights."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     chat_template: Path | None = None
     """A Jinja file; null takes the checkpoint's own template."""

@@ -20,13 +20,21 @@ LN2 = math.log(2)
 
 
 class Row(NamedTuple):
-    """A sequence to score: which response, beside which view of the image (`real` or `none`)."""
+    """A sequence to score: which response, beside which view of the image (`real`, `none` or `corrupted`)."""
 
     response: str
     image: str = "real"
 
+    @property
+    def label(self) -> str:
+        """What metrics call the row: its response, with the view where that is not the real image."""
+        return self.response if self.image == "real" else f"{self.response}_{self.image}"
+
 
 Rows = Mapping[str, Row]
+
+PAIR: Rows = {"chosen": Row("chosen"), "rejected": Row("rejected")}
+"""Chosen and rejected, both beside the real image."""
 
 
 class Scores(NamedTuple):
@@ -53,6 +61,16 @@ class Scores(NamedTuple):
         """Number of response tokens; `[batch]`."""
         return self.mask.sum(-1)
 
+    @property
+    def mean_log_prob(self) -> Tensor:
+        """log π(y|x) per response token; `[batch]`, 0 for a response without tokens."""
+        return self.log_prob / self.length.clamp(min=1)
+
+    @property
+    def mean_log_ratio(self) -> Tensor:
+        """log π(y|x) - log π_ref(y|x) per response token; `[batch]`, 0 for a response without tokens."""
+        return self.log_ratio / self.length.clamp(min=1)
+
 
 Terms = dict[str, "Tensor"]
 
@@ -77,10 +95,9 @@ class Objective(ABC):
         """Value of each term while policy and reference are equal; checked at step 0. Empty: nothing to check."""
         return {}
 
-    @property
-    def reward_scale(self) -> float:
-        """Factor from log-ratio to implicit reward, used for logging only."""
-        return float(getattr(self, "beta", 1.0))
+    def reward(self, score: Scores) -> Tensor | None:
+        """Implicit reward of a row, `[batch]`, for logging; None where the objective has none."""
+        return None
 
     @property
     def responses(self) -> frozenset[str]:

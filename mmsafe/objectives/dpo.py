@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mmsafe.objectives.base import LN2, Objective, Row, Rows, Scores, Terms, negative_log_sigmoid
+from mmsafe.objectives.base import LN2, PAIR, Objective, Rows, Scores, Terms, negative_log_sigmoid
 from mmsafe.options import Positive, options
 
 if TYPE_CHECKING:
@@ -30,12 +30,19 @@ class DPO(Objective):
     @property
     def groups(self) -> tuple[Rows, ...]:
         """Chosen and rejected, both beside the real image."""
-        return ({"chosen": Row("chosen"), "rejected": Row("rejected")},)
+        return (PAIR,)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch]}`."""
-        margin = scores["chosen"].log_ratio - scores["rejected"].log_ratio
-        return {"preference": preference_loss(margin, self.beta)}
+        return {"preference": self.loss(scores["chosen"].log_ratio - scores["rejected"].log_ratio)}
+
+    def loss(self, margin: Tensor) -> Tensor:
+        """The preference term of margins in nats, elementwise: all that many relatives of DPO change."""
+        return preference_loss(margin, self.beta)
+
+    def reward(self, score: Scores) -> Tensor:
+        """r(x, y)."""
+        return self.beta * score.log_ratio
 
     @property
     def start(self) -> Mapping[str, float]:

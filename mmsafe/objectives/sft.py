@@ -25,5 +25,6 @@ class SFT(Objective):
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"nll": [batch]}`; its batch mean is the mean over tokens or over sequences."""
         chosen = scores["chosen"]
-        length = chosen.length.to(chosen.policy.dtype)
-        return {"nll": -chosen.log_prob / (length.mean() if self.average == "token" else length)}
+        if self.average == "sequence":
+            return {"nll": -chosen.mean_log_prob}
+        return {"nll": -chosen.log_prob / chosen.length.to(chosen.policy.dtype).mean()}

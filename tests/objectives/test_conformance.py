@@ -80,7 +80,9 @@ def test_all_groups_use_the_same_row_names_and_known_views(objective: Objective)
     assert names
     assert names[0]
     assert all(other == names[0] for other in names)
-    assert {row.image for group in objective.groups for row in group.values()} <= {"real", "none"}
+    assert {row.image for group in objective.groups for row in group.values()} <= {"real", "none", "corrupted"}
+    for group in objective.groups:
+        assert len({row.label for row in group.values()}) == len(group), "metrics tell the rows apart"
     assert objective.responses == {row.response for group in objective.groups for row in group.values()}
 
 
@@ -117,8 +119,10 @@ def test_padding_does_not_matter(objective: Objective):
 
 
 @every_objective
-def test_gradients_reach_every_response_token_of_every_row(objective: Objective):
-    scores = random_scores(objective)
+@pytest.mark.parametrize("equal", [True, False], ids=["start", "later"])
+def test_gradients_reach_every_response_token_of_every_row(objective: Objective, equal: bool):
+    """At the start no pair is satisfied; later, a hinge still widens margins as small as those that are drawn here."""
+    scores = random_scores(objective, equal=equal)
     total(objective(scores)).backward()
     for name, score in scores.items():
         assert score.policy.grad is not None, name
@@ -142,6 +146,15 @@ def test_start_values_hold_while_policy_and_reference_are_equal(objective: Objec
     assert not objective.needs_reference or objective.start, "a reference makes a start value known"
     for name, value in objective.start.items():
         assert terms[name].tolist() == pytest.approx([value] * BATCH, abs=1e-6)
+
+
+@every_objective
+def test_rewards_are_one_per_item_and_none_has_been_gained_at_the_start(objective: Objective):
+    rewards = [objective.reward(score) for score in random_scores(objective).values()]
+    assert all(reward is None for reward in rewards) or all(reward.shape == (BATCH,) for reward in rewards)
+    if objective.needs_reference:
+        started = [objective.reward(score) for score in random_scores(objective, equal=True).values()]
+        assert all(reward is None or not reward.any() for reward in started)
 
 
 @every_objective

@@ -1,0 +1,306 @@
+"""Packed rows against padded ones: the same losses, the same gradients, the same trained weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+from PIL import Image
+from torch import Tensor
+
+from mmsafe.data.collate import Item
+from mmsafe.data.corruption import Corruption
+from mmsafe.data.example import Example, Turn
+from mmsafe.errors import UserError
+from mmsafe.models.llava import Llava
+from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.objectives.base import Objective, Row, Rows, Scores
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.mdpo import MDPO
+from mmsafe.objectives.sft import SFT
+from mmsafe.reference.policies import Model, frozen_copy
+from mmsafe.scoring import Padded, Scoring, SharedPrefix, by_row
+from mmsafe.settings import AdamW, Trainer
+from mmsafe.training import fit
+
+SIZES = Architecture(
+    image_size=48, patch_size=8, vision_width=32, vision_layers=2, width=64, layers=2, heads=4, vocabulary=600
+)
+WORDS = [
+    "the",
+    "knife",
+    "on",
+    "a",
+    "table",
+    "looks",
+    "sharp",
+    "and",
+    "old,",
+    "do",
+    "not",
+    "touch",
+    "it;",
+    "ask",
+    "someone",
+    "who",
+    "knows",
+    "about",
+    "bread",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """A random picture."""
+
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"noise {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return self.key
+
+    def load(self) -> Image.Image:
+        return Image.frombytes("RGB", (40, 30), random.Random(self.seed).randbytes(40 * 30 * 3))
+
+
+class Darker(Corruption):
+    """A corruption whose effect is plain."""
+
+    def on_pixels(self, pixels: Tensor, *_: Any) -> Tensor:
+        return pixels - 1
+
+
+def words(generator: random.Random, low: int, high: int) -> str:
+    return " ".join(generator.choices(WORDS, k=generator.randint(low, high)))
+
+
+def examples(count: int, seed: int = 0, *, text_only: bool = True) -> list[Example]:
+    """Conversations of unequal lengths; two share an image, and some have none."""
+    generator, found = random.Random(seed), []
+    for index in range(count):
+        image = None if text_only and index % 4 == 3 else Noise(max(index - 1, 0))
+        turns = [Turn("user", words(generator, 1, 20), image is not None)]
+        if index % 3 == 2:
+            turns = [Turn("user", "Hello."), Turn("assistant", words(generator, 1, 9)), *turns]
+        responses = {name: words(generator, 1, 25) for name in ("chosen", "rejected", "blind")}
+        found.append(Example(str(index), tuple(turns), image, responses))
+    return found
+
+
+class Views(DPO):
+    """Chosen beside all three views of the image."""
+
+    @property
+    def groups(self) -> tuple[Rows, ...]:
+        (pair,) = super().groups
+        return ({**pair, "unseen": Row("chosen", "none"), "spoilt": Row("blind", "corrupted")},)
+
+    def __call__(self, scores: Any) -> dict[str, Tensor]:
+        terms = super().__call__(scores)
+        return {**terms, "rest": scores["unseen"].log_ratio - 0.5 * scores["spoilt"].log_prob}
+
+
+OBJECTIVES = {"sft": SFT(), "dpo": DPO(), "bpo": BPO(), "concat": BPO(mode="concat"), "mdpo": MDPO(), "views": Views()}
+
+
+@pytest.fixture(scope="module")
+def base() -> Llava:
+    return TinyModel(pretraining=None, architecture=SIZES).load()
+
+
+def policy_of(
+    base: Llava, *, lora: bool = False, checkpointing: bool = False, dtype: torch.dtype = torch.float32
+) -> Llava:
+    """A policy a little away from its reference, so that no gradient is zero."""
+    llava = dataclasses.replace(base, model=copy.deepcopy(base.model).to(dtype))
+    if lora:
+        layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        llava.model.add_adapter(LoraConfig(r=4, lora_alpha=8, target_modules=layers))
+    if checkpointing:
+        llava.model.gradient_checkpointing_enable({"use_reentrant": False})
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in llava.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_((0.02 * torch.randn(parameter.shape, generator=generator)).to(dtype))
+    llava.model.train()
+    return llava
+
+
+def step(
+    llava: Llava, reference: Any, objective: Objective, scoring: Scoring, data: Sequence[Example], precision: str = ""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Loss terms of one batch, and the gradient of every trained parameter."""
+    collator = scoring.collator(llava.encoder(), objective.groups, None, Darker())
+    items = [Item(example, group) for example in data for group in range(len(objective.groups))]
+    llava.model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        batch = scoring.with_features(llava.model, collator(items))
+        rows = scoring.log_probs(llava.model, batch)
+        with torch.no_grad():
+            before = scoring.log_probs(reference, batch)
+        terms = objective({name: Scores(*row, before[name].log_probs) for name, row in rows.items()})
+        torch.stack([term.mean() for term in terms.values()]).sum().backward()
+    gradients = {name: p.grad for name, p in llava.model.named_parameters() if p.grad is not None}
+    return terms, {name: gradient.clone() for name, gradient in gradients.items()}
+
+
+def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest relative difference, by norm."""
+    assert found.keys() == expected.keys()
+    return max(float((found[n].double() - e.double()).norm() / e.double().norm()) for n, e in expected.items())
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_and_gradients_are_those_of_padded_rows(base: Llava, name: str, checkpointing: bool, lora: bool):
+    llava, reference = policy_of(base, lora=lora, checkpointing=checkpointing), frozen_copy(base.model)
+    arguments = (llava, reference, OBJECTIVES[name])
+    terms, gradients = step(*arguments, Padded(), examples(7))
+    found, own = step(*arguments, SharedPrefix(), examples(7))
+    assert len(gradients) > 15
+    assert (
+        not lora or all("lora_" in name or "projector" in name or "lm_head" in name for name in gradients) or not lora
+    )
+    assert worst(found, terms) < 1e-5
+    assert worst(own, gradients) < 1e-5
+
+
+def test_in_double_precision_the_difference_is_that_of_fp32_norms(base: Llava):
+    """LlamaRMSNorm and the rotary embedding compute in fp32 whatever the weights are."""
+    llava = policy_of(base, dtype=torch.float64)
+    reference = copy.deepcopy(base.model).double()
+    terms, gradients = step(llava, reference, BPO(), _DoublePadded(), examples(5))
+    found, own = step(llava, reference, BPO(), SharedPrefix(), examples(5))
+    assert worst(found, terms) < 1e-9
+    assert worst(own, gradients) < 1e-6
+
+
+class _DoublePadded(Padded):
+    def log_probs(self, model: Any, batch: Any) -> Any:
+        pixels = batch.pixel_values[batch.image_index].double()
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels, use_cache=False
+        ).logits
+        found = logits[:, :-1].log_softmax(-1).gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
+        return by_row(batch, found[batch.target_mask])
+
+
+def test_twenty_optimiser_steps_lead_to_the_same_weights(base: Llava):
+    trained = {}
+    for scoring in (Padded(), SharedPrefix()):
+        llava = dataclasses.replace(base, model=copy.deepcopy(base.model))
+        module = fit(
+            llava,
+            examples(40),
+            objective=BPO(),
+            scoring=scoring,
+            reference=Model(frozen_copy(llava.model), scoring),
+            optimizer=AdamW(lr=1e-3, warmup_steps=2),
+            trainer=Trainer(max_steps=20, accelerator="cpu", precision="32-true", progress_bar=False),
+            batch_size=4,
+            seed=0,
+        )
+        trained[type(scoring).__name__] = (module.latest, llava.model.state_dict())
+    (metrics, weights), (found, own) = trained["Padded"], trained["SharedPrefix"]
+    assert found["train/loss"] == pytest.approx(metrics["train/loss"], rel=1e-4)
+    moved = {
+        n: w for n, w in weights.items() if w.is_floating_point() and not torch.equal(w, base.model.state_dict()[n])
+    }
+    start = base.model.state_dict()
+    assert len(moved) > 20
+    for name in moved:  # Adam turns a gradient near zero into a full step, so the measure is the distance travelled
+        assert (own[name] - weights[name]).norm() < 1e-2 * (weights[name] - start[name]).norm(), name
+
+
+def test_bf16_is_as_near_to_fp32_as_padded_rows_are(base: Llava):
+    llava, reference = policy_of(base), frozen_copy(base.model)
+    exact, _ = step(llava, reference, BPO(), Padded(), examples(7))
+    errors = {}
+    for scoring in (Padded(), SharedPrefix()):
+        found, gradients = step(llava, reference, BPO(), scoring, examples(7), "bf16")
+        errors[type(scoring).__name__] = max(float((found[n].float() - e).abs().max()) for n, e in exact.items())
+        assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+    assert errors["SharedPrefix"] < 2 * errors["Padded"] + 1e-3
+
+
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_every_attention_gives_the_same_log_probs(base: Llava, attention: str):
+    other = copy.deepcopy(base.model)
+    other.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
+    scoring, objective = SharedPrefix(), Views()
+    batch = scoring.collator(base.encoder(), objective.groups, None, Darker())([Item(e) for e in examples(5)])
+    with torch.no_grad():
+        expected, found = scoring.log_probs(base.model, batch), scoring.log_probs(other, batch)
+    for name, row in expected.items():
+        torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_that_takes_no_such_mask_is_refused(base: Llava):
+    other = copy.deepcopy(base.model)
+    other.config.text_config._attn_implementation = "flash_attention_2"
+    other.model.language_model.config._attn_implementation = "flash_attention_2"
+    batch = SharedPrefix().collator(base.encoder(), DPO().groups)([Item(e) for e in examples(2)])
+    with pytest.raises(UserError, match=r"model\.attention=flash_attention_2: .*scoring=padded"):
+        SharedPrefix().log_probs(other, batch)
+
+
+def test_an_adapter_on_the_head_is_refused(base: Llava):
+    other = copy.deepcopy(base.model)
+    other.add_adapter(LoraConfig(r=2, target_modules=["lm_head"]))
+    batch = SharedPrefix().collator(base.encoder(), DPO().groups)([Item(e) for e in examples(2)])
+    with pytest.raises(UserError, match=r"lm_head is not a plain matrix; choose scoring=padded"):
+        SharedPrefix().log_probs(other, batch)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 6), limit=st.sampled_from([None, 50, 70]))
+def test_any_batch_scores_like_padded_rows(seed: int, count: int, limit: int | None):
+    llava, data = shared_base(), examples(count, seed)
+    found = {}
+    for scoring in (Padded(), SharedPrefix()):
+        batch = scoring.collator(llava.encoder(), Views().groups, limit, Darker())([Item(e) for e in data])
+        with torch.no_grad():
+            found[type(scoring).__name__] = scoring.log_probs(llava.model, batch)
+    for name, expected in found["Padded"].items():
+        row = found["SharedPrefix"][name]
+        torch.testing.assert_close(row.log_probs[row.mask], expected.log_probs[expected.mask], atol=1e-4, rtol=1e-5)
+        assert torch.equal(row.mask.sum(1), expected.mask.sum(1))
+
+
+def shared_base() -> Llava:
+    """A model for a property: hypothesis wants no function-scoped fixture."""
+    if not KEPT:
+        KEPT.append(TinyModel(pretraining=None, architecture=SIZES).load())
+    return KEPT[0]
+
+
+KEPT: list[Llava] = []
+
+
+def test_what_one_response_says_changes_nothing_for_the_others(base: Llava):
+    data = examples(4)
+    other = [e.with_responses(rejected=WORDS[3] * 9 + " else altogether") for e in data]
+    scoring = SharedPrefix()
+    collate = scoring.collator(base.encoder(), BPO().groups)
+    with torch.no_grad():
+        before, after = (scoring.log_probs(base.model, collate([Item(e) for e in d])) for d in (data, other))
+    for name in ("chosen", "blind"):
+        torch.testing.assert_close(
+            after[name].log_probs[after[name].mask], before[name].log_probs[before[name].mask], atol=1e-5, rtol=1e-5
+        )
+    assert after["rejected"].mask.sum() != before["rejected"].mask.sum()
