@@ -1,0 +1,451 @@
+"""Reference log-probs on disk: equal to a frozen copy's, made once, resumed, shared, and never stale."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+from safetensors import safe_open
+
+from mmsafe.data.corruption import Crop
+from mmsafe.data.example import Example, Turn
+from mmsafe.data.microworld.reader import MicroWorld
+from mmsafe.data.module import Items
+from mmsafe.errors import UserError
+from mmsafe.models.llava import Llava
+from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.objectives.base import Objective, Row
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.mdpo import MDPO
+from mmsafe.reference import AdapterOff, Cached, Frozen
+from mmsafe.reference import cached as module
+from mmsafe.reference.cached import CachedLogProbs, store_key
+from mmsafe.scoring import Padded, Scoring, SharedPrefix
+
+SIZES = Architecture(
+    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
+)
+SCORING = SharedPrefix()
+PAIRWISE = BPO()
+
+
+@pytest.fixture(scope="module")
+def base() -> Llava:
+    return TinyModel(pretraining=None, architecture=SIZES).load()
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every forward pass of the reference."""
+    rows: list[int] = []
+    original = SharedPrefix.log_probs
+
+    def counting(self: SharedPrefix, model: Any, batch: Any) -> Any:
+        rows.append(len(batch) * len(batch.rows))
+        return original(self, model, batch)
+
+    monkeypatch.setattr(SharedPrefix, "log_probs", counting)
+    return rows
+
+
+def world(size: int = 9) -> list[Example]:
+    found = MicroWorld(size=size, image_size=24).train().examples
+    return [example.with_responses(blind=f"It is fine, number {i}.") for i, example in enumerate(found)]
+
+
+def prepared(
+    llava: Llava,
+    data: Sequence[Example],
+    objective: Objective = PAIRWISE,
+    max_length: int | None = None,
+    scoring: Scoring = SCORING,
+    **options: Any,
+) -> tuple[CachedLogProbs, Any, Items]:
+    reference = Cached().policy(llava, scoring, options.pop("precision", "32-true"))
+    assert isinstance(reference, CachedLogProbs)
+    collator = scoring.collator(llava.encoder(), objective.groups, max_length, options.pop("corruption", Crop()))
+    items = Items(data, len(objective.groups))
+    reference.prepare(items, collator, 4, **options)
+    return reference, collator, items
+
+
+@pytest.mark.parametrize("scoring", [SharedPrefix(), Padded()], ids=["shared", "padded"])
+@pytest.mark.parametrize("objective", [DPO(), BPO(), BPO(mode="concat"), MDPO()], ids=["dpo", "bpo", "concat", "mdpo"])
+def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Objective, scoring: Scoring):
+    reference, collator, items = prepared(base, world(), objective, scoring=scoring)
+    frozen = Frozen().policy(base, scoring, "32-true")
+    batch = reference.collate(collator)([items[i] for i in range(len(items))])
+    expected, found = frozen.log_probs(batch), reference.log_probs(batch)
+    assert list(found) == list(expected)
+    for name, row in expected.items():
+        assert torch.equal(found[name].mask, row.mask)
+        torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=2e-5, rtol=1e-5)
+
+
+def test_a_second_run_computes_nothing(base: Llava, scored: list[int]):
+    prepared(base, world())
+    assert sum(scored) == 27
+    prepared(base, world())
+    assert sum(scored) == 27
+
+
+def test_objectives_share_what_they_have_in_common(base: Llava, scored: list[int]):
+    prepared(base, world(), DPO())
+    assert sum(scored) == 18
+    prepared(base, world(), BPO())
+    assert sum(scored) == 18 + 9, "only the blind responses are new"
+    prepared(base, world(), BPO(beta=0.5, mode="concat"))
+    prepared(base, world(), DPO(beta=0.3))
+    assert sum(scored) == 27
+    prepared(base, world(), MDPO())
+    assert sum(scored) == 27 + 9, "only the chosen one beside the corrupted image is new"
+
+
+def test_more_data_costs_only_what_is_new(base: Llava, scored: list[int]):
+    prepared(base, world(9)[:5])
+    prepared(base, world(9))
+    assert sum(scored) == 27
+
+
+def test_a_row_that_occurs_twice_is_scored_once(base: Llava, scored: list[int]):
+    data = world(3)
+    reference, collator, items = prepared(base, [*data, *data])
+    assert sum(scored) == 9
+    assert len(reference.log_probs(reference.collate(collator)([items[i] for i in range(6)]))["chosen"].mask) == 6
+
+
+# Never stale: each part of the key
+
+
+def changed_weights(llava: Llava) -> Llava:
+    with torch.no_grad():
+        llava.model.lm_head.weight[0, 0] += 1e-3
+    return llava
+
+
+def with_adapter(llava: Llava) -> Llava:
+    llava.model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    return llava
+
+
+def other_template(llava: Llava) -> Llava:
+    llava.processor.chat_template += " "
+    return llava
+
+
+def other_padding(llava: Llava) -> Llava:
+    llava.processor.image_processor.do_pad = False
+    return llava
+
+
+def other_token(llava: Llava) -> Llava:
+    llava.processor.tokenizer.add_tokens(["knife of a kind"])
+    return llava
+
+
+def no_eos(llava: Llava) -> Llava:
+    return dataclasses.replace(llava, source=dataclasses.replace(llava.source, append_eos=False))
+
+
+def other_attention(llava: Llava) -> Llava:
+    llava.model.set_attn_implementation("eager")
+    return llava
+
+
+def other_dtype(llava: Llava) -> Llava:
+    llava.model.to(torch.bfloat16)
+    return llava
+
+
+MODEL_CHANGES = [changed_weights, with_adapter, other_template, other_padding, other_token, no_eos, other_attention]
+
+
+@pytest.mark.parametrize("change", [*MODEL_CHANGES, other_dtype], ids=lambda change: change.__name__)
+def test_another_model_is_scored_anew(base: Llava, scored: list[int], change: Callable[[Llava], Llava]):
+    prepared(base, world(3))
+    assert sum(scored) == 9
+    other = Llava(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
+    prepared(other, world(3))
+    assert sum(scored) == 9, "a copy is the same model"
+    prepared(change(other), world(3))
+    assert sum(scored) == 18
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scoring": Padded()}, {"precision": "bf16-mixed"}],
+    ids=["scoring", "precision"],
+)
+def test_another_way_of_computing_has_a_store_of_its_own(base: Llava, change: dict[str, Any]):
+    given: dict[str, Any] = {"scoring": SCORING, "precision": "32-true"}
+    assert store_key(base, **given) == store_key(base, **given)
+    assert store_key(base, **(given | change)) != store_key(base, **given)
+
+
+def responded(example: Example) -> Example:
+    return example.with_responses(chosen=example.responses["chosen"] + " Indeed.")
+
+
+def cut(example: Example) -> Example:
+    return dataclasses.replace(example, cut=frozenset({"chosen"}))
+
+
+def asked(example: Example) -> Example:
+    return dataclasses.replace(example, turns=(*example.turns[:-1], dataclasses.replace(example.turns[-1], text="Eh?")))
+
+
+def pictured(example: Example) -> Example:
+    return dataclasses.replace(example, image=MicroWorld(size=1, image_size=24, seed=5).train().examples[0].image)
+
+
+def unpictured(example: Example) -> Example:
+    return example.blinded()
+
+
+@pytest.mark.parametrize(
+    ("change", "new"),
+    [(responded, 1), (cut, 1), (asked, 3), (pictured, 3), (unpictured, 3)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_another_row_is_scored_anew(base: Llava, scored: list[int], change: Callable[[Example], Example], new: int):
+    data = [example for example in world(12) if example.image is not None][:3]
+    prepared(base, data)
+    prepared(base, [change(data[0]), *data[1:]])
+    assert sum(scored) == 9 + new
+
+
+def test_another_length_rule_is_scored_anew(base: Llava, scored: list[int]):
+    data = world(3)
+    for limit in (None, 40, 41):
+        reference, collator, items = prepared(base, data, max_length=limit)
+        batch = reference.collate(collator)([items[0]])
+        assert len(batch.reference) == batch.targets
+    assert sum(scored) == 27
+
+
+@pytest.mark.parametrize("other", [Crop(seed=1), Crop(max_share=0.3)], ids=["seed", "share"])
+def test_another_corruption_is_scored_anew(base: Llava, scored: list[int], other: Crop):
+    data = [example for example in world(12) if example.image is not None][:3]
+    prepared(base, data, MDPO())
+    prepared(base, data, MDPO(), corruption=other)
+    assert sum(scored) == 9 + 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=2, unique=True))
+def test_two_texts_never_share_a_key(texts: list[str]):
+    llava = shared()
+    collator = SCORING.collator(llava.encoder(), DPO().groups)
+    data = [Example("same id", (Turn("user", "Hm?"),), None, {"chosen": t, "rejected": "No."}) for t in texts]
+    keys = [collator.row_key(Items([example], 1)[0], Row("chosen")) for example in data]
+    assert keys[0] != keys[1]
+
+
+KEPT: list[Llava] = []
+
+
+def shared() -> Llava:
+    if not KEPT:
+        KEPT.append(TinyModel(pretraining=None, architecture=SIZES).load())
+    return KEPT[0]
+
+
+# Durability and sharing
+
+
+def rows_on_disk(folder: Path) -> list[str]:
+    found = []
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found += file.metadata()["keys"].split('", "')
+    return found
+
+
+def killed_in_the_middle(chunks: int) -> None:
+    """In a process of its own: dies while the chunk after this many is written."""
+    from mmsafe.reference.store import LogProbStore
+
+    module.CHUNK = 2
+    original, written = LogProbStore.write, []
+
+    def write(self: Any, *arguments: Any) -> None:
+        if len(written) == chunks:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(1)
+        original(self, *arguments)
+
+    LogProbStore.write = write  # type: ignore[method-assign]
+    prepared(shared(), world())
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_a_killed_pass_goes_on_where_it_was(
+    own_cache: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch, chunks: int
+):
+    shared()
+    process = multiprocessing.get_context("fork").Process(target=killed_in_the_middle, args=(chunks,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(rows_on_disk(own_cache)) == 6 * chunks
+    monkeypatch.setattr(module, "CHUNK", 2)
+    prepared(shared(), world())
+    assert sum(scored) == 27 - 6 * chunks
+    assert len(rows_on_disk(own_cache)) == 27
+    assert not list(own_cache.rglob("*.lock"))
+
+
+def test_processes_share_the_pass(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    shared()
+    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(module, "WAIT", 0.01)
+    context = multiprocessing.get_context("fork")
+    barrier, counts = context.Barrier(3), context.Queue()
+
+    def work() -> None:
+        barrier.wait()
+        rows = 0
+        original = CachedLogProbs._scored
+
+        def counting(self: Any, *arguments: Any) -> Any:
+            nonlocal rows
+            found = original(self, *arguments)
+            rows += len(found)
+            return found
+
+        CachedLogProbs._scored = counting  # type: ignore[method-assign]
+        reference, collator, items = prepared(shared(), world(25))
+        batch = reference.collate(collator)([items[i] for i in range(25)])
+        counts.put((rows, len(batch.reference)))
+
+    workers = [context.Process(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    found = [counts.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    assert sum(rows for rows, _ in found) == 75, "every row by exactly one of them"
+    assert len({size for _, size in found}) == 1
+    assert len(rows_on_disk(own_cache)) == 75
+
+
+def test_another_process_s_chunk_is_waited_for(own_cache: Path, base: Llava, monkeypatch: pytest.MonkeyPatch):
+    """Its lock is held, and the file appears later."""
+    from filelock import FileLock
+
+    monkeypatch.setattr(module, "WAIT", 0.01)
+    prepared(base, world())
+    (file,) = own_cache.rglob("*.safetensors")
+    kept = file.read_bytes()
+    file.unlink()
+    lock = FileLock(f"{file}.lock", thread_local=False)
+    lock.acquire()
+
+    def finish() -> None:
+        file.write_bytes(kept)
+        lock.release()
+
+    timer = threading.Timer(0.5, finish)
+    timer.start()
+    monkeypatch.setattr(CachedLogProbs, "_scored", lambda *_: pytest.fail("it was being made by another process"))
+    prepared(base, world())
+
+
+def test_a_damaged_file_is_named(own_cache: Path, base: Llava):
+    prepared(base, world(2))
+    (file,) = own_cache.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{file.name}: is damaged .*delete it"):
+        prepared(base, world(2))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    own_cache: Path, base: Llava, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmsafe.reference.store.save_file", full)
+    with pytest.raises(UserError, match=r"cannot be written .*No space left.*MMSAFE_CACHE"):
+        prepared(base, world(2))
+    assert not [path for path in own_cache.rglob("*") if path.is_file()]
+
+
+def test_workers_decode_for_the_pass(base: Llava):
+    one, collator, items = prepared(base, world(6), num_workers=2)
+    batch = one.collate(collator)([items[i] for i in range(6)])
+    expected = Frozen().policy(base, SCORING, "32-true").log_probs(batch)
+    for name, row in one.log_probs(batch).items():
+        torch.testing.assert_close(row.log_probs, expected[name].log_probs, atol=2e-5, rtol=1e-5)
+
+
+def test_the_pass_leaves_the_model_as_it_was(base: Llava):
+    llava = dataclasses.replace(base, model=copy.deepcopy(base.model).train())
+    before = {name: weight.clone() for name, weight in llava.model.state_dict().items()}
+    prepared(llava, world(3))
+    assert llava.model.training
+    assert all(torch.equal(weight, before[name]) for name, weight in llava.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in llava.model.parameters())
+
+
+# The adapter switched off
+
+
+def adapted(base: Llava) -> Llava:
+    llava = dataclasses.replace(base, model=copy.deepcopy(base.model))
+    llava.model.add_adapter(LoraConfig(r=2, target_modules=r".*language_model.*\.(q_proj|v_proj)"))
+    with torch.no_grad():
+        for name, parameter in llava.model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    return llava
+
+
+def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
+    llava = adapted(base)
+    collator = SCORING.collator(llava.encoder(), BPO().groups)
+    batch = collator([Items(world(4), 1)[i] for i in range(4)])
+    expected = Frozen().policy(base, SCORING, "32-true").log_probs(batch)
+    found = AdapterOff().policy(llava, SCORING, "32-true").log_probs(batch)
+    with torch.no_grad():
+        policy = SCORING.log_probs(llava.model, batch)
+    for name, row in expected.items():
+        torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-6, rtol=1e-6)
+        assert not torch.allclose(policy[name].log_probs, row.log_probs, atol=1e-3), "the adapter is on again"
+
+
+def test_a_model_without_adapter_is_refused(base: Llava):
+    with pytest.raises(UserError, match=r"reference=adapter_off: the model has no adapter"):
+        AdapterOff().policy(base, SCORING, "32-true")
+
+
+def test_training_more_than_the_adapter_is_refused(base: Llava):
+    llava = adapted(base)
+    llava.model.model.multi_modal_projector.requires_grad_(True)
+    with pytest.raises(UserError, match=r"4 weights beside the adapter are trained, such as .*projector"):
+        AdapterOff().policy(llava, SCORING, "32-true")
+
+
+def test_a_frozen_copy_shares_only_a_frozen_tower(base: Llava):
+    def shares(policy: Llava) -> set[str]:
+        reference: Any = Frozen().policy(policy, SCORING, "32-true")
+        own = {parameter.data_ptr() for parameter in policy.model.parameters()}
+        return {name.split(".")[1] for name, p in reference.model.named_parameters() if p.data_ptr() in own}
+
+    assert shares(base) == {"vision_tower"}
+    trained = dataclasses.replace(base, model=copy.deepcopy(base.model))
+    trained.model.model.vision_tower.requires_grad_(True)
+    assert shares(trained) == set()
