@@ -1,0 +1,200 @@
+"""Kept vision features: later epochs skip tower and decoding, with the same numbers; bounded, and never stale."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmsafe.data.collate import Item
+from mmsafe.data.example import Example
+from mmsafe.data.features import DiskFeatures, FeatureCache, MemoryFeatures, feature_cache, features_key
+from mmsafe.data.microworld.reader import MicroWorld
+from mmsafe.errors import UserError
+from mmsafe.models.llava import Llava
+from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.models.vision import tower_features
+from mmsafe.objectives.dpo import DPO
+from mmsafe.reference import Cached
+from mmsafe.scoring import SharedPrefix
+from mmsafe.settings import AdamW, Trainer, VisionCache
+from mmsafe.training import fit
+
+SIZES = Architecture(
+    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
+)
+SCORING = SharedPrefix()
+BYTES = 9 * 16 * 4  # 9 patches of width 16, fp32
+
+
+@pytest.fixture(scope="module")
+def base() -> Llava:
+    return TinyModel(pretraining=None, architecture=SIZES).load()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Images that were decoded."""
+    from mmsafe.models.encoding import Encoder
+
+    names: list[str] = []
+    original = Encoder.pixels
+
+    def pixels(self: Encoder, image: Any) -> torch.Tensor:
+        names.append(image.key)
+        return original(self, image)
+
+    monkeypatch.setattr(Encoder, "pixels", pixels)
+    return names
+
+
+def pictured(size: int = 6) -> list[Example]:
+    return [e for e in MicroWorld(size=20, image_size=24, neutral_share=0).train().examples if e.image is not None][
+        :size
+    ]
+
+
+def scored(llava: Llava, examples: list[Example], cache: FeatureCache | None) -> Any:
+    collator = SCORING.collator(llava.encoder(), DPO().groups)
+    collator.features = cache
+    batch = SCORING.with_features(llava.model, collator([Item(e) for e in examples]), cache)
+    with torch.no_grad():
+        return SCORING.log_probs(llava.model, batch)
+
+
+def caches(folder: Path) -> list[FeatureCache]:
+    return [MemoryFeatures(1 << 30), DiskFeatures(folder, 1 << 30)]
+
+
+def test_features_are_those_that_llava_projects(base: Llava):
+    pixels = torch.randn(3, 3, 24, 24)
+    projected = base.model.model.multi_modal_projector(tower_features(base.model, pixels))
+    expected: Any = base.model.model.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(projected, torch.stack(list(expected)))
+
+
+@pytest.mark.parametrize("layers", [-2, 1, [-2, -1]], ids=str)
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_any_layer_and_strategy_of_a_checkpoint(layers: Any, strategy: str):
+    llava = TinyModel(pretraining=None, architecture=dataclasses.replace(SIZES, vision_layers=2)).load()
+    config = llava.model.config
+    config.vision_feature_layer, config.vision_feature_select_strategy = layers, strategy
+    model = type(llava.model)(config)
+    pixels = torch.randn(2, 3, 24, 24)
+    projected = model.model.multi_modal_projector(tower_features(model, pixels))
+    expected: Any = model.model.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(projected, torch.stack(list(expected)))
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "disk"])
+def test_what_is_kept_is_not_decoded_again_and_scores_the_same(
+    base: Llava, tmp_path: Path, decoded: list[str], kind: int
+):
+    cache, examples = caches(tmp_path)[kind], pictured()
+    plain = scored(base, examples, None)
+    del decoded[:]
+    for keep in ([examples[2], examples[4]], examples, examples[::-1], examples):
+        found = scored(base, keep, cache)
+    assert len(decoded) == len({e.image for e in examples})
+    for name, row in plain.items():
+        torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-6, rtol=1e-6)
+
+
+def test_disk_features_outlive_the_process(base: Llava, tmp_path: Path, decoded: list[str]):
+    scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
+    del decoded[:]
+    scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
+    assert decoded == []
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "disk"])
+def test_a_full_cache_keeps_what_it_has_and_says_so_once(
+    base: Llava, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: int
+):
+    limit = 2 * BYTES + 400  # a safetensors file has a header
+    cache = [MemoryFeatures(limit), DiskFeatures(tmp_path, limit)][kind]
+    images = list(dict.fromkeys(e.image for e in pictured() if e.image is not None))
+    for _ in range(2):
+        found = scored(base, pictured(), cache)
+    assert sum(cache.get(image.key) is not None for image in images) == 2 < len(images)
+    assert caplog.text.count("vision_cache: full") == 1
+    for name, row in scored(base, pictured(), None).items():
+        torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-6, rtol=1e-6)
+
+
+def test_a_damaged_file_is_named(base: Llava, tmp_path: Path):
+    scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"\.safetensors: is damaged .*delete it"):
+        scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
+
+
+def changed(**attributes: Any) -> Callable[[Llava], None]:
+    def change(llava: Llava) -> None:
+        for name, value in attributes.items():
+            setattr(llava.model.config, name, value)
+
+    return change
+
+
+def other_tower(llava: Llava) -> None:
+    with torch.no_grad():
+        next(llava.model.model.vision_tower.parameters()).add_(1e-3)
+
+
+def other_processor(llava: Llava) -> None:
+    llava.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_tower,
+        other_processor,
+        changed(vision_feature_layer=-2),
+        changed(vision_feature_select_strategy="full"),
+        lambda llava: llava.model.to(torch.bfloat16),
+    ],
+    ids=["tower", "processor", "layer", "strategy", "dtype"],
+)
+def test_each_part_of_the_key(base: Llava, change: Callable[[Llava], Any]):
+    other = Llava(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
+    assert features_key(other, "32-true") == features_key(base, "32-true")
+    change(other)
+    assert features_key(other, "32-true") != features_key(base, "32-true")
+    assert features_key(base, "bf16-mixed") != features_key(base, "32-true")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("store", ["memory", "disk"])
+def test_training_with_a_cache_ends_at_the_same_weights(base: Llava, decoded: list[str], store: Any, workers: int):
+    ends = []
+    for kept in ("none", store):
+        llava = dataclasses.replace(base, model=copy.deepcopy(base.model))
+        features = feature_cache(VisionCache(store=kept), llava, "32-true")
+        del decoded[:]
+        fit(
+            llava,
+            pictured(),
+            objective=DPO(),
+            scoring=SCORING,
+            reference=Cached().policy(llava, SCORING, "32-true"),
+            optimizer=AdamW(lr=1e-3, warmup_steps=0),
+            trainer=Trainer(max_epochs=3, accelerator="cpu", precision="32-true", progress_bar=False),
+            batch_size=2,
+            num_workers=workers,
+            features=features,
+            seed=0,
+        )
+        ends.append(llava.model.state_dict())
+        if kept == store and not workers:
+            assert len(decoded) == len({e.image for e in pictured()}), "once in three epochs"
+    plain, cached = ends
+    for name, weight in plain.items():
+        torch.testing.assert_close(cached[name], weight, atol=1e-5, rtol=1e-4)
