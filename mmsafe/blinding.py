@@ -1,44 +1,80 @@
-"""Blind responses: what the reference model says when it cannot see the image (arXiv 2503.14189)."""
+"""Responses that the reference model makes: blind (arXiv 2503.14189), or beside a spoilt image (2403.08730)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from mmsafe.data.collate import view
+from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.data.responses import responses
 from mmsafe.generation import Response
 from mmsafe.models.llava import Llava
+from mmsafe.objectives.base import Row
 from mmsafe.settings import Generation
 
 log = logging.getLogger(__name__)
-COLUMN = "blind"
+BLIND = "blind"
+SHOWN = {BLIND: "none", "weakened": "corrupted"}
+"""Columns that can be made, and the view of the image beside which the reference makes them."""
+LABELS = {"none": "blind", "corrupted": "weakened", "real": "sighted"}
 
 
-def with_blind_responses(llava: Llava, examples: Sequence[Example], settings: Generation) -> list[Example]:
-    """Every example with a `blind` response; one that a row brought itself is used as it is.
+def with_generated_responses(
+    llava: Llava,
+    examples: Sequence[Example],
+    columns: Collection[str],
+    settings: Generation,
+    corruption: Corruption | None = None,
+) -> list[Example]:
+    """Every example with the generated ones among `columns`; a response that a row brought itself is used as it is.
 
-    `settings.image_view=real` shows the image at generation: the sighted control.
+    An example that lacks one becomes `settings.num_return_sequences` examples, which differ in what was sampled and in
+    their ids: `id`, `id#2`, … `corruption` makes the corrupted view.
     """
-    lacking = [example for example in examples if COLUMN not in example.responses]
-    prompts = [example.blinded() if settings.image_view == "none" else example for example in lacking]
-    label = "blind responses" if settings.image_view == "none" else "sighted responses"
-    made = responses(llava, prompts, settings, label)
-    own, cut = len(examples) - len(lacking), sum(not response.finished for response in made)
-    empty = sum(not response.text for response in made)
+    rows = [Row(name, _view(name, settings)) for name in SHOWN if name in columns]
+    lacking = [(i, row) for i, example in enumerate(examples) for row in rows if row.response not in example.responses]
+    if not rows:
+        return list(examples)
+    label = " and ".join(dict.fromkeys(LABELS[row.image] for row in rows)) + " responses"
+    samples = settings.num_return_sequences
+    # Sample after sample, so that the first of every prompt is the same however many follow.
+    made = responses(llava, [view(examples[i], row, corruption) for i, row in lacking] * samples, settings, label)
+    mark = _mark(examples)
+    copies = {i: [_numbered(examples[i], mark, number) for number in range(1, samples + 1)] for i, _ in lacking}
+    new = iter(made)
+    for sample in range(samples):
+        for i, row in lacking:
+            copies[i][sample] = _with(copies[i][sample], row.response, next(new))
     log.info(
         "%s: %d from the rows themselves, %d cut at %d tokens, %d empty",
         label,
-        own,
-        cut,
+        len(examples) * len(rows) - len(lacking),
+        sum(not response.finished for response in made),
         settings.max_new_tokens,
-        empty,
+        sum(not response.text for response in made),
     )
-    new = iter(made)
-    return [example if COLUMN in example.responses else _with(example, next(new)) for example in examples]
+    return [copy for i, example in enumerate(examples) for copy in copies.get(i, [example])]
 
 
-def _with(example: Example, response: Response) -> Example:
-    cut = example.cut if response.finished else example.cut | {COLUMN}
-    return replace(example.with_responses(**{COLUMN: response.text}), cut=cut)
+def _view(column: str, settings: Generation) -> str:
+    return SHOWN[column] if settings.image_view == "auto" else settings.image_view
+
+
+def _mark(examples: Sequence[Example]) -> str:
+    """What stands between id and number: no id holds it, so no two examples share an id that did not before."""
+    mark = "#"
+    while any(mark in example.id for example in examples):
+        mark += "#"
+    return mark
+
+
+def _numbered(example: Example, mark: str, number: int) -> Example:
+    return example if number == 1 else replace(example, id=f"{example.id}{mark}{number}")
+
+
+def _with(example: Example, column: str, response: Response) -> Example:
+    cut = example.cut if response.finished else example.cut | {column}
+    return replace(example.with_responses(**{column: response.text}), cut=cut)

@@ -21,6 +21,9 @@ from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
 from mmsafe.settings import Generation
 
+CHARACTERS = 4
+"""About as many make a token, when lengths are compared."""
+
 
 class Response(NamedTuple):
     """A generated text, and whether it ended by itself rather than at `max_new_tokens`."""
@@ -44,30 +47,41 @@ class Prompt(NamedTuple):
 class GumbelNoise(LogitsProcessor):
     """Adds seeded Gumbel noise, so that greedy decoding of the sum is a sample from the softmax (Gumbel-max trick).
 
-    Every sequence has a generator of its own: its sample is the same in any batch, order or process.
+    Every sequence has a generator of its own: its sample is the same in any batch, order or process. `end` is the token
+    after which a sequence needs no more noise.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[int], end: int | None = None) -> None:
+        self._running = [(row, torch.Generator().manual_seed(seed)) for row, seed in enumerate(seeds)]
+        self._end = end
+        self._noise: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores` are logits, `[batch, vocabulary]`."""
-        size = scores.shape[-1]
-        noise = torch.stack([torch.empty(size).exponential_(generator=g) for g in self._generators])
-        return scores.float() - noise.clamp_min(torch.finfo(torch.float32).tiny).log().to(scores.device)
+        if self._noise is None:
+            self._noise = torch.ones(len(self._running), scores.shape[-1])
+        elif input_ids.device.type == "cpu":  # elsewhere, to look is to wait for the pass that drawing hides behind
+            last = input_ids[:, -1].tolist()
+            self._running = [(row, generator) for row, generator in self._running if last[row] != self._end]
+        for row, generator in self._running:
+            self._noise[row].exponential_(generator=generator)
+        return scores.float() - self._noise.clamp_min(torch.finfo(torch.float32).tiny).log().to(scores.device)
 
 
 @torch.no_grad()
 def generate(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> Iterator[list[tuple[int, Response]]]:
     """Answer every prompt; yields, batch by batch, (position in `prompts`, response).
 
-    Prompts of similar length share a batch. The model is put into evaluation mode and left as it was.
+    Prompts of similar length share a batch, samples of one prompt its pass through the model. The longest come first: a
+    batch that does not fit into memory says so at once. The model is put into evaluation mode and left as it was.
     """
-    order = sorted(range(len(prompts)), key=lambda i: _size(prompts[i].example))
+    encoder = llava.encoder()
+    order = sorted(range(len(prompts)), key=lambda i: _size(encoder, prompts[i].example), reverse=True)
     with evaluating(llava.model), _plain(llava.model):
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
-            yield list(zip(chosen, _answer(llava, [prompts[i] for i in chosen], settings), strict=True))
+            answers = _answer(llava.model, encoder, [prompts[i] for i in chosen], settings)
+            yield list(zip(chosen, answers, strict=True))
 
 
 @contextmanager
@@ -92,17 +106,21 @@ def _plain(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _size(prompt: Example) -> tuple[int, bool]:
-    return sum(len(turn.text) for turn in prompt.turns), prompt.image is not None
+def _size(encoder: Encoder, prompt: Example) -> tuple[int, str]:
+    """Length in about characters, then identity, so that samples of one prompt are neighbours."""
+    text = sum(len(turn.text) for turn in prompt.turns)
+    return text + CHARACTERS * encoder.image_tokens * (prompt.image is not None), prompt.prompt_key()
 
 
-def _answer(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
-    encoder = llava.encoder()
-    model: Any = llava.model
-    inputs = left_padded(encoder, [prompt.example for prompt in prompts])
+def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
+    distinct = {prompt.example.prompt_key(): prompt.example for prompt in prompts}
+    inputs = {name: tensor.to(model.device) for name, tensor in left_padded(encoder, list(distinct.values())).items()}
+    if len(distinct) < len(prompts):
+        row = {key: number for number, key in enumerate(distinct)}
+        inputs = _shared(model, inputs, [row[prompt.example.prompt_key()] for prompt in prompts])
     eos = encoder.tokenizer.eos_token_id
     output = model.generate(
-        **{name: tensor.to(model.device) for name, tensor in inputs.items()},
+        **inputs,
         generation_config=GenerationConfig(
             max_new_tokens=settings.max_new_tokens,
             do_sample=False,
@@ -110,10 +128,27 @@ def _answer(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> li
             bos_token_id=encoder.tokenizer.bos_token_id,
             eos_token_id=eos,
         ),
-        logits_processor=_sampling(prompts, settings),
+        logits_processor=_sampling(prompts, settings, eos),
     )
     new = output[:, inputs["input_ids"].shape[1] :].tolist()
     return [Response(encoder.decode(_until(ids, eos)), eos in ids) for ids in new]
+
+
+def _shared(model: Any, inputs: dict[str, Tensor], rows: list[int]) -> dict[str, Any]:
+    """Inputs that go on from one pass over each prompt; `rows[i]` is the prompt of sequence i.
+
+    The pass stops before the last token, which `generate` reads itself: it needs a token to go on from.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    passed = model(
+        **inputs | {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1]},
+        position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, :-1],
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    index = torch.tensor(rows, device=ids.device)
+    passed.past_key_values.batch_select_indices(index)
+    return {"input_ids": ids[index], "attention_mask": mask[index], "past_key_values": passed.past_key_values}
 
 
 def left_padded(encoder: Encoder, prompts: Sequence[Example]) -> dict[str, Tensor]:
@@ -128,7 +163,7 @@ def left_padded(encoder: Encoder, prompts: Sequence[Example]) -> dict[str, Tenso
     return inputs | ({"pixel_values": torch.stack(pixels)} if pixels else {})
 
 
-def _sampling(prompts: Sequence[Prompt], settings: Generation) -> LogitsProcessorList:
+def _sampling(prompts: Sequence[Prompt], settings: Generation, end: int) -> LogitsProcessorList:
     if settings.temperature == 0:
         return LogitsProcessorList()
     steps: list[Any] = []
@@ -137,7 +172,7 @@ def _sampling(prompts: Sequence[Prompt], settings: Generation) -> LogitsProcesso
     if settings.top_p < 1:
         steps.append(TopPLogitsWarper(settings.top_p))
     seeds = [int(digest([settings.seed, prompt.key])[:15], 16) for prompt in prompts]
-    return LogitsProcessorList([*steps, GumbelNoise(seeds)])
+    return LogitsProcessorList([*steps, GumbelNoise(seeds, end)])
 
 
 def _until(ids: list[int], end: int) -> list[int]:

@@ -145,7 +145,7 @@ class PreferenceModule(pl.LightningModule):
         dtype = torch.get_autocast_dtype(self.device.type) if precise else self.policy.dtype
         for name, expected in self.objective.start.items():
             found = float(terms[name].detach().mean())
-            if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4):  # NaN too
+            if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4) * max(1.0, expected):  # NaN too
                 raise UserError(
                     f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
                     "model that training starts from; check model.path and reference"

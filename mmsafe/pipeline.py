@@ -16,15 +16,19 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from mmsafe.app import INTERRUPTED
-from mmsafe.blinding import COLUMN, with_blind_responses
+from mmsafe.blinding import BLIND, with_generated_responses
 from mmsafe.data.example import Example, fingerprint
+from mmsafe.data.features import feature_cache
 from mmsafe.data.lengths import fitting
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
+from mmsafe.evaluation.pairwise import prepare_pairs
 from mmsafe.evaluation.run import evaluate
 from mmsafe.models.llava import Llava
 from mmsafe.models.source import ModelSource, PretrainedLlava
+from mmsafe.precision import resolved
+from mmsafe.reference.policies import Model, ReferencePolicy
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.files import write_rows
@@ -76,19 +80,23 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     examples = prepare(config, llava, loaded.examples, folder)
     folder.note_inputs(data=fingerprint(examples))
     folder.note(seed=config.seed, examples=len(examples), dropped=loaded.dropped)
+    features = feature_cache(config.vision_cache, llava, resolved(config.trainer))
+    reference = _reference(config, llava)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
     module = fit(
         llava,
         examples,
         objective=config.objective,
         scoring=config.scoring,
-        reference=config.reference,
+        reference=reference,
         optimizer=config.optimizer,
         trainer=config.trainer,
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,
         group_by_length=config.data.group_by_length,
         max_length=config.lengths.max_length,
+        corruption=config.corruption,
+        features=features,
         seed=config.seed,
         folder=folder.path,
         checkpoint=config.checkpoint,
@@ -97,7 +105,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.save_model(llava)
     metrics: dict[str, Any] = {**module.latest, "train/steps": module.trained_steps}
     if config.evaluate:
-        metrics |= _evaluated(config, llava, module.reference_model, "holdout", folder)
+        metrics |= _evaluated(config, llava, reference, "holdout", folder)
     for logger in loggers:
         logger.log_metrics(headline(metrics), module.trained_steps)
         logger.finalize("success")
@@ -105,6 +113,17 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     if not config.checkpoint.keep:
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _reference(config: TrainConfig, llava: Llava) -> ReferencePolicy | None:
+    """The reference of training and evaluation, taken from the model before it is trained."""
+    if not config.objective.needs_reference:
+        return None
+    reference = config.reference.policy(llava, config.scoring, resolved(config.trainer))
+    if config.evaluate:
+        pairs = config.benchmark.pairs(config.data, "holdout")
+        prepare_pairs(reference, llava, pairs, config.scoring, config.evaluation.batch_size)
+    return reference
 
 
 def _check_holdout(config: TrainConfig) -> None:
@@ -119,13 +138,15 @@ def _check_holdout(config: TrainConfig) -> None:
 
 def blind(config: BlindConfig, cfg: DictConfig) -> Path:
     """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
+    if config.generation.image_view == "corrupted":
+        raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
     folder = RunFolder(output_dir(), cfg)
     folder.claim()
     loaded = _read(config.data)
     llava = on_device(config.model.load())
-    examples = with_blind_responses(llava, loaded.examples, config.generation)
+    examples = with_generated_responses(llava, loaded.examples, {BLIND}, config.generation)
     path = folder.path / "blind.jsonl"
-    write_rows(path, [{"id": example.id, COLUMN: example.responses[COLUMN]} for example in examples])
+    write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
     folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped)
     log.info("wrote %d blind responses to %s", len(examples), path)
     return path
@@ -143,7 +164,8 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
 
 def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     llava = on_device(_model(config.checkpoint, "checkpoint", config.model))
-    reference = on_device(_model(config.against, "against", config.model)).model if config.against else None
+    against = on_device(_model(config.against, "against", config.model)).model if config.against else None
+    reference = None if against is None else Model(against, config.scoring)
     folder.note(seed=config.seed, model=llava.fingerprint())
     metrics = _evaluated(config, llava, reference, "test", folder)
     folder.finish(metrics)
@@ -151,7 +173,7 @@ def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def _evaluated(
-    config: TrainConfig | EvaluateConfig, llava: Llava, reference: Any | None, part: Part, folder: RunFolder
+    config: TrainConfig | EvaluateConfig, llava: Llava, reference: ReferencePolicy | None, part: Part, folder: RunFolder
 ) -> dict[str, Any]:
     return evaluate(
         llava,
@@ -202,8 +224,9 @@ def on_device(llava: Llava, accelerator: str = "auto") -> Llava:
 
 def prepare(config: TrainConfig, llava: Llava, examples: list[Example], folder: RunFolder) -> list[Example]:
     """Examples with every response that the objective reads, none longer than allowed."""
-    if COLUMN in config.objective.responses:
-        examples = with_blind_responses(llava, examples, config.generation)
+    examples = with_generated_responses(
+        llava, examples, config.objective.responses, config.generation, config.corruption
+    )
     kept, report = fitting(examples, llava.encoder(), config.objective.responses, config.lengths)
     folder.note(lengths=report)
     return kept

@@ -21,10 +21,18 @@ class Generation:
     """Nucleus sampling; 1 keeps the whole distribution."""
     seed: int = 0
     """Each sample draws its own noise from this seed and its prompt, whatever batch it falls into."""
+    num_return_sequences: Count = 1
+    """Samples of each prompt: an example becomes so many, each with a response of its own."""
     batch_size: Count = 16
-    """Prompts generated together; does not change the result."""
-    image_view: Literal["none", "real"] = "none"
-    """`none`: the image is removed from the prompt (blind); `real`: it is shown (the sighted control)."""
+    """Responses generated together; does not change the result."""
+    image_view: Literal["auto", "none", "real", "corrupted"] = "auto"
+    """`auto`: none for `blind` responses, corrupted for `weakened` ones. The others override it for all: `none` removes
+    the image, `real` shows it (the sighted control), `corrupted` shows it spoilt."""
+
+    def __post_init__(self) -> None:
+        if self.num_return_sequences > 1 and self.temperature == 0:
+            count = f"num_return_sequences={self.num_return_sequences}"
+            raise ValueError(f"{count} needs temperature > 0: greedy decoding says the same every time")
 
 
 @options
@@ -83,6 +91,16 @@ class Wandb:
     project: str = "mmsafe"
     group: str | None = None
     tags: list[str] = Field(default_factory=list)
+
+
+@options
+class VisionCache:
+    """Whether later epochs find what the frozen vision tower made of an image."""
+
+    store: Literal["none", "memory", "disk"] = "none"
+    """`memory`: of this process; `disk`: for every later run with the same tower."""
+    max_gib: Positive = 8.0
+    """Largest size in GiB; images that find no room go through the tower every time."""
 
 
 @options

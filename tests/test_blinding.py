@@ -1,25 +1,42 @@
-"""Blind responses: made without the image, once, and never in place of a row's own."""
+"""Responses that the reference makes for training: beside the right view, once, and never in place of a row's own."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
+from launching import QUICK, launch
 
+import mmsafe.blinding
 import mmsafe.generation
-from mmsafe.blinding import with_blind_responses
+from mmsafe.blinding import with_generated_responses
 from mmsafe.data.collate import Item, PaddedCollator
-from mmsafe.data.example import Example
+from mmsafe.data.corruption import Crop
+from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld import MicroWorld
-from mmsafe.generation import Prompt
+from mmsafe.generation import Prompt, Response
 from mmsafe.objectives.base import Row
 from mmsafe.settings import Generation
 
 SETTINGS = Generation(max_new_tokens=5, batch_size=4)
 SIGHTED = dataclasses.replace(SETTINGS, image_view="real")
+THRICE = dataclasses.replace(SETTINGS, num_return_sequences=3)
+CROP = Crop(seed=1)
+
+
+def blinded(llava: Any, examples: list[Example], settings: Generation) -> list[Example]:
+    return with_generated_responses(llava, examples, {"chosen", "rejected", "blind"}, settings)
+
+
+def weakened(llava: Any, examples: list[Example], settings: Generation) -> list[Example]:
+    return with_generated_responses(llava, examples, {"chosen", "weakened"}, settings, CROP)
 
 
 @pytest.fixture
@@ -42,18 +59,28 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
     return prompts_asked
 
 
+# Blind responses
+
+
 def test_every_example_gets_a_blind_response_and_keeps_the_rest(llava: Any, examples: list[Example]) -> None:
-    made = with_blind_responses(llava, examples, SETTINGS)
+    made = blinded(llava, examples, SETTINGS)
     for before, after in zip(examples, made, strict=True):
         assert set(after.responses) == {"chosen", "rejected", "blind"}
         assert dataclasses.replace(after, responses=before.responses, cut=frozenset()) == before
     assert all("blind" not in example.responses for example in examples)
 
 
+def test_an_objective_without_generated_responses_asks_nothing(
+    llava: Any, examples: list[Example], asked: list[Prompt]
+) -> None:
+    assert with_generated_responses(llava, examples, {"chosen", "rejected"}, THRICE, CROP) == examples
+    assert asked == []
+
+
 def test_a_response_that_was_cut_off_is_scored_without_an_end(llava: Any, examples: list[Example]) -> None:
-    made = with_blind_responses(llava, examples, dataclasses.replace(SETTINGS, max_new_tokens=1))
+    made = blinded(llava, examples, dataclasses.replace(SETTINGS, max_new_tokens=1))
     assert {example.cut for example in made} == {frozenset({"blind"})}
-    own = with_blind_responses(llava, [example.with_responses(blind="It is red.") for example in examples], SETTINGS)
+    own = blinded(llava, [example.with_responses(blind="It is red.") for example in examples], SETTINGS)
     assert {example.cut for example in own} == {frozenset()}
     collate = PaddedCollator(llava.encoder(), ({"blind": Row("blind")},))
     end = llava.processor.tokenizer.eos_token_id
@@ -66,7 +93,7 @@ def test_a_response_that_was_cut_off_is_scored_without_an_end(llava: Any, exampl
 def test_a_blind_prompt_holds_no_image_and_no_placeholder(
     llava: Any, examples: list[Example], asked: list[Prompt]
 ) -> None:
-    with_blind_responses(llava, examples, SETTINGS)
+    blinded(llava, examples, SETTINGS)
     encoder = llava.encoder()
     placeholder = llava.processor.image_token
     assert len(asked) == len(examples)
@@ -80,58 +107,204 @@ def test_a_blind_prompt_holds_no_image_and_no_placeholder(
 
 
 def test_the_sighted_control_sees_the_image(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
-    sighted = with_blind_responses(llava, examples, SIGHTED)
+    sighted = blinded(llava, examples, SIGHTED)
     assert [prompt.example for prompt in asked] == examples
-    blind = with_blind_responses(llava, examples, SETTINGS)
+    blind = blinded(llava, examples, SETTINGS)
     assert len({prompt.key for prompt in asked}) == 2 * len(examples)
     assert [e.responses["blind"] for e in sighted] != [e.responses["blind"] for e in blind]
 
 
-def test_a_prompt_without_image_is_the_same_for_both(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
+def test_a_prompt_without_image_is_the_same_for_all_views(
+    llava: Any, examples: list[Example], asked: list[Prompt]
+) -> None:
     text_only = [examples[0].blinded()]
-    assert with_blind_responses(llava, text_only, SETTINGS) == with_blind_responses(llava, text_only, SIGHTED)
+    (blind,) = blinded(llava, text_only, SETTINGS)
+    assert [blind] == blinded(llava, text_only, SIGHTED)
+    (weak,) = weakened(llava, text_only, SETTINGS)
+    assert weak.responses["weakened"] == blind.responses["blind"]
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("own", ["I cannot see any picture.", ""])
-def test_a_rows_own_blind_response_is_used_as_it_is(
-    llava: Any, examples: list[Example], asked: list[Prompt], own: str
+@pytest.mark.parametrize("settings", [SETTINGS, THRICE], ids=["one", "three"])
+def test_a_rows_own_blind_response_is_used_as_it_is_and_once(
+    llava: Any, examples: list[Example], asked: list[Prompt], own: str, settings: Generation
 ) -> None:
     examples[3] = examples[3].with_responses(blind=own)
-    made = with_blind_responses(llava, examples, SETTINGS)
-    assert made[3] == examples[3]
-    assert len(asked) == len(examples) - 1
+    samples = settings.num_return_sequences
+    made = blinded(llava, examples, settings)
+    assert made[3 * samples] == examples[3]
+    assert len(made) == len(asked) + 1 == samples * (len(examples) - 1) + 1
     assert examples[3].prompt_key() not in {prompt.example.prompt_key() for prompt in asked}
 
 
 def test_nothing_is_asked_twice(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
-    first = with_blind_responses(llava, examples, SETTINGS)
+    first = blinded(llava, examples, SETTINGS)
     asked.clear()
-    assert with_blind_responses(llava, examples, SETTINGS) == first
-    assert with_blind_responses(llava, first, SETTINGS) == first
+    assert blinded(llava, examples, SETTINGS) == first
+    assert blinded(llava, first, SETTINGS) == first
     assert asked == []
 
 
 def test_the_same_text_beside_two_images_is_sampled_twice(llava: Any, examples: list[Example]) -> None:
     """Without the images the prompts are one and the same."""
     twin = dataclasses.replace(examples[0], id="twin", image=examples[1].image)
-    first, second = with_blind_responses(llava, [examples[0], twin], SETTINGS)
+    first, second = blinded(llava, [examples[0], twin], SETTINGS)
     assert first.responses["blind"] != second.responses["blind"]
     greedy = dataclasses.replace(SETTINGS, temperature=0)
-    first, second = with_blind_responses(llava, [examples[0], twin], greedy)
+    first, second = blinded(llava, [examples[0], twin], greedy)
     assert first.responses["blind"] == second.responses["blind"]
 
 
 def test_the_very_same_example_is_sampled_twice(llava: Any, examples: list[Example]) -> None:
     equal = dataclasses.replace(examples[0])
-    expected = with_blind_responses(llava, [examples[0], equal], SETTINGS)
-    assert with_blind_responses(llava, [examples[0], examples[0]], SETTINGS) == expected
+    expected = blinded(llava, [examples[0], equal], SETTINGS)
+    assert blinded(llava, [examples[0], examples[0]], SETTINGS) == expected
 
 
 def test_the_log_counts_what_was_made(llava: Any, examples: list[Example], caplog: pytest.LogCaptureFixture) -> None:
     examples[0] = examples[0].with_responses(blind="own")
     with caplog.at_level(logging.INFO):
-        made = with_blind_responses(llava, examples, SETTINGS)
-    assert "9 prompts, 0 in the cache, 9 to generate" in caplog.text
+        made = blinded(llava, examples, SETTINGS)
+    assert "blind responses: 9 prompts, 0 in the cache, 9 to generate" in caplog.text
     assert "1 from the rows themselves" in caplog.text
     assert not any(example.responses["blind"] in caplog.text for example in made[1:] if example.responses["blind"])
+
+
+# Responses beside a spoilt image
+
+
+def test_a_weakened_response_is_made_beside_the_corrupted_image(
+    llava: Any, examples: list[Example], asked: list[Prompt]
+) -> None:
+    made = weakened(llava, examples, SETTINGS)
+    assert [prompt.example for prompt in asked] == [CROP.corrupted(example) for example in examples]
+    for before, after in zip(examples, made, strict=True):
+        assert set(after.responses) == {"chosen", "rejected", "weakened"}
+        assert after.image == before.image
+
+
+@pytest.mark.parametrize("column", ["blind", "weakened"])
+@pytest.mark.parametrize(
+    ("view", "shown"),
+    [("none", Example.blinded), ("real", lambda example: example), ("corrupted", CROP.corrupted)],
+    ids=["none", "real", "corrupted"],
+)
+def test_image_view_overrides_what_the_reference_is_shown(
+    llava: Any, examples: list[Example], asked: list[Prompt], column: str, view: Any, shown: Any
+) -> None:
+    settings = dataclasses.replace(SETTINGS, image_view=view)
+    with_generated_responses(llava, examples[:4], {column}, settings, CROP)
+    assert [prompt.example for prompt in asked] == [shown(example) for example in examples[:4]]
+
+
+def test_both_kinds_are_made_where_both_are_read(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
+    examples[1] = examples[1].with_responses(weakened="own")
+    made = with_generated_responses(llava, examples, {"blind", "weakened"}, THRICE, CROP)
+    assert len(made) == 3 * len(examples)
+    assert len(asked) == 3 * (2 * len(examples) - 1)
+    assert all({"blind", "weakened"} <= set(example.responses) for example in made)
+    assert [example.responses["weakened"] for example in made[3:6]] == ["own"] * 3
+    assert len({example.responses["blind"] for example in made[3:6]}) == 3
+
+
+def test_two_kinds_beside_one_view_are_two_samples(llava: Any, examples: list[Example]) -> None:
+    made = with_generated_responses(llava, examples, {"blind", "weakened"}, SIGHTED, CROP)
+    assert all(example.responses["blind"] != example.responses["weakened"] for example in made)
+
+
+# Many samples
+
+
+def test_an_example_becomes_as_many_as_it_has_samples(llava: Any, examples: list[Example]) -> None:
+    made = blinded(llava, examples, THRICE)
+    assert [example.id for example in made[:3]] == [examples[0].id, f"{examples[0].id}#2", f"{examples[0].id}#3"]
+    assert len({example.id for example in made}) == len(made) == 3 * len(examples)
+    for number, before in enumerate(examples):
+        copies = made[3 * number : 3 * number + 3]
+        assert len({copy.responses["blind"] for copy in copies}) == 3
+        for copy in copies:
+            kept = {name: text for name, text in copy.responses.items() if name != "blind"}
+            assert dataclasses.replace(copy, id=before.id, responses=kept, cut=frozenset()) == before
+
+
+@pytest.mark.parametrize("make", [blinded, weakened])
+def test_more_samples_keep_the_ones_that_there_are(
+    llava: Any, examples: list[Example], asked: list[Prompt], make: Any
+) -> None:
+    examples.append(dataclasses.replace(examples[0], id="twin"))
+    once = make(llava, examples, SETTINGS)
+    asked.clear()
+    thrice = make(llava, examples, THRICE)
+    assert thrice[::3] == once
+    assert len(asked) == len({prompt.key for prompt in asked}) == 2 * len(examples)
+    asked.clear()
+    assert make(llava, examples, SETTINGS) == once
+    assert make(llava, examples, dataclasses.replace(THRICE, batch_size=7)) == thrice
+    assert asked == []
+
+
+def test_each_sample_is_marked_that_was_cut_off(
+    llava: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(_: Any, prompts: list[Example], *__: Any) -> list[Response]:
+        return [Response(str(number), finished=number % 3 == 0) for number in range(len(prompts))]
+
+    monkeypatch.setattr(mmsafe.blinding, "responses", made)
+    for example in blinded(llava, examples, THRICE):
+        ended = int(example.responses["blind"]) % 3 == 0
+        assert example.cut == (frozenset() if ended else {"blind"})
+
+
+@hypothesis.given(st.lists(st.text("12#a", max_size=4), unique=True, min_size=1), st.integers(1, 12))
+@hypothesis.example(["a", "a#2"], 2)
+@hypothesis.example(["a", "a#", "a###2"], 2)
+def test_ids_stay_distinct_whatever_they_hold(ids: list[str], samples: int) -> None:
+    turns = (Turn("user", "?"),)
+    examples = [Example(name, turns, None, {} if "a" in name else {"blind": "own"}) for name in ids]
+    settings = Generation(num_return_sequences=samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmsafe.blinding, "responses", lambda _, prompts, *__: [Response("x", True)] * len(prompts))
+        made = [example.id for example in with_generated_responses(None, examples, {"blind"}, settings)]  # type: ignore[arg-type]
+    assert len(set(made)) == len(made)
+    assert set(ids) <= set(made)
+
+
+# The commands
+
+
+def test_the_command_writes_a_row_for_each_sample(tmp_path: Path) -> None:
+    words = ("model=random", "data.size=5", "generation.max_new_tokens=4")
+    for folder, more in (("one", ()), ("three", ("generation.num_return_sequences=3",))):
+        run = launch("blind", *words, *more, f"hydra.run.dir={tmp_path / folder}", cwd=tmp_path, cache=tmp_path)
+        assert run.status == 0, run.err
+    one, three = (
+        [json.loads(line) for line in (tmp_path / folder / "blind.jsonl").read_text().splitlines()]
+        for folder in ("one", "three")
+    )
+    assert three[::3] == one
+    assert len({row["id"] for row in three}) == len(three) == 15
+    assert "10/10" in run.err
+
+
+@pytest.mark.parametrize("objective", ["bpo", "bootstrapped_po"])
+def test_training_takes_every_sample(tmp_path: Path, objective: str) -> None:
+    words = (*QUICK, f"objective={objective}", "evaluate=false", "generation.num_return_sequences=2")
+    run = launch("train", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, cache=tmp_path)
+    assert run.status == 0, run.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["examples"] == 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("generation.num_return_sequences=2", "generation.temperature=0"), "needs temperature > 0"),
+        (("generation.image_view=corrupted",), "this command has no corruption"),
+    ],
+    ids=["greedy", "corrupted"],
+)
+def test_what_cannot_be_sampled_is_refused_at_once(tmp_path: Path, words: tuple[str, ...], reason: str) -> None:
+    run = launch("blind", "model=llava7b", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, cache=tmp_path)
+    assert run.status == 2
+    assert reason in run.err
+    assert len(run.err.splitlines()) <= 2

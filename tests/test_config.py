@@ -33,6 +33,8 @@ OTHER_THAN_CLASS = {
     "model=llava_hf": {"path"},
     "model=llava7b": {"path", "gradient_checkpointing"},
     "model=llava13b": {"path", "gradient_checkpointing"},
+    "vision_cache=memory": {"store"},
+    "vision_cache=disk": {"store"},
     "generation=default": {"batch_size"},
     "evaluation": {"batch_size"},
 }

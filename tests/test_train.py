@@ -16,6 +16,8 @@ import pytest
 from launching import QUICK, launch
 from PIL import Image
 
+from mmsafe.config import conf_dir
+
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = (*QUICK, "trainer.max_steps=2", "evaluate=false")
 LN2 = math.log(2)
@@ -425,3 +427,18 @@ def test_a_bad_row_in_the_test_file_costs_no_training(own_rows: Callable[..., Pa
     assert ended.status == 2
     assert "test.json: row 1" in ended.err
     assert not (tmp_path / "unread" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("objective", sorted(path.stem for path in (conf_dir() / "objective").glob("*.yaml")))
+def test_every_objective_trains_and_is_measured(tmp_path: Path, cache: Path, objective: str):
+    words = [*QUICK, f"objective={objective}", "trainer.max_steps=3", "hydra.run.dir=run"]
+    ended = launch("train", *words, cwd=tmp_path, cache=cache)
+    assert ended.status == 0, ended.err
+    metrics, rows = read_json(tmp_path / "run" / "metrics.json"), rows_of(tmp_path / "run" / "metrics.csv")
+    assert metrics["train/steps"] == 3
+    terms = [name for name in metrics if name.startswith("loss/")]
+    assert metrics["train/loss"] == pytest.approx(sum(metrics[name] for name in terms))
+    assert rows[0]["train/loss"] != rows[2]["train/loss"]
+    assert ("rewards/margins" in metrics) == (objective != "sft")
+    assert ("eval/pairwise_accuracy_reward" in metrics) == (objective not in ("sft", "simpo", "orpo"))
+    assert all(0 <= row["perf/data_wait"] <= 1 and row["perf/seconds"] > 0 for row in rows[:3])

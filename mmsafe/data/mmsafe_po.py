@@ -19,7 +19,9 @@ from mmsafe.errors import UserError
 from mmsafe.options import Share, options
 
 PLACEHOLDER = "<image>"
-RESPONSES = ("chosen", "rejected", "blind")
+GENERATED = ("blind", "weakened")
+"""Responses that a row may bring, and that are made where it does not."""
+RESPONSES = ("chosen", "rejected", *GENERATED)
 SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
 
 
@@ -168,12 +170,12 @@ def read_row(record: Record, image_dir: Path, sources: dict[Path, FileImage]) ->
         raise RowError("missing field", "has no text field 'split', which other rows of the file have")
     texts = {field: text_field(value, field) for field in REQUIRED}
     turns = parse_question(texts["question"])
-    optional = [field for field in ("blind", "type", "entity_type") if value.get(field) is not None]
+    optional = [field for field in (*GENERATED, "type", "entity_type") if value.get(field) is not None]
     extra = {field: text_field(value, field) for field in optional}
     responses = {field: _response(field, text) for field, text in (texts | extra).items() if field in RESPONSES}
     if responses["chosen"] == responses["rejected"]:
         raise RowError("no preference", "'chosen' and 'rejected' are the same; remove the row")
-    tags = {field: extra[field] for field in extra if field != "blind"}
+    tags = {field: extra[field] for field in extra if field not in GENERATED}
     tags["turns"] = "single" if len(turns) == 1 else "multi"
     name = row_id(record)
     if record.keyword is not None:

@@ -68,8 +68,9 @@ class ResponseStore:
 
 
 def store_key(llava: Llava, settings: Generation) -> str:
-    """Hash of the model and of every setting that changes a response; the batch size never does."""
-    idle = {"batch_size", "image_view", *({"seed", "top_p"} if settings.temperature == 0 else ())}
+    """Hash of the model and of every setting that changes a response; neither batch size nor number of samples does."""
+    idle = {"batch_size", "image_view", "num_return_sequences"}
+    idle |= {"seed", "top_p"} if settings.temperature == 0 else set()
     chosen = {name: value for name, value in asdict(settings).items() if name not in idle}
     return digest([llava.fingerprint(), chosen])
 
@@ -78,7 +79,8 @@ def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, la
     """A response to every prompt, from the cache or generated now.
 
     The same prompt given twice is sampled twice (once, if decoding is greedy). Interrupted at any moment, the next call
-    generates what is missing and nothing twice. Prompts are answered as given: the caller applies `image_view`.
+    generates what is missing and nothing twice. Prompts are answered as given: the caller applies `image_view`,
+    and repeats them `num_return_sequences` times.
     """
     from mmsafe.generation import generate
     from mmsafe.reporting.progress import progress

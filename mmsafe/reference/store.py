@@ -23,15 +23,16 @@ class LogProbStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.found: dict[str, Tensor] = {}
-        self._read: set[str] = set()
+        self._keys: dict[Path, frozenset[str]] = {}
 
     def read(self, wanted: Iterable[str]) -> None:
-        """Take up the rows of `wanted` from files that appeared since the last call."""
-        keys = set(wanted)
+        """Take up those rows of `wanted` that are on disk by now."""
+        missing = set(wanted) - self.found.keys()
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self._read:
-                self.found |= {key: value for key, value in self._rows(path) if key in keys}
-                self._read.add(path.name)
+            if path not in self._keys or missing & self._keys[path]:
+                rows = dict(self._rows(path))
+                self._keys[path] = frozenset(rows)
+                self.found |= {key: rows[key] for key in missing & rows.keys()}
 
     def _rows(self, path: Path) -> Iterator[tuple[str, Tensor]]:
         try:

@@ -159,7 +159,7 @@ def test_a_changed_setting_has_another_store(llava: Any, option: str, value: flo
     assert store_key(llava, other) != store_key(llava, SETTINGS)
 
 
-@pytest.mark.parametrize(("option", "value"), [("batch_size", 1), ("image_view", "real")])
+@pytest.mark.parametrize(("option", "value"), [("batch_size", 1), ("image_view", "real"), ("num_return_sequences", 4)])
 def test_what_does_not_change_a_response_does_not_change_the_store(llava: Any, option: str, value: Any) -> None:
     assert store_key(llava, dataclasses.replace(SETTINGS, **{option: value})) == store_key(llava, SETTINGS)
 
@@ -294,6 +294,38 @@ def test_an_exception_loses_no_finished_batch(
     assert not set(generated) & set(done)
     assert len(generated) == len(set(generated)) == len(prompts) - len(done)
     assert sorted(keys(store_file(own_cache))) == sorted({*done, *generated})
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_many_samples_continue_where_they_were_interrupted(
+    llava: Any,
+    prompts: list[Example],
+    batches: int,
+    generated: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some prompts have all of their samples then, one has some, others have none."""
+    settings, asked = dataclasses.replace(SETTINGS, batch_size=4), prompts[:6] * 3
+    expected = responses(llava, asked, SETTINGS, "oracle")
+    watched = mmsafe.generation.generate
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        for number, batch in enumerate(watched(*arguments)):
+            if number == batches:
+                raise RuntimeError("CUDA out of memory")
+            yield batch
+
+    monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(mmsafe.generation, "generate", failing)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            responses(llava, asked, settings, "interrupted")
+    done = keys(store_file(tmp_path))
+    assert len(done) == 4 * batches
+    generated.clear()
+    assert responses(llava, asked, settings, "resumed") == expected
+    assert len({*generated, *done}) == len(generated) + len(done) == len(asked)
 
 
 def test_a_kill_loses_no_finished_batch(

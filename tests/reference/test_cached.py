@@ -120,6 +120,17 @@ def test_more_data_costs_only_what_is_new(base: Llava, scored: list[int]):
     assert sum(scored) == 27
 
 
+def test_a_file_that_was_read_for_other_rows_is_read_again(base: Llava, scored: list[int]):
+    """A run asks twice: for the pairs of its evaluation, then for its training data."""
+    data = world(9)
+    prepared(base, data[:4])
+    prepared(base, data[4:])
+    reference, collator, _ = prepared(base, data[:2])
+    reference.prepare(Items(data, 1), collator, 4)
+    assert sum(scored) == 27
+    assert len(reference.collate(collator)([Items(data, 1)[i] for i in range(9)]).reference)
+
+
 def test_a_row_that_occurs_twice_is_scored_once(base: Llava, scored: list[int]):
     data = world(3)
     reference, collator, items = prepared(base, [*data, *data])
