@@ -46,7 +46,7 @@ class PreferenceModule(pl.LightningModule):
         self.total_steps = total_steps
         self.features = features
         self._gradients: dict[str, Tensor] = {}
-        self.strict_loading = False  # checkpoints leave the frozen reference out
+        self.strict_loading = False  # checkpoints leave frozen weights out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
         self.latest: dict[str, float] = {}
         self.trained_steps = 0
@@ -119,9 +119,10 @@ class PreferenceModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the reference out: it is made again from the model that training starts from."""
+        """Leave out the reference and all frozen weights: they come from the model that training starts from."""
+        trained = {f"policy.{name}" for name, p in self.policy.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
-        for name in [name for name in state if name.startswith("reference.")]:
+        for name in [name for name in state if name not in trained]:
             del state[name]
         checkpoint["latest"] = (self.trained_steps, self.latest)
         checkpoint["window"] = dict(self._window)

@@ -25,6 +25,7 @@ from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.pairwise import prepare_pairs
 from mmsafe.evaluation.run import evaluate
+from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.precision import resolved
@@ -81,7 +82,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.note_inputs(data=fingerprint(examples))
     folder.note(seed=config.seed, examples=len(examples), dropped=loaded.dropped)
     features = feature_cache(config.vision_cache, llava, resolved(config.trainer))
-    reference = _reference(config, llava)
+    reference = _with_adapter(config, llava)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
     module = fit(
         llava,
@@ -102,10 +103,16 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         checkpoint=config.checkpoint,
         loggers=loggers,
     )
-    folder.save_model(llava)
+    if llava.adapter is None:
+        folder.save_model(llava)
+    else:
+        llava.adapter.save_pretrained(folder.path / "adapter")
     metrics: dict[str, Any] = {**module.latest, "train/steps": module.trained_steps}
     if config.evaluate:
         metrics |= _evaluated(config, llava, reference, "holdout", folder)
+    if llava.adapter is not None:
+        merge(llava)  # not before: the evaluation's reference may be the policy without its adapter
+        folder.save_model(llava)
     for logger in loggers:
         logger.log_metrics(headline(metrics), module.trained_steps)
         logger.finalize("success")
@@ -115,12 +122,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     return metrics
 
 
-def _reference(config: TrainConfig, llava: Llava) -> ReferencePolicy | None:
-    """The reference of training and evaluation, taken from the model before it is trained."""
-    if not config.objective.needs_reference:
-        return None
-    reference = config.reference.policy(llava, config.scoring, resolved(config.trainer))
-    if config.evaluate:
+def _with_adapter(config: TrainConfig, llava: Llava) -> ReferencePolicy | None:
+    """Add what is trained; returns the reference of training and evaluation, the model before it is trained."""
+    needed = config.objective.needs_reference
+    reference = config.reference.policy(llava, config.scoring, resolved(config.trainer)) if needed else None
+    if config.peft.method == "lora":
+        add_lora(llava, config.peft)  # after the reference is keyed: a fresh adapter changes nothing
+    if config.evaluate and reference is not None:
         pairs = config.benchmark.pairs(config.data, "holdout")
         prepare_pairs(reference, llava, pairs, config.scoring, config.evaluation.batch_size)
     return reference

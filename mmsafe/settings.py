@@ -94,6 +94,20 @@ class Wandb:
 
 
 @options
+class Peft:
+    """Adapters in place of training all weights of the language model (LoRA, 2106.09685)."""
+
+    method: Literal["none", "lora"] = "none"
+    rank: Count = 128
+    """r of every adapted matrix: all linear layers of the language model, none of the vision tower."""
+    alpha: Count = 256
+    """The product of the adapter's matrices is scaled by alpha / rank."""
+    dropout: Share = 0.0
+    seed: int = 0
+    """Of the adapters' first weights."""
+
+
+@options
 class VisionCache:
     """Whether later epochs find what the frozen vision tower made of an image."""
 

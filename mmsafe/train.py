@@ -15,9 +15,9 @@ from mmsafe.evaluation.judges import Judge
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.objectives.base import Objective
 from mmsafe.options import options
-from mmsafe.reference import Reference
+from mmsafe.reference import AdapterOff, Reference
 from mmsafe.scoring import Scoring
-from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Trainer, VisionCache, Wandb
+from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Peft, Trainer, VisionCache, Wandb
 
 
 @options
@@ -29,6 +29,7 @@ class TrainConfig:
     evaluate: bool
     data: DataSource
     model: ModelSource
+    peft: Peft
     objective: Objective
     reference: Reference
     scoring: Scoring
@@ -50,6 +51,10 @@ class TrainConfig:
         self.benchmark.check_judge(self.judge)
         if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
             raise ValueError(refusal)
+        if self.peft.method != "none" and (self.model.train.vision or not self.model.train.language):
+            raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
+            raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
         if self.vision_cache.store != "none" and self.model.train.vision:
             raise ValueError("vision_cache: a tower that is trained gives other features after every step")
         if self.vision_cache.store != "none" and not self.scoring.reads_features:

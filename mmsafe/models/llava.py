@@ -32,6 +32,8 @@ class Llava:
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
     source: ModelSource
+    adapter: Any = None
+    """The `PeftModel` around `model`, where adapters are trained."""
 
     def encoder(self) -> Encoder:
         """What turns examples into token ids and pixels for this model."""

@@ -52,7 +52,7 @@ class AdapterOff(Reference):
     """The policy itself with its adapter switched off; needs no second model, but a second forward pass."""
 
     def policy(self, llava: Llava, scoring: Scoring, precision: str) -> ReferencePolicy:
-        """Raises `UserError` if the model has no adapter, or if more than the adapter is trained."""
+        """The adapter may be added later, before log-probs are asked for."""
         from mmsafe.reference.policies import WithoutAdapter
 
-        return WithoutAdapter(llava.model, scoring)
+        return WithoutAdapter(llava, scoring)

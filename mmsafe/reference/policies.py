@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from mmsafe.data.collate import Batch, Collator, Item
 from mmsafe.data.module import Items
 from mmsafe.errors import UserError
+from mmsafe.models.llava import Llava
 from mmsafe.models.vision import tower_is_frozen
 from mmsafe.scoring import RowLogProbs, Scoring
 
@@ -63,40 +63,30 @@ def frozen_copy(model: Any) -> Any:
 class WithoutAdapter(ReferencePolicy):
     """The policy with its adapter switched off for the time of a forward pass."""
 
-    def __init__(self, model: Any, scoring: Scoring) -> None:
+    def __init__(self, llava: Llava, scoring: Scoring) -> None:
         super().__init__()
-        adapter = set(map(id, _adapter_parameters(model)))
-        if not adapter:
-            raise UserError("reference=adapter_off: the model has no adapter; choose reference=cached")
-        others = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in adapter]
+        self._llava = [llava]  # not a submodule: it belongs to the module that trains it
+        self.scoring = scoring
+
+    def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
+        """Raises `UserError` if the model has no adapter, or if more than the adapter is trained."""
+        (llava,) = self._llava
+        if llava.adapter is None:
+            raise UserError("reference=adapter_off: the model has no adapter; choose one by peft=lora")
+        others = [name for name, p in llava.model.named_parameters() if p.requires_grad and not _is_adapter(name)]
         if others:
             raise UserError(
                 f"reference=adapter_off: {len(others)} weights beside the adapter are trained, such as {others[0]}; "
                 "switching the adapter off does not bring them back, so freeze them, or choose reference=cached"
             )
-        self._policy = [model]  # not a submodule: it belongs to the module that trains it
-        self.scoring = scoring
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
         """One more forward pass."""
-        with _adapter_off(self._policy[0]):
-            return self.scoring.log_probs(self._policy[0], batch)
+        (llava,) = self._llava
+        with llava.adapter.disable_adapter():
+            return self.scoring.log_probs(llava.model, batch)
 
 
-@contextmanager
-def _adapter_off(model: Any) -> Iterator[None]:
-    model.disable_adapters()
-    try:
-        yield
-    finally:
-        model.enable_adapters()
-
-
-def _adapter_parameters(model: Any) -> Iterable[nn.Parameter]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            for name in module.adapter_layer_names:
-                yield from getattr(module, name).parameters()
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name or ".modules_to_save." in name

@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig
 from safetensors import safe_open
 
 from mmsafe.data.corruption import Crop
@@ -24,6 +23,7 @@ from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.data.module import Items
 from mmsafe.errors import UserError
+from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
 from mmsafe.models.tiny import Architecture, TinyModel
 from mmsafe.objectives.base import Objective, Row
@@ -34,6 +34,7 @@ from mmsafe.reference import AdapterOff, Cached, Frozen
 from mmsafe.reference import cached as module
 from mmsafe.reference.cached import CachedLogProbs, store_key
 from mmsafe.scoring import Padded, Scoring, SharedPrefix
+from mmsafe.settings import Peft
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -148,7 +149,7 @@ def changed_weights(llava: Llava) -> Llava:
 
 
 def with_adapter(llava: Llava) -> Llava:
-    llava.model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    add_lora(llava, Peft(method="lora", rank=2))
     return llava
 
 
@@ -417,12 +418,18 @@ def test_the_pass_leaves_the_model_as_it_was(base: Llava):
 
 def adapted(base: Llava) -> Llava:
     llava = dataclasses.replace(base, model=copy.deepcopy(base.model))
-    llava.model.add_adapter(LoraConfig(r=2, target_modules=r".*language_model.*\.(q_proj|v_proj)"))
+    add_lora(llava, Peft(method="lora", rank=2))
     with torch.no_grad():
-        for name, parameter in llava.model.named_parameters():
-            if "lora_B" in name:
+        for parameter in llava.model.parameters():
+            if parameter.requires_grad:
                 parameter.add_(0.1)
     return llava
+
+
+def answered(reference: Any, llava: Llava) -> Any:
+    policy = reference.policy(llava, SCORING, "32-true")
+    policy.prepare(Items(world(2), 1), SCORING.collator(llava.encoder(), BPO().groups), 4)
+    return policy
 
 
 def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
@@ -430,7 +437,7 @@ def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
     collator = SCORING.collator(llava.encoder(), BPO().groups)
     batch = collator([Items(world(4), 1)[i] for i in range(4)])
     expected = Frozen().policy(base, SCORING, "32-true").log_probs(batch)
-    found = AdapterOff().policy(llava, SCORING, "32-true").log_probs(batch)
+    found = answered(AdapterOff(), llava).log_probs(batch)
     with torch.no_grad():
         policy = SCORING.log_probs(llava.model, batch)
     for name, row in expected.items():
@@ -440,14 +447,14 @@ def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
 
 def test_a_model_without_adapter_is_refused(base: Llava):
     with pytest.raises(UserError, match=r"reference=adapter_off: the model has no adapter"):
-        AdapterOff().policy(base, SCORING, "32-true")
+        answered(AdapterOff(), base)
 
 
 def test_training_more_than_the_adapter_is_refused(base: Llava):
     llava = adapted(base)
-    llava.model.model.multi_modal_projector.requires_grad_(True)
-    with pytest.raises(UserError, match=r"4 weights beside the adapter are trained, such as .*projector"):
-        AdapterOff().policy(llava, SCORING, "32-true")
+    llava.model.lm_head.requires_grad_(True)
+    with pytest.raises(UserError, match=r"1 weights beside the adapter are trained, such as lm_head"):
+        answered(AdapterOff(), llava)
 
 
 def test_a_frozen_copy_shares_only_a_frozen_tower(base: Llava):
