@@ -22,15 +22,8 @@ from mmsafe.settings import Peft
 
 LN2 = 0.6931472
 LORA = Peft(method="lora", rank=4, alpha=8)
-WORDS = (
-    *QUICK,
-    "objective=dpo",
-    "peft=lora",
-    "peft.rank=4",
-    "peft.alpha=8",
-    "optimizer.lr=5e-3",
-    "trainer.max_steps=4",
-)
+LEARNING = ("data.batch_size=16", "optimizer.lr=5e-3", "optimizer.warmup_steps=0", "trainer.max_steps=4")
+WORDS = (*QUICK, "objective=dpo", "peft=lora", "peft.rank=4", "peft.alpha=8", *LEARNING)
 
 
 def copied(llava: Llava) -> Llava:
