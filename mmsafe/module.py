@@ -64,7 +64,7 @@ class PreferenceModule(pl.LightningModule):
         """Loss of one micro-batch."""
         scores = self.scores(batch)
         terms = self.objective(scores)
-        loss = torch.stack([term.mean() for term in terms.values()]).sum()
+        loss = torch.stack([(batch.weight * term).mean() for term in terms.values()]).sum()
         if self.global_step == 0:
             self._check_start(terms)
         self._remember({"train/loss": loss, **step_metrics(self.objective, batch.group, scores, terms)})

@@ -18,6 +18,7 @@ from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.data.features import FeatureCache
 from mmsafe.data.module import Items, PreferenceData
+from mmsafe.data.sampler import Part
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.module import PreferenceModule
@@ -72,6 +73,7 @@ def fit(
         num_workers=num_workers,
         group_by_length=group_by_length,
         seed=seed,
+        part=Part(accumulate=trainer.accumulate_grad_batches),
     )
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps

@@ -25,6 +25,8 @@ class Item(NamedTuple):
 
     example: Example
     group: int = 0
+    weight: float = 1.0
+    """In the mean over the micro-batch."""
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,8 @@ class Batch:
     rows: tuple[str, ...]
     group: Tensor
     """Group of each item; `[batch]`."""
+    weight: Tensor
+    """Weight of each item in the mean; `[batch]`."""
     input_ids: Tensor
     """`[lines, time]`; a line is a sequence, or a pack of several."""
     target_mask: Tensor
@@ -149,6 +153,7 @@ class PaddedCollator(Collator):
         return PaddedBatch(
             rows=names,
             group=torch.tensor([item.group for item in items]),
+            weight=torch.tensor([item.weight for item in items]),
             input_ids=ids,
             attention_mask=attention,
             target_mask=mask[:, 1:],

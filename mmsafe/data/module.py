@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmsafe.data.collate import Item
 from mmsafe.data.example import Example
-from mmsafe.data.sampler import EpochBatches, text_length
+from mmsafe.data.sampler import ALONE, Draw, EpochBatches, Part, text_length
 
 
 class Items(Dataset[Item]):
@@ -25,8 +25,9 @@ class Items(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.examples) * self.groups
 
-    def __getitem__(self, index: int) -> Item:
-        return Item(self.examples[index // self.groups], index % self.groups)
+    def __getitem__(self, draw: Draw | int) -> Item:
+        item, weight = draw if isinstance(draw, Draw) else Draw(draw)
+        return Item(self.examples[item // self.groups], item % self.groups, weight)
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -67,6 +68,7 @@ class PreferenceData(pl.LightningDataModule):
         num_workers: int,
         group_by_length: bool,
         seed: int,
+        part: Part = ALONE,
     ) -> None:
         super().__init__()
         self.items = items
@@ -75,7 +77,7 @@ class PreferenceData(pl.LightningDataModule):
         self.waited = 0.0
         """Seconds that the training loop has waited for batches."""
         lengths = [text_length(items[i].example) for i in range(len(items))] if group_by_length else None
-        self.batches = EpochBatches(len(items), batch_size, seed, lengths)
+        self.batches = EpochBatches(len(items), batch_size, seed, lengths, part)
 
     def train_dataloader(self) -> ResumableLoader:
         """A generator of its own keeps the loader from drawing on the global one."""

@@ -95,6 +95,7 @@ class PackedCollator(Collator):
         return PackedBatch(
             rows=names,
             group=torch.tensor([item.group for item in items]),
+            weight=torch.tensor([item.weight for item in items]),
             input_ids=_table([line.ids for line in lines], self.encoder.pad_id, time),
             position_ids=_table([line.position for line in lines], 0, time),
             segment=_table([line.segment for line in lines], PAD, time),

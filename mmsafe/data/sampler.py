@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
@@ -18,28 +19,62 @@ def text_length(example: Example) -> int:
     return sum(len(turn.text) for turn in example.turns) + max(map(len, example.responses.values()), default=0)
 
 
-class EpochBatches(Sampler[list[int]]):
+class Draw(NamedTuple):
+    """An item by its index, and its weight in the mean over the micro-batch."""
+
+    item: int
+    weight: float = 1.0
+
+
+class Part(NamedTuple):
+    """Which share of each optimiser step falls to this process and micro-batch."""
+
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+
+ALONE = Part()
+
+
+class EpochBatches(Sampler[list[Draw]]):
     """Shuffled batches, a new order every epoch; with `lengths`, items of similar length share a batch.
 
-    `epoch` and `position` say where the next iteration begins, so that a resumed run sees what was left.
+    Batches are cut for all ranks together, `batch_size` items for each, and dealt out. Weights make the gradient of an
+    optimiser step the mean over its items, however many ranks and micro-batches share them and however few are left at
+    the end of an epoch; a rank for which none is left repeats one with weight 0. `epoch` and `position` say where the
+    next iteration begins, so that a resumed run sees what was left.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None, part: Part = ALONE
+    ) -> None:
         self.size = size
-        self.batch_size = batch_size
+        self.batch_size = batch_size * part.world
         self.seed = seed
         self.lengths = lengths
+        self.part = part
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = self._batches()[self.position :]
+    def __iter__(self) -> Iterator[list[Draw]]:
+        batches, begin = self._batches(), self.position
         # Before the first batch, not after the last: Lightning does not ask for one more than there are.
         self.epoch, self.position = self.epoch + 1, 0
-        yield from batches
+        for number in range(begin, len(batches)):
+            yield self._dealt(batches, number)
+
+    def _dealt(self, batches: Sequence[list[int]], number: int) -> list[Draw]:
+        rank, world, accumulate = self.part
+        first = number - number % accumulate
+        step = sum(map(len, batches[first : first + accumulate]))  # items of the whole optimiser step
+        own = batches[number][rank::world]
+        if not own:
+            return [Draw(batches[number][0], 0.0)]
+        return [Draw(item, len(own) * world * accumulate / step) for item in own]
 
     def _batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.sampler import POOL, EpochBatches, text_length
+from mmsafe.data.sampler import POOL, EpochBatches, Part, text_length
 
 LENGTHS = random.Random(0).choices(range(1, 500), k=1000)
 lengths = st.lists(st.integers(0, 1000), min_size=1, max_size=200)
@@ -25,7 +25,7 @@ def grouped(lengths: list[int], batch_size: int, seed: int) -> EpochBatches:
 def test_every_index_comes_once_in_an_epoch(lengths: list[int], size: int, seed: int):
     sampler = grouped(lengths, size, seed)
     batches = list(sampler)
-    assert sorted(chain(*batches)) == list(range(len(lengths)))
+    assert sorted(draw.item for draw in chain(*batches)) == list(range(len(lengths)))
     assert len(batches) == len(sampler)
     assert all(1 <= len(batch) <= size for batch in batches)
     assert sum(len(batch) < size for batch in batches) <= 1
@@ -60,7 +60,7 @@ def test_a_new_iterator_after_the_last_batch_begins_the_next_epoch():
     iterator = iter(sampler)
     assert [next(iterator) for _ in range(5)] == expected
     second = list(sampler)
-    assert sorted(chain(*second)) == list(range(20))
+    assert sorted(draw.item for draw in chain(*second)) == list(range(20))
     assert second != expected
 
 
@@ -68,7 +68,7 @@ def test_batches_are_of_similar_length():
     def padded(batches: list[list[int]]) -> int:
         return sum(max(LENGTHS[i] for i in batch) * len(batch) for batch in batches)
 
-    similar = list(grouped(LENGTHS, 8, 0))
+    similar = [[draw.item for draw in batch] for batch in grouped(LENGTHS, 8, 0)]
     order = list(range(len(LENGTHS)))
     random.Random(0).shuffle(order)
     shuffled = [order[i : i + 8] for i in range(0, len(order), 8)]
@@ -76,7 +76,7 @@ def test_batches_are_of_similar_length():
 
 
 def test_batches_are_not_in_order_of_length():
-    means = [sum(LENGTHS[i] for i in batch) / len(batch) for batch in grouped(LENGTHS, 8, 0)]
+    means = [sum(LENGTHS[draw.item] for draw in batch) / len(batch) for batch in grouped(LENGTHS, 8, 0)]
     rising = sum(a < b for a, b in pairwise(means))
     assert 0.35 < rising / len(means) < 0.65
 
@@ -85,8 +85,32 @@ def test_company_changes_with_the_epoch():
     """Grouping leaves enough chance that an example does not meet the same others every time."""
     sampler = grouped(LENGTHS, 8, 0)
     assert len(LENGTHS) > POOL * 8, "more than one pool"
-    together = [{frozenset(batch) for batch in sampler} for _ in range(2)]
+    together = [{frozenset(draw.item for draw in batch) for batch in sampler} for _ in range(2)]
     assert not together[0] & together[1]
+
+
+@given(st.integers(1, 60), sizes, st.integers(1, 5), st.integers(1, 4), st.data())
+def test_a_step_is_the_mean_over_its_items_however_it_is_shared(
+    size: int, batch_size: int, world: int, accumulate: int, data: st.DataObject
+):
+    values = data.draw(st.lists(st.floats(-9, 9), min_size=size, max_size=size))
+    ranks = [list(EpochBatches(size, batch_size, 3, part=Part(rank, world, accumulate))) for rank in range(world)]
+    alone = list(EpochBatches(size, batch_size * world * accumulate, 3))
+    assert len({len(batches) for batches in ranks}) == 1, "every rank takes as many batches"
+    assert all(batch for batches in ranks for batch in batches), "and none is empty"
+    for step, expected in enumerate(alone):
+        parts = [batches[step * accumulate : (step + 1) * accumulate] for batches in ranks]
+        drawn = [draw for batches in parts for batch in batches for draw in batch if draw.weight]
+        assert sorted(draw.item for draw in drawn) == sorted(draw.item for draw in expected)
+        means = [sum(d.weight * values[d.item] for d in batch) / len(batch) for part in parts for batch in part]
+        assert sum(means) / (world * accumulate) == pytest.approx(
+            sum(values[draw.item] for draw in expected) / len(expected), abs=1e-9
+        )
+
+
+def test_a_full_batch_has_weight_one_exactly():
+    batches = EpochBatches(48, 3, 0, part=Part(1, 4, 2))
+    assert {draw.weight for batch in batches for draw in batch} == {1.0}
 
 
 @pytest.mark.parametrize(
