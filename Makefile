@@ -33,7 +33,7 @@ type: setup ## mypy, strict
 
 check: lint type test ## everything a change has to pass
 
-bench: setup ## speed and memory of scoring
+bench: setup ## packed against padded scoring; benchmarks/ has more
 	$(PY) -m benchmarks.scoring $(ARGS)
 
 build: setup ## source distribution and wheel into dist/

@@ -1,58 +1,106 @@
-"""`python -m benchmarks.scoring`: CPU-seconds and peak memory of a training step's parts, padded scoring.
+"""`python -m benchmarks.scoring`: packed against padded rows, over prompt length, response length and their number.
 
-One thread, medians, parts interleaved; compare ratios within one run only.
+CPU-seconds of forward and backward, one thread, medians of interleaved rounds; peak memory above that of model and
+gradients, each measured in a process of its own. Compare ratios within one run only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from transformers import LlavaForConditionalGeneration
 
+from benchmarks.memory import forget_peak, peak, resident
+from benchmarks.models import SIZES, make_config
 from mmsafe.data.collate import Item
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.models.tiny import TinyModel
-from mmsafe.objectives.bpo import BPO
-from mmsafe.objectives.dpo import DPO
-from mmsafe.objectives.sft import SFT
+from mmsafe.data.example import Example, Turn
+from mmsafe.objectives.base import Row
 from mmsafe.reporting.table import print_tables
-from mmsafe.scoring import Padded
+from mmsafe.scoring import Padded, Scoring, SharedPrefix
 
-OBJECTIVES = {"sft": SFT(), "dpo": DPO(), "bpo": BPO()}
+WAYS: dict[str, Scoring] = {"padded": Padded(), "shared_prefix": SharedPrefix()}
+IMAGE_ID = 4
 
 
-def parts(batch_size: int) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name."""
-    llava = TinyModel(pretraining=None).load()
-    encoder, scoring = llava.encoder(), Padded()
-    examples = [e.with_responses(blind=e.responses["rejected"]) for e in MicroWorld(size=batch_size).train().examples]
-    items = [Item(example) for example in examples]
-    found: dict[str, Callable[[], Any]] = {}
-    for name, objective in OBJECTIVES.items():
-        collate = scoring.collator(encoder, objective.groups, None)
-        batch = collate(items)
+@dataclass(frozen=True)
+class Case:
+    """One shape of batch."""
 
-        def forward(batch: Any = batch) -> torch.Tensor:
-            rows = scoring.log_probs(llava.model, batch)
-            return torch.stack([row.log_probs.sum() for row in rows.values()]).sum()
+    size: str
+    text: int
+    """Prompt tokens beside the image."""
+    response: int
+    responses: int
+    batch: int = 2
 
-        def step(forward: Callable[[], torch.Tensor] = forward) -> None:
-            forward().backward()
-            llava.model.zero_grad()
 
-        def reference(forward: Callable[[], torch.Tensor] = forward) -> None:
-            with torch.no_grad():
-                forward()
+class Special:
+    """The special ids of a tokenizer that needs no words."""
 
-        found |= {f"{name}: collate": lambda collate=collate: collate(items)}
-        found |= {f"{name}: forward + backward": step, f"{name}: reference forward": reference}
-    return found
+    pad_token_id, bos_token_id, eos_token_id = 0, 1, 2
+
+    def convert_tokens_to_ids(self, _: str) -> int:
+        return IMAGE_ID
+
+
+class Numbers:
+    """An encoder for texts that are nothing but their length."""
+
+    pad_id = Special.pad_token_id
+
+    def __init__(self, model: Any) -> None:
+        self.image_tokens, self.image_size = model.config.image_seq_length, model.config.vision_config.image_size
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        return [Special.bos_token_id, *[IMAGE_ID] * self.image_tokens, *range(5, 5 + int(example.turns[0].text))]
+
+    def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
+        return [(7 * i + len(text)) % 400 + 5 for i in range(int(text))]
+
+    def pixels(self, image: Any) -> torch.Tensor:
+        return torch.randn(3, self.image_size, self.image_size, generator=torch.Generator().manual_seed(image.seed))
+
+
+@dataclass(frozen=True)
+class Blank:
+    """An image of which only the identity matters."""
+
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return str(self.seed)
+
+
+def batch_of(scoring: Scoring, model: Any, case: Case) -> Any:
+    """A batch of the case, laid out for this way of scoring; lengths are unequal, as they are in life."""
+    names = [f"response {i}" for i in range(case.responses)]
+    said = {name: str(case.response - 3 * i) for i, name in enumerate(names)}
+    turns = [Turn("user", str(case.text - 4 * i), True) for i in range(case.batch)]
+    images: list[Any] = [Blank(i) for i in range(case.batch)]
+    items = [Item(Example("", (turn,), image, said)) for turn, image in zip(turns, images, strict=True)]
+    encoder: Any = Numbers(model)
+    return scoring.collator(encoder, ({name: Row(name) for name in names},))(items)
+
+
+def steps(case: Case, model: Any) -> dict[str, Callable[[], None]]:
+    """Collate, forward and backward of the case, by way of scoring."""
+
+    def step(scoring: Scoring) -> None:
+        batch = batch_of(scoring, model, case)
+        rows = scoring.log_probs(model, scoring.with_features(model, batch))
+        torch.stack([row.log_probs.sum() for row in rows.values()]).sum().backward()
+        model.zero_grad(set_to_none=False)  # gradients stay allocated, as they are in training
+
+    return {name: lambda scoring=scoring: step(scoring) for name, scoring in WAYS.items()}
 
 
 def measure(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -66,27 +114,87 @@ def measure(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
+def memory(case: Case, way: str) -> float:
+    """MiB that one step needs above the model and its gradients, in a process that has done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["transformers.models.llava", "mmsafe.data.packing"])  # imported once
+    found: Any = context.Queue()
+    process = context.Process(target=_step_memory, args=(case, way, found))
+    process.start()
+    size: float = found.get(timeout=600)
+    process.join()
+    return size
+
+
+def _step_memory(case: Case, way: str, found: Any) -> None:
+    torch.set_num_threads(1)
+    model = build(case.size)
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) / 2**20
+    step = steps(case, model)[way]
+    forget_peak()
+    before = resident()
+    step()
+    found.put(peak() - before - gradients)
+
+
+def build(size: str) -> Any:
+    """The model with random weights, its tower frozen."""
+    model: Any = LlavaForConditionalGeneration(make_config(SIZES[size], Special()))
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+def cases(size: str) -> Iterator[Case]:
+    """The middle case, then one thing changed at a time."""
+    yield Case(size, 40, 80, 3)
+    for text in (10, 160):
+        yield Case(size, text, 80, 3)
+    for response in (32, 128, 256):
+        yield Case(size, 40, response, 3)
+    for responses in (1, 2, 4, 8):
+        yield Case(size, 40, 80, responses)
+
+
 def main() -> None:
-    """Print a table, or JSON with `--json`."""
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="mid144")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(parts(args.batch_size), args.rounds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    model = build(args.size)
+    found = []
+    for case in cases(args.size):
+        work = steps(case, model)
+        sizes = {name: memory(case, name) for name in work}
+        seconds = measure(work, args.rounds)
+        found.append({**asdict(case), "cpu_seconds": seconds, "mib": sizes})
     if args.json:
-        print(json.dumps({"cpu_seconds": found, "peak_rss_mib": peak, "batch_size": args.batch_size}))
+        print(json.dumps(found))
         return
-    base = found["dpo: forward + backward"]
-    table = Table(title=f"padded scoring, tiny LLaVA, {args.batch_size} examples, one thread; peak RSS {peak:.0f} MiB")
-    for column in ("part", "CPU-s", "of DPO's step"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for name, seconds in found.items():
-        table.add_row(name, f"{seconds:.3f}", f"{seconds / base:.2f}")
+    prompt = model.config.image_seq_length
+    table = Table(
+        title=f"{args.size}: {model.num_parameters() / 1e6:.0f} M parameters, {prompt} image tokens, batch of 2"
+    )
+    for column in (
+        "prompt",
+        "response",
+        "responses",
+        "padded, CPU-s",
+        "shared, CPU-s",
+        "ratio",
+        "padded, MiB",
+        "shared",
+    ):
+        table.add_column(column, justify="right")
+    for row in found:
+        (slow, fast), (large, small) = row["cpu_seconds"].values(), row["mib"].values()
+        shape = (1 + prompt + row["text"], row["response"], row["responses"])
+        table.add_row(
+            *map(str, shape), f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.2f}", f"{large:.0f}", f"{small:.0f}"
+        )
     print_tables([table])
 
 
