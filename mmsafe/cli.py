@@ -11,7 +11,9 @@ COMMANDS = {
     "train": "train a policy, making first what it needs, and evaluate it at the end",
     "blind": "generate the blind responses of a data set",
     "evaluate": "measure a checkpoint on a benchmark",
+    "export": "write a checkpoint in Hugging Face's format or in LLaVA's original one",
     "demo": "the whole science in minutes, on the micro-world",
+    "doctor": "what is installed, and whether a training run would fit",
     "report": "compare finished runs: results.csv and a table",
 }
 

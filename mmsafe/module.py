@@ -63,10 +63,11 @@ class PreferenceModule(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of one micro-batch."""
         scores = self.scores(batch)
-        terms = self.objective(scores)
-        loss = torch.stack([(batch.weight * term).mean() for term in terms.values()]).sum()
+        plain = self.objective(scores)
+        terms = {name: batch.weight * term for name, term in plain.items()}
+        loss = torch.stack([term.mean() for term in terms.values()]).sum()
         if self.global_step == 0:
-            self._check_start(terms)
+            self._check_start(plain)
         self._remember({"train/loss": loss, **step_metrics(self.objective, batch.group, scores, terms)})
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
@@ -91,7 +92,11 @@ class PreferenceModule(pl.LightningModule):
         if "train/grad_norm" not in self._window:
             return False
         self.trained_steps = self.global_step
-        self.latest = {name: float(torch.stack(values).mean()) for name, values in self._window.items()}
+        means = {name: torch.stack(values).mean() for name, values in self._window.items()}
+        micro, whole = len(self._window["train/loss"]), self.trainer.accumulate_grad_batches
+        for name in [name for name in means if name == "train/loss" or name.startswith("loss/")]:
+            means[name] *= micro / whole  # weights make up for micro-batches that an epoch's last step lacks
+        self.latest = {name: float(value) for name, value in self._over_ranks(means).items()}
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._window.clear()
         if not math.isfinite(self.latest["train/loss"]):
@@ -135,6 +140,15 @@ class PreferenceModule(pl.LightningModule):
         self.trained_steps, self.latest = checkpoint["latest"]
         self._window.update(checkpoint["window"])
         self._gradients = checkpoint.get("gradients", {})
+
+    def _over_ranks(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Averages over the ranks that have the metric: a batch of mixed groups may lack one."""
+        if not torch.distributed.is_initialized():
+            return means
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, {name: float(value) for name, value in means.items()})
+        names = dict.fromkeys(name for own in found for name in own)
+        return {name: torch.tensor([own[name] for own in found if name in own]).mean() for name in names}
 
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -27,8 +26,9 @@ from mmsafe.evaluation.pairwise import prepare_pairs
 from mmsafe.evaluation.run import evaluate
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
-from mmsafe.models.source import ModelSource, PretrainedLlava
+from mmsafe.models.loading import from_checkpoint, on_device
 from mmsafe.precision import resolved
+from mmsafe.ranks import is_first
 from mmsafe.reference.policies import Model, ReferencePolicy
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
@@ -59,6 +59,8 @@ def train(config: TrainConfig, cfg: DictConfig) -> float:
             sys.exit(_status(stop))
         finally:
             wandb_log.finish(exit_code=status)
+    if not is_first():
+        return math.nan
     title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
     print_tables([result_table({"trained": metrics}, title, tags=True)] if config.evaluate else [])
     return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
@@ -91,7 +93,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         scoring=config.scoring,
         reference=reference,
         optimizer=config.optimizer,
-        trainer=config.trainer,
+        trainer=replace(config.trainer, accumulate_grad_batches=config.accumulate),
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,
         group_by_length=config.data.group_by_length,
@@ -103,6 +105,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         checkpoint=config.checkpoint,
         loggers=loggers,
     )
+    if not is_first():
+        return dict(module.latest)  # the first process has it all: it saves and evaluates
     if llava.adapter is None:
         folder.save_model(llava)
     else:
@@ -171,8 +175,8 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
 
 
 def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
-    llava = on_device(_model(config.checkpoint, "checkpoint", config.model))
-    against = on_device(_model(config.against, "against", config.model)).model if config.against else None
+    llava = on_device(from_checkpoint(config.checkpoint, "checkpoint", config.model))
+    against = on_device(from_checkpoint(config.against, "against", config.model)).model if config.against else None
     reference = None if against is None else Model(against, config.scoring)
     folder.note(seed=config.seed, model=llava.fingerprint())
     metrics = _evaluated(config, llava, reference, "test", folder)
@@ -196,38 +200,9 @@ def _evaluated(
     )
 
 
-def _model(path: str | None, option: str, model: ModelSource) -> Llava:
-    if path is None:
-        return model.load()
-    if not Path(path).expanduser().is_dir():
-        raise UserError(f"{option}={path}: no such folder; name a run folder or a model folder")
-    options = asdict(model) | _trained_with(Path(path).expanduser())
-    kept = {
-        name: options[name] for name in ("append_eos", "image_aspect_ratio", "dtype", "attention") if name in options
-    }
-    return PretrainedLlava(path=path, **kept).load()
-
-
-def _trained_with(folder: Path) -> dict[str, Any]:
-    """The model options of the training run that a run folder, or the model folder in it, comes from."""
-    for about in (folder / "run.json", folder.parent / "run.json"):
-        if about.exists():
-            return dict(json.loads(about.read_text())["config"].get("model", {}))
-    return {}
-
-
 def output_dir() -> Path:
     """The run folder that Hydra chose."""
     return Path(HydraConfig.get().runtime.output_dir)
-
-
-def on_device(llava: Llava, accelerator: str = "auto") -> Llava:
-    """The model on the accelerator, unless that is `cpu` or there is none."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if found is not None and accelerator != "cpu":
-        model: torch.nn.Module = llava.model
-        model.to(found)
-    return llava
 
 
 def prepare(config: TrainConfig, llava: Llava, examples: list[Example], folder: RunFolder) -> list[Example]:

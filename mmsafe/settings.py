@@ -47,6 +47,8 @@ class AdamW:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegative = 10
     """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
+    global_batch_size: Count | None = None
+    """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 
 
 def _steps(value: int) -> int:
@@ -68,10 +70,19 @@ class Trainer:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """`auto`: bf16-mixed where the accelerator has it, else 32-true."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Count = 1
+    """Devices of each machine, one process on each."""
+    num_nodes: Count = 1
+    """Machines; more than one want torchrun or SLURM to start the processes."""
     deterministic: bool | Literal["warn"] = "warn"
     """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
     progress_bar: bool = True
+
+    @property
+    def processes(self) -> int:
+        """Of the whole run, one for each device."""
+        return self.devices * self.num_nodes
 
 
 @options

@@ -7,7 +7,8 @@ from typing import Annotated, Self
 from omegaconf import DictConfig
 from pydantic import Field, model_validator
 
-from mmsafe.app import launch
+from mmsafe import ranks
+from mmsafe.app import launch, on_all_devices
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
@@ -45,8 +46,23 @@ class TrainConfig:
     evaluation: Evaluation
     logger: dict[str, Wandb]
 
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of an optimiser step."""
+        wanted, together = self.optimizer.global_batch_size, self.data.batch_size * self.trainer.processes
+        if wanted is None:
+            return self.trainer.accumulate_grad_batches
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError("optimizer.global_batch_size decides trainer.accumulate_grad_batches; leave that at 1")
+        if wanted % together:
+            raise ValueError(
+                f"optimizer.global_batch_size={wanted} is no multiple of data.batch_size x devices = {together}"
+            )
+        return wanted // together
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        _ = self.accumulate
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
         if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
@@ -64,6 +80,8 @@ class TrainConfig:
 
 def run(config: TrainConfig, cfg: DictConfig) -> float:
     """One training job; returns the safety rate, or the negative loss without an evaluation."""
+    if config.trainer.processes > 1 and not ranks.started():
+        return on_all_devices(config.trainer)
     from mmsafe.pipeline import train
 
     return train(config, cfg)

@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.strategies import DDPStrategy
 
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
@@ -24,6 +25,7 @@ from mmsafe.models.llava import Llava
 from mmsafe.module import PreferenceModule
 from mmsafe.objectives.base import Objective
 from mmsafe.precision import resolved
+from mmsafe.ranks import rank, world_size
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW, Checkpoint, Trainer
@@ -63,6 +65,7 @@ def fit(
     pl.seed_everything(seed, workers=True, verbose=False)
     collator = scoring.collator(llava.encoder(), objective.groups, max_length, corruption)
     collator.features = features
+    collator.blank_image = world_size() > 1
     items = Items(examples, len(objective.groups))
     if reference is not None:
         reference.prepare(items, collator, batch_size, num_workers)
@@ -73,7 +76,7 @@ def fit(
         num_workers=num_workers,
         group_by_length=group_by_length,
         seed=seed,
-        part=Part(accumulate=trainer.accumulate_grad_batches),
+        part=Part(rank(), world_size(), trainer.accumulate_grad_batches),
     )
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
@@ -87,7 +90,9 @@ def fit(
         gradient_clip_val=trainer.gradient_clip_val or None,
         precision=resolved(trainer),  # type: ignore[arg-type]
         accelerator=trainer.accelerator,
-        devices=1,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=_strategy(trainer),
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_n_steps,
         enable_progress_bar=trainer.progress_bar,
@@ -102,6 +107,14 @@ def fit(
     runner.fit(module, datamodule=data, ckpt_path=_last(folder))
     runner.strategy.optimizers = []  # their state is as large as the model, twice
     return module.to(device).eval()  # Lightning leaves it on the CPU
+
+
+def _strategy(trainer: Trainer) -> Any:
+    """Every device holds the model; gradients are averaged as they are made."""
+    if trainer.processes == 1:
+        return "auto"
+    on_cpu = trainer.accelerator == "cpu" or not torch.accelerator.is_available()
+    return DDPStrategy(process_group_backend="gloo" if on_cpu else None, gradient_as_bucket_view=True)
 
 
 class StepLog(Callback):

@@ -16,14 +16,23 @@ from pydantic_core import PydanticUndefined
 
 from mmsafe.blind import BlindConfig
 from mmsafe.config import conf_dir, suggestion, typed, without_hydra
+from mmsafe.doctor import DoctorConfig
 from mmsafe.errors import UserError
 from mmsafe.evaluate import EvaluateConfig
+from mmsafe.export import ExportConfig
 from mmsafe.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-ROOTS = {"train": TrainConfig, "blind": BlindConfig, "evaluate": EvaluateConfig}
+ROOTS = {
+    "train": TrainConfig,
+    "blind": BlindConfig,
+    "evaluate": EvaluateConfig,
+    "doctor": DoctorConfig,
+    "export": ExportConfig,
+}
 NEEDED = {"path": "some/path"}  # options that a user has to set, where the chosen option has them
+NEEDED_BY_ROOT = {"export": ["checkpoint=some/path", "out=other/path"]}
 
 # Where a YAML file says something else than its class on purpose.
 OTHER_THAN_CLASS = {
@@ -31,6 +40,7 @@ OTHER_THAN_CLASS = {
     "model=tiny": {"learning_rate"},
     "model=random": {"learning_rate", "pretraining"},
     "model=llava_hf": {"path"},
+    "model=llava_original": {"path", "gradient_checkpointing"},
     "model=llava7b": {"path", "gradient_checkpointing"},
     "model=llava13b": {"path", "gradient_checkpointing"},
     "peft=lora": {"method"},
@@ -46,6 +56,7 @@ BESIDE = {
     ("evaluate", "data", "mmsafe_po"): ("benchmark=mmsafe_po",),
     ("evaluate", "judge", "keywords"): ("benchmark=mmsafe_po",),
     ("evaluate", "judge", "mmsafe_po"): ("benchmark=mmsafe_po",),
+    ("train", "reference", "adapter_off"): ("peft=lora",),
     ("train", "judge", "keywords"): ("data=mmsafe_po",),
     ("train", "judge", "mmsafe_po"): ("data=mmsafe_po",),
     ("train", "benchmark", "microworld"): ("data=microworld",),
@@ -54,10 +65,13 @@ BESIDE = {
 
 
 def groups(root: str) -> dict[str, str]:
-    """Groups of a root's defaults list, and the option that each has there."""
+    """Groups of a root's defaults list, and the option that each has there; those of a root that it extends too."""
     defaults = yaml.safe_load((CONF / f"{root}.yaml").read_text())["defaults"]
     pairs = [next(iter(entry.items())) for entry in defaults if isinstance(entry, dict)]
-    return {str(group): str(option) for group, option in pairs if not group.startswith("override ")}
+    found = {str(group): str(option) for group, option in pairs if not group.startswith("override ")}
+    for extended in [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]:
+        found |= groups(extended)
+    return found
 
 
 def options(group: str) -> list[str]:
@@ -65,7 +79,7 @@ def options(group: str) -> list[str]:
 
 
 def every_choice() -> Iterator[tuple[str, str, str]]:
-    for root in ROOTS:
+    for root in [root for root in ROOTS if root != "doctor"]:  # its groups are those of `train`
         for group in groups(root):
             for option in options(group):
                 yield root, group, option
@@ -74,7 +88,7 @@ def every_choice() -> Iterator[tuple[str, str, str]]:
 def composed(root: str, *overrides: str) -> dict[str, Any]:
     """The resolved config, with what a user has to set."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = without_hydra(compose(root, list(overrides), return_hydra_config=True))
+        cfg = without_hydra(compose(root, [*NEEDED_BY_ROOT.get(root, ()), *overrides], return_hydra_config=True))
     for node in [cfg[group] for group in cfg]:
         for key, value in NEEDED.items():
             if OmegaConf.is_dict(node) and key in list(node) and OmegaConf.select(node, key) is None:

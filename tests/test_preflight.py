@@ -59,7 +59,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         # misspelt groups and options
         (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
-        (["model=qwen"], "model=qwen: no such model; known: llava13b, llava7b, llava_hf, random, tiny"),
+        (["model=qwen"], "model=qwen: no such model; known: llava13b, llava7b, llava_hf, llava_original, random, tiny"),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),
         # values

@@ -15,12 +15,20 @@ from PIL import Image
 
 from mmsafe.blind import BlindConfig
 from mmsafe.cli import COMMANDS
+from mmsafe.doctor import DoctorConfig
 from mmsafe.evaluate import EvaluateConfig
+from mmsafe.export import ExportConfig
 from mmsafe.preflight import check
 from mmsafe.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOTS = {"train": TrainConfig, "blind": BlindConfig, "evaluate": EvaluateConfig}
+ROOTS = {
+    "train": TrainConfig,
+    "blind": BlindConfig,
+    "evaluate": EvaluateConfig,
+    "doctor": DoctorConfig,
+    "export": ExportConfig,
+}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -56,6 +64,7 @@ SMALL = {
     "train": ("trainer.max_steps=2", "trainer.progress_bar=false", "generation.max_new_tokens=4"),
     "blind": ("generation.max_new_tokens=4",),
     "evaluate": (),
+    "doctor": (),
 }
 ASKED = ("evaluation.max_new_tokens=4",)
 MICROWORLD = ("data.size=16", "data.test_size=8", "benchmark.size=16", "benchmark.neutral_size=4")
@@ -90,6 +99,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made_small(name: str, words: list[str]) -> list[str]:
     """The command with the smallest amounts, and a random or the placeholder's model instead of one to download."""
+    if name == "export":
+        return words
     chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
     more = list(SMALL[name]) + (list(ASKED) if name != "blind" else [])
     if chosen.get("data", chosen.get("benchmark", "microworld")) == "microworld":
@@ -98,6 +109,8 @@ def made_small(name: str, words: list[str]) -> list[str]:
         more.append("model.path=DIR")
     elif "model" not in chosen:
         more.append("model=random")
+    if "trainer.devices" in chosen:
+        more.append("trainer.devices=2")
     return [*words, *more]
 
 

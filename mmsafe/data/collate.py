@@ -15,6 +15,8 @@ from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.objectives.base import Row, Rows
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmsafe.data.corruption import Corruption
     from mmsafe.data.features import FeatureCache
     from mmsafe.models.encoding import Encoder
@@ -105,6 +107,8 @@ class Collator(ABC):
         self.max_length = max_length
         self.corruption = corruption
         self.features: FeatureCache | None = None
+        self.blank_image = False
+        """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -187,6 +191,29 @@ def pad(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tu
     return ids, attention, mask
 
 
+@dataclass(frozen=True)
+class BlankImage:
+    """A black square."""
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The same for all of this size."""
+        return f"blank {self.size}"
+
+    @property
+    def name(self) -> str:
+        """The key."""
+        return self.key
+
+    def load(self) -> Image:
+        """Nothing to decode."""
+        from PIL import Image
+
+        return Image.new("RGB", (self.size, self.size))
+
+
 class Images:
     """Collects the distinct images of a batch."""
 
@@ -199,6 +226,9 @@ class Images:
         """The image of the next line, if it has one."""
         if image is not None:
             self._shown.append(self._position.setdefault(image, len(self._position)))
+
+    def __bool__(self) -> bool:
+        return bool(self._position)
 
     def fields(self, cache: FeatureCache | None = None) -> dict[str, Any]:
         """The batch's fields about images; those whose features are in the cache are not decoded."""

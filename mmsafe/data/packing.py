@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmsafe.data.collate import Batch, Collator, Images, Item
+from mmsafe.data.collate import Batch, BlankImage, Collator, Images, Item
 
 MULTIPLE = 8
 """Lines are padded to a multiple of this: attention kernels want aligned masks."""
@@ -56,6 +56,12 @@ class _Line:
         self.segment = [PROMPT] * self.prompt
         self.responses = 0
 
+    def blank(self, ids: list[int]) -> None:
+        """Append the placeholders of an image that nothing looks at."""
+        self.ids += ids
+        self.position += [0] * len(ids)
+        self.segment += [PAD] * len(ids)
+
     def add(self, response: list[int]) -> list[int]:
         """Append a response; returns the columns that predict its tokens, the first being the prompt's last."""
         self.responses += 1
@@ -89,6 +95,9 @@ class PackedCollator(Collator):
                 line = lines[index]
                 response = self.clipped(line.ids[: line.prompt], shown, row.response)
                 sequences[number * len(items) + position] = (index, line.add(response), response)
+        if self.blank_image and not images:
+            lines[0].blank(self.encoder.image_ids)
+            images.add(BlankImage(self.encoder.image_size))
         time = max(len(line.ids) for line in lines)
         time += -time % MULTIPLE
         ordered = [sequences[place] for place in range(len(sequences))]

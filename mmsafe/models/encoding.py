@@ -32,6 +32,16 @@ class Encoder:
         pixels = torch.zeros(3, crop["height"], crop["width"])
         return int(self.processor.replace_image_token({"pixel_values": [pixels]}, 0).count(self.processor.image_token))
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of what the tower sees, in pixels."""
+        return int(self.processor.image_processor.crop_size["height"])
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids that stand for one image."""
+        return [int(self.processor.image_token_id)] * self.image_tokens
+
     @cached_property
     def pad_id(self) -> int:
         """Id that fills masked positions."""

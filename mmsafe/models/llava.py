@@ -1,4 +1,4 @@
-"""A LLaVA model with its processor, loaded from a Hugging Face folder or the hub."""
+"""A LLaVA model with its processor, loaded from a folder in either format, or from the hub."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
+from mmsafe.models.checkpoints import FILES, PICKLES, CheckpointError, format_of, format_of_config, read_json
+from mmsafe.models.hub import reachable
+from mmsafe.models.original import shipped_template
+from mmsafe.models.original_load import load_original
 from mmsafe.models.source import ModelSource, PretrainedLlava, Trained
 
 if TYPE_CHECKING:
@@ -54,8 +59,8 @@ class Llava:
 
 HASHING = 8
 """Threads that hash weights: as many tensors are copied from a GPU at a time."""
-VOLATILE = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
-"""Entries of a config that saving and loading change; the weights' hash covers their dtype."""
+VOLATILE = {"_name_or_path", "architectures", "dtype", "original_config", "torch_dtype", "transformers_version"}
+"""Entries of a config that saving, loading and converting change; the weights' hash covers their dtype."""
 
 
 def _lasting(config: Any) -> Any:
@@ -114,57 +119,77 @@ def set_trained(model: LlavaForConditionalGeneration, trained: Trained) -> None:
 
 
 def load_pretrained(source: PretrainedLlava) -> Llava:
-    """Load `source.path`; raises `UserError` in one line where it is missing or not a LLaVA."""
+    """Load `source.path`, in either format; raises `UserError` in one line where it is missing or not a LLaVA-1.5."""
     if source.path is None:
-        raise UserError("model.path is not set: name a folder with a LLaVA checkpoint in Hugging Face format")
-    path = _located(source.path)
+        raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
     try:
-        config = AutoConfig.from_pretrained(path)
-        if config.model_type != "llava":
-            raise UserError(f"model.path={source.path}: holds a '{config.model_type}' model, not a 'llava' one")
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        pad = source.image_aspect_ratio == "pad"
-        image_processor = LlavaImageProcessorPil.from_pretrained(path, do_pad=pad)
-        load: Any = LlavaForConditionalGeneration.from_pretrained
-        model, loading = load(
-            path, dtype=getattr(torch, source.dtype), attn_implementation=source.attention, output_loading_info=True
-        )
-        template = source.chat_template.read_text() if source.chat_template else _own_template(path, tokenizer)
+        path = located(source.path, allow_pickle=source.allow_pickle)
+        form, weights = ("hf", None) if path is None else format_of(path, allow_pickle=source.allow_pickle)
+        if form == "original" and path and weights:
+            model, tokenizer, image_processor = load_original(source, path, weights)
+            template = _original_template(path)
+        else:
+            if source.vision_tower is not None:
+                raise CheckpointError("brings its vision tower with it; model.vision_tower is for the original format")
+            name = source.path if path is None else str(path)
+            model, tokenizer, image_processor = _load_hf(source, name)
+            template = "" if source.chat_template else _own_template(name, tokenizer)
+        if source.chat_template is not None:
+            template = chosen_template(source.chat_template)
+    except CheckpointError as error:
+        raise UserError(f"model.path={source.path}: {error}") from error
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.path={source.path}: {_reason(source.path, error)}") from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise UserError(f"model.path={source.path}: {len(missing)} weights are missing, such as {missing[0]}")
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)
-    return Llava(model, make_processor(config, tokenizer, image_processor, template), source)
+    return Llava(model, make_processor(model.config, tokenizer, image_processor, template), source)
 
 
-def _located(path: str) -> str:
-    """A run folder stands for the model in it."""
+def _load_hf(source: PretrainedLlava, path: str) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor, read by `transformers`."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    image_processor = LlavaImageProcessorPil.from_pretrained(path, do_pad=source.image_aspect_ratio == "pad")
+    load: Any = LlavaForConditionalGeneration.from_pretrained
+    model, loading = load(
+        path,
+        dtype=getattr(torch, source.dtype),
+        attn_implementation=source.attention,
+        use_safetensors=None if source.allow_pickle else True,
+        output_loading_info=True,
+    )
+    if missing := sorted(loading["missing_keys"]):
+        raise CheckpointError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    return model, tokenizer, image_processor
+
+
+def located(path: str, *, allow_pickle: bool) -> Path | None:
+    """The folder that `path` means, None for a hub name that `transformers` loads itself.
+
+    A run folder stands for the model in it; a checkpoint in the original format is downloaded, pickles only if allowed.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         inside = folder / "model"
-        return str(inside if (inside / "config.json").exists() else folder)
+        return inside if (inside / "config.json").exists() else folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(f"model.path={path}: no such folder")
-    _reachable(path)
-    return path
+    if not reachable(path):
+        raise UserError(f"model.path={path}: {_not_here(path)}")
+    if format_of_config(read_json(Path(hf_hub_download(path, "config.json")))) == "hf":
+        return None
+    return Path(snapshot_download(path, allow_patterns=[*FILES, *([PICKLES] if allow_pickle else [])]))
 
 
-def _reachable(name: str) -> None:
-    """One quick question to the hub: the loaders would ask for half a minute before they give up."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client that the hub library uses
+def chosen_template(chosen: Path | str) -> str:
+    """The chat template of that name in `mmsafe/models/templates/`, or the Jinja file."""
+    return chosen.read_text(encoding="utf-8") if isinstance(chosen, Path) else shipped_template(chosen)
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
-    try:
-        HfApi().model_info(name, timeout=10)
-    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise UserError(f"model.path={name}: {_reason(name, error)}") from error
+
+def _original_template(folder: Path) -> str:
+    """LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights."""
+    path = folder / "chat_template.jinja"
+    return path.read_text(encoding="utf-8") if path.is_file() else shipped_template("vicuna_v1")
 
 
 def _own_template(path: str, tokenizer: Any) -> str:
@@ -172,14 +197,16 @@ def _own_template(path: str, tokenizer: Any) -> str:
 
     template = getattr(AutoProcessor.from_pretrained(path), "chat_template", None) or tokenizer.chat_template
     if not template:
-        raise UserError(f"model.path={path}: has no chat template; set model.chat_template to a Jinja file")
+        raise CheckpointError("has no chat template; set model.chat_template to a Jinja file")
     return str(template)
 
 
 def _reason(path: str, error: Exception) -> str:
-    if Path(path).expanduser().is_dir():
-        return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:300] if Path(path).expanduser().is_dir() else _not_here(path)
+
+
+def _not_here(name: str) -> str:
     return (
         "not on this machine, and the hub cannot be reached or has no such model; where there is a network run "
-        f"`hf download {path} --local-dir DIR`, then pass model=llava_hf model.path=DIR"
+        f"`hf download {name} --local-dir DIR`, then pass model=llava_hf model.path=DIR"
     )

@@ -40,16 +40,20 @@ class ModelSource(ABC):
 
 @options
 class PretrainedLlava(ModelSource):
-    """A LLaVA-1.5 checkpoint in Hugging Face format: a folder or a hub name."""
+    """A LLaVA-1.5 checkpoint, a folder or a hub name, in Hugging Face's or the original format, told by its keys."""
 
     path: str | None = None
-    """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf`."""
+    """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf` or `liuhaotian/llava-v1.5-7b`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; mixed precision wants float32 master weights."""
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
-    chat_template: Path | None = None
-    """A Jinja file; null takes the checkpoint's own template."""
+    chat_template: Literal["vicuna_v1", "llava_hf"] | Path | None = None
+    """One of `mmsafe/models/templates/`, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if it is original."""
+    allow_pickle: bool = False
+    """Also read weights from pickled `.bin` files, of which tensors only are read."""
+    vision_tower: str | None = None
+    """Original format: folder or hub name of the CLIP tower, where it is not in the checkpoint; null: as it says."""
 
     def load(self) -> Llava:
         """Load weights and processor from `path`."""

@@ -19,6 +19,7 @@ from mmsafe import __version__
 from mmsafe.config import resolved
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
+from mmsafe.ranks import is_first
 from mmsafe.reporting.files import write_json
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class RunFolder:
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`: versions, fingerprints, counts."""
         self.about |= facts
-        write_json(self.path / "run.json", self.about)
+        if is_first():
+            write_json(self.path / "run.json", self.about)
 
     def note_inputs(self, **fingerprints: str) -> None:
         """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""

@@ -1,0 +1,36 @@
+"""`python -m mmsafe.export`: write a checkpoint in the other format, or in the same one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from omegaconf import DictConfig
+
+from mmsafe.app import launch
+from mmsafe.options import options
+
+
+@options
+class ExportConfig:
+    """`conf/export.yaml`, typed."""
+
+    checkpoint: str
+    format: Literal["hf", "original"]
+    out: str
+    allow_pickle: bool
+
+
+def run(config: ExportConfig, cfg: DictConfig) -> None:
+    """Write `config.out`, which appears only when it is complete."""
+    from mmsafe.models.export import export
+
+    export(config.checkpoint, config.out, config.format, allow_pickle=config.allow_pickle)
+
+
+def main() -> None:
+    """Entry point."""
+    launch("export", ExportConfig, run)
+
+
+if __name__ == "__main__":
+    main()

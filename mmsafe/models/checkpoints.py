@@ -1,0 +1,156 @@
+"""What a checkpoint folder holds: its format, and its weights one file at a time."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+Format = Literal["hf", "original"]
+NAMES: dict[Format, str] = {"hf": "Hugging Face's", "original": "the original LLaVA's"}
+WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+"""Where weights are looked for, in this order."""
+FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
+PICKLES = "*.bin"
+MARKS: dict[Format, tuple[str, ...]] = {
+    "hf": ("multi_modal_projector.", "model.multi_modal_projector.", "language_model.", "model.language_model."),
+    "original": ("model.mm_projector.", "model.vision_tower.vision_tower.", "model.layers.", "model.embed_tokens."),
+}
+"""Beginnings of names of weights that only one format has."""
+
+
+class CheckpointError(Exception):
+    """What is wrong with a checkpoint, in one line; whoever knows which option named it puts that in front."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises `CheckpointError` where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name} is damaged") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name} is damaged")
+    return value
+
+
+class WeightFiles:
+    """The weights of a folder.
+
+    Raises `CheckpointError` where there are none, where a shard is missing or damaged, and where they are pickled and
+    `allow_pickle` is not set. With it, only tensors are unpickled (`weights_only`): nothing in a file is run.
+    """
+
+    def __init__(self, folder: Path, *, allow_pickle: bool) -> None:
+        found = [name for name in WEIGHTS if (folder / name).is_file()]
+        if not found:
+            extra = "; mm_projector.bin alone is no model" if (folder / "mm_projector.bin").is_file() else ""
+            raise CheckpointError(f"holds no weights ({WEIGHTS[1]}, or shards with {WEIGHTS[0]}){extra}")
+        self._folder, self._index = folder, found[0] if found[0].endswith(".json") else None
+        files = sorted(set(self._map.values())) if self._index else found[:1]
+        pickled = [name for name in files if not name.endswith(".safetensors")]
+        if pickled and not allow_pickle:
+            raise CheckpointError(
+                f"its weights are pickled ({pickled[0]}); where you trust who made them, add model.allow_pickle=true, "
+                "which reads tensors only"
+            )
+        if missing := [name for name in files if not (folder / name).is_file()]:
+            raise CheckpointError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files of weights)")
+        self.files = [folder / name for name in files]
+
+    @cached_property
+    def _map(self) -> dict[str, str]:
+        """Name of each weight, and the file that it is in."""
+        assert self._index is not None
+        found = read_json(self._folder / self._index).get("weight_map")
+        files = list(found.values()) if isinstance(found, dict) else [None]
+        if not all(isinstance(name, str) and Path(name).name == name for name in files):
+            raise CheckpointError(f"{self._index} is damaged")
+        return dict(found or {})
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of all weights."""
+        return list(self._map) if self._index else [name for name, _ in self.tensors()]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest in which every floating-point weight keeps its value."""
+        dtype: torch.dtype | None = None
+        for _, tensor in self.tensors():
+            if tensor.is_floating_point():
+                dtype = tensor.dtype if dtype is None else torch.promote_types(dtype, tensor.dtype)
+        return dtype or torch.float32
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of each weight, mapped from disk: what is not read costs no memory."""
+        for path in self.files:
+            try:
+                yield from _read(path)
+            except pickle.UnpicklingError as error:
+                raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
+            except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+                raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
+
+
+def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a dict
+                yield name, file.get_tensor(name)
+        return
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("it does not hold named tensors")
+    yield from state.items()
+
+
+def format_of_config(config: dict[str, Any]) -> Format:
+    """The format that `config.json` is of; raises `CheckpointError` where it is not LLaVA-1.5's."""
+    kind = str(config.get("model_type"))
+    if kind not in {"llava", "llava_llama"}:
+        raise CheckpointError(f"holds a '{kind}' model, not a 'llava' one")
+    is_hf = kind == "llava" and ("text_config" in config or "vision_config" in config)
+    is_original = any(name.startswith("mm_") for name in config)
+    if is_hf and is_original:
+        raise CheckpointError("config.json mixes two formats: it has both text_config and mm_… entries")
+    if not is_hf and not is_original:
+        raise CheckpointError(
+            f"config.json says '{kind}' but has neither text_config (Hugging Face format) nor mm_vision_tower "
+            "(original LLaVA format)"
+        )
+    return "hf" if is_hf else "original"
+
+
+def format_of(folder: Path, *, allow_pickle: bool) -> tuple[Format, WeightFiles]:
+    """The format of config and weights alike, told by their keys.
+
+    Raises `CheckpointError` naming what is there instead: an adapter, another model, a mixture.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
+    form = format_of_config(read_json(folder / "config.json"))
+    weights = WeightFiles(folder, allow_pickle=allow_pickle)
+    found = {other for other, marks in MARKS.items() if any(name.startswith(marks) for name in weights.names)}
+    if found == {"original"} and not any("mm_projector." in name for name in weights.names):
+        raise CheckpointError("its weights are those of a plain language model: there is no model.mm_projector")
+    if found - {form}:
+        others = " and ".join(NAMES[other] for other in sorted(found))
+        raise CheckpointError(f"is mixed: config.json is in {NAMES[form]} format, the weights are in {others}")
+    return form, weights
+
+
+def first_few(names: Iterable[str], limit: int = 3) -> str:
+    """The first names of a list that may be long."""
+    listed = sorted(names)
+    return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "")

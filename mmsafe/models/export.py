@@ -1,0 +1,108 @@
+"""From a checkpoint in either format to a folder in either format."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from mmsafe.errors import UserError
+from mmsafe.models.checkpoints import FILES, PICKLES, CheckpointError, Format, WeightFiles, format_of, read_json
+from mmsafe.models.llava import Llava, located
+from mmsafe.models.original_save import save_original
+from mmsafe.models.source import PretrainedLlava
+
+log = logging.getLogger(__name__)
+DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
+
+def export(checkpoint: str, out: str, form: Format, *, allow_pickle: bool = False) -> Path:
+    """Write `checkpoint`, a run folder, a model folder or a hub name, to `out`; weights keep their dtype.
+
+    Raises `UserError` where the checkpoint is no LLaVA-1.5, where `form` cannot hold it, or where `out` is not empty.
+    """
+    target = Path(out).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"out={out}: is there already and not empty; name a new folder")
+    try:
+        folder = _folder(checkpoint, allow_pickle=allow_pickle)
+        llava = _loaded(folder, allow_pickle=allow_pickle)
+        _write(llava, target, form, folder)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint={checkpoint}: {error}".replace("model.allow_pickle", "allow_pickle")) from error
+    except UserError as error:  # of the loader, which knows its options by other names
+        text = str(error).replace("model.path=", "checkpoint=").replace("model.allow_pickle", "allow_pickle")
+        raise UserError(text) from error
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written: {error.strerror or error}") from error
+    log.info("wrote %s in %s format", target, {"hf": "Hugging Face's", "original": "LLaVA's original"}[form])
+    return target
+
+
+def _folder(checkpoint: str, *, allow_pickle: bool) -> Path:
+    """Where the checkpoint is; one of the hub is downloaded, so that its files can be looked at."""
+    folder = located(checkpoint, allow_pickle=allow_pickle)
+    if folder is not None:
+        return folder
+    try:
+        return Path(snapshot_download(checkpoint, allow_patterns=[*FILES, *([PICKLES] if allow_pickle else [])]))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot be downloaded: {' '.join(str(error).split())[:200]}") from error
+
+
+def _loaded(folder: Path, *, allow_pickle: bool) -> Llava:
+    form, weights = format_of(folder, allow_pickle=allow_pickle)
+    source = PretrainedLlava(
+        path=str(folder),
+        allow_pickle=allow_pickle,
+        dtype=_stored_dtype(weights),
+        image_aspect_ratio="pad" if _pads(folder, form) else "crop",
+    )
+    return with_adapter(source.load(), folder)
+
+
+def with_adapter(llava: Llava, folder: Path) -> Llava:
+    """The model with the LoRA adapter in `folder` merged into it; the place for merging, which is not there yet."""
+    if (folder / "adapter" / "adapter_config.json").is_file():
+        raise CheckpointError("holds a LoRA adapter in adapter/, and merging it is not there yet")
+    return llava
+
+
+def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float16"]:
+    if weights.dtype not in DTYPES:
+        raise CheckpointError(f"its weights are {weights.dtype}; only {', '.join(DTYPES.values())} can be exported")
+    return DTYPES[weights.dtype]
+
+
+def _pads(folder: Path, form: Format) -> bool:
+    """Whether the checkpoint itself pads images to a square."""
+    if form == "original":
+        return bool(read_json(folder / "config.json").get("image_aspect_ratio", "pad") == "pad")
+    return bool(LlavaImageProcessorPil.from_pretrained(folder).do_pad)
+
+
+def _write(llava: Llava, target: Path, form: Format, source: Path) -> None:
+    """Fill a folder beside `target` and rename it: a half-written one never has that name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        if form == "original":
+            save_original(llava, unfinished, beside=source)
+        else:
+            llava.save(unfinished)
+            if (source / "tokenizer.model").is_file():  # for the way back; `transformers` drops it
+                shutil.copyfile(source / "tokenizer.model", unfinished / "tokenizer.model")
+        unfinished.chmod(0o755)
+        unfinished.replace(target)  # over an empty folder, or over nothing
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,210 @@
+"""`mmsafe.doctor`: what it says, what it advises, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import Ended, launch
+
+from mmsafe import __version__, diagnosis
+from mmsafe.machine import GIB, Memory, disk, host
+from mmsafe.models.llava import Llava
+from mmsafe.models.shape import measured
+
+SEVEN = ("model=llava7b", "data.batch_size=1")
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> list[Memory]:
+    """One without a GPU, and with 16 GiB free; a test may add GPUs."""
+    here: list[Memory] = []
+    monkeypatch.setattr(diagnosis, "gpus", lambda: here)
+    monkeypatch.setattr(diagnosis, "host", lambda: Memory("host memory", 16 * GIB, 32 * GIB))
+    return here
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+def doctor(place: Path, *overrides: str) -> Ended:
+    return launch("doctor", *overrides, cwd=place, cache=place.parent / "cache")
+
+
+def total(said: str) -> float:
+    (found,) = re.findall(r"^  total +([\d.]+) GiB", said, flags=re.M)
+    return float(found)
+
+
+def test_a_default_run_fits_a_laptop_and_asking_leaves_nothing(place: Path):
+    ended = doctor(place)
+    assert ended.status == 0, ended.err
+    for name in (f"mmsafe {__version__}", "Python 3", "torch ", "transformers ", "pytorch-lightning ", "CUDA "):
+        assert name in ended.out
+    assert "no GPU\nhost memory: 16.0 of 32.0 GiB free" in ended.out
+    assert f"GiB free in {place}" in ended.out
+    assert "verdict: fits" in ended.out
+    assert "doctor.gpu_memory_gib=80 doctor.devices=8" in ended.out
+    assert not list(place.iterdir())
+
+
+def test_every_part_is_shown_with_what_it_comes_from(place: Path):
+    said = doctor(place, *SEVEN, "doctor.gpu_memory_gib=80", "reference=frozen").out
+    assert re.search(r"weights +26\.31 GiB +7\.06 G parameters × 4 bytes\n", said)
+    assert re.search(r"gradients +25\.18 GiB +6\.76 G trained × 4 bytes\n", said)
+    assert re.search(r"optimiser +50\.37 GiB +6\.76 G trained × 8 bytes \(m and v\)\n", said)
+    assert re.search(r"reference +25\.18 GiB +6\.76 G parameters × 4 bytes, tower shared\n", said)
+    assert "end of forward" in said
+
+
+def test_what_does_not_fit_ends_with_1_and_says_what_to_change(place: Path):
+    words = ("reference=frozen", "model.gradient_checkpointing=false", "scoring=padded", "doctor.gpu_memory_gib=24")
+    ended = doctor(place, *SEVEN, *words, "doctor.devices=8")
+    assert ended.status == 1
+    advice = ended.out.partition("verdict: does not fit\n")[2]
+    free, _, priced = advice.partition("then one of:\n")
+    assert [line.split()[0] for line in free.splitlines()[1:]] == [
+        "reference=cached",
+        "scoring=shared_prefix",
+        "model.gradient_checkpointing=true",
+    ]
+    assert re.search(r"peft=lora model.dtype=bfloat16 .*, fits:", priced)
+    assert re.search(r"strategy=deepspeed_zero2 .*, does not fit:", priced)
+    assert re.search(r"strategy=deepspeed_zero3 .*, fits:", priced)
+    assert re.search(r"strategy=deepspeed_zero3_offload .* on the host, fits:", priced)
+
+
+def test_advice_can_be_followed(place: Path):
+    """What is said to fit does fit, and takes as much as was said."""
+    ended = doctor(place, *SEVEN, "peft=lora", "model.dtype=bfloat16", "doctor.gpu_memory_gib=24")
+    assert ended.status == 0
+    before = doctor(place, *SEVEN, "doctor.gpu_memory_gib=24").out
+    (said,) = re.findall(r"peft=lora model.dtype=bfloat16 +([\d.]+) GiB, fits", before)
+    assert total(ended.out) == float(said)
+
+
+def test_nothing_is_advised_once_the_free_changes_are_enough(place: Path):
+    words = ("peft=lora", "model.dtype=bfloat16", "reference=frozen", "doctor.gpu_memory_gib=24")
+    said = doctor(place, *SEVEN, *words).out
+    assert re.search(r"reference=cached .*, fits:", said)
+    assert "one of" not in said
+
+
+def test_none_is_enough(place: Path):
+    ended = doctor(place, *SEVEN, "doctor.gpu_memory_gib=2", "doctor.host_memory_gib=8")
+    assert ended.status == 1
+    assert "none of them is enough alone" in ended.out
+
+
+def test_a_large_model_does_not_fit_into_the_host_of_a_machine_without_gpu(place: Path):
+    ended = doctor(place, "model=llava13b", "objective=bpo", "data.batch_size=1")
+    assert ended.status == 1
+    assert "13.35 G parameters × 4 bytes" in ended.out
+    assert "it would run on the CPU" in ended.out
+
+
+def test_the_free_memory_of_the_fullest_gpu_counts(place: Path, machine: list[Memory]):
+    machine += [Memory("GPU 0, H100", 79 * GIB, 80 * GIB), Memory("GPU 1, H100", 30 * GIB, 80 * GIB)]
+    ended = doctor(place, *SEVEN, "peft=lora")
+    assert ended.status == 1
+    assert "GPU 0, H100: 79.0 of 80.0 GiB free\nGPU 1, H100: 30.0 of 80.0 GiB free" in ended.out
+    assert "at hand: 29.00 GiB" in ended.out
+    assert "bf16-mixed" in ended.out
+    assert "no GPU here" not in ended.out
+    machine.pop()
+    assert doctor(place, *SEVEN, "peft=lora").status == 0
+    assert "it would run on the CPU" in doctor(place, "trainer.accelerator=cpu").out
+
+
+def test_gpus_without_a_size_are_not_judged(place: Path):
+    ended = doctor(place, *SEVEN, "doctor.devices=8")
+    assert ended.status == 0
+    assert "verdict: unknown" in ended.out
+    assert "set doctor.gpu_memory_gib" in ended.out
+
+
+def test_lengths_are_those_asked_for_within_the_limit(place: Path):
+    said = doctor(place, *SEVEN, "doctor.prompt_tokens=620", "doctor.response_tokens=70").out
+    assert "prompt of 620 + 3 responses of 70 tokens" in said
+    assert "as 1 × 832 tokens" in said
+    said = doctor(place, *SEVEN, "lengths.max_length=768", "generation.max_new_tokens=128").out
+    assert "prompt of 640 + 3 responses of 128 tokens" in said
+    said = doctor(place, *SEVEN, "lengths.max_length=null").out
+    assert f"prompt of {576 + 512} + 3 responses of 256 tokens" in said
+
+
+def test_views_of_the_image_are_lines_of_their_own(place: Path):
+    said = doctor(place, *SEVEN, "objective=mdpo", "doctor.prompt_tokens=600", "doctor.response_tokens=100").out
+    assert "as 2 × 800 tokens" in said
+
+
+def test_a_folder_is_read_by_its_config_alone(place: Path, llava: Llava):
+    llava.model.config.save_pretrained(place / "model")
+    ended = doctor(place, "model=llava_hf", "model.path=.")
+    assert ended.status == 0, ended.err
+    assert f"{measured(llava.model).total / 1e6:.2f} M parameters" in ended.out
+
+
+def test_a_folder_in_the_original_format_is_read_too(place: Path):
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    (place / "config.json").write_text(json.dumps({"model_type": "llava", "mm_hidden_size": 1024, **sizes}))
+    assert "7.06 G parameters" in doctor(place, "model=llava_hf", "model.path=.").out
+
+
+def test_a_hub_name_that_is_not_here_is_unknown(place: Path):
+    ended = doctor(place, "model=llava_hf", "model.path=someone/something")
+    assert ended.status == 0
+    assert "model.path=someone/something: not on this machine, so its size is not known" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["doctor.gpu_memory=24"],
+            "doctor.gpu_memory: doctor has no option 'gpu_memory'; did you mean 'gpu_memory_gib'?",
+        ),
+        (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
+        (["doctor.devices=0"], "doctor.devices=0: "),
+        (["model=llava_hf", "model.path=./absent"], "model.path=./absent: no such folder"),
+        (["model=llava_hf", "model.path=."], "model.path=.: has no config.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(words: list[str], message: str, place: Path):
+    ended = doctor(place, *words)
+    assert ended.status == 2
+    assert ended.err.startswith(f"mmsafe.doctor: {message}")
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_a_config_of_another_model_is_refused(place: Path):
+    (place / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    ended = doctor(place, "model=llava_hf", "model.path=.")
+    assert ended.status == 2
+    assert "holds a 'llama' model, not a 'llava' one" in ended.err
+
+
+def test_torch_waits_until_the_config_is_checked():
+    code = "import sys, mmsafe.doctor; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_as_a_process_of_its_own(command, place: Path):
+    done = command("doctor", "doctor.gpu_memory_gib=80", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: fits" in done.stdout
+    assert not list(place.iterdir())
+
+
+def test_what_this_machine_has(tmp_path: Path):
+    found = host()
+    assert 0 < found.free <= found.total
+    assert disk(tmp_path / "not" / "yet" / "made") > 0
