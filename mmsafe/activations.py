@@ -31,7 +31,7 @@ def layer(shape: Shape, plan: Plan) -> float:
 def activations(shape: Shape, plan: Plan) -> Item:
     """Everything that is kept until the backward pass begins, but for the logits."""
     if plan.gradient_checkpointing:
-        layers = shape.layers * plan.tokens * shape.width * plan.stream
+        layers: float = shape.layers * plan.tokens * shape.width * plan.stream
         how = f"{shape.layers} layer inputs × {shape.width} × {plan.stream} bytes"
     else:
         layers = shape.layers * layer(shape, plan)

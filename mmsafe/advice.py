@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mmsafe.config import conf_dir
 from mmsafe.memory import Estimate, estimate
 from mmsafe.plan import Plan, Shape
 
@@ -73,11 +74,11 @@ def _priced(shape: Shape, plan: Plan) -> Iterator[Change]:
                 lora | {"dtype": "bfloat16"},
             )
     for stage in (2, 3):
-        if plan.devices > 1 and plan.stage < stage:
-            name = f"deepspeed_zero{stage}"
+        name = f"deepspeed_zero{stage}"
+        if plan.devices > 1 and plan.stage < stage and _offered(name):
             yield f"strategy={name}", f"split over {plan.devices} GPUs", {"strategy": name}
-    if plan.on_gpu and not plan.offloaded:
-        name = "deepspeed_zero3_offload"
+    name = "deepspeed_zero3_offload"
+    if plan.on_gpu and not plan.offloaded and _offered(name):
         yield f"strategy={name}", "slow: states in the host's memory", {"strategy": name}
     if plan.batch_size > 1:
         steps = plan.accumulate * plan.batch_size
@@ -90,3 +91,8 @@ def _priced(shape: Shape, plan: Plan) -> Iterator[Change]:
         yield f"lengths.max_length={length}", "clips responses, drops long prompts", change
     if plan.on_gpu and not plan.mixed and plan.dtype == "float32":
         yield "trainer.precision=bf16-mixed", "fp32 weights, half-precision activations", {"precision": "bf16-mixed"}
+
+
+def _offered(strategy: str) -> bool:
+    """Whether there is such a strategy to choose; advice must be one that can be taken."""
+    return (conf_dir() / "strategy" / f"{strategy}.yaml").exists()

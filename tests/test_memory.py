@@ -134,7 +134,8 @@ def test_one_layer_of_7b_under_autocast(large: Shape):
     assert a_layer == 832 * (norms + half + 32 * 4) + 832**2 * 2
 
 
-def test_advice_is_ordered_and_true(large: Shape):
+def test_advice_is_ordered_and_true(large: Shape, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mmsafe.advice._offered", lambda _: True)
     plan = replace(BPO_7B, batch_size=4, devices=8, reference="frozen", scoring="padded", gradient_checkpointing=False)
     free = free_of_charge(large, plan, checkpoints=True)
     names = [advice.overrides for advice in free]
