@@ -36,7 +36,7 @@ NEEDED_BY_ROOT = {"export": ["checkpoint=some/path", "out=other/path"]}
 
 # Where a YAML file says something else than its class on purpose.
 OTHER_THAN_CLASS = {
-    "data=mmsafe_po": {"path"},  # NEEDED
+    "data=mmsafe_po": {"path", "num_workers"},  # NEEDED
     "model=tiny": {"learning_rate"},
     "model=random": {"learning_rate", "pretraining"},
     "model=llava_hf": {"path"},
