@@ -113,7 +113,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         llava.adapter.save_pretrained(folder.path / "adapter")
     metrics: dict[str, Any] = {**module.latest, "train/steps": module.trained_steps}
     if config.evaluate:
-        metrics |= _evaluated(config, llava, reference, "holdout", folder)
+        metrics |= _evaluated(config, llava, reference, "holdout", folder, resolved(config.trainer))
     if llava.adapter is not None:
         merge(llava)  # not before: the evaluation's reference may be the policy without its adapter
         folder.save_model(llava)
@@ -185,7 +185,12 @@ def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def _evaluated(
-    config: TrainConfig | EvaluateConfig, llava: Llava, reference: ReferencePolicy | None, part: Part, folder: RunFolder
+    config: TrainConfig | EvaluateConfig,
+    llava: Llava,
+    reference: ReferencePolicy | None,
+    part: Part,
+    folder: RunFolder,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     return evaluate(
         llava,
@@ -197,6 +202,7 @@ def _evaluated(
         scoring=config.scoring,
         settings=config.evaluation,
         folder=folder.path,
+        precision=precision,
     )
 
 

@@ -13,6 +13,7 @@ from mmsafe.evaluation.judges import Judge
 from mmsafe.evaluation.pairwise import pairwise_accuracy
 from mmsafe.evaluation.statistics import Estimate
 from mmsafe.models.llava import Llava
+from mmsafe.precision import autocast
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.reporting.files import write_rows
 from mmsafe.scoring import Scoring
@@ -30,10 +31,12 @@ def evaluate(
     scoring: Scoring,
     settings: Evaluation,
     folder: Path,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Flat metrics `eval/<name>` with `_low`, `_high` (95 %) and `_n` beside each.
 
-    Writes `generations.jsonl` and `judgements.jsonl` into `folder`. `reference` adds accuracy by implicit reward.
+    Writes `generations.jsonl` and `judgements.jsonl` into `folder`. `reference` adds accuracy by implicit reward,
+    which wants the `precision` that the reference was scored in.
     """
     prompts = benchmark.prompts(data, part)
     answers = responses(llava, prompts, settings.generation(), f"{benchmark.name}: answers")
@@ -52,7 +55,8 @@ def evaluate(
     judged = [Judged(p, a.text, judge(p, a.text)) for p, a in zip(prompts, answers, strict=True)]
     write_rows(folder / "judgements.jsonl", [_row(row, benchmark, judge) for row in judged])
     pairs = benchmark.pairs(data, part)
-    compared = pairwise_accuracy(llava, reference, pairs, scoring, settings.batch_size)
+    with autocast(precision, llava.model.device.type):
+        compared = pairwise_accuracy(llava, reference, pairs, scoring, settings.batch_size)
     return {**flat({**benchmark.breakdown(judged), **compared}), "eval/judge": judge.name}
 
 
