@@ -11,7 +11,7 @@ from mmsafe.app import launch
 from mmsafe.data.source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges import Judge
-from mmsafe.models.source import ModelSource
+from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.options import options
 from mmsafe.scoring import Scoring
 from mmsafe.settings import Evaluation
@@ -36,6 +36,8 @@ class EvaluateConfig:
     def _parts_fit(self) -> Self:
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
+        if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
+            raise ValueError(refusal)
         return self
 
 

@@ -18,6 +18,12 @@ def linear_log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int 
     for fp64 weights). At most `chunk` logits exist at a time, in forward and backward. Under autocast the product is
     taken in the autocast type and the softmax in fp32, as `torch.nn.Linear` and `log_softmax` would.
     """
+    if len(hidden) != len(target):
+        raise ValueError(f"{len(hidden)} hidden states for {len(target)} targets")
+    if not len(target):
+        return hidden.float().sum(-1)
+    if not torch.is_grad_enabled():
+        hidden, weight = hidden.detach(), weight.detach()  # the function would keep what only a backward pass needs
     device = hidden.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     rows = max(1, chunk // weight.shape[0])

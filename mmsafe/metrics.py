@@ -13,31 +13,45 @@ from mmsafe.objectives.base import Objective, Scores, Terms
 
 @torch.no_grad()
 def step_metrics(objective: Objective, group: Tensor, scores: Mapping[str, Scores], terms: Terms) -> dict[str, Tensor]:
-    """Loss terms, rewards, margins, accuracies and log-probs of one batch, averaged; scalars without gradient.
+    """Loss terms, rewards, margins, accuracies and log-probs of one batch: sum and count, `[2]`, without gradient.
 
-    `group` is the group of each item, `[batch]`: in a batch of mixed groups a row counts under its own label.
+    `group` is the group of each item, `[batch]`: in a batch of mixed groups a row counts under its own label, and an
+    item of group -1 does not count. Sums and counts may be added up over micro-batches and ranks; `means` divides.
     """
-    found = {f"loss/{name}": term.mean() for name, term in terms.items()}
+    counts = group >= 0
+    found = {f"loss/{name}": _total(term[counts]) for name, term in terms.items()}
+    found["train/loss"] = _total(torch.stack(list(terms.values())).sum(0)[counts])
     log_probs = {name: score.log_prob for name, score in scores.items()}
     found |= {f"logps/{label}": value for label, value in _by_label(objective, group, log_probs).items()}
     rewards = {name: reward for name, score in scores.items() if (reward := objective.reward(score)) is not None}
     if rewards:
         found |= {f"rewards/{label}": value for label, value in _by_label(objective, group, rewards).items()}
         found |= _margins(objective, group, rewards)
-    return {name: value.detach().float() for name, value in found.items()}
+    return found
+
+
+def means(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Sum over count, where anything was counted."""
+    pairs = {name: value.tolist() for name, value in sums.items()}
+    return {name: total / count for name, (total, count) in pairs.items() if count}
+
+
+def _total(values: Tensor) -> Tensor:
+    values = values.detach().float()
+    return torch.stack([values.sum(), values.new_tensor(len(values))])
 
 
 def _by_label(objective: Objective, group: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean of a value by the label of its row, over the items that have such a row."""
+    """Total of a value by the label of its row, over the items that have such a row."""
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for index, rows in enumerate(objective.groups):
         for name, row in rows.items():
             parts[row.label].append(values[name][group == index])
-    return {label: torch.cat(found).mean() for label, found in parts.items() if sum(map(len, found))}
+    return {label: _total(torch.cat(found)) for label, found in parts.items() if sum(map(len, found))}
 
 
 def _margins(objective: Objective, group: Tensor, rewards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Margin and accuracy of the chosen row over each other one.
+    """Margin and accuracy of the chosen row over each other one, in total.
 
     The plain names are those over what the first group calls `rejected`, whichever response that is.
     """
@@ -51,6 +65,6 @@ def _margins(objective: Objective, group: Tensor, rewards: Mapping[str, Tensor])
             if name != "chosen":
                 margin = (rewards["chosen"] - rewards[name])[items]
                 suffix = "" if row == plain else f"/{row.label}"
-                found[f"rewards/margins{suffix}"] = margin.mean()
-                found[f"rewards/accuracies{suffix}"] = (margin > 0).float().mean()
+                found[f"rewards/margins{suffix}"] = _total(margin)
+                found[f"rewards/accuracies{suffix}"] = _total(margin > 0)
     return found

@@ -15,7 +15,7 @@ from transformers import get_scheduler
 from mmsafe.data.collate import Batch
 from mmsafe.data.features import FeatureCache
 from mmsafe.errors import UserError
-from mmsafe.metrics import step_metrics
+from mmsafe.metrics import means, step_metrics
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring import Scoring
@@ -68,7 +68,8 @@ class PreferenceModule(pl.LightningModule):
         loss = torch.stack([term.mean() for term in terms.values()]).sum()
         if self.global_step == 0:
             self._check_start(plain)
-        self._remember({"train/loss": loss, **step_metrics(self.objective, batch.group, scores, terms)})
+        group = batch.group.masked_fill(batch.weight == 0, -1)  # repeated for a rank that had no item left
+        self._remember(step_metrics(self.objective, group, scores, plain))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
 
@@ -77,7 +78,8 @@ class PreferenceModule(pl.LightningModule):
         gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         rate = torch.tensor(optimizer.param_groups[0]["lr"])
-        self._remember({"train/grad_norm": norm, "train/learning_rate": rate})
+        once = {"train/grad_norm": norm, "train/learning_rate": rate}
+        self._remember({name: torch.stack([v.detach().float(), v.new_ones(())]) for name, v in once.items()})
 
     def on_train_start(self) -> None:
         """Take up the gradients and metrics of micro-batches whose step a stopped run did not reach."""
@@ -85,18 +87,15 @@ class PreferenceModule(pl.LightningModule):
             self._window[name] = [value.to(self.device) for value in values]
         for name, parameter in self.policy.named_parameters():
             if name in self._gradients:
-                parameter.grad = self._gradients[name].to(parameter.device)
+                parameter.grad = self._gradients.pop(name).to(parameter.device)
 
     def log_step(self, batch_idx: int, timing: Mapping[str, float]) -> bool:
         """Log once an optimiser step is complete, and say whether it is; called before checkpoints are written."""
         if "train/grad_norm" not in self._window:
             return False
         self.trained_steps = self.global_step
-        means = {name: torch.stack(values).mean() for name, values in self._window.items()}
-        micro, whole = len(self._window["train/loss"]), self.trainer.accumulate_grad_batches
-        for name in [name for name in means if name == "train/loss" or name.startswith("loss/")]:
-            means[name] *= micro / whole  # weights make up for micro-batches that an epoch's last step lacks
-        self.latest = {name: float(value) for name, value in self._over_ranks(means).items()}
+        sums = {name: torch.stack(values).sum(0) for name, values in self._window.items()}
+        self.latest = means(_over_ranks(sums))
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._window.clear()
         if not math.isfinite(self.latest["train/loss"]):
@@ -141,18 +140,9 @@ class PreferenceModule(pl.LightningModule):
         self._window.update(checkpoint["window"])
         self._gradients = checkpoint.get("gradients", {})
 
-    def _over_ranks(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Averages over the ranks that have the metric: a batch of mixed groups may lack one."""
-        if not torch.distributed.is_initialized():
-            return means
-        found: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(found, {name: float(value) for name, value in means.items()})
-        names = dict.fromkeys(name for own in found for name in own)
-        return {name: torch.tensor([own[name] for own in found if name in own]).mean() for name in names}
-
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
-            self._window[name].append(value.detach().float())  # left on its device: no waiting for the GPU
+            self._window[name].append(value)  # left on its device: no waiting for the GPU
 
     def _check_start(self, terms: dict[str, Tensor]) -> None:
         """Policy and reference are equal before the first optimiser step, so every term has a known value."""
@@ -165,3 +155,13 @@ class PreferenceModule(pl.LightningModule):
                     f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
                     "model that training starts from; check model.path and reference"
                 )
+
+
+def _over_ranks(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sums and counts of all ranks together; a rank whose batch was of one group only may lack some."""
+    if not torch.distributed.is_initialized():
+        return sums
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, {name: value.cpu() for name, value in sums.items()})
+    names = dict.fromkeys(name for own in found for name in own)
+    return {name: torch.stack([own[name] for own in found if name in own]).sum(0) for name in names}

@@ -74,7 +74,7 @@ def _status(stop: SystemExit) -> Any:
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
-    check_accelerator(config.trainer)
+    check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
     loaded = _read(config.data)
     if config.evaluate:
         _check_holdout(config)

@@ -32,6 +32,8 @@ class Scoring(ABC):
 
     attention: ClassVar[frozenset[str]]
     """Attention implementations of the language model that this layout works with."""
+    several_devices: ClassVar[bool] = False
+    """Whether every batch runs the same graph, as devices that share a step must."""
     reads_features: ClassVar[bool] = False
     """Whether `log_probs` takes what the vision tower made of an image in place of the image."""
 
@@ -70,6 +72,7 @@ class SharedPrefix(Scoring):
     """
 
     attention: ClassVar[frozenset[str]] = frozenset({"sdpa", "eager", "flex_attention"})
+    several_devices: ClassVar[bool] = True
     reads_features: ClassVar[bool] = True
 
     def collator(

@@ -113,7 +113,7 @@ class Peft:
     """r of every adapted matrix: all linear layers of the language model, none of the vision tower."""
     alpha: Count = 256
     """The product of the adapter's matrices is scaled by alpha / rank."""
-    dropout: Share = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: int = 0
     """Of the adapters' first weights."""
 

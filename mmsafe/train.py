@@ -65,17 +65,29 @@ class TrainConfig:
         _ = self.accumulate
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
-        if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
-            raise ValueError(refusal)
-        if self.peft.method != "none" and (self.model.train.vision or not self.model.train.language):
-            raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
+        if self.trainer.processes > 1 and not self.scoring.several_devices:
+            raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
         if self.vision_cache.store != "none" and self.model.train.vision:
             raise ValueError("vision_cache: a tower that is trained gives other features after every step")
         if self.vision_cache.store != "none" and not self.scoring.reads_features:
             raise ValueError("vision_cache: needs scoring=shared_prefix")
         return self
+
+    def _check_model(self) -> None:
+        trained = self.model.train
+        if not (trained.language or trained.projector or trained.vision):
+            raise ValueError("model.train: nothing is trained; turn on language, projector or vision")
+        if self.peft.method != "none" and (trained.vision or not trained.language):
+            raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        if not isinstance(self.model, PretrainedLlava):
+            return
+        if refusal := self.scoring.refusal(self.model.attention):
+            raise ValueError(refusal)
+        if self.model.dtype == "float16":
+            raise ValueError("model.dtype=float16: too narrow to train; use float32, with trainer.precision=16-mixed")
 
 
 def run(config: TrainConfig, cfg: DictConfig) -> float:

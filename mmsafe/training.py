@@ -65,7 +65,7 @@ def fit(
     pl.seed_everything(seed, workers=True, verbose=False)
     collator = scoring.collator(llava.encoder(), objective.groups, max_length, corruption)
     collator.features = features
-    collator.blank_image = world_size() > 1
+    collator.blank_image = world_size() > 1 or not llava.source.train.language  # else a batch may have no gradient
     items = Items(examples, len(objective.groups))
     if reference is not None:
         reference.prepare(items, collator, batch_size, num_workers)
@@ -106,6 +106,7 @@ def fit(
     device = llava.model.device
     runner.fit(module, datamodule=data, ckpt_path=_last(folder))
     runner.strategy.optimizers = []  # their state is as large as the model, twice
+    module.zero_grad(set_to_none=True)
     return module.to(device).eval()  # Lightning leaves it on the CPU
 
 
@@ -177,10 +178,12 @@ def _modified(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else -1.0
 
 
-def check_accelerator(trainer: Trainer) -> None:
+def check_accelerator(trainer: Trainer, attention: str = "sdpa") -> None:
     """Raise `UserError` if this machine lacks what `trainer` asks for, before anything is computed."""
     missing = {"gpu": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(trainer.accelerator):
         raise UserError(f"trainer.accelerator={trainer.accelerator}: this machine has none; use auto or cpu")
+    if attention == "flex_attention" and not torch.cuda.is_available():
+        raise UserError("model.attention=flex_attention: has no backward pass without a GPU; use sdpa")
     if trainer.precision == "16-mixed" and not torch.cuda.is_available():
         raise UserError("trainer.precision=16-mixed: needs a GPU; use auto, 32-true or bf16-mixed")

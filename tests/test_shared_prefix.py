@@ -20,6 +20,7 @@ from mmsafe.data.collate import Item
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
 from mmsafe.errors import UserError
+from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
 from mmsafe.models.tiny import Architecture, TinyModel
 from mmsafe.objectives.base import Objective, Row, Rows, Scores
@@ -290,6 +291,23 @@ def shared_base() -> Llava:
 
 
 KEPT: list[Llava] = []
+
+
+@pytest.mark.parametrize("empty", [["blind"], ["chosen", "blind"], ["chosen", "rejected", "blind"]], ids="-".join)
+def test_empty_responses_without_eos_have_no_tokens_and_disturb_nobody(base: Llava, empty: list[str]):
+    """As in the paper's code, which appends no EOS: a blind response may say nothing at all."""
+    encoder = Encoder(base.processor, append_eos=False)
+    data = [*examples(3), examples(4)[3].with_responses(**dict.fromkeys(empty, ""))]
+    data = data if len(empty) < 3 else [data[3], data[3]]
+    found = {}
+    for scoring in (Padded(), SharedPrefix()):
+        batch = scoring.collator(encoder, BPO().groups)([Item(e) for e in data])
+        with torch.no_grad():
+            found[type(scoring).__name__] = scoring.log_probs(base.model, batch)
+    for name, row in found["SharedPrefix"].items():
+        expected = found["Padded"][name]
+        assert torch.equal(row.mask.sum(1), expected.mask.sum(1))
+        torch.testing.assert_close(row.log_probs.sum(1), expected.log_probs.sum(1), atol=1e-4, rtol=1e-5)
 
 
 def test_what_one_response_says_changes_nothing_for_the_others(base: Llava):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmsafe.data.example import Example, ImageSource, digest
+from mmsafe.errors import UserError
 from mmsafe.objectives.base import Row, Rows
 
 if TYPE_CHECKING:
@@ -163,6 +164,21 @@ class PaddedCollator(Collator):
             target_mask=mask[:, 1:],
             **images.fields(),
         )
+
+
+def guarded(collate: Callable[[Sequence[Item]], Batch], items: Sequence[Item]) -> Batch | UserError:
+    """The batch, or the error that its reader has to raise: raised in a worker, it would be wrapped in a traceback."""
+    try:
+        return collate(items)
+    except UserError as error:
+        return error
+
+
+def opened(batch: Batch | UserError) -> Batch:
+    """What `guarded` gave; raises its error."""
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def view(example: Example, row: Row, corruption: Corruption | None = None) -> Example:

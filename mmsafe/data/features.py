@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -39,7 +40,9 @@ class FeatureCache(ABC):
         """Features of an image, `[patches, width]` on the CPU, or None."""
 
     def put(self, key: str, features: Tensor) -> None:
-        """Keep the features of an image while there is room."""
+        """Keep the features of an image while there is room; a worker may not have known of one that is there."""
+        if self._holds(key):
+            return
         size = features.numel() * features.element_size()
         if self.size + size > self.limit:
             if self.size <= self.limit:  # say so once
@@ -48,6 +51,9 @@ class FeatureCache(ABC):
             return
         self.size += size
         self._keep(key, features.detach().cpu())
+
+    @abstractmethod
+    def _holds(self, key: str) -> bool: ...
 
     @abstractmethod
     def _keep(self, key: str, features: Tensor) -> None: ...
@@ -63,6 +69,9 @@ class MemoryFeatures(FeatureCache):
     def get(self, key: str) -> Tensor | None:
         """Features of an image, or None."""
         return self._found.get(key)
+
+    def _holds(self, key: str) -> bool:
+        return key in self._found
 
     def _keep(self, key: str, features: Tensor) -> None:
         self._found[key] = features.clone()
@@ -87,11 +96,19 @@ class DiskFeatures(FeatureCache):
         except (SafetensorError, KeyError) as error:
             raise UserError(f"{path}: is damaged ({error}); delete it, it is made again") from error
 
+    def _holds(self, key: str) -> bool:
+        return self._path(key).exists()
+
     def _keep(self, key: str, features: Tensor) -> None:
         path = self._path(key)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        save_file({"features": features.contiguous()}, unfinished)
-        unfinished.replace(path)
+        unfinished = path.with_suffix(f".{uuid4().hex}")
+        try:
+            save_file({"features": features.contiguous()}, unfinished)
+            unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            self.limit = -1
+            log.warning("vision_cache: nothing more is kept, %s cannot be written: %s", path, error)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{digest(key)}.safetensors"

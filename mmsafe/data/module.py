@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmsafe.data.collate import Item
+from mmsafe.data.collate import Item, guarded, opened
 from mmsafe.data.example import Example
 from mmsafe.data.sampler import ALONE, Draw, EpochBatches, Part, text_length
 
@@ -46,7 +47,7 @@ class ResumableLoader(DataLoader[Any]):
             self.tell(time.perf_counter() - begin)
             if batch is None:
                 return
-            yield batch
+            yield opened(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the order is a function of seed and epoch, and the place is kept by `PreferenceData`."""
@@ -85,7 +86,7 @@ class PreferenceData(pl.LightningDataModule):
             self.items,
             batch_sampler=self.batches,
             num_workers=self.num_workers,
-            collate_fn=self.collator,
+            collate_fn=partial(guarded, self.collator),
             generator=torch.Generator(),
             waited=self._wait,
             pin_memory=torch.cuda.is_available(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,7 +69,7 @@ class _Line:
         self.ids += response
         self.position += range(self.prompt, self.prompt + len(response))
         self.segment += [self.responses] * len(response)
-        return [self.prompt - 1, *range(first, first + len(response) - 1)]
+        return [self.prompt - 1, *range(first, first + len(response) - 1)][: len(response)]
 
 
 class PackedCollator(Collator):
@@ -108,11 +108,16 @@ class PackedCollator(Collator):
             input_ids=_table([line.ids for line in lines], self.encoder.pad_id, time),
             position_ids=_table([line.position for line in lines], 0, time),
             segment=_table([line.segment for line in lines], PAD, time),
-            source=torch.tensor([line * time + column for line, columns, _ in ordered for column in columns]),
-            target=torch.tensor([token for _, _, tokens in ordered for token in tokens]),
+            source=_indices(line * time + column for line, columns, _ in ordered for column in columns),
+            target=_indices(token for _, _, tokens in ordered for token in tokens),
             target_mask=_mask([len(tokens) for _, _, tokens in ordered]),
             **images.fields(self.features),
         )
+
+
+def _indices(values: Iterable[int]) -> Tensor:
+    """Integers even where there are none: every response of a batch may be empty."""
+    return torch.tensor(list(values), dtype=torch.long)
 
 
 def _table(rows: list[list[int]], fill: int, width: int) -> Tensor:

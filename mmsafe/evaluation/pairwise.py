@@ -77,7 +77,7 @@ def _sums(model: Any, scoring: Scoring, collator: Collator, examples: Sequence[E
 
 def _totals(rows: Mapping[str, RowLogProbs]) -> Sums:
     return {
-        name: (row.log_probs.double().sum(-1).cpu(), row.mask.sum(-1).clamp_min(1).cpu()) for name, row in rows.items()
+        name: (row.log_probs.cpu().double().sum(-1), row.mask.sum(-1).clamp_min(1).cpu()) for name, row in rows.items()
     }
 
 

@@ -138,7 +138,7 @@ def load_pretrained(source: PretrainedLlava) -> Llava:
             template = chosen_template(source.chat_template)
     except CheckpointError as error:
         raise UserError(f"model.path={source.path}: {error}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"model.path={source.path}: {_reason(source.path, error)}") from error
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmsafe.cache import cache_dir
-from mmsafe.data.collate import Batch, Collator, Item
+from mmsafe.data.collate import Batch, Collator, Item, guarded, opened
 from mmsafe.data.example import digest
 from mmsafe.data.module import Items
 from mmsafe.data.sampler import text_length
 from mmsafe.generation import evaluating
 from mmsafe.models.llava import Llava
+from mmsafe.objectives.base import Rows
 from mmsafe.precision import autocast
 from mmsafe.reference.policies import Collate, ReferencePolicy
 from mmsafe.reference.store import LogProbStore
@@ -77,8 +78,9 @@ class CachedLogProbs(ReferencePolicy):
                 loader: Any = DataLoader(
                     items,
                     batch_sampler=_batches(chunk.items, batch_size),
-                    collate_fn=collator.of([{name: rows[name] for name in chunk.names} for rows in collator.groups]),
+                    collate_fn=partial(guarded, collator.of(_only(collator.groups, chunk.names))),
                     num_workers=num_workers,
+                    generator=torch.Generator(),  # the global one is the training's
                 )
                 order = [[keys[i][name] for name in chunk.names] for i in chunk.items]
                 self.store.write(self._scored(loader, order, collator.features), self.store.path(chunk.keys))
@@ -110,7 +112,7 @@ class CachedLogProbs(ReferencePolicy):
         device, position, found = model.device, 0, {}
         with evaluating(model), autocast(self.precision, device.type):
             for batch in loader:
-                batch = self.scoring.with_features(model, batch.to(device), features)
+                batch = self.scoring.with_features(model, opened(batch).to(device), features)
                 rows = self.scoring.log_probs(model, batch)
                 for index in range(len(batch)):
                     for key, row in zip(keys[position], rows.values(), strict=True):
@@ -151,6 +153,10 @@ def _chunks(items: Items, keys: Sequence[Mapping[str, str]], found: Mapping[str,
         for part in _batches(positions, CHUNK):
             chunks.append(_Chunk(names, part, [keys[i][name] for i in part for name in names]))
     return chunks
+
+
+def _only(groups: Sequence[Rows], names: Sequence[str]) -> list[Rows]:
+    return [{name: rows[name] for name in names} for rows in groups]
 
 
 def _batches(positions: Sequence[int], size: int) -> list[list[int]]:

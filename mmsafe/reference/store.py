@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -49,7 +49,7 @@ class LogProbStore:
 
     def write(self, rows: Mapping[str, Tensor], path: Path) -> None:
         """Write a chunk; it appears when it is complete."""
-        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished = path.with_suffix(f".{uuid4().hex}")
         tensors = {
             "log_probs": torch.cat([*rows.values(), torch.empty(0)]),
             "lengths": torch.tensor([len(row) for row in rows.values()], dtype=torch.int64),
