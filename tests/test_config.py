@@ -257,3 +257,20 @@ def test_conf_is_found_beside_the_package_and_a_broken_install_says_so(monkeypat
     (package / "conf").rmdir()
     with pytest.raises(UserError, match="reinstall mmsafe"):
         conf_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model.train.language=false", "model.train.projector=false"), "nothing is trained"),
+        (("scoring=padded", "trainer.devices=2"), "several devices need scoring=shared_prefix"),
+        (("scoring=padded", "vision_cache=memory"), "vision_cache: needs scoring=shared_prefix"),
+        (("model.train.vision=true", "vision_cache=disk"), "vision_cache: a tower that is trained"),
+        (("model=llava_hf", "model.path=x", "model.dtype=float16"), "float16: too narrow to train"),
+        (("model=llava_hf", "model.path=x", "model.attention=flash_attention_2"), "or scoring=padded"),
+        (("peft=lora", "peft.dropout=1"), "peft.dropout=1"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(words: tuple[str, ...], message: str):
+    with pytest.raises(UserError, match=message):
+        composed("train", *words)

@@ -35,7 +35,7 @@ def rows(path: Path) -> list[dict[str, float]]:
     with path.open() as file:
         found = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     return [
-        {n: v for n, v in row.items() if not n.startswith(("train/epoch", "perf/", "eval/"))}
+        {n: v for n, v in row.items() if not n.startswith(("train/epoch", "perf/", "eval/", "rewards/accuracies"))}
         for row in found
     ]
 

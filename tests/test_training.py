@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from mmsafe.data.collate import Item
 from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.data.module import Items
+from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.models.tiny import Architecture, TinyModel
 from mmsafe.objectives.base import Objective
@@ -331,3 +332,21 @@ def test_items_are_every_example_in_every_group():
     items = Items(EXAMPLES[:3], groups=2)
     assert len(items) == 6
     assert [items[i] for i in range(6)] == [Item(example, group) for example in EXAMPLES[:3] for group in (0, 1)]
+
+
+class Damaged:
+    """An image that cannot be decoded."""
+
+    key, name = "damaged", "damaged.png"
+
+    def load(self) -> Any:
+        raise UserError("damaged.png: cannot be decoded")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("objective", [SFT(), DPO()], ids=["first step", "reference pass"])
+def test_an_error_in_a_worker_is_the_same_one_line(tmp_path: Path, objective: Objective, workers: int):
+    pictured = next(example for example in EXAMPLES if example.image is not None)
+    broken = [dataclasses.replace(pictured, image=Damaged())]
+    with pytest.raises(UserError, match=r"^damaged\.png: cannot be decoded$"):
+        run(tmp_path, examples=broken, objective=objective, num_workers=workers)

@@ -198,3 +198,25 @@ def test_training_with_a_cache_ends_at_the_same_weights(base: Llava, decoded: li
     plain, cached = ends
     for name, weight in plain.items():
         torch.testing.assert_close(cached[name], weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "disk"])
+def test_what_is_there_is_not_counted_again(tmp_path: Path, kind: int):
+    cache = caches(tmp_path)[kind]
+    for _ in range(3):
+        cache.put("key", torch.ones(9, 16))
+    assert cache.size == BYTES
+
+
+def test_a_full_disk_ends_the_keeping_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmsafe.data.features.save_file", full)
+    cache = DiskFeatures(tmp_path, 1 << 30)
+    for key in ("a", "b"):
+        cache.put(key, torch.ones(9, 16))
+    assert caplog.text.count("nothing more is kept") == 1
+    assert list(tmp_path.iterdir()) == []
