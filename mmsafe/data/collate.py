@@ -6,18 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmsafe.data.example import Example, ImageSource, digest
+from mmsafe.data.batch_images import Images
+from mmsafe.data.example import Example, digest
 from mmsafe.errors import UserError
 from mmsafe.objectives.base import Row, Rows
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from mmsafe.data.corruption import Corruption
     from mmsafe.data.features import FeatureCache
     from mmsafe.models.encoding import Encoder
@@ -205,57 +204,3 @@ def pad(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tu
         attention[row, :length] = 1
         mask[row, len(prompt) : length] = True
     return ids, attention, mask
-
-
-@dataclass(frozen=True)
-class BlankImage:
-    """A black square."""
-
-    size: int
-
-    @property
-    def key(self) -> str:
-        """The same for all of this size."""
-        return f"blank {self.size}"
-
-    @property
-    def name(self) -> str:
-        """The key."""
-        return self.key
-
-    def load(self) -> Image:
-        """Nothing to decode."""
-        from PIL import Image
-
-        return Image.new("RGB", (self.size, self.size))
-
-
-class Images:
-    """Collects the distinct images of a batch."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._position: dict[ImageSource, int] = {}
-        self._shown: list[int] = []
-
-    def add(self, image: ImageSource | None) -> None:
-        """The image of the next line, if it has one."""
-        if image is not None:
-            self._shown.append(self._position.setdefault(image, len(self._position)))
-
-    def __bool__(self) -> bool:
-        return bool(self._position)
-
-    def fields(self, cache: FeatureCache | None = None) -> dict[str, Any]:
-        """The batch's fields about images; those whose features are in the cache are not decoded."""
-        images = list(self._position)
-        found = [None if cache is None else cache.get(image.key) for image in images]
-        known = {i: features for i, features in enumerate(found) if features is not None}
-        new = [i for i in range(len(images)) if i not in known]
-        place = {index: new_place for new_place, index in enumerate([*known, *new])}
-        return {
-            "image_index": torch.tensor([place[index] for index in self._shown], dtype=torch.long),
-            "features": torch.stack(list(known.values())) if known else None,
-            "pixel_values": torch.stack([self._encoder.pixels(images[i]) for i in new]) if new else None,
-            "image_keys": () if cache is None else tuple(images[i].key for i in new),
-        }

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmsafe.data.collate import Batch, BlankImage, Collator, Images, Item
+from mmsafe.data.batch_images import BlankImage, Images
+from mmsafe.data.collate import Batch, Collator, Item
 
 MULTIPLE = 8
 """Lines are padded to a multiple of this: attention kernels want aligned masks."""
