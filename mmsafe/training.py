@@ -12,9 +12,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 
+from mmsafe.checkpointing import checkpoints, last_checkpoint
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.data.features import FeatureCache
@@ -81,7 +82,7 @@ def fit(
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
     module = PreferenceModule(llava.model, objective, scoring, reference, optimizer, steps, features)
-    saving = [_checkpoints(folder, checkpoint)] if folder and checkpoint else []
+    saving = [checkpoints(folder, checkpoint)] if folder and checkpoint else []
     bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     runner = pl.Trainer(
         max_epochs=math.ceil(steps / epoch),
@@ -104,7 +105,7 @@ def fit(
     )
     module.train()
     device = llava.model.device
-    runner.fit(module, datamodule=data, ckpt_path=_last(folder))
+    runner.fit(module, datamodule=data, ckpt_path=last_checkpoint(folder))
     runner.strategy.optimizers = []  # their state is as large as the model, twice
     module.zero_grad(set_to_none=True)
     return module.to(device).eval()  # Lightning leaves it on the CPU
@@ -139,43 +140,6 @@ class StepLog(Callback):
         seconds = now - self.begin
         if pl_module.log_step(batch_idx, {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}):
             self.begin, self.waited = now, waited
-
-
-class Checkpoints(ModelCheckpoint):
-    """Saves on an exception between two batches only: inside one, weights and place in the data do not agree."""
-
-    def _should_save_on_exception(self, trainer: pl.Trainer) -> bool:
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.ready == progress.completed and super()._should_save_on_exception(trainer)
-
-
-def _checkpoints(folder: Path, options: Checkpoint) -> ModelCheckpoint:
-    return Checkpoints(
-        folder / "checkpoints",
-        filename="step={step}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=options.every_n_steps,
-        save_last="link",
-        save_top_k=1,
-        monitor=None,
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
-
-
-def _last(folder: Path | None) -> str | None:
-    """The checkpoint of an interrupted run in the same folder."""
-    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=_modified) if folder else []
-    if not found:
-        return None
-    path = found[-1]
-    log.info("continuing from %s", path)
-    return str(path)
-
-
-def _modified(path: Path) -> float:
-    """Time of the last change; a kill may leave `last.ckpt` a link to a checkpoint that is gone."""
-    return path.stat().st_mtime if path.exists() else -1.0
 
 
 def check_accelerator(trainer: Trainer, attention: str = "sdpa") -> None:
