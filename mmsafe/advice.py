@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmsafe.config import conf_dir
 from mmsafe.memory import Estimate, estimate
 from mmsafe.plan import Plan, Shape
 
 PAPER_TEXT = 192
 """Text tokens of the paper's examples: 768 with the image (arXiv 2503.14189, released code)."""
 LORA_RANK = 128
-"""Of `peft=lora`."""
+"""Of `peft=lora` and `peft=qlora`."""
 NOTABLE = 0.99
 """A change that leaves more of the memory than this is not worth a line."""
 FORWARD = "end of forward"
@@ -73,16 +72,20 @@ def _priced(shape: Shape, plan: Plan) -> Iterator[Change]:
                 "and keeps the frozen weights in half precision",
                 lora | {"dtype": "bfloat16"},
             )
+        if plan.on_gpu and plan.strategy in ("auto", "ddp"):
+            change = {"peft": "qlora", "lora_rank": LORA_RANK, "dtype": "bfloat16"}
+            yield "peft=qlora model.dtype=bfloat16", "and holds the language model in 4 bits", change
     for stage in (2, 3):
         name = f"deepspeed_zero{stage}"
-        if plan.devices > 1 and plan.stage < stage and _offered(name):
+        if plan.devices > 1 and plan.stage < stage:
             yield f"strategy={name}", f"split over {plan.devices} GPUs", {"strategy": name}
     name = "deepspeed_zero3_offload"
-    if plan.on_gpu and not plan.offloaded and _offered(name):
+    if plan.on_gpu and not plan.offloaded:
         yield f"strategy={name}", "slow: states in the host's memory", {"strategy": name}
     if plan.batch_size > 1:
         steps = plan.accumulate * plan.batch_size
-        overrides = f"data.batch_size=1 trainer.accumulate_grad_batches={steps}"
+        accumulated = "" if plan.global_batch else f" trainer.accumulate_grad_batches={steps}"
+        overrides = f"data.batch_size=1{accumulated}"
         yield overrides, "slower, the same gradient", {"batch_size": 1, "accumulate": steps}
     length = shape.image_tokens + PAPER_TEXT
     if plan.prompt + plan.response > length:
@@ -91,8 +94,3 @@ def _priced(shape: Shape, plan: Plan) -> Iterator[Change]:
         yield f"lengths.max_length={length}", "clips responses, drops long prompts", change
     if plan.on_gpu and not plan.mixed and plan.dtype == "float32":
         yield "trainer.precision=bf16-mixed", "fp32 weights, half-precision activations", {"precision": "bf16-mixed"}
-
-
-def _offered(strategy: str) -> bool:
-    """Whether there is such a strategy to choose; advice must be one that can be taken."""
-    return (conf_dir() / "strategy" / f"{strategy}.yaml").exists()

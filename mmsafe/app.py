@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,31 +16,32 @@ from mmsafe import ranks
 from mmsafe.config import conf_dir, typed
 from mmsafe.errors import UserError
 from mmsafe.preflight import check, report
-from mmsafe.settings import Trainer
+from mmsafe.requeue import requeued
+from mmsafe.settings import Devices
+from mmsafe.signals import ended_at_once
 
 Root = TypeVar("Root")
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 
-def on_all_devices(trainer: Trainer) -> float:
-    """Run this job again as one process per device of this machine; returns what it found.
+def on_all_devices(devices: Devices, group: str = "") -> Path:
+    """Run this job again as one process per device of this machine; returns its run folder.
 
-    Ends the process with the status of the processes if they fail; raises `UserError` if other machines are needed.
+    Ends the process with the status of the processes if they fail; raises `UserError` if other machines are needed,
+    naming the option with its `group`.
     """
-    if trainer.num_nodes > 1:
-        raise UserError("trainer.num_nodes: start the processes by torchrun on every machine, or by SLURM")
+    if devices.num_nodes > 1:
+        raise UserError(f"{group}num_nodes: start the processes by torchrun on every machine, or by SLURM")
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     words = list(hydra_config.overrides.task)
     for source in hydra_config.runtime.config_sources:
         if source.provider == "command-line":
             words = ["--config-dir", source.path, *words]
-    status = ranks.torchrun(hydra_config.job.name, words, folder, trainer.devices)
+    status = ranks.torchrun(hydra_config.job.name, words, folder, devices.devices)
     if status:
         sys.exit(status if status > 0 else 128 - status)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
+    return folder
 
 
 def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], object]) -> None:
@@ -50,20 +51,30 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
     """
 
     def task(cfg: DictConfig) -> object:
+        _leave_the_log_to_the_first()
         try:
-            return job(typed(cfg, root), cfg)
+            with ended_at_once(), requeued():  # here too: submitit starts with the task
+                return job(typed(cfg, root), cfg)
         except UserError as error:
             report(error, f"mmsafe.{command}")
             sys.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
 
     if not ranks.is_first():
         sys.argv += ranks.QUIET
-    try:
-        check(command, root, sys.argv[1:])
-        folder = str(conf_dir())
-    except UserError as error:
-        report(error, f"mmsafe.{command}")
-        sys.exit(BAD_INPUT)
-    hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+    with ended_at_once():
+        try:
+            check(command, root, sys.argv[1:])
+            folder = str(conf_dir())
+        except UserError as error:
+            report(error, f"mmsafe.{command}")
+            sys.exit(BAD_INPUT)
+        hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+
+
+def _leave_the_log_to_the_first() -> None:
+    """Under submitit every process opens the run's log file, because all get the same overrides."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) and not ranks.is_first():
+            root.removeHandler(handler)
+            handler.close()

@@ -9,17 +9,18 @@ from typing import Annotated
 from omegaconf import DictConfig
 from pydantic import Field
 
-from mmsafe.app import launch
+from mmsafe import ranks
+from mmsafe.app import launch, on_all_devices
 from mmsafe.data.source import DataSource
 from mmsafe.models.source import ModelSource
 from mmsafe.options import options
-from mmsafe.settings import Generation
+from mmsafe.settings import Devices, Generation
 
 log = logging.getLogger(__name__)
 
 
 @options
-class BlindConfig:
+class BlindConfig(Devices):
     """`conf/blind.yaml`, typed."""
 
     seed: Annotated[int, Field(ge=0)]
@@ -29,7 +30,12 @@ class BlindConfig:
 
 
 def run(config: BlindConfig, cfg: DictConfig) -> Path:
-    """Write `blind.jsonl` (`id`, `blind`) into the run folder; training finds the same responses in the cache."""
+    """Write `blind.jsonl` (`id`, `blind`) into the run folder, whose path is returned.
+
+    Training finds the same responses in the cache.
+    """
+    if config.processes > 1 and not ranks.started():
+        return on_all_devices(config) / "blind.jsonl"
     from mmsafe.pipeline import blind
 
     return blind(config, cfg)

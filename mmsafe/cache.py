@@ -13,8 +13,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from mmsafe.storage import needs_room
+
 log = logging.getLogger(__name__)
 VARIABLE = "MMSAFE_CACHE"
+ADVICE = f"make room there or set {VARIABLE}"
+"""What to do where it is full."""
 
 
 def cache_dir(kind: str) -> Path:
@@ -50,7 +54,8 @@ def cached_folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             unfinished = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
             try:
-                make(unfinished)
+                with needs_room(folder, ADVICE):
+                    make(unfinished)
                 unfinished.rename(folder)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ def command(arm: str, folder: Path) -> list[str]:
 
 def main() -> None:
     """Run the three jobs, skipping what is finished, and print one table; ends with a job's status if it fails."""
+    from mmsafe.reporting.runs import metrics_of
     from mmsafe.reporting.table import print_tables, result_table
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo")
@@ -33,7 +33,7 @@ def main() -> None:
         if status:
             print(f"mmsafe.demo: {arm} ended with status {status}", file=sys.stderr)
             sys.exit(status)
-        found[arm] = json.loads((folder / arm.lower() / "metrics.json").read_text())
+        found[arm] = metrics_of(folder / arm.lower())
     print_tables([result_table(found, "micro-world, one seed: see experiments/microworld for five")])
 
 

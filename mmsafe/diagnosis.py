@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -15,7 +15,7 @@ from mmsafe.machine import GIB, RESERVE, Memory, disk, gpus, host, versions
 from mmsafe.memory import Estimate, estimate
 from mmsafe.models.shape import shape_of
 from mmsafe.models.source import PretrainedLlava
-from mmsafe.plan import STRATEGIES, Plan, Shape
+from mmsafe.plan import Plan, Shape
 from mmsafe.reference import AdapterOff, Frozen
 from mmsafe.scoring import Padded
 
@@ -75,16 +75,15 @@ def room_for(config: DoctorConfig, here: list[Memory], memory: Memory) -> Room:
         free = min(gpu.free for gpu in here)
         name = f"the free part of a GPU here, less {RESERVE:g} for CUDA"
         return Room(name, free - RESERVE * GIB, on_host or memory.free, on_gpu=True)
-    if devices_of(config) > 1 or strategy_of(config) not in ("auto", "ddp"):
+    if devices_of(config) > 1 or config.strategy.name not in ("auto", "ddp"):
         return Room("not known: set doctor.gpu_memory_gib", None, on_host, on_gpu=True)
     return Room("the host's free memory: it would run on the CPU", on_host or memory.free, None, on_gpu=False)
 
 
 def plan_for(config: DoctorConfig, shape: Shape, room: Room) -> Plan:
     """The config as the estimator reads it."""
-    model, asked, strategy = config.model, config.doctor, strategy_of(config)
+    model, asked = config.model, config.doctor
     prompt, response = lengths(config, shape)
-    method, rank = peft_of(config)
     precision = config.trainer.precision
     if precision == "auto":
         precision = "bf16-mixed" if room.on_gpu else "32-true"
@@ -98,17 +97,17 @@ def plan_for(config: DoctorConfig, shape: Shape, room: Room) -> Plan:
         dtype=getattr(model, "dtype", "float32"),
         precision=precision,
         gradient_checkpointing=getattr(model, "gradient_checkpointing", False),
-        accumulate=getattr(config, "accumulate", config.trainer.accumulate_grad_batches),
+        accumulate=config.accumulate,
+        global_batch=config.optimizer.global_batch_size is not None,
         reference=_reference(config),
         train_language=model.train.language,
         train_projector=model.train.projector,
         train_vision=model.train.vision,
-        strategy=strategy,
+        strategy=config.strategy.name,
         devices=devices_of(config),
-        devices_per_node=asked.devices_per_node
-        or (None if asked.devices else getattr(config.trainer, "devices", None)),
-        peft=method,
-        lora_rank=rank,
+        devices_per_node=asked.devices_per_node or (None if asked.devices else config.trainer.devices),
+        peft=config.peft.method,
+        lora_rank=0 if config.peft.method == "none" else config.peft.rank,
         on_gpu=room.on_gpu,
     )
 
@@ -125,23 +124,8 @@ def lengths(config: DoctorConfig, shape: Shape) -> tuple[int, int]:
 
 
 def devices_of(config: DoctorConfig) -> int:
-    """Those asked about, else all of the run; 1 where the trainer has no such option."""
-    return config.doctor.devices or int(getattr(config.trainer, "processes", 1))
-
-
-def strategy_of(config: Any) -> str:
-    """Name of the `strategy` group's choice; `auto` where the config has no such group, or one that is not known."""
-    if not hasattr(config, "strategy"):
-        return "auto"
-    name = str(HydraConfig.get().runtime.choices.get("strategy", "auto"))
-    return name if name in STRATEGIES else "auto"
-
-
-def peft_of(config: Any) -> tuple[str, int]:
-    """Method and rank of the `peft` group; `none` where the config has no such group."""
-    peft = getattr(config, "peft", None)
-    method = str(getattr(peft, "method", "none"))
-    return (method, 0) if method == "none" else (method, int(getattr(peft, "rank", 0)))
+    """Those asked about, else all of the run."""
+    return config.doctor.devices or config.trainer.processes
 
 
 def _reference(config: DoctorConfig) -> str:

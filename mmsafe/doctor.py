@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 from omegaconf import DictConfig
 
@@ -17,6 +18,7 @@ class DoctorConfig(TrainConfig):
     """`conf/doctor.yaml`, typed: a training run, and the machine it is meant for."""
 
     doctor: Doctor
+    runs_here: ClassVar[bool] = False
 
 
 def run(config: DoctorConfig, cfg: DictConfig) -> None:

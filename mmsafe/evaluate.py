@@ -7,18 +7,20 @@ from typing import Annotated, Any, Self
 from omegaconf import DictConfig
 from pydantic import Field, model_validator
 
-from mmsafe.app import launch
+from mmsafe import ranks
+from mmsafe.app import launch, on_all_devices
 from mmsafe.data.source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
-from mmsafe.evaluation.judges import Judge
+from mmsafe.evaluation.judges.base import Judge
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.options import options
+from mmsafe.reporting.runs import metrics_of
 from mmsafe.scoring import Scoring
-from mmsafe.settings import Evaluation
+from mmsafe.settings import Devices, Evaluation
 
 
 @options
-class EvaluateConfig:
+class EvaluateConfig(Devices):
     """`conf/evaluate.yaml`, typed."""
 
     name: str | None
@@ -43,6 +45,8 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     """Generate, judge, measure; leaves generations.jsonl, judgements.jsonl and metrics.json in the run folder."""
+    if config.processes > 1 and not ranks.started():
+        return metrics_of(on_all_devices(config))
     from mmsafe.pipeline import measure
 
     return measure(config, cfg)

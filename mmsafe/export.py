@@ -1,4 +1,4 @@
-"""`python -m mmsafe.export`: write a checkpoint in the other format, or in the same one."""
+"""`python -m mmsafe.export`: write a checkpoint in either format, a LoRA adapter merged into its base."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class ExportConfig:
     """`conf/export.yaml`, typed."""
 
     checkpoint: str
+    base: str | None
     format: Literal["hf", "original"]
     out: str
     allow_pickle: bool
@@ -24,7 +25,7 @@ def run(config: ExportConfig, cfg: DictConfig) -> None:
     """Write `config.out`, which appears only when it is complete."""
     from mmsafe.models.export import export
 
-    export(config.checkpoint, config.out, config.format, allow_pickle=config.allow_pickle)
+    export(config.checkpoint, config.out, config.format, base=config.base, allow_pickle=config.allow_pickle)
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def generate(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> I
     batch that does not fit into memory says so at once. The model is put into evaluation mode and left as it was.
     """
     encoder = llava.encoder()
-    order = sorted(range(len(prompts)), key=lambda i: _size(encoder, prompts[i].example), reverse=True)
+    order = longest_first(encoder, prompts)
     with evaluating(llava.model), _plain(llava.model):
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
@@ -106,10 +106,15 @@ def _plain(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _size(encoder: Encoder, prompt: Example) -> tuple[int, str]:
-    """Length in about characters, then identity, so that samples of one prompt are neighbours."""
-    text = sum(len(turn.text) for turn in prompt.turns)
-    return text + CHARACTERS * encoder.image_tokens * (prompt.image is not None), prompt.prompt_key()
+def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
+    """Positions of prompts by length in about characters, then by identity: samples of one prompt are neighbours."""
+
+    def size(position: int) -> tuple[int, str]:
+        example = prompts[position].example
+        text = sum(len(turn.text) for turn in example.turns)
+        return text + CHARACTERS * encoder.image_tokens * (example.image is not None), example.prompt_key()
+
+    return sorted(range(len(prompts)), key=size, reverse=True)
 
 
 def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:

@@ -75,11 +75,11 @@ def trained(shape: Shape, plan: Plan) -> int:
 
 def _bytes(shape: Shape, plan: Plan, without: int = 0) -> float:
     """Of all weights but `without` many; adapters bring weights of their own and a second projector."""
-    added = 0
+    added = 0  # adapters, and the projector that is trained beside the first one
     if plan.peft != "none":
         added = adapter(shape, plan.lora_rank) + (shape.projector if plan.train_projector else 0)
     matrix = NF4 if plan.peft == "qlora" else plan.stored
-    return shape.matrices * matrix + (shape.total - shape.matrices - without + added) * plan.stored
+    return shape.matrices * matrix + (shape.total - shape.matrices - without) * plan.stored + added * plan.trained
 
 
 def _weights(shape: Shape, plan: Plan) -> Item:
@@ -94,8 +94,8 @@ def _weights(shape: Shape, plan: Plan) -> Item:
 
 def _gradients(shape: Shape, plan: Plan) -> Item:
     count, shards = trained(shape, plan), plan.shards(2)
-    inputs = f"{_count(count)} trained × {plan.stored} bytes" + _over(shards)
-    return Item("gradients", 0.0 if plan.offloaded else count * plan.stored / shards, _where(inputs, plan))
+    inputs = f"{_count(count)} trained × {plan.trained} bytes" + _over(shards)
+    return Item("gradients", 0.0 if plan.offloaded else count * plan.trained / shards, _where(inputs, plan))
 
 
 def _head_gradient(shape: Shape, plan: Plan) -> Item:
@@ -106,7 +106,7 @@ def _head_gradient(shape: Shape, plan: Plan) -> Item:
 
 def _optimiser(shape: Shape, plan: Plan) -> Item:
     count, shards = trained(shape, plan), plan.shards(1)
-    each = 12 if plan.stage else 2 * plan.stored
+    each = 12 if plan.stage else 2 * plan.trained
     what = "fp32 weight, m and v" if plan.stage else "m and v"
     inputs = f"{_count(count)} trained × {each} bytes ({what})" + _over(shards)
     return Item("optimiser", 0.0 if plan.offloaded else each * count / shards, _where(inputs, plan))
@@ -145,11 +145,11 @@ def _update(shape: Shape, plan: Plan) -> Item:
     if plan.stage:
         return Item("update", 8 * count / plan.shards(1), f"{_count(count)} × 8 bytes" + _over(plan.shards(1)))
     if plan.on_gpu:
-        size = count * plan.stored / plan.shards(1)
+        size = count * plan.trained / plan.shards(1)
         return Item("update", size, f"√v of {_count(count)} trained" + _over(plan.shards(1)))
     widest = shape.vocabulary if plan.peft == "none" else plan.lora_rank
     largest = max(widest, shape.inner if plan.peft == "none" else 0) * max(shape.width, plan.lora_rank)
-    return Item("update", 2 * largest * plan.stored, f"√v of the largest of {_count(count)} trained, twice")
+    return Item("update", 2 * largest * plan.trained, f"√v of the largest of {_count(count)} trained, twice")
 
 
 def _host(shape: Shape, plan: Plan) -> float:

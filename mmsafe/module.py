@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,15 +17,21 @@ from mmsafe.data.features import FeatureCache
 from mmsafe.errors import UserError
 from mmsafe.metrics import means, step_metrics
 from mmsafe.objectives.base import Objective, Scores
+from mmsafe.precision import forward_dtype
+from mmsafe.ranks import gathered
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW
+from mmsafe.strategies.parallel import Parallel
 
 START_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
 class PreferenceModule(pl.LightningModule):
-    """Trains `policy` with any objective; metrics are averages over an optimiser step, all its micro-batches."""
+    """Trains `policy` with any objective; metrics are averages over an optimiser step, all its micro-batches.
+
+    Where `policy` is None, `load` gives it once the processes know each other, each its part of the weights.
+    """
 
     def __init__(
         self,
@@ -35,23 +41,38 @@ class PreferenceModule(pl.LightningModule):
         reference: ReferencePolicy | None,
         optimizer: AdamW,
         total_steps: int,
+        parallel: Parallel,
         features: FeatureCache | None = None,
+        load: Callable[[], Any] | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
+        self.load = load
+        self.parallel = parallel
         self.objective = objective
         self.scoring = scoring
         self.reference = reference
         self.options = optimizer
         self.total_steps = total_steps
         self.features = features
-        self._gradients: dict[str, Tensor] = {}
         self.strict_loading = False  # checkpoints leave frozen weights out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
+        self._once: dict[str, Tensor | float] = {}
         self.latest: dict[str, float] = {}
+        self.weights: dict[str, Tensor] = {}
         self.trained_steps = 0
 
-    def scores(self, batch: Batch) -> dict[str, Scores]:
+    def setup(self, stage: str) -> None:
+        """Load the policy, where it was not given."""
+        if self.policy is None:
+            assert self.load is not None
+            self.policy = self.parallel.load(self.trainer.strategy, self.load).train()
+
+    def configure_model(self) -> None:
+        """Split the policy over the devices, where the strategy wants it done by hand."""
+        self.parallel.shard(self)
+
+    def forward(self, batch: Batch) -> dict[str, Scores]:
         """Policy and, where the objective needs them, reference log-probs of every row."""
         batch = self.scoring.with_features(self.policy, batch, self.features)
         policy = self.scoring.log_probs(self.policy, batch)
@@ -62,7 +83,7 @@ class PreferenceModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of one micro-batch."""
-        scores = self.scores(batch)
+        scores: dict[str, Scores] = self(batch)  # not `forward`: FSDP gathers weights on the way
         plain = self.objective(scores)
         terms = {name: batch.weight * term for name, term in plain.items()}
         loss = torch.stack([term.mean() for term in terms.values()]).sum()
@@ -73,29 +94,26 @@ class PreferenceModule(pl.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
 
+    def on_train_end(self) -> None:
+        """Put the weights together while every process still has its part."""
+        if not self.parallel.whole:
+            self.weights = self.parallel.whole_weights(self)
+
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep the gradient norm before clipping, and the learning rate of this step."""
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        rate = torch.tensor(optimizer.param_groups[0]["lr"])
-        once = {"train/grad_norm": norm, "train/learning_rate": rate}
-        self._remember({name: torch.stack([v.detach().float(), v.new_ones(())]) for name, v in once.items()})
-
-    def on_train_start(self) -> None:
-        """Take up the gradients and metrics of micro-batches whose step a stopped run did not reach."""
-        for name, values in self._window.items():
-            self._window[name] = [value.to(self.device) for value in values]
-        for name, parameter in self.policy.named_parameters():
-            if name in self._gradients:
-                parameter.grad = self._gradients.pop(name).to(parameter.device)
+        self._once = {"train/learning_rate": optimizer.param_groups[0]["lr"]}
+        if (norm := self.parallel.gradient_norm(self)) is not None:
+            self._once["train/grad_norm"] = norm
 
     def log_step(self, batch_idx: int, timing: Mapping[str, float]) -> bool:
         """Log once an optimiser step is complete, and say whether it is; called before checkpoints are written."""
-        if "train/grad_norm" not in self._window:
+        if self.global_step == self.trained_steps:
             return False
         self.trained_steps = self.global_step
+        if "train/grad_norm" not in self._once:
+            self._once["train/grad_norm"] = self.parallel.stepped_norm(self)
         sums = {name: torch.stack(values).sum(0) for name, values in self._window.items()}
-        self.latest = means(_over_ranks(sums))
+        self.latest = means(_over_ranks(sums)) | {name: float(value) for name, value in self._once.items()}
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._window.clear()
         if not math.isfinite(self.latest["train/loss"]):
@@ -111,12 +129,7 @@ class PreferenceModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW on what is trained, with a per-step schedule."""
         options = self.options
-        optimizer = torch.optim.AdamW(
-            [p for p in self.policy.parameters() if p.requires_grad],
-            lr=options.lr,
-            betas=(options.beta1, options.beta2),
-            weight_decay=options.weight_decay,
-        )
+        optimizer = self.parallel.optimizer([p for p in self.policy.parameters() if p.requires_grad], options)
         warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
         name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
         schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
@@ -129,16 +142,10 @@ class PreferenceModule(pl.LightningModule):
         for name in [name for name in state if name not in trained]:
             del state[name]
         checkpoint["latest"] = (self.trained_steps, self.latest)
-        checkpoint["window"] = dict(self._window)
-        if self._window:  # stopped between the micro-batches of a step
-            gradients = {name: p.grad for name, p in self.policy.named_parameters() if p.grad is not None}
-            checkpoint["gradients"] = gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the metrics of the last step, for a run that was stopped after it."""
         self.trained_steps, self.latest = checkpoint["latest"]
-        self._window.update(checkpoint["window"])
-        self._gradients = checkpoint.get("gradients", {})
 
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
@@ -146,8 +153,7 @@ class PreferenceModule(pl.LightningModule):
 
     def _check_start(self, terms: dict[str, Tensor]) -> None:
         """Policy and reference are equal before the first optimiser step, so every term has a known value."""
-        precise = torch.is_autocast_enabled(self.device.type)
-        dtype = torch.get_autocast_dtype(self.device.type) if precise else self.policy.dtype
+        dtype = forward_dtype(self.parallel.precision, self.policy.dtype)
         for name, expected in self.objective.start.items():
             found = float(terms[name].detach().mean())
             if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4) * max(1.0, expected):  # NaN too
@@ -159,9 +165,6 @@ class PreferenceModule(pl.LightningModule):
 
 def _over_ranks(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums and counts of all ranks together; a rank whose batch was of one group only may lack some."""
-    if not torch.distributed.is_initialized():
-        return sums
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, {name: value.cpu() for name, value in sums.items()})
+    found = gathered({name: value.cpu() for name, value in sums.items()})
     names = dict.fromkeys(name for own in found for name in own)
     return {name: torch.stack([own[name] for own in found if name in own]).sum(0) for name in names}

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from mmsafe.app import INTERRUPTED
 from mmsafe.blinding import BLIND, with_generated_responses
 from mmsafe.data.example import Example, fingerprint
 from mmsafe.data.features import feature_cache
@@ -24,18 +22,20 @@ from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.pairwise import prepare_pairs
 from mmsafe.evaluation.run import evaluate
-from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
-from mmsafe.models.loading import from_checkpoint, on_device
-from mmsafe.precision import resolved
+from mmsafe.models.loading import from_checkpoint, on_device, own_device, to_train
 from mmsafe.ranks import is_first
-from mmsafe.reference.policies import Model, ReferencePolicy
+from mmsafe.reference.cached import CachedLogProbs
+from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.files import write_rows
-from mmsafe.reporting.runs import RunFolder
+from mmsafe.reporting.runs import RunFolder, score
 from mmsafe.reporting.table import headline, print_tables, result_table
+from mmsafe.reporting.trained import show_trained
+from mmsafe.strategies.parallel import loaded_for
 from mmsafe.training import check_accelerator, fit
+from mmsafe.weights import add_adapter, keep, keep_merged, load_again
 
 if TYPE_CHECKING:
     from mmsafe.blind import BlindConfig
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TERMINATED = 143
+PRECISION = "32-true"
+"""Of an evaluation by itself: as the weights are, nothing is cast."""
 
 
 def train(config: TrainConfig, cfg: DictConfig) -> float:
@@ -55,22 +57,13 @@ def train(config: TrainConfig, cfg: DictConfig) -> float:
         try:
             metrics = _train(config, folder)
             status = 0
-        except SystemExit as stop:
-            sys.exit(_status(stop))
         finally:
             wandb_log.finish(exit_code=status)
     if not is_first():
         return math.nan
     title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
     print_tables([result_table({"trained": metrics}, title, tags=True)] if config.evaluate else [])
-    return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
-
-
-def _status(stop: SystemExit) -> Any:
-    """Lightning ends with 0 on SIGTERM and 1 on Ctrl-C, after a checkpoint; a scheduler expects 143 and 130."""
-    if isinstance(stop, SIGTERMException):
-        return TERMINATED
-    return INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else stop.code
+    return score(metrics)
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
@@ -78,13 +71,16 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     loaded = _read(config.data)
     if config.evaluate:
         _check_holdout(config)
-    llava = on_device(config.model.load(), config.trainer.accelerator)
+    parallel = config.strategy.parallel(config.trainer)
+    llava = loaded_for(parallel, config.model)
+    llava = to_train(llava, config.peft, parallel.precision, config.trainer.accelerator)
     folder.note_inputs(model=llava.fingerprint())
     examples = prepare(config, llava, loaded.examples, folder)
     folder.note_inputs(data=fingerprint(examples))
     folder.note(seed=config.seed, examples=len(examples), dropped=loaded.dropped)
-    features = feature_cache(config.vision_cache, llava, resolved(config.trainer))
-    reference = _with_adapter(config, llava)
+    features = feature_cache(config.vision_cache, llava, parallel.precision)
+    reference = _with_adapter(config, llava, parallel.precision)
+    show_trained(llava.model, folder)
     loggers = [CsvLog(folder.path), *_loggers(config, folder)]
     module = fit(
         llava,
@@ -94,6 +90,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         reference=reference,
         optimizer=config.optimizer,
         trainer=replace(config.trainer, accumulate_grad_batches=config.accumulate),
+        strategy=config.strategy,
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,
         group_by_length=config.data.group_by_length,
@@ -104,19 +101,15 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         folder=folder.path,
         checkpoint=config.checkpoint,
         loggers=loggers,
+        load=partial(load_again, config, parallel, llava) if parallel.loads_in_parts(llava.source) else None,
     )
-    if not is_first():
-        return dict(module.latest)  # the first process has it all: it saves and evaluates
-    if llava.adapter is None:
-        folder.save_model(llava)
-    else:
-        llava.adapter.save_pretrained(folder.path / "adapter")
     metrics: dict[str, Any] = {**module.latest, "train/steps": module.trained_steps}
+    llava = keep(config, parallel, llava, module, folder)
     if config.evaluate:
-        metrics |= _evaluated(config, llava, reference, "holdout", folder, resolved(config.trainer))
-    if llava.adapter is not None:
-        merge(llava)  # not before: the evaluation's reference may be the policy without its adapter
-        folder.save_model(llava)
+        metrics |= _evaluated(config, llava, reference, "holdout", folder, parallel.precision)
+    if not is_first():
+        return metrics
+    keep_merged(llava, folder)
     for logger in loggers:
         logger.log_metrics(headline(metrics), module.trained_steps)
         logger.finalize("success")
@@ -126,12 +119,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     return metrics
 
 
-def _with_adapter(config: TrainConfig, llava: Llava) -> ReferencePolicy | None:
+def _with_adapter(config: TrainConfig, llava: Llava, precision: str) -> ReferencePolicy | None:
     """Add what is trained; returns the reference of training and evaluation, the model before it is trained."""
     needed = config.objective.needs_reference
-    reference = config.reference.policy(llava, config.scoring, resolved(config.trainer)) if needed else None
-    if config.peft.method == "lora":
-        add_lora(llava, config.peft)  # after the reference is keyed: a fresh adapter changes nothing
+    reference = config.reference.policy(llava, config.scoring, precision) if needed else None
+    add_adapter(config, llava)  # after the reference is keyed: a fresh adapter changes nothing
     if config.evaluate and reference is not None:
         pairs = config.benchmark.pairs(config.data, "holdout")
         prepare_pairs(reference, llava, pairs, config.scoring, config.evaluation.batch_size)
@@ -155,10 +147,12 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
     folder = RunFolder(output_dir(), cfg)
     folder.claim()
     loaded = _read(config.data)
-    llava = on_device(config.model.load())
+    own_device(config.accelerator)  # refused before a model is loaded
+    llava = on_device(config.model.load(), config.accelerator)
     examples = with_generated_responses(llava, loaded.examples, {BLIND}, config.generation)
     path = folder.path / "blind.jsonl"
-    write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
+    if is_first():
+        write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
     folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped)
     log.info("wrote %d blind responses to %s", len(examples), path)
     return path
@@ -170,18 +164,34 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     metrics = folder.claim()
     if metrics is None:
         metrics = _measure(config, folder)
-    print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
+    if is_first():
+        print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
     return metrics
 
 
 def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
-    llava = on_device(from_checkpoint(config.checkpoint, "checkpoint", config.model))
-    against = on_device(from_checkpoint(config.against, "against", config.model)).model if config.against else None
-    reference = None if against is None else Model(against, config.scoring)
+    own_device(config.accelerator)  # refused before a model is loaded
+    llava = from_checkpoint(config.checkpoint, "checkpoint", config.model)
     folder.note(seed=config.seed, model=llava.fingerprint())
+    reference = _against(config, llava) if config.against else None
+    llava = on_device(llava, config.accelerator)
     metrics = _evaluated(config, llava, reference, "test", folder)
     folder.finish(metrics)
     return metrics
+
+
+def _against(config: EvaluateConfig, llava: Llava) -> ReferencePolicy:
+    """Log-probs of the benchmark's pairs under the model of `config.against`, which is there only while they are made.
+
+    It is shown what `llava` is shown: both are scored on the same tokens and pixels.
+    """
+    model = from_checkpoint(config.against, "against", config.model).model
+    against = on_device(replace(llava, model=model, adapter=None), config.accelerator)
+    reference = CachedLogProbs(against, config.scoring, PRECISION)
+    pairs = config.benchmark.pairs(config.data, "test")
+    prepare_pairs(reference, against, pairs, config.scoring, config.evaluation.batch_size)
+    reference.let_go()
+    return reference
 
 
 def _evaluated(
@@ -190,7 +200,7 @@ def _evaluated(
     reference: ReferencePolicy | None,
     part: Part,
     folder: RunFolder,
-    precision: str = "32-true",
+    precision: str = PRECISION,
 ) -> dict[str, Any]:
     return evaluate(
         llava,

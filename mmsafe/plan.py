@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 STAGES = {"deepspeed_zero1": 1, "deepspeed_zero2": 2, "deepspeed_zero3": 3, "deepspeed_zero3_offload": 3}
-STRATEGIES = ("auto", "ddp", "fsdp", *STAGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +64,8 @@ class Plan:
     train_projector: bool = True
     train_vision: bool = False
     strategy: str = "auto"
+    global_batch: bool = False
+    """Whether `optimizer.global_batch_size` says how many micro-batches are accumulated."""
     devices: int = 1
     devices_per_node: int | None = None
     """None: all of them."""
@@ -118,6 +119,11 @@ class Plan:
     def stored(self) -> int:
         """Bytes of a weight as it is kept; DeepSpeed casts the model, and its optimiser has the fp32 copy."""
         return 2 if self.dtype != "float32" or (self.stage and self.mixed) else 4
+
+    @property
+    def trained(self) -> int:
+        """Bytes of a weight that is trained: adapters, and the projector beside them, are always fp32."""
+        return self.stored if self.peft == "none" or self.stage else 4
 
     @property
     def computed(self) -> int:

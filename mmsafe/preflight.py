@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmsafe.config import conf_dir, resolved, suggestion, typed, without_hydra
 from mmsafe.errors import UserError
+from mmsafe.launchers import check_installed, check_launch
 from mmsafe.reporting.runs import refuse_other_config
 
 
@@ -85,6 +86,7 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
             _check_key(override, base, groups)
     cfg = _compose(config_name, overrides)
     typed(without_hydra(cfg), root)
+    check_launch(cfg, multirun)
     folder = [o.value() for o in parsed if _group(o) == "hydra.run.dir"]
     if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it
         refuse_other_config(Path(str(folder[-1])), resolved(cfg))
@@ -118,6 +120,8 @@ def _check_choice(override: Override, loader: ConfigLoader) -> None:
     group, value = _group(override), override.value()
     options = loader.get_group_options(group, ObjectType.CONFIG)
     for name in value if isinstance(value, list) else [value]:
+        if group == "hydra/launcher":
+            check_installed(str(name), options)
         if isinstance(name, str) and name not in options and not override.is_delete():
             raise UserError(f"{group}={name}: no such {group}{suggestion(name, options)}")
 

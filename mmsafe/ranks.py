@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-STOP = (signal.SIGTERM, signal.SIGINT)
+GRACE = 300
+"""Seconds that the processes of a machine have for the end of a step and a checkpoint, before they are killed."""
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 """Overrides of all processes but the first, which would write the same files again."""
 
@@ -34,6 +35,25 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def barrier() -> None:
+    """Wait for all processes of a training run."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every process of a training run gives here, by rank; all have to ask."""
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return [value]
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, value)
+    return found
+
+
 def started() -> bool:
     """Whether a launcher started this process as one of several."""
     return "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
@@ -44,16 +64,28 @@ def torchrun(command: str, words: Sequence[str], folder: Path, devices: int) -> 
 
     SIGTERM and SIGINT are passed on, so that whoever stops this process stops them all.
     """
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}  # torchrun would set it, and say so at length
-    whole = [*launcher, "-m", f"mmsafe.{command}", *words, f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(whole, env=os.environ | own)
-    before = {number: signal.signal(number, lambda n, _: process.send_signal(n)) for number in STOP}
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
     try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        elastic_launch(config, sys.executable)("-m", f"mmsafe.{command}", *words, f"hydra.run.dir={folder}")
+    except SignalException as stop:
+        return 128 + stop.sigval
+    except ChildFailedError as error:
+        return int(error.get_first_failure()[1].exitcode)
+    return 0
 
 
 def _number(*names: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmsafe.errors import UserError
@@ -95,7 +96,6 @@ class SharedPrefix(Scoring):
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | prompt, own response so far) at response tokens, zero elsewhere."""
-        from mmsafe.log_probs import linear_log_probs
         from mmsafe.models.masks import for_attention
         from mmsafe.models.vision import image_embeddings
 
@@ -110,7 +110,8 @@ class SharedPrefix(Scoring):
             use_cache=False,
         ).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, batch.source)
-        found = linear_log_probs(predicting, _plain_weight(model.lm_head), batch.target)
+        with _log_probs_from(model.lm_head) as head:
+            found = head(predicting, batch.target)
         return by_row(batch, found)
 
 
@@ -151,11 +152,20 @@ def by_row(batch: Batch, log_probs: Tensor) -> dict[str, RowLogProbs]:
     return {name: RowLogProbs(table[part], mask[part]) for name, part in zip(batch.rows, parts, strict=True)}
 
 
-def _plain_weight(head: Any) -> Tensor:
-    """The weight of a head that is one matrix product; raises `UserError` for an adapter on it, or a bias."""
+@contextmanager
+def _log_probs_from(head: Any) -> Iterator[Any]:
+    """The head as a function of hidden states and targets; called as a module, so that ZeRO-3 and FSDP gather it.
+
+    Raises `UserError` for a head that is more than one matrix product.
+    """
     from torch.nn import Linear
 
-    if type(head) is not Linear or head.bias is not None:
+    from mmsafe.log_probs import linear_log_probs
+
+    if not isinstance(head, Linear) or head.bias is not None or not head.weight.is_floating_point():
         raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
-    weight: Tensor = head.weight
-    return weight
+    head.forward = lambda hidden, target: linear_log_probs(hidden, head.weight, target)
+    try:
+        yield head
+    finally:
+        del head.forward

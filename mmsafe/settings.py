@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -58,7 +59,23 @@ def _steps(value: int) -> int:
 
 
 @options
-class Trainer:
+class Devices:
+    """The processes of a run, one for each device; names as in `pytorch_lightning.Trainer`."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Count = 1
+    """Devices of each machine, one process on each."""
+    num_nodes: Count = 1
+    """Machines; more than one want torchrun or SLURM to start the processes."""
+
+    @property
+    def processes(self) -> int:
+        """Of the whole run."""
+        return self.devices * self.num_nodes
+
+
+@options
+class Trainer(Devices):
     """The training loop; names as in `pytorch_lightning.Trainer`."""
 
     max_epochs: Count = 1
@@ -69,20 +86,10 @@ class Trainer:
     """Largest global gradient norm; 0 turns clipping off."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """`auto`: bf16-mixed where the accelerator has it, else 32-true."""
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    devices: Count = 1
-    """Devices of each machine, one process on each."""
-    num_nodes: Count = 1
-    """Machines; more than one want torchrun or SLURM to start the processes."""
     deterministic: bool | Literal["warn"] = "warn"
     """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
     progress_bar: bool = True
-
-    @property
-    def processes(self) -> int:
-        """Of the whole run, one for each device."""
-        return self.devices * self.num_nodes
 
 
 @options
@@ -90,7 +97,7 @@ class Checkpoint:
     """Checkpoints to resume from."""
 
     every_n_steps: Count = 100
-    """Optimiser steps between two checkpoints; one more is written on SIGTERM, SIGINT and errors."""
+    """Optimiser steps between two checkpoints; one more is written when the run is asked to stop."""
     keep: bool = False
     """Keep the last checkpoint after the run has finished (it holds the optimiser: large)."""
 
@@ -108,7 +115,8 @@ class Wandb:
 class Peft:
     """Adapters in place of training all weights of the language model (LoRA, 2106.09685)."""
 
-    method: Literal["none", "lora"] = "none"
+    method: Literal["none", "lora", "qlora"] = "none"
+    """`qlora`: the language model under the adapters in 4 bits (2305.14314)."""
     rank: Count = 128
     """r of every adapted matrix: all linear layers of the language model, none of the vision tower."""
     alpha: Count = 256
@@ -116,6 +124,12 @@ class Peft:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: int = 0
     """Of the adapters' first weights."""
+
+    def refusal(self) -> str:
+        """Why this machine cannot do it; empty if it can."""
+        if self.method == "qlora" and find_spec("bitsandbytes") is None:
+            return "peft=qlora: bitsandbytes is not installed; run pip install 'mmsafe[qlora]', or choose peft=lora"
+        return ""
 
 
 @options
@@ -134,8 +148,9 @@ class Lengths:
 
     max_length: Count | None = 2048
     """Tokens of prompt (image tokens included) and response together; null sets no limit."""
-    on_overlong: Literal["clip", "drop", "error"] = "clip"
-    """`clip` takes from the end of the response; prompts are never cut."""
+    on_overlong: Literal["clip", "clip_others", "drop", "error"] = "clip"
+    """`clip` takes from the end of the response; prompts are never cut. `clip_others` does so too, but drops an example
+    whose chosen response is too long (the BPO paper's released code)."""
 
 
 @options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from omegaconf import DictConfig
 from pydantic import Field, model_validator
@@ -11,14 +11,17 @@ from mmsafe import ranks
 from mmsafe.app import launch, on_all_devices
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.source import DataSource
+from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark
-from mmsafe.evaluation.judges import Judge
+from mmsafe.evaluation.judges.base import Judge
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.objectives.base import Objective
 from mmsafe.options import options
-from mmsafe.reference import AdapterOff, Reference
+from mmsafe.reference import AdapterOff, Cached, Reference
+from mmsafe.reporting.runs import metrics_of, score
 from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Peft, Trainer, VisionCache, Wandb
+from mmsafe.strategies import Strategy
 
 
 @options
@@ -34,6 +37,7 @@ class TrainConfig:
     objective: Objective
     reference: Reference
     scoring: Scoring
+    strategy: Strategy
     corruption: Corruption
     vision_cache: VisionCache
     optimizer: AdamW
@@ -45,6 +49,8 @@ class TrainConfig:
     judge: Judge
     evaluation: Evaluation
     logger: dict[str, Wandb]
+    runs_here: ClassVar[bool] = True
+    """Whether this machine has to be able to do it."""
 
     @property
     def accumulate(self) -> int:
@@ -68,13 +74,30 @@ class TrainConfig:
         self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
-        if self.trainer.processes > 1 and not self.scoring.several_devices:
-            raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
+        self._check_strategy()
+        if self.runs_here and (refusal := self.peft.refusal()):
+            raise ValueError(refusal)
+        if self.peft.method == "qlora" and self.strategy.name not in ("auto", "ddp"):
+            raise ValueError(f"strategy={self.strategy.name}: 4-bit weights stay whole; peft=qlora needs auto or ddp")
         if self.vision_cache.store != "none" and self.model.train.vision:
             raise ValueError("vision_cache: a tower that is trained gives other features after every step")
         if self.vision_cache.store != "none" and not self.scoring.reads_features:
             raise ValueError("vision_cache: needs scoring=shared_prefix")
         return self
+
+    def _check_strategy(self) -> None:
+        if self.trainer.processes > 1 and not self.scoring.several_devices:
+            raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
+        if self.runs_here and (refusal := self.strategy.refusal(self.trainer)):
+            raise ValueError(refusal)
+        if not self.strategy.several_parts:
+            return
+        if self.objective.needs_reference and not isinstance(self.reference, Cached):
+            raise ValueError("reference: weights in parts need reference=cached")
+        if self.vision_cache.store != "none":
+            raise ValueError("vision_cache: with weights in parts, all devices have to run the tower together")
+        if not self.scoring.several_devices:
+            raise ValueError("scoring: weights in parts need scoring=shared_prefix")
 
     def _check_model(self) -> None:
         trained = self.model.train
@@ -93,7 +116,10 @@ class TrainConfig:
 def run(config: TrainConfig, cfg: DictConfig) -> float:
     """One training job; returns the safety rate, or the negative loss without an evaluation."""
     if config.trainer.processes > 1 and not ranks.started():
-        return on_all_devices(config.trainer)
+        return score(metrics_of(on_all_devices(config.trainer, "trainer.")))
+    if ranks.started() and ranks.world_size() != config.trainer.processes:
+        wanted = f"{config.trainer.devices} x trainer.num_nodes={config.trainer.num_nodes}"
+        raise UserError(f"trainer.devices={wanted}: torchrun or SLURM started {ranks.world_size()} processes instead")
     from mmsafe.pipeline import train
 
     return train(config, cfg)

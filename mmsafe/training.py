@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
-from pytorch_lightning.strategies import DDPStrategy
 
-from mmsafe.checkpointing import checkpoints, last_checkpoint
+from mmsafe.checkpointing import Checkpoints, DirectIO, last_checkpoint
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.data.features import FeatureCache
@@ -25,13 +25,15 @@ from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.module import PreferenceModule
 from mmsafe.objectives.base import Objective
-from mmsafe.precision import resolved
 from mmsafe.ranks import rank, world_size
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring import Scoring
 from mmsafe.settings import AdamW, Checkpoint, Trainer
+from mmsafe.stopping import StopAfterStep, plugins
+from mmsafe.strategies import Auto, Strategy
 
 log = logging.getLogger(__name__)
+AUTO = Auto()
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its start-up lines say nothing about the run
 warnings.filterwarnings(
     "ignore", message=r".*(LeafSpec|does not have many workers|exists and is not empty|in eval mode at the start).*"
@@ -47,6 +49,7 @@ def fit(
     reference: ReferencePolicy | None,
     optimizer: AdamW,
     trainer: Trainer,
+    strategy: Strategy = AUTO,
     batch_size: int,
     seed: int,
     num_workers: int = 0,
@@ -58,9 +61,11 @@ def fit(
     checkpoint: Checkpoint | None = None,
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
+    load: Callable[[], Any] | None = None,
 ) -> PreferenceModule:
-    """Train `llava.model` in place, continuing from `folder/checkpoints/last.ckpt` where there is one.
+    """Train `llava.model` in place, continuing from `folder/checkpoints` where there is something to continue.
 
+    With `load`, the model in hand is given up before training, and loaded in parts where the strategy wants that.
     Returns the module, whose `latest` holds the metrics of the last optimiser step.
     """
     pl.seed_everything(seed, workers=True, verbose=False)
@@ -81,42 +86,47 @@ def fit(
     )
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
-    module = PreferenceModule(llava.model, objective, scoring, reference, optimizer, steps, features)
-    saving = [checkpoints(folder, checkpoint)] if folder and checkpoint else []
+    parallel = strategy.parallel(trainer)
+    device = llava.model.device
+    if load is not None:
+        llava.model = llava.adapter = None  # type: ignore[assignment]
+        gc.collect()
+    module = PreferenceModule(
+        llava.model, objective, scoring, reference, optimizer, steps, parallel, features=features, load=load
+    )
+    saving = []
+    if folder and checkpoint:
+        saving = [Checkpoints(folder / "checkpoints", checkpoint.every_n_steps, strategy.name)]
     bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     runner = pl.Trainer(
         max_epochs=math.ceil(steps / epoch),
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val or None,
-        precision=resolved(trainer),  # type: ignore[arg-type]
         accelerator=trainer.accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
-        strategy=_strategy(trainer),
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_n_steps,
         enable_progress_bar=trainer.progress_bar,
-        enable_checkpointing=bool(saving),
+        enable_checkpointing=False,  # Lightning's own; see `Checkpoints`
         enable_model_summary=False,
-        callbacks=[StepLog(data), *bar, *saving, *callbacks],
+        callbacks=[StepLog(data), *bar, *callbacks, *saving, StopAfterStep()],
+        plugins=[DirectIO(), *plugins(), *parallel.plugins()],
         logger=list(loggers) or False,
         use_distributed_sampler=False,
+        **parallel.lightning(batch_size),
     )
     module.train()
-    device = llava.model.device
-    runner.fit(module, datamodule=data, ckpt_path=last_checkpoint(folder))
+    runner.fit(module, datamodule=data, ckpt_path=last_checkpoint(folder, strategy.name))
     runner.strategy.optimizers = []  # their state is as large as the model, twice
+    module.trainer = None
+    del runner
+    gc.collect()
+    if not parallel.whole:
+        return module
     module.zero_grad(set_to_none=True)
     return module.to(device).eval()  # Lightning leaves it on the CPU
-
-
-def _strategy(trainer: Trainer) -> Any:
-    """Every device holds the model; gradients are averaged as they are made."""
-    if trainer.processes == 1:
-        return "auto"
-    on_cpu = trainer.accelerator == "cpu" or not torch.accelerator.is_available()
-    return DDPStrategy(process_group_backend="gloo" if on_cpu else None, gradient_as_bucket_view=True)
 
 
 class StepLog(Callback):

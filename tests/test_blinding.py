@@ -59,6 +59,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
     return prompts_asked
 
 
+def shown_for(examples: list[Example], asked: list[Prompt]) -> list[Example]:
+    """What the model was shown, in the order of the examples."""
+    place = {example.id: number for number, example in enumerate(examples)}
+    return sorted((prompt.example for prompt in asked), key=lambda example: place[example.id])
+
+
 # Blind responses
 
 
@@ -97,18 +103,18 @@ def test_a_blind_prompt_holds_no_image_and_no_placeholder(
     encoder = llava.encoder()
     placeholder = llava.processor.image_token
     assert len(asked) == len(examples)
-    for example, prompt in zip(examples, asked, strict=True):
-        assert prompt.example.image is None
-        text = encoder.prompt_text(prompt.example)
+    for example, shown in zip(examples, shown_for(examples, asked), strict=True):
+        assert shown.image is None
+        text = encoder.prompt_text(shown)
         assert placeholder not in text
-        assert llava.processor.image_token_id not in encoder.prompt_ids(prompt.example)
+        assert llava.processor.image_token_id not in encoder.prompt_ids(shown)
         assert text == encoder.prompt_text(example).replace(f"{placeholder}\n", "")
-        assert [turn.text for turn in prompt.example.turns] == [turn.text for turn in example.turns]
+        assert [turn.text for turn in shown.turns] == [turn.text for turn in example.turns]
 
 
 def test_the_sighted_control_sees_the_image(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
     sighted = blinded(llava, examples, SIGHTED)
-    assert [prompt.example for prompt in asked] == examples
+    assert shown_for(examples, asked) == examples
     blind = blinded(llava, examples, SETTINGS)
     assert len({prompt.key for prompt in asked}) == 2 * len(examples)
     assert [e.responses["blind"] for e in sighted] != [e.responses["blind"] for e in blind]
@@ -178,7 +184,7 @@ def test_a_weakened_response_is_made_beside_the_corrupted_image(
     llava: Any, examples: list[Example], asked: list[Prompt]
 ) -> None:
     made = weakened(llava, examples, SETTINGS)
-    assert [prompt.example for prompt in asked] == [CROP.corrupted(example) for example in examples]
+    assert shown_for(examples, asked) == [CROP.corrupted(example) for example in examples]
     for before, after in zip(examples, made, strict=True):
         assert set(after.responses) == {"chosen", "rejected", "weakened"}
         assert after.image == before.image
@@ -195,7 +201,7 @@ def test_image_view_overrides_what_the_reference_is_shown(
 ) -> None:
     settings = dataclasses.replace(SETTINGS, image_view=view)
     with_generated_responses(llava, examples[:4], {column}, settings, CROP)
-    assert [prompt.example for prompt in asked] == [shown(example) for example in examples[:4]]
+    assert shown_for(examples, asked) == [shown(example) for example in examples[:4]]
 
 
 def test_both_kinds_are_made_where_both_are_read(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:

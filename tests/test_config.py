@@ -43,8 +43,11 @@ OTHER_THAN_CLASS = {
     "model=llava_original": {"path", "gradient_checkpointing"},
     "model=llava7b": {"path", "gradient_checkpointing"},
     "model=llava13b": {"path", "gradient_checkpointing"},
+    "objective=bpo_concat": {"mode"},
     "peft=lora": {"method"},
     "peft=lora_paper": {"method", "rank", "alpha"},
+    "peft=qlora": {"method"},
+    "strategy=deepspeed_zero3_offload": {"offload"},
     "vision_cache=memory": {"store"},
     "vision_cache=disk": {"store"},
     "generation=default": {"batch_size"},
@@ -62,6 +65,8 @@ BESIDE = {
     ("train", "benchmark", "microworld"): ("data=microworld",),
     ("train", "benchmark", "mmsafe_po"): ("data=mmsafe_po",),
 }
+
+OF_TRAINING = {"paper_dpo", "paper_bpo"}  # experiments that choose what an evaluation does not have
 
 
 def groups(root: str) -> dict[str, str]:
@@ -82,7 +87,8 @@ def every_choice() -> Iterator[tuple[str, str, str]]:
     for root in [root for root in ROOTS if root != "doctor"]:  # its groups are those of `train`
         for group in groups(root):
             for option in options(group):
-                yield root, group, option
+                if (root, group) != ("evaluate", "experiment") or option not in OF_TRAINING:
+                    yield root, group, option
 
 
 def composed(root: str, *overrides: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_what_does_not_fit_ends_with_1_and_says_what_to_change(place: Path):
         "model.gradient_checkpointing=true",
     ]
     assert re.search(r"peft=lora model.dtype=bfloat16 .*, fits:", priced)
-    assert "strategy=" not in priced, "there is no such group to choose from yet"
+    assert re.search(r"strategy=deepspeed_zero3 .*, fits: split over 8 GPUs", priced)
 
 
 def test_advice_can_be_followed(place: Path):

@@ -270,4 +270,6 @@ def test_bad_input_is_one_line_in_the_words_of_this_command(original: Path, tmp_
 def test_an_adapter_beside_the_weights_is_not_left_out_in_silence(hf: Path, tmp_path: Path):
     shutil.copytree(hf, tmp_path / "tuned")
     tiny.write_json(tmp_path / "tuned" / "adapter" / "adapter_config.json", {})
-    refused(tmp_path, "checkpoint=tuned: holds a LoRA adapter in adapter/", "checkpoint=tuned", "out=out")
+    refused(
+        tmp_path, "checkpoint=tuned: holds a LoRA adapter in adapter/ beside its weights", "checkpoint=tuned", "out=out"
+    )

@@ -103,8 +103,8 @@ def test_lora_of_7b(large: Shape):
 
 def test_quantised_matrices_take_half_a_byte(large: Shape):
     plan = replace(BPO_7B, peft="qlora", lora_rank=64, dtype="bfloat16", train_projector=False)
-    rest = 7_063_427_072 - large.matrices + 159_907_840
-    assert part(estimate(large, plan), "weights") == large.matrices * 4.127 / 8 + 2 * rest
+    rest, lora = 7_063_427_072 - large.matrices, 159_907_840
+    assert part(estimate(large, plan), "weights") == large.matrices * 4.127 / 8 + 2 * rest + 4 * lora
 
 
 def test_lengths_of_a_packed_and_a_padded_batch():
@@ -135,7 +135,6 @@ def test_one_layer_of_7b_under_autocast(large: Shape):
 
 
 def test_advice_is_ordered_and_true(large: Shape, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmsafe.advice._offered", lambda _: True)
     plan = replace(BPO_7B, batch_size=4, devices=8, reference="frozen", scoring="padded", gradient_checkpointing=False)
     free = free_of_charge(large, plan, checkpoints=True)
     names = [advice.overrides for advice in free]
@@ -143,7 +142,8 @@ def test_advice_is_ordered_and_true(large: Shape, monkeypatch: pytest.MonkeyPatc
     peaks = [estimate(large, plan).peak, *(advice.estimate.peak for advice in free)]
     assert peaks == sorted(peaks, reverse=True)
     found = [advice.overrides for advice in alternatives(large, free[-1].plan)]
-    order = ["peft=lora", "peft=lora model.dtype=bfloat16", "strategy=deepspeed_zero2", "strategy=deepspeed_zero3"]
+    adapters = ["peft=lora", "peft=lora model.dtype=bfloat16", "peft=qlora model.dtype=bfloat16"]
+    order = [*adapters, "strategy=deepspeed_zero2", "strategy=deepspeed_zero3"]
     assert found == [*order, "strategy=deepspeed_zero3_offload"]
     crowded = replace(plan, strategy="deepspeed_zero3", reference="cached", precision="32-true")
     found = [advice.overrides for advice in alternatives(large, crowded)]

@@ -72,7 +72,7 @@ MICROWORLD = ("data.size=16", "data.test_size=8", "benchmark.size=16", "benchmar
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the placeholders of the documents exist: train.json, test.json, images/, DIR, outputs/demo."""
+    """A folder in which the placeholders of the documents exist: JSON files, images/, DIR, ADAPTER, outputs/demo."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "images").mkdir()
     for number in range(6):
@@ -94,6 +94,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = (f"name={objective}", f"objective={objective}", *quick, f"hydra.run.dir={run}")
         ended = launch("train", *words, cwd=folder, cache=folder / "cache")
         assert ended.status == 0, ended.err
+    words = (*quick[1:], "model=llava_hf", "model.path=DIR", "objective=dpo", "peft=lora", "hydra.run.dir=lora")
+    assert launch("train", *words, cwd=folder, cache=folder / "cache").status == 0
+    shutil.copytree(folder / "lora" / "adapter", folder / "ADAPTER")
     return folder
 
 
@@ -109,8 +112,9 @@ def made_small(name: str, words: list[str]) -> list[str]:
         more.append("model.path=DIR")
     elif "model" not in chosen:
         more.append("model=random")
-    if "trainer.devices" in chosen:
-        more.append("trainer.devices=2")
+    if chosen.get("strategy", "").startswith("deepspeed") and name == "train":
+        more += ["strategy._target_=deepspeed_on_cpu.OnCpu", "trainer.accelerator=cpu"]
+    more += [f"{option}=2" for option in ("devices", "trainer.devices") if option in chosen]
     return [*words, *more]
 
 
@@ -125,7 +129,9 @@ def test_the_two_commands_to_begin_with_are_there():
 
 
 @pytest.mark.parametrize("command", list(dict.fromkeys(documented())))
-def test_documented_command_works(command: str, place: Path):
+def test_documented_command_works(command: str, place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "support"))  # of the processes that a command starts
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     words = shlex.split(command)
     if words[0] == "make":
         assert {word for word in words[1:] if "=" not in word} <= targets()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 
 from mmsafe.data.collate import Item
 from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.data.module import Items
 from mmsafe.errors import UserError
+from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
 from mmsafe.models.tiny import Architecture, TinyModel
 from mmsafe.objectives.base import Objective
@@ -30,7 +32,7 @@ from mmsafe.objectives.sft import SFT
 from mmsafe.reference import Cached
 from mmsafe.reporting.csv_log import CsvLog, read_metrics
 from mmsafe.scoring import SharedPrefix
-from mmsafe.settings import AdamW, Checkpoint, Trainer
+from mmsafe.settings import AdamW, Checkpoint, Peft, Trainer
 from mmsafe.training import fit
 
 SIZES = Architecture(
@@ -84,11 +86,16 @@ class StopAt(Callback):
         raise Stopped
 
 
-class Terminate(StopAt):
-    """Sends this process what a scheduler sends before it takes the machine away."""
+class Ask(StopAt):
+    """Sends this process a signal, once: SIGTERM is what a scheduler sends before it takes the machine away."""
+
+    def __init__(self, number: int, hook: str, step: int, batch: int = 0) -> None:
+        super().__init__(hook, step, batch)
+        self.numbers = [number]
 
     def interrupt(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if self.numbers:
+            os.kill(os.getpid(), self.numbers.pop())
 
 
 class Kill(StopAt):
@@ -131,6 +138,8 @@ def run(
 ) -> Result:
     """The one call that is interrupted and repeated."""
     llava = small()
+    if (dropout := changes.pop("dropout", None)) is not None:
+        add_lora(llava, Peft(method="lora", rank=4, alpha=8, dropout=dropout))
     objective, scoring = objective or DPO(), SharedPrefix()
     trainer = Trainer(
         max_epochs=changes.pop("max_epochs", 2),
@@ -185,12 +194,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-@pytest.fixture
-def no_saving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception leaves what SIGKILL would leave: the last regular checkpoint."""
-    monkeypatch.setattr(ModelCheckpoint, "on_exception", lambda *_: None)
-
-
 @pytest.mark.parametrize(
     "loader",
     LOADERS.values(),
@@ -218,7 +221,6 @@ def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
     assert run(tmp_path, seed=4).rows != uninterrupted().rows
 
 
-@pytest.mark.usefixtures("no_saving")
 @pytest.mark.parametrize(
     ("step", "loader"),
     [
@@ -235,7 +237,6 @@ def test_killed_after_a_checkpoint(tmp_path: Path, uninterrupted: Any, step: int
     assert_equal(run(tmp_path, every=2, **loader), uninterrupted(**loader))
 
 
-@pytest.mark.usefixtures("no_saving")
 @pytest.mark.parametrize("objective", [SFT(), BPO(mode="concat")], ids=["sft", "bpo-concat"])
 def test_killed_with_another_objective(tmp_path: Path, objective: Objective):
     examples = [example.with_responses(blind="I cannot see it.") for example in EXAMPLES]
@@ -245,19 +246,31 @@ def test_killed_with_another_objective(tmp_path: Path, objective: Objective):
     assert_equal(run(tmp_path / "x", every=2, objective=objective, examples=examples), whole)
 
 
-@pytest.mark.usefixtures("no_saving")
 def test_killed_before_the_first_checkpoint(tmp_path: Path, uninterrupted: Any):
     with pytest.raises(Stopped):
         run(tmp_path, StopAt("on_before_backward", 3))
     assert_equal(run(tmp_path), uninterrupted())
 
 
-@pytest.mark.usefixtures("no_saving")
 def test_killed_three_times(tmp_path: Path, uninterrupted: Any):
     for step in (2, 3, 6):
         with pytest.raises(Stopped):
             run(tmp_path, StopAt("on_before_backward", step), every=1)
     assert_equal(run(tmp_path, every=1), uninterrupted())
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [SHUFFLED, ACCUMULATED, WORKERS, {"max_steps": 11}, {"max_epochs": 3}],
+    ids=str,
+)
+def test_killed_after_every_step(tmp_path: Path, uninterrupted: Any, loader: dict[str, Any]):
+    """Each run takes one step: also the first of an epoch, after a checkpoint at the end of the one before."""
+    whole = uninterrupted(**loader)
+    for step in range(1, whole.steps):
+        with pytest.raises(Stopped):
+            run(tmp_path, StopAt("on_before_backward", step), every=1, **loader)
+    assert_equal(run(tmp_path, every=1, **loader), whole)
 
 
 @pytest.mark.parametrize(
@@ -273,17 +286,105 @@ def test_killed_three_times(tmp_path: Path, uninterrupted: Any):
     ids=str,
 )
 def test_an_exception_anywhere_in_a_step(tmp_path: Path, uninterrupted: Any, hook: str, loader: dict[str, Any]):
-    """Ctrl-C can come at any of these points, and a checkpoint is written then."""
+    """Weights and place in the data do not agree there, so nothing is saved but the regular checkpoints."""
     with pytest.raises(Stopped):
-        run(tmp_path, StopAt(hook, 3), **loader)
+        run(tmp_path, StopAt(hook, 3), every=2, **loader)
+    assert saved(tmp_path) == ["last.json", "step=2.ckpt"]
     assert_equal(run(tmp_path, **loader), uninterrupted(**loader))
 
 
-@pytest.mark.parametrize("batch", [4, 5], ids=["after a step", "between two steps"])
-def test_sigterm(tmp_path: Path, uninterrupted: Any, batch: int):
-    with pytest.raises(SystemExit):
-        run(tmp_path, Terminate("on_train_batch_end", 2, batch=batch), **ACCUMULATED)
+def saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("hook", "batch", "step"),
+    [("on_train_batch_end", 4, 2), ("on_train_batch_end", 5, 3), ("on_before_backward", 6, 3)],
+    ids=["after a step", "between two micro-batches", "in the last micro-batch of a step"],
+)
+def test_a_request_to_stop_waits_for_the_end_of_the_step(
+    tmp_path: Path, uninterrupted: Any, number: int, status: int, hook: str, batch: int, step: int
+):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, Ask(number, hook, 2, batch), every=100, **ACCUMULATED)
+    assert stop.value.code == status
+    assert saved(tmp_path) == ["last.json", f"step={step}.ckpt"]
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == list(range(1, step + 1))
     assert_equal(run(tmp_path, **ACCUMULATED), uninterrupted(**ACCUMULATED))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, uninterrupted: Any):
+    asked = (Ask(signal.SIGINT, "on_train_batch_start", 3), Ask(signal.SIGINT, "on_before_backward", 3))
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, *asked, every=2)
+    assert stop.value.code == 130
+    assert saved(tmp_path) == ["last.json", "step=2.ckpt"]
+    assert_equal(run(tmp_path, every=2), uninterrupted())
+
+
+def test_a_scheduler_may_ask_twice(tmp_path: Path, uninterrupted: Any):
+    asked = (Ask(signal.SIGTERM, "on_train_batch_start", 3), Ask(signal.SIGTERM, "on_before_backward", 3))
+    with pytest.raises(SystemExit):
+        run(tmp_path, *asked)
+    assert saved(tmp_path) == ["last.json", "step=4.ckpt"]
+    assert_equal(run(tmp_path), uninterrupted())
+
+
+def test_a_request_after_the_last_step_ends_the_process_without_a_word(tmp_path: Path, uninterrupted: Any):
+    """Training is over, and what follows it can be repeated."""
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, Ask(signal.SIGTERM, "on_train_epoch_end", STEPS), every=2)
+    assert stop.value.code == 143
+    assert_equal(run(tmp_path, every=2), uninterrupted())
+
+
+def test_dropout_goes_on_where_it_was(tmp_path: Path, uninterrupted: Any):
+    """Each process draws on random numbers of its own, which a checkpoint holds."""
+    dropped = {"dropout": 0.3}
+    with pytest.raises(Stopped):
+        run(tmp_path, StopAt("on_before_backward", 5), every=2, **dropped)
+    again = run(tmp_path, every=2, **dropped)
+    assert_equal(again, uninterrupted(**dropped))
+    assert again.latest != uninterrupted(dropout=0.0).latest
+
+
+def test_no_room_for_a_checkpoint_leaves_the_last_one(tmp_path: Path, uninterrupted: Any):
+    """A limit on the size of files stands in for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Fill(StopAt):
+        def interrupt(self) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+
+    try:
+        with pytest.raises(UserError, match=r"step=4\.ckpt: cannot be written \(File too large\); make room there"):
+            run(tmp_path, Fill("on_train_batch_start", 3), every=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert saved(tmp_path) == ["last.json", "step=2.ckpt"]
+    assert_equal(run(tmp_path, every=2), uninterrupted())
+
+
+def test_what_a_kill_left_half_written_is_removed_and_never_taken_up(tmp_path: Path, uninterrupted: Any):
+    with pytest.raises(Stopped):
+        run(tmp_path, StopAt("on_before_backward", 3), every=2)
+    (tmp_path / "checkpoints" / "step=4.ckpt").write_bytes(b"half of it")
+    (tmp_path / "checkpoints" / "step=6.ckpt").mkdir()  # as of DeepSpeed
+    (tmp_path / "checkpoints" / "step=6.ckpt" / "latest").touch()
+    (tmp_path / "checkpoints" / ".last.json.x").touch()
+    with pytest.raises(Stopped):
+        run(tmp_path, StopAt("on_train_start", 2), every=2)
+    assert saved(tmp_path) == ["last.json", "step=2.ckpt"]
+    assert_equal(run(tmp_path, every=2), uninterrupted())
+
+
+def test_signals_mean_afterwards_what_they_meant_before(tmp_path: Path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run(tmp_path / "ended")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "stopped", Ask(signal.SIGTERM, "on_train_batch_end", 1))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_sigkill_of_the_process(tmp_path: Path, uninterrupted: Any):

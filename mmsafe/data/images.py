@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -55,7 +56,28 @@ class FileImage:
                 pass
 
 
-def find_image(image_dir: Path, name: str) -> Path:
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image that stands in a table: the bytes of an image file, and what to call it."""
+
+    data: bytes = field(repr=False)
+    name: str
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the bytes, as that of a file which holds them."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def load(self) -> Image.Image:
+        """Decode every pixel to RGB, upright; raises `UserError` naming the image where that fails."""
+        with _decoded(self.name, io.BytesIO(self.data)) as image:
+            return _to_rgb(ImageOps.exif_transpose(image))
+
+
+MISSING = "get the image, or set data.image_dir to the folder that has it"
+
+
+def find_image(image_dir: Path, name: str, advice: str = MISSING) -> Path:
     """The file in `image_dir` that a data set calls `name`: as written, percent-decoded or percent-encoded.
 
     Raises `UserError` if there is none, and for a name that leads out of `image_dir`: an absolute path, `..`, or a
@@ -72,7 +94,7 @@ def find_image(image_dir: Path, name: str) -> Path:
                 return path
     except ValueError as error:  # a null byte or half a surrogate pair
         raise UserError(f"image {name!r} is no possible file name: {error}") from error
-    raise UserError(f"no image {name!r} in {image_dir}: get the image, or set data.image_dir to the folder that has it")
+    raise UserError(f"no image {name!r} in {image_dir}: {advice}")
 
 
 def check_images(
@@ -109,10 +131,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _failed(path, "no such image file")
     if not os.path.isfile(path):
         raise _failed(path, "is not a file")
+    with _decoded(path, path) as image:
+        yield image
+
+
+@contextmanager
+def _decoded(path: Path | str, file: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Open the image in `file`; whatever goes wrong here or inside the block becomes a `UserError` naming `path`."""
     # Registers all formats. Image.open does so when needed, but two threads that need it at once can both miss one.
     Image.init()
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             _refuse_dangerous(path, image)
             yield image
     except UserError:
@@ -125,7 +154,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _failed(path, f"the image cannot be decoded ({type(error).__name__}: {error}); get it again") from error
 
 
-def _refuse_dangerous(path: Path, image: Image.Image) -> None:
+def _refuse_dangerous(path: Path | str, image: Image.Image) -> None:
     """Refuse what should not be decoded from a stranger's file."""
     # Between this limit and twice this limit Pillow only warns.
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -168,5 +197,5 @@ def _escape(name: str, path: Path, image_dir: Path) -> UserError:
     return UserError(f"image {name!r} leads out of the image folder {image_dir}: give it a name inside it")
 
 
-def _failed(path: Path, what: str) -> UserError:
+def _failed(path: Path | str, what: str) -> UserError:
     return UserError(" ".join(f"{path}: {what}".splitlines()))

@@ -24,7 +24,8 @@ def fitting(
     """The examples that fit `rule.max_length` tokens, and how many were clipped or dropped.
 
     Clipping itself happens when a batch is made; it takes from the end of a response only. An example whose prompt
-    leaves a response no room is dropped under either rule. Raises `UserError` for `rule.on_overlong=error`.
+    leaves a response no room is dropped under every rule, one whose chosen response is too long under `clip_others`.
+    Raises `UserError` for `rule.on_overlong=error`.
     """
     report = {"clipped": 0, "dropped": 0}
     if rule.max_length is None:
@@ -36,7 +37,7 @@ def fitting(
         )
         if excess and rule.on_overlong == "error":
             raise UserError(f"example {example.id}: {excess} tokens over lengths.max_length={rule.max_length}")
-        if excess and (rule.on_overlong == "drop" or _no_room(example, encoder, rule.max_length)):
+        if excess and _unusable(example, encoder, rule.on_overlong, rule.max_length):
             report["dropped"] += 1
             continue
         report["clipped"] += excess > 0
@@ -59,5 +60,8 @@ def _excess(example: Example, encoder: Encoder, names: Sequence[str], limit: int
     return max(0, len(encoder.prompt_ids(example)) + longest - limit)
 
 
-def _no_room(example: Example, encoder: Encoder, limit: int) -> bool:
-    return len(encoder.prompt_ids(example)) >= limit
+def _unusable(example: Example, encoder: Encoder, on_overlong: str, limit: int) -> bool:
+    """Whether clipping is not allowed, or would leave nothing."""
+    if on_overlong == "drop" or len(encoder.prompt_ids(example)) >= limit:
+        return True
+    return on_overlong == "clip_others" and _excess(example, encoder, ["chosen"], limit) > 0

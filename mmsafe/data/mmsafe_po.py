@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from mmsafe.data import images
-from mmsafe.data.example import Example, Turn, digest
+from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question
+from mmsafe.data.example import Example, digest
 from mmsafe.data.images import FileImage
 from mmsafe.data.records import REQUIRED, Record, RowError, kind, read_records, row_id, text_field
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
 from mmsafe.options import Share, options
 
-PLACEHOLDER = "<image>"
 GENERATED = ("blind", "weakened")
 """Responses that a row may bring, and that are made where it does not."""
 RESPONSES = ("chosen", "rejected", *GENERATED)
-SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
+TAGS = ("type", "entity_type")
 
 
 class Row(NamedTuple):
-    """A row that could be read: its place for messages, its example, and what keeps it on one side of a hold-out."""
+    """A row that could be read: its place for messages, its example, what keeps it on one side of a hold-out, and its
+    conversation before an image took the place of words."""
 
     place: str
     example: Example
     image: FileImage
     group: str
+    text_prompt: str | None = None
 
 
 @options
@@ -82,6 +84,22 @@ class MMSafePO(DataSource):
         """All rows of `path`."""
         rows, dropped = self._rows
         return Loaded([row.example for row in rows], dict(dropped))
+
+    def text_only(self, example: Example) -> Example | None:
+        """The conversation of the row's `text_prompt`, from which the multimodal one was made."""
+        row = self._by_id[example.id]
+        if row.text_prompt is None:
+            return None
+        try:
+            turns = parse_conversation(row.text_prompt, "text_prompt")
+        except RowError as error:
+            raise UserError(f"{row.place}: {error}") from error
+        return replace(example, turns=turns, image=None, responses={})
+
+    @cached_property
+    def _by_id(self) -> dict[str, Row]:
+        rows = [*self._rows[0], *(self._eval_rows[0] if self.eval_path else [])]
+        return {row.example.id: row for row in rows}
 
     @cached_property
     def _rows(self) -> tuple[list[Row], Counter[str]]:
@@ -170,12 +188,12 @@ def read_row(record: Record, image_dir: Path, sources: dict[Path, FileImage]) ->
         raise RowError("missing field", "has no text field 'split', which other rows of the file have")
     texts = {field: text_field(value, field) for field in REQUIRED}
     turns = parse_question(texts["question"])
-    optional = [field for field in (*GENERATED, "type", "entity_type") if value.get(field) is not None]
+    optional = [field for field in (*GENERATED, *TAGS, "text_prompt") if value.get(field) is not None]
     extra = {field: text_field(value, field) for field in optional}
     responses = {field: _response(field, text) for field, text in (texts | extra).items() if field in RESPONSES}
     if responses["chosen"] == responses["rejected"]:
         raise RowError("no preference", "'chosen' and 'rejected' are the same; remove the row")
-    tags = {field: extra[field] for field in extra if field not in GENERATED}
+    tags = {field: extra[field] for field in TAGS if field in extra}
     tags["turns"] = "single" if len(turns) == 1 else "multi"
     name = row_id(record)
     if record.keyword is not None:
@@ -187,42 +205,7 @@ def read_row(record: Record, image_dir: Path, sources: dict[Path, FileImage]) ->
         raise RowError("missing image", str(error)) from error
     image = sources.setdefault(path, FileImage(path))
     example = Example(id=name, turns=turns, image=image, responses=responses, tags=tags)
-    return Row(record.place(), example, image, unquote(texts["image"]))
-
-
-def parse_question(question: str) -> tuple[Turn, ...]:
-    """Split `"USER: … ASSISTANT: … USER: <image>\\n… ASSISTANT:"` into turns; the last speaker label may be absent."""
-    if (found := question.count(PLACEHOLDER)) != 1:
-        raise RowError("not one image", f"'question' holds {PLACEHOLDER} {found} times, where once is expected")
-    before, *parts = SPEAKER.split(question.strip())
-    roles, texts = parts[::2], parts[1::2]
-    if before or not roles:
-        raise _malformed("does not begin with a speaker, 'USER:'")
-    if len(roles) > 1 and roles[-1] == "ASSISTANT" and not texts[-1].strip():
-        roles, texts = roles[:-1], texts[:-1]
-    if any(role != ("USER", "ASSISTANT")[index % 2] for index, role in enumerate(roles)):
-        raise _malformed("does not alternate between 'USER:' and 'ASSISTANT:', beginning with 'USER:'")
-    if len(roles) % 2 == 0:
-        raise _malformed("ends with words of the assistant, where a turn of the user is expected")
-    return tuple(_turn(role, text) for role, text in zip(roles, texts, strict=True))
-
-
-def _turn(role: str, text: str) -> Turn:
-    image = PLACEHOLDER in text
-    text = text.replace(f"{PLACEHOLDER}\n", "").replace(PLACEHOLDER, "").strip()
-    if role == "ASSISTANT":
-        if image:
-            raise _malformed(f"has {PLACEHOLDER} in a turn of the assistant")
-        if not text:
-            raise _malformed("has an empty turn of the assistant")
-        return Turn("assistant", text)
-    if not text and not image:
-        raise _malformed("has an empty turn of the user")
-    return Turn("user", text, image)
-
-
-def _malformed(what: str) -> RowError:
-    return RowError("malformed question", f"'question' {what}")
+    return Row(record.place(), example, image, unquote(texts["image"]), extra.get("text_prompt"))
 
 
 def _response(field: str, text: str) -> str:

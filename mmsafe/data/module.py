@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmsafe.data.collate import Item, guarded, opened
 from mmsafe.data.example import Example
 from mmsafe.data.sampler import ALONE, Draw, EpochBatches, Part, text_length
+from mmsafe.signals import STOP
 
 
 class Items(Dataset[Item]):
@@ -88,6 +90,7 @@ class PreferenceData(pl.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(guarded, self.collator),
             generator=torch.Generator(),
+            worker_init_fn=_leave_signals,
             waited=self._wait,
             pin_memory=torch.cuda.is_available(),
         )
@@ -104,3 +107,9 @@ class PreferenceData(pl.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.batches.epoch, self.batches.position = state["epoch"], state["position"]
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and schedulers ask all processes to stop; the training loop decides when, and needs batches till then."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)

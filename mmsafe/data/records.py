@@ -61,6 +61,14 @@ def read_records(
     return records
 
 
+def read_object(file: Path, option: str) -> dict[str, Any]:
+    """The one JSON object that a file holds."""
+    content = _contents(file, option)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds a list, where one object is expected")
+    return content
+
+
 def _records(file: Path, rows: list[tuple[int, Any]], split: str | None, keyword: str | None = None) -> list[Record]:
     """The rows of a file that belong to `split`: all, if none of them says to which split it belongs."""
     objects = ((number, row) for number, row in rows if isinstance(row, dict))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from mmsafe.cache import cache_dir, locked
+from mmsafe.cache import cache_dir
+from mmsafe.claims import Claims
 from mmsafe.data.example import Example, digest
-from mmsafe.errors import UserError
+from mmsafe.row_store import RowStore
 from mmsafe.settings import Generation
 
 if TYPE_CHECKING:
@@ -25,46 +21,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class ResponseStore:
-    """One JSON line per prompt: `prompt` (its key), `response`, `finished`. A line cut by a kill is dropped."""
+class ResponseStore(RowStore["Response"]):
+    """Rows `prompt` (its key), `response`, `finished`."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "responses.jsonl"
-        self.lock = FileLock(folder / "lock")
-        self.found: dict[str, Response] = {}
+    stem = "responses"
+    key = "prompt"
 
-    def read(self) -> dict[str, Response]:
-        """All complete rows; truncates the file after the last of them. Call it with the lock held."""
+    def row(self, value: Response) -> Mapping[str, Any]:
+        return {"response": value.text, "finished": value.finished}
+
+    def value(self, row: Mapping[str, Any]) -> Response:
         from mmsafe.generation import Response
 
-        self.found, good = {}, 0
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    row = self._parsed(line)
-                    self.found[row["prompt"]] = Response(row["response"], row["finished"])
-                    good += len(line)
-            os.truncate(self.path, good)
-        return self.found
-
-    def _parsed(self, line: bytes) -> dict[str, Any]:
-        try:
-            return dict(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{self.path}: a line is damaged ({error}); delete the file, it is made again") from error
-
-    def append(self, rows: Iterable[tuple[str, Response]]) -> None:
-        """Add rows and wait until they are on the disk."""
-        with self.path.open("a", encoding="utf-8") as file:
-            for key, response in rows:
-                self.found[key] = response
-                row = {"prompt": key, "response": response.text, "finished": response.finished}
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        return Response(row["response"], row["finished"])
 
 
 def store_key(llava: Llava, settings: Generation) -> str:
@@ -76,29 +45,29 @@ def store_key(llava: Llava, settings: Generation) -> str:
 
 
 def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:
-    """A response to every prompt, from the cache or generated now.
+    """A response to every prompt, from the cache or generated now; processes that want the same share the work.
 
     The same prompt given twice is sampled twice (once, if decoding is greedy). Interrupted at any moment, the next call
     generates what is missing and nothing twice. Prompts are answered as given: the caller applies `image_view`,
     and repeats them `num_return_sequences` times.
     """
-    from mmsafe.generation import generate
+    from mmsafe.generation import generate, longest_first
     from mmsafe.reporting.progress import progress
 
     draws = _draws(prompts, greedy=settings.temperature == 0)
-
-    store = ResponseStore(cache_dir("responses") / store_key(llava, settings))
     keys = [draw.key for draw in draws]
-    with locked(store.lock, label):
-        found = store.read()
-        missing = {key: prompt for key, prompt in zip(keys, draws, strict=True) if key not in found}
-        order, cached = list(missing), len(prompts) - len(missing)
-        log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(prompts), cached, len(order))
-        with progress(label, len(order)) as advance:
-            for batch in generate(llava, list(missing.values()), settings):
-                store.append((order[position], response) for position, response in batch)
-                advance(len(batch))
-        return [store.found[key] for key in keys]
+    asked = dict(zip(keys, draws, strict=True))
+    folder = cache_dir("responses") / store_key(llava, settings)
+    with Claims(folder) as claims:
+        store = ResponseStore(folder, claims.place)
+        missing = claims.missing([keys[i] for i in longest_first(llava.encoder(), draws)], store.read)
+        cached = len(prompts) - len(missing)
+        log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(prompts), cached, len(missing))
+        with progress(label, len(missing)) as advance:
+            for own in claims.shared(missing, store.read, settings.batch_size, lambda done: advance(len(done))):
+                for batch in generate(llava, [asked[key] for key in own], settings):
+                    store.append((own[position], response) for position, response in batch)
+    return [store.found[key] for key in keys]
 
 
 def _draws(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:

@@ -42,8 +42,8 @@ class EpochBatches(Sampler[list[Draw]]):
 
     Batches are cut for all ranks together, `batch_size` items for each, and dealt out. Weights make the gradient of an
     optimiser step the mean over its items, however many ranks and micro-batches share them and however few are left at
-    the end of an epoch; a rank for which none is left repeats one with weight 0. `epoch` and `position` say where the
-    next iteration begins, so that a resumed run sees what was left.
+    the end of an epoch: a rank for which none is left repeats one with weight 0, until the step is complete. `epoch`
+    and `position` say where the next iteration begins, so that a resumed run sees what was left.
     """
 
     def __init__(
@@ -58,22 +58,23 @@ class EpochBatches(Sampler[list[Draw]]):
         self.position = 0
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        accumulate = self.part.accumulate
+        return -(-self.size // (self.batch_size * accumulate)) * accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
         batches, begin = self._batches(), self.position
         # Before the first batch, not after the last: Lightning does not ask for one more than there are.
         self.epoch, self.position = self.epoch + 1, 0
-        for number in range(begin, len(batches)):
+        for number in range(begin, len(self)):
             yield self._dealt(batches, number)
 
     def _dealt(self, batches: Sequence[list[int]], number: int) -> list[Draw]:
         rank, world, accumulate = self.part
         first = number - number % accumulate
         step = sum(map(len, batches[first : first + accumulate]))  # items of the whole optimiser step
-        own = batches[number][rank::world]
+        own = batches[number][rank::world] if number < len(batches) else []
         if not own:
-            return [Draw(batches[number][0], 0.0)]
+            return [Draw(batches[-1][0], 0.0)]
         return [Draw(item, len(own) * world * accumulate / step) for item in own]
 
     def _batches(self) -> list[list[int]]:

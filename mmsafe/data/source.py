@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from mmsafe.data.example import Example
+from mmsafe.errors import UserError
 from mmsafe.options import Count, options
 
 
@@ -39,3 +40,24 @@ class DataSource(ABC):
     def test(self) -> Loaded:
         """The examples that `mmsafe.evaluate` measures a finished model on."""
         return self.holdout()
+
+    def text_only(self, example: Example) -> Example | None:
+        """The same harmful request in words alone; None where this data has no such form of it."""
+        return None
+
+    def image_swapped(self, example: Example) -> Example | None:
+        """The same words beside an image that makes them harmless; None where this data has no such image."""
+        return None
+
+
+@options
+class NoData(DataSource):
+    """Stands in for data beside a benchmark that brings its own prompts."""
+
+    def train(self) -> Loaded:
+        """There is nothing."""
+        raise UserError("there is no data: choose some, as data=microworld, or data=mmsafe_po data.path=FILE")
+
+    def holdout(self) -> Loaded:
+        """There is nothing."""
+        return self.train()

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource
-from mmsafe.evaluation.judges import Judge, Verdict
+from mmsafe.evaluation.judges.base import Judge, Verdict
 from mmsafe.evaluation.statistics import Estimate
 from mmsafe.options import options
 
@@ -38,6 +38,10 @@ class Benchmark(ABC):
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """What the model is asked; ids are distinct."""
+
+    def criterion(self, example: Example) -> str:
+        """By what a judge is to judge responses to this prompt: a file name in `judges/prompts/`."""
+        return "harm"
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Examples with `chosen` and `rejected`, for pairwise accuracy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,14 +55,67 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
     return _bootstrap((values,), lambda x, axis: x.mean(axis=axis), sum(values) / len(values), seed)
 
 
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two outcomes of each member: the 2×2 table of counts, the difference of shares, and the test that it is none."""
+
+    both: int
+    first_only: int
+    second_only: int
+    neither: int
+    difference: Estimate
+    """Share of the second minus that of the first, with a paired bootstrap interval."""
+    p: float
+    """McNemar's exact two-sided test (1947): members with one outcome alone are as often of either kind."""
+
+
+def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> Paired | None:
+    """Compare two outcomes of the same members, given in the same order; None without members."""
+    from scipy.stats import binomtest
+
+    counts = Counter(zip(map(bool, first), map(bool, second), strict=True))
+    change = mean([int(after) - int(before) for before, after in zip(first, second, strict=True)], seed)
+    if change is None:
+        return None
+    lost, won = counts[True, False], counts[False, True]
+    p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return Paired(counts[True, True], lost, won, counts[False, False], change, p)
+
+
+def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimate | None:
+    """Cohen's κ (1960) of two raters' labels with a bootstrap interval over what they rated.
+
+    None where all labels are the same, for then any agreement is by chance; a resample like that counts as 1.
+    """
+    import numpy as np
+
+    labels = sorted({*first, *second})
+    if len(labels) < 2:
+        return None
+    codes = [[labels.index(label) for label in rater] for rater in (first, second)]
+
+    def statistic(a: Any, b: Any, axis: int = -1) -> Any:
+        agreed = (a == b).mean(axis=axis)
+        chance = sum((a == code).mean(axis=axis) * (b == code).mean(axis=axis) for code in range(len(labels)))
+        return 1 - (1 - agreed) / np.where(chance < 1, 1 - chance, 1)
+
+    value = float(statistic(*map(np.asarray, codes)))
+    return _bootstrap((codes[0], codes[1]), statistic, value, seed, paired=True)
+
+
 def _bootstrap(
-    samples: tuple[Sequence[float], ...], statistic: Callable[..., Any], value: float, seed: int
+    samples: tuple[Sequence[float], ...],
+    statistic: Callable[..., Any],
+    value: float,
+    seed: int,
+    *,
+    paired: bool = False,
 ) -> Estimate:
-    """A sample of one cannot be resampled: its interval is all that a difference of shares can be."""
+    """A sample of one cannot be resampled: its interval is all that a difference of shares, or κ, can be."""
     import numpy as np
     from scipy.stats import bootstrap
 
-    n = sum(map(len, samples))
+    n = len(samples[0]) if paired else sum(map(len, samples))
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
     if any(len(array) < 2 for array in arrays):
         return Estimate(value, -1.0, 1.0, n)
@@ -72,6 +126,7 @@ def _bootstrap(
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
+        paired=paired,
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high), n)

@@ -18,6 +18,8 @@ Format = Literal["hf", "original"]
 NAMES: dict[Format, str] = {"hf": "Hugging Face's", "original": "the original LLaVA's"}
 WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 """Where weights are looked for, in this order."""
+ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
+"""The folder of a run's adapter, and the file by which PEFT knows one."""
 FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
 PICKLES = "*.bin"
 MARKS: dict[Format, tuple[str, ...]] = {
@@ -58,12 +60,7 @@ class WeightFiles:
             raise CheckpointError(f"holds no weights ({WEIGHTS[1]}, or shards with {WEIGHTS[0]}){extra}")
         self._folder, self._index = folder, found[0] if found[0].endswith(".json") else None
         files = sorted(set(self._map.values())) if self._index else found[:1]
-        pickled = [name for name in files if not name.endswith(".safetensors")]
-        if pickled and not allow_pickle:
-            raise CheckpointError(
-                f"its weights are pickled ({pickled[0]}); where you trust who made them, add model.allow_pickle=true, "
-                "which reads tensors only"
-            )
+        refuse_pickles(files, allowed=allow_pickle)
         if missing := [name for name in files if not (folder / name).is_file()]:
             raise CheckpointError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files of weights)")
         self.files = [folder / name for name in files]
@@ -95,12 +92,27 @@ class WeightFiles:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Name and value of each weight, mapped from disk: what is not read costs no memory."""
         for path in self.files:
-            try:
-                yield from _read(path)
-            except pickle.UnpicklingError as error:
-                raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
-            except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-                raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
+            yield from tensors_in(path)
+
+
+def tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of each weight of one file; raises `CheckpointError` where it is damaged."""
+    try:
+        yield from _read(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
+
+
+def refuse_pickles(names: Iterable[str], *, allowed: bool) -> None:
+    """Raise `CheckpointError` if one of these files is pickled, unless that is allowed."""
+    pickled = [name for name in names if not name.endswith(".safetensors")]
+    if pickled and not allowed:
+        raise CheckpointError(
+            f"its weights are pickled ({pickled[0]}); where you trust who made them, add model.allow_pickle=true, "
+            "which reads tensors only"
+        )
 
 
 def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -137,7 +149,12 @@ def format_of(folder: Path, *, allow_pickle: bool) -> tuple[Format, WeightFiles]
 
     Raises `CheckpointError` naming what is there instead: an adapter, another model, a mixture.
     """
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"holds a LoRA adapter in {ADAPTER}/ beside its weights, which may be in them or not; name "
+            f"{folder / ADAPTER} to merge it, or move it away"
+        )
+    if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
     form = format_of_config(read_json(folder / "config.json"))
     weights = WeightFiles(folder, allow_pickle=allow_pickle)

@@ -12,7 +12,9 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from mmsafe.consolidate import consolidated, is_unfinished
 from mmsafe.errors import UserError
+from mmsafe.models.adapter_load import base_of, is_adapter
 from mmsafe.models.checkpoints import FILES, PICKLES, CheckpointError, Format, WeightFiles, format_of, read_json
 from mmsafe.models.llava import Llava, located
 from mmsafe.models.original_save import save_original
@@ -26,27 +28,41 @@ DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
 }
 
 
-def export(checkpoint: str, out: str, form: Format, *, allow_pickle: bool = False) -> Path:
+def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, allow_pickle: bool = False) -> Path:
     """Write `checkpoint`, a run folder, a model folder or a hub name, to `out`; weights keep their dtype.
 
-    Raises `UserError` where the checkpoint is no LLaVA-1.5, where `form` cannot hold it, or where `out` is not empty.
+    A LoRA adapter is merged into `base`, or where that is None into the model that it names. Raises `UserError` where
+    the checkpoint is no LLaVA-1.5, where `form` cannot hold it, or where `out` is not empty.
     """
     target = Path(out).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"out={out}: is there already and not empty; name a new folder")
     try:
+        if is_unfinished(run := Path(checkpoint).expanduser()):
+            _write(consolidated(run), target, form, run)
+            return target
         folder = _folder(checkpoint, allow_pickle=allow_pickle)
-        llava = _loaded(folder, allow_pickle=allow_pickle)
-        _write(llava, target, form, folder)
+        whole = folder
+        if is_adapter(folder):
+            whole = _folder(base_of(folder, base, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
+        elif base is not None:
+            raise CheckpointError("is a whole model; base is for LoRA adapters")
+        llava = _loaded(folder, whole, allow_pickle=allow_pickle)
+        _write(llava, target, form, whole)
     except CheckpointError as error:
-        raise UserError(f"checkpoint={checkpoint}: {error}".replace("model.allow_pickle", "allow_pickle")) from error
-    except UserError as error:  # of the loader, which knows its options by other names
-        text = str(error).replace("model.path=", "checkpoint=").replace("model.allow_pickle", "allow_pickle")
-        raise UserError(text) from error
+        raise UserError(_in_our_words(f"checkpoint={checkpoint}: {error}")) from error
+    except UserError as error:
+        raise UserError(_in_our_words(str(error))) from error
     except OSError as error:
         raise UserError(f"out={out}: cannot be written: {error.strerror or error}") from error
     log.info("wrote %s in %s format", target, {"hf": "Hugging Face's", "original": "LLaVA's original"}[form])
     return target
+
+
+def _in_our_words(said: str) -> str:
+    """What the loader says, which knows the options of this command by other names."""
+    said = said.replace("model.path=", "checkpoint=")
+    return said.replace("model.allow_pickle", "allow_pickle").replace("model.base", "base")
 
 
 def _folder(checkpoint: str, *, allow_pickle: bool) -> Path:
@@ -60,22 +76,17 @@ def _folder(checkpoint: str, *, allow_pickle: bool) -> Path:
         raise CheckpointError(f"cannot be downloaded: {' '.join(str(error).split())[:200]}") from error
 
 
-def _loaded(folder: Path, *, allow_pickle: bool) -> Llava:
-    form, weights = format_of(folder, allow_pickle=allow_pickle)
+def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
+    """The checkpoint in `folder`; type and preprocessing are those of the `whole` model in it, or under it."""
+    form, weights = format_of(whole, allow_pickle=allow_pickle)
     source = PretrainedLlava(
         path=str(folder),
+        base=None if whole == folder else str(whole),
         allow_pickle=allow_pickle,
         dtype=_stored_dtype(weights),
-        image_aspect_ratio="pad" if _pads(folder, form) else "crop",
+        image_aspect_ratio="pad" if _pads(whole, form) else "crop",
     )
-    return with_adapter(source.load(), folder)
-
-
-def with_adapter(llava: Llava, folder: Path) -> Llava:
-    """The model with the LoRA adapter in `folder` merged into it; the place for merging, which is not there yet."""
-    if (folder / "adapter" / "adapter_config.json").is_file():
-        raise CheckpointError("holds a LoRA adapter in adapter/, and merging it is not there yet")
-    return llava
+    return source.load()
 
 
 def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float16"]:

@@ -18,7 +18,16 @@ from transformers.utils import logging as transformers_logging
 
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
-from mmsafe.models.checkpoints import FILES, PICKLES, CheckpointError, format_of, format_of_config, read_json
+from mmsafe.models.checkpoints import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    FILES,
+    PICKLES,
+    CheckpointError,
+    format_of,
+    format_of_config,
+    read_json,
+)
 from mmsafe.models.hub import reachable
 from mmsafe.models.original import shipped_template
 from mmsafe.models.original_load import load_original
@@ -122,8 +131,12 @@ def load_pretrained(source: PretrainedLlava) -> Llava:
     """Load `source.path`, in either format; raises `UserError` in one line where it is missing or not a LLaVA-1.5."""
     if source.path is None:
         raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
+    from mmsafe.models.adapter_load import is_adapter, load_merged
+
     try:
         path = located(source.path, allow_pickle=source.allow_pickle)
+        if path is not None and is_adapter(path):
+            return load_merged(source, path)
         form, weights = ("hf", None) if path is None else format_of(path, allow_pickle=source.allow_pickle)
         if form == "original" and path and weights:
             model, tokenizer, image_processor = load_original(source, path, weights)
@@ -166,12 +179,15 @@ def _load_hf(source: PretrainedLlava, path: str) -> tuple[Any, Any, Any]:
 def located(path: str, *, allow_pickle: bool) -> Path | None:
     """The folder that `path` means, None for a hub name that `transformers` loads itself.
 
-    A run folder stands for the model in it; a checkpoint in the original format is downloaded, pickles only if allowed.
+    A run folder stands for the model in it, or else the adapter; a checkpoint in the original format is downloaded,
+    pickles only if allowed.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        inside = folder / "model"
-        return inside if (inside / "config.json").exists() else folder
+        if (folder / "model" / "config.json").exists():
+            return folder / "model"
+        only_adapter = (folder / ADAPTER / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
+        return folder / ADAPTER if only_adapter else folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(f"model.path={path}: no such folder")
     if not reachable(path):
@@ -179,6 +195,13 @@ def located(path: str, *, allow_pickle: bool) -> Path | None:
     if format_of_config(read_json(Path(hf_hub_download(path, "config.json")))) == "hf":
         return None
     return Path(snapshot_download(path, allow_patterns=[*FILES, *([PICKLES] if allow_pickle else [])]))
+
+
+def format_at(source: PretrainedLlava) -> str:
+    """`hf` or `original`."""
+    assert source.path is not None
+    path = located(source.path, allow_pickle=source.allow_pickle)
+    return "hf" if path is None else format_of(path, allow_pickle=source.allow_pickle)[0]
 
 
 def chosen_template(chosen: Path | str) -> str:

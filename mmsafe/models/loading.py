@@ -12,7 +12,9 @@ import torch
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.models.source import ModelSource, PretrainedLlava
+from mmsafe.precision import forward_dtype
 from mmsafe.ranks import local_rank
+from mmsafe.settings import Peft
 
 KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle")
 """Options that go with a checkpoint: of the run that made it, or else of the chosen model."""
@@ -20,27 +22,50 @@ KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle"
 
 def from_checkpoint(path: str | None, option: str, model: ModelSource) -> Llava:
     """The folder `path`, which `option` named, or where it is None the chosen model."""
-    if path is None:
-        return model.load()
+    return model.load() if path is None else checkpoint_source(path, option, model).load()
+
+
+def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedLlava:
+    """The folder `path`, which `option` named, as a model with the options of the run that made it."""
     if not Path(path).expanduser().is_dir():
         raise UserError(f"{option}={path}: no such folder; name a run folder or a model folder")
-    options = asdict(model) | _trained_with(Path(path).expanduser())
+    options = asdict(model) | run_config(Path(path).expanduser()).get("model", {})
     kept = {name: options[name] for name in KEPT if name in options}
-    return PretrainedLlava(path=path, **kept).load()
+    return PretrainedLlava(path=path, **kept)
 
 
-def _trained_with(folder: Path) -> dict[str, Any]:
-    """The model options of the training run that a run folder, or the model folder in it, comes from."""
+def run_config(folder: Path) -> dict[str, Any]:
+    """The config of the training run that a run folder, or the model or adapter in it, comes from; empty for others."""
     for about in (folder / "run.json", folder.parent / "run.json"):
         if about.exists():
-            return dict(json.loads(about.read_text())["config"].get("model", {}))
+            return dict(json.loads(about.read_text())["config"])
     return {}
 
 
 def on_device(llava: Llava, accelerator: str = "auto") -> Llava:
     """The model on the accelerator, unless that is `cpu` or there is none."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if found is not None and accelerator != "cpu":
-        model: torch.nn.Module = llava.model
-        model.to(torch.device(found.type, local_rank()))
+    model: torch.nn.Module = llava.model
+    model.to(own_device(accelerator))
     return llava
+
+
+def to_train(llava: Llava, peft: Peft, precision: str, accelerator: str) -> Llava:
+    """What training starts from, on its device; `peft=qlora` quantises it on the way, before anything is scored."""
+    if peft.method != "qlora":
+        return on_device(llava, accelerator)
+    from mmsafe.models.quantised import quantised
+
+    return quantised(llava, forward_dtype(precision, llava.model.dtype), own_device(accelerator))
+
+
+def own_device(accelerator: str) -> torch.device:
+    """The device of this process; raises `UserError` if the machine has no such accelerator, or not so many."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    kind = "none" if found is None else {"cuda": "gpu"}.get(found.type, found.type)
+    if accelerator not in ("auto", "cpu", kind):
+        raise UserError(f"accelerator={accelerator}: this machine has none; use auto or cpu")
+    if found is None or accelerator == "cpu":
+        return torch.device("cpu")
+    if (here := torch.accelerator.device_count()) <= local_rank():
+        raise UserError(f"devices: more than the {here} that this machine has")
+    return torch.device(found.type, local_rank())

@@ -40,7 +40,10 @@ class ModelSource(ABC):
 
 @options
 class PretrainedLlava(ModelSource):
-    """A LLaVA-1.5 checkpoint, a folder or a hub name, in Hugging Face's or the original format, told by its keys."""
+    """A LLaVA-1.5 checkpoint, a folder or a hub name, in Hugging Face's or the original format, told by its keys.
+
+    A folder with a LoRA adapter means its base with the adapter merged.
+    """
 
     path: str | None = None
     """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf` or `liuhaotian/llava-v1.5-7b`."""
@@ -54,6 +57,8 @@ class PretrainedLlava(ModelSource):
     """Also read weights from pickled `.bin` files, of which tensors only are read."""
     vision_tower: str | None = None
     """Original format: folder or hub name of the CLIP tower, where it is not in the checkpoint; null: as it says."""
+    base: str | None = None
+    """LoRA adapters: the model that `path` was trained on, a folder or a hub name; null: as the adapter says."""
 
     def load(self) -> Llava:
         """Load weights and processor from `path`."""

@@ -1,23 +1,20 @@
-"""Reference log-probs on disk: made in one resumable pass that any number of processes share."""
+"""Log-probs of a model as it is now, on disk: made in one resumable pass that any number of processes share."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmsafe.cache import cache_dir
+from mmsafe.claims import Claims
 from mmsafe.data.collate import Batch, Collator, Item, guarded, opened
 from mmsafe.data.example import digest
 from mmsafe.data.module import Items
@@ -26,7 +23,7 @@ from mmsafe.generation import evaluating
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Rows
 from mmsafe.precision import autocast
-from mmsafe.reference.policies import Collate, ReferencePolicy
+from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
 from mmsafe.reporting.progress import progress
 from mmsafe.scoring import RowLogProbs, Scoring, by_row
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CHUNK = 256
 """Items in a file: what a kill can lose, and what one process takes on at a time."""
-WAIT = 0.5
-"""Seconds between two looks at chunks that other processes are working on."""
 
 
 def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
@@ -53,28 +48,35 @@ def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
 
 
 class CachedLogProbs(ReferencePolicy):
-    """Looks log-probs up that one pass of the policy, before it is trained, left on disk."""
+    """Looks log-probs up that one pass of the model, as it was when this was made, left on disk.
 
-    def __init__(self, llava: Llava, scoring: Scoring, precision: str) -> None:
+    `label` stands beside the progress bar; a file holds the rows of `chunk` items.
+    """
+
+    def __init__(
+        self, llava: Llava, scoring: Scoring, precision: str, label: str = "reference", chunk: int | None = None
+    ) -> None:
         super().__init__()
         self._llava = [llava]  # not a submodule: it is the policy
         self.scoring = scoring
         self.precision = precision
+        self.label = label
+        self.chunk = chunk or CHUNK
         self.store = LogProbStore(cache_dir("reference") / store_key(llava, scoring, precision))
 
     def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
         """Score the rows that are not in the cache; several processes share the work, chunk by chunk."""
-        keys = [
-            {name: collator.row_key(item, row) for name, row in collator.groups[item.group].items()}
-            for item in map(items.__getitem__, range(len(items)))
-        ]
+        keys = _row_keys(items, collator)
         wanted = {key for row in keys for key in row.values()}
         self.store.read(wanted)
-        chunks = _chunks(items, keys, self.store.found)
-        missing = sum(len(chunk.items) for chunk in chunks)
-        log.info("reference: %d responses, %d in the cache", len(wanted), len(wanted & self.store.found.keys()))
-        with progress("reference", missing) as advance:
-            for chunk in self._claimed(chunks, lambda chunk: advance(len(chunk.items))):
+        chunks = {self.store.name(chunk.keys): chunk for chunk in _chunks(items, keys, self.store.found, self.chunk)}
+        log.info("%s: %d responses, %d in the cache", self.label, len(wanted), len(wanted & self.store.found.keys()))
+        size = {name: len(chunk.items) for name, chunk in chunks.items()}
+        with progress(self.label, sum(size.values())) as advance, Claims(self.store.folder) as claims:
+            for (name,) in claims.shared(
+                list(chunks), self.store.names, 1, lambda names: advance(sum(size[name] for name in names))
+            ):
+                chunk = chunks[name]
                 loader: Any = DataLoader(
                     items,
                     batch_sampler=_batches(chunk.items, batch_size),
@@ -82,29 +84,9 @@ class CachedLogProbs(ReferencePolicy):
                     num_workers=num_workers,
                     generator=torch.Generator(),  # the global one is the training's
                 )
-                order = [[keys[i][name] for name in chunk.names] for i in chunk.items]
-                self.store.write(self._scored(loader, order, collator.features), self.store.path(chunk.keys))
+                order = [[keys[i][row] for row in chunk.names] for i in chunk.items]
+                self.store.write(self._scored(loader, order, collator.features), name)
         self.store.read(wanted)
-
-    def _claimed(self, chunks: Sequence[_Chunk], done: Callable[[_Chunk], None]) -> Iterator[_Chunk]:
-        """The chunks that fall to this process; returns when all are on disk, whoever made them."""
-        pending = list(chunks)
-        while pending:
-            taken = []
-            for chunk in pending:
-                path = self.store.path(chunk.keys)
-                lock = FileLock(f"{path}.lock")
-                try:
-                    lock.acquire(blocking=False)
-                except Timeout:
-                    taken.append(chunk)
-                    continue
-                with _held(lock):
-                    if not path.exists():
-                        yield chunk
-                done(chunk)
-            pending = taken
-            time.sleep(WAIT if pending else 0)
 
     @torch.no_grad()
     def _scored(self, loader: Any, keys: Sequence[list[str]], features: FeatureCache | None) -> dict[str, Tensor]:
@@ -120,9 +102,21 @@ class CachedLogProbs(ReferencePolicy):
                     position += 1
         return found
 
+    def let_go(self) -> None:
+        """Give the model's memory back, once every row that will be asked for is there."""
+        self._llava.clear()
+
     def collate(self, collator: Collator) -> Collate:
         """Batches that carry their reference log-probs; looked up where the batch is made, in a worker."""
         return partial(_with_reference, collator, self.store.found)
+
+    def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
+        """No forward pass and no batch: looked up."""
+        found = self.store.found
+        return [
+            {name: (float(found[key].double().sum()), len(found[key])) for name, key in row.items()}
+            for row in _row_keys(items, collator)
+        ]
 
     def log_probs(self, batch: Batch) -> dict[str, RowLogProbs]:
         """No forward pass: the batch brought them."""
@@ -138,7 +132,15 @@ class _Chunk(NamedTuple):
     keys: list[str]
 
 
-def _chunks(items: Items, keys: Sequence[Mapping[str, str]], found: Mapping[str, Tensor]) -> list[_Chunk]:
+def _row_keys(items: Items, collator: Collator) -> list[dict[str, str]]:
+    """Keys of the rows of each item, by row name."""
+    return [
+        {name: collator.row_key(item, row) for name, row in collator.groups[item.group].items()}
+        for item in map(items.__getitem__, range(len(items)))
+    ]
+
+
+def _chunks(items: Items, keys: Sequence[Mapping[str, str]], found: Mapping[str, Tensor], size: int) -> list[_Chunk]:
     """The rows that are not in `found`, each once; items of similar length together, the longest first."""
     seen = set(found)
     lacking: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -150,7 +152,7 @@ def _chunks(items: Items, keys: Sequence[Mapping[str, str]], found: Mapping[str,
     chunks = []
     for names, positions in lacking.items():
         positions.sort(key=lambda position: -text_length(items[position].example))
-        for part in _batches(positions, CHUNK):
+        for part in _batches(positions, size):
             chunks.append(_Chunk(names, part, [keys[i][name] for i in part for name in names]))
     return chunks
 
@@ -161,16 +163,6 @@ def _only(groups: Sequence[Rows], names: Sequence[str]) -> list[Rows]:
 
 def _batches(positions: Sequence[int], size: int) -> list[list[int]]:
     return [list(positions[start : start + size]) for start in range(0, len(positions), size)]
-
-
-@contextmanager
-def _held(lock: FileLock) -> Iterator[None]:
-    """Release the lock and remove its file; safe, because whoever takes it next looks for the chunk first."""
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def _with_reference(collator: Collator, found: Mapping[str, Tensor], items: Sequence[Item]) -> Batch:

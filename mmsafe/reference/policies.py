@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from mmsafe.models.vision import tower_is_frozen
 from mmsafe.scoring import RowLogProbs, Scoring
 
 Collate = Callable[[Sequence[Item]], Batch]
+Sums = Mapping[str, tuple[float, int]]
+"""Summed log-prob and number of tokens of each row of an item."""
 
 
 class ReferencePolicy(nn.Module):
@@ -29,6 +31,17 @@ class ReferencePolicy(nn.Module):
     def collate(self, collator: Collator) -> Collate:
         """`collator`, its batches carrying what `log_probs` needs."""
         return collator
+
+    def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
+        """The summed log-probs of each item, which `prepare` has seen; batches are scored on `device`."""
+        collate, found = self.collate(collator), []
+        for start in range(0, len(items), batch_size):
+            positions = range(start, min(start + batch_size, len(items)))
+            rows = self.log_probs(collate([items[i] for i in positions]).to(device))
+            sums = {name: row.log_probs.cpu().double().sum(-1).tolist() for name, row in rows.items()}
+            tokens = {name: row.mask.sum(-1).tolist() for name, row in rows.items()}
+            found += [{name: (sums[name][i], tokens[name][i]) for name in rows} for i in range(len(positions))]
+        return found
 
     @abstractmethod
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:

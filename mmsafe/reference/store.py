@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,12 +43,17 @@ class LogProbStore:
             raise UserError(f"{path}: is damaged ({error}); delete it, it is made again") from error
         yield from zip(keys, flat.split(lengths), strict=True)
 
-    def path(self, keys: Sequence[str]) -> Path:
-        """Where the chunk of these rows belongs."""
-        return self.folder / f"{digest(sorted(keys))}.safetensors"
+    def name(self, keys: Iterable[str]) -> str:
+        """The file to which the chunk of these rows belongs."""
+        return f"{digest(sorted(keys))}.safetensors"
 
-    def write(self, rows: Mapping[str, Tensor], path: Path) -> None:
+    def names(self) -> set[str]:
+        """All files that are there by now."""
+        return {path.name for path in self.folder.glob("*.safetensors")}
+
+    def write(self, rows: Mapping[str, Tensor], name: str) -> None:
         """Write a chunk; it appears when it is complete."""
+        path = self.folder / name
         unfinished = path.with_suffix(f".{uuid4().hex}")
         tensors = {
             "log_probs": torch.cat([*rows.values(), torch.empty(0)]),
@@ -58,5 +63,6 @@ class LogProbStore:
             save_file(tensors, unfinished, {"keys": json.dumps(list(rows))})
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:
-            unfinished.unlink(missing_ok=True)
             raise UserError(f"{path}: cannot be written ({error}); free some space or set MMSAFE_CACHE") from error
+        finally:
+            unfinished.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from mmsafe.errors import UserError
 from mmsafe.reporting.files import write_atomically
+from mmsafe.storage import needs_room
 
 STEP = "step"
 
@@ -67,7 +68,7 @@ class CsvLog(Logger):
             self._rows = dict(sorted(rows.items()))
             write_atomically(self.path, _csv([[STEP, *self._columns], *map(self._line, self._rows)]))
         else:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
+            with needs_room(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(_csv([self._line(step)]))
 
     def read(self) -> list[dict[str, float]]:

@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmsafe.ranks import is_first
+
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with count, elapsed and remaining time; yields the function that advances it."""
+    """A bar on stderr with count, elapsed and remaining time; yields the function that advances it.
+
+    Of several processes only the first shows one.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -19,6 +24,6 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=total == 0) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first()) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)

@@ -21,8 +21,10 @@ from mmsafe.data.example import digest
 from mmsafe.errors import UserError
 from mmsafe.ranks import is_first
 from mmsafe.reporting.files import write_json
+from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
+METRICS = "metrics.json"
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
 
 
@@ -34,19 +36,13 @@ class RunFolder:
         self.config = resolved(cfg)
         self.about: dict[str, Any] = {"config_hash": digest(self.config)}
 
-    @property
-    def finished(self) -> dict[str, Any] | None:
-        """The metrics of a run that ended here, or None."""
-        path = self.path / "metrics.json"
-        return dict(json.loads(path.read_text())) if path.exists() else None
-
     def claim(self) -> dict[str, Any] | None:
         """Take the folder for this config; returns the metrics of a run that is finished there, else None.
 
         Raises `UserError` if it holds a run of another config.
         """
         self.about = refuse_other_config(self.path, self.config) | self.about
-        metrics = self.finished
+        metrics = metrics_of(self.path) if (self.path / METRICS).exists() else None
         if metrics is None:
             self.note(config=self.config, **environment())
         else:
@@ -71,16 +67,40 @@ class RunFolder:
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`, the last file of a run."""
-        write_json(self.path / "metrics.json", dict(sorted(metrics.items())))
+        if is_first():
+            write_json(self.path / METRICS, dict(sorted(metrics.items())))
+
+    def save_trained(self, llava: Any) -> None:
+        """Write what was trained: `adapter/`, where the model has one, else `model/`."""
+        if llava.adapter is None:
+            self.save_model(llava)
+            return
+        with needs_room(self.path / "adapter"):
+            llava.adapter.save_pretrained(self.path / "adapter")
 
     def save_model(self, llava: Any) -> Path:
         """Write `model/`; a kill in between leaves no half-written folder."""
         folder, unfinished = self.path / "model", self.path / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        llava.save(unfinished)
+        try:
+            with needs_room(folder):
+                llava.save(unfinished)
+        except UserError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
         return folder
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """The metrics of the run that is finished in `folder`."""
+    return dict(json.loads((folder / METRICS).read_text()))
+
+
+def score(metrics: Mapping[str, Any]) -> float:
+    """What a search over training runs maximises: the safety rate, or the negative loss where there is none."""
+    return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
 
 
 def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,68 @@ def test_drop_keeps_what_fits_whole():
     assert report == {"clipped": 0, "dropped": 5}
 
 
+class Words:
+    """An encoder of one token per word, its number; every prompt begins with 1, and an image is 576 tokens 0."""
+
+    image_tokens = 576
+    pad_id = -1
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        text = [int(word) for turn in example.turns for word in turn.text.split()]
+        return [1, *[0] * (576 * (example.image is not None)), *text]
+
+    def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
+        return [int(word) for word in text.split()]
+
+
+def words(count: int, first: int = 1) -> str:
+    return " ".join(str(first + i) for i in range(count))
+
+
+def pair(name: str, prompt: int, chosen: int, rejected: int) -> Example:
+    """`prompt` tokens of text, beginning of sequence and all, beside an image."""
+    turns = (Turn("user", words(prompt - 1), image=True),)
+    responses = {"chosen": words(chosen, 1000), "rejected": words(rejected, 5000)}
+    return Example(name, turns, IconImage("knife", 1, "red"), responses)
+
+
+PAPER = Lengths(max_length=768, on_overlong="clip_others")
+"""768 tokens with the image's 576: 192 of text, which prompt and response share."""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "rejected", "kept"),
+    [
+        (100, 92, 92, 92),  # 192 both: fits
+        (100, 80, 93, 92),  # rejected one over
+        (100, 92, 500, 92),
+        (191, 1, 2, 1),
+        (100, 93, 50, None),  # chosen one over: dropped, though rejected fits
+        (100, 93, 500, None),
+        (192, 1, 1, None),  # no room for any response
+        (150, 42, 42, 42),
+        (150, 43, 42, None),
+    ],
+)
+def test_clip_others_is_the_rule_of_the_paper_s_code(prompt: int, chosen: int, rejected: int, kept: int | None):
+    fits = pair("fits", 2, 1, 1)
+    found, report = fitting([fits, pair("this", prompt, chosen, rejected)], Words(), NAMES, PAPER)
+    assert ids(found) == (["fits"] if kept is None else ["fits", "this"])
+    assert report == {"clipped": int(kept not in (None, rejected)), "dropped": int(kept is None)}
+
+
+def test_clip_others_leaves_these_tokens():
+    """At 6 tokens: prompt 1 7 8, so 3 for a response; rejected and blind lose their end, chosen is whole."""
+    texts = {"chosen": "21 22 23", "rejected": "31 32 33 34 35", "blind": "41 42 43 44"}
+    example = Example("golden", (Turn("user", "7 8"),), None, texts)
+    rule = Lengths(max_length=6, on_overlong="clip_others")
+    (kept,), report = fitting([example], Words(), list(texts), rule)
+    batch = PaddedCollator(Words(), ({name: Row(name) for name in texts},), 6)([Item(kept)])
+    assert batch.input_ids.tolist() == [[1, 7, 8, 21, 22, 23], [1, 7, 8, 31, 32, 33], [1, 7, 8, 41, 42, 43]]
+    assert batch.response_mask.tolist() == [[False] * 3 + [True] * 3] * 3
+    assert report == {"clipped": 1, "dropped": 0}
+
+
 def test_error_names_the_example_and_how_far_it_is_over():
     with pytest.raises(UserError, match=r"^example long: 1 tokens over lengths\.max_length=30$"):
         fitting(ALL, Letters(), NAMES, rule("error"))
@@ -93,7 +155,7 @@ def test_only_responses_that_the_objective_reads_count():
     assert report == {"clipped": 0, "dropped": 0}
 
 
-@pytest.mark.parametrize("on_overlong", ["clip", "drop"])
+@pytest.mark.parametrize("on_overlong", ["clip", "clip_others", "drop"])
 def test_nothing_left_is_an_error(on_overlong: str):
     with pytest.raises(UserError, match=r"lengths\.max_length=30: no example fits; raise it"):
         fitting([HUGE_PROMPT], Letters(), NAMES, rule(on_overlong))
@@ -113,7 +175,7 @@ def test_short_texts_are_not_tokenised():
         max_size=4,
     ),
     st.integers(30, 400),
-    st.sampled_from(["clip", "drop"]),
+    st.sampled_from(["clip", "clip_others", "drop"]),
 )
 def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
     llava: Any, texts: list[tuple[str, str, str, bool]], max_length: int, on_overlong: str

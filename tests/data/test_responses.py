@@ -28,7 +28,8 @@ SETTINGS = Generation(max_new_tokens=6, batch_size=2)
 GREEDY = Generation(max_new_tokens=6, batch_size=2, temperature=0)
 
 CHILD = """
-import sys, time
+import json, os, sys, time
+from pathlib import Path
 import mmsafe.generation as generation
 from mmsafe.data.microworld import MicroWorld
 from mmsafe.data.responses import responses
@@ -42,8 +43,14 @@ def slowly(*arguments):
 
 whole, generation.generate = generation.generate, slowly
 prompts = MicroWorld(test_size=16).holdout().examples[: int(sys.argv[1])]
-responses(TinyModel(pretraining=None).load(), prompts, Generation(max_new_tokens=6, batch_size=2), "child")
+llava, meeting = TinyModel(pretraining=None).load(), Path(sys.argv[2])
+(meeting / f"ready-{os.getpid()}").touch()
+while not (meeting / "go").exists():
+    time.sleep(0.01)
+made = responses(llava, prompts, Generation(max_new_tokens=6, batch_size=2), "child")
+(meeting / f"made-{os.getpid()}").write_text(json.dumps(made))
 """
+"""Answers the first prompts, slowly, once it is told to go."""
 
 
 @pytest.fixture
@@ -89,17 +96,48 @@ def keys(path: Path) -> list[str]:
     return [json.loads(line)["prompt"] for line in content.split(b"\n")[:-1]]
 
 
-def start(count: int) -> subprocess.Popen[bytes]:
-    """A process that answers the first prompts, slowly, into this test's cache."""
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(count)], stderr=subprocess.PIPE)
+def stored(cache: Path) -> list[str]:
+    """Keys in all files of the only store there is."""
+    return [key for path in cache.glob("responses/*/responses*.jsonl") for key in keys(path)]
 
 
-def wait_for_lines(cache: Path, count: int, child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 90
-    while sum(path.read_bytes().count(b"\n") for path in cache.glob("responses/*/responses.jsonl")) < count:
-        assert child.poll() is None, f"the child ended early: {child.communicate()[1].decode()}"
-        assert time.monotonic() < deadline, "the child wrote nothing"
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., list[subprocess.Popen[bytes]]]]:
+    """Starts processes that answer the first prompts into this test's cache, all of them at the same moment."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def started(*counts: int) -> list[subprocess.Popen[bytes]]:
+        for count in counts:
+            words = [sys.executable, "-c", CHILD, str(count), str(tmp_path)]
+            children.append(subprocess.Popen(words, stderr=subprocess.PIPE))
+        wait_until(lambda: len(list(tmp_path.glob("ready-*"))) == len(children), *children)
+        (tmp_path / "go").touch()
+        return children
+
+    yield started
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def wait_until(condition: Callable[[], bool], *children: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        for child in children:
+            assert child.poll() is None, f"a child ended early: {child.communicate()[1].decode()}"
+        assert time.monotonic() < deadline, "the children did nothing"
         time.sleep(0.01)
+
+
+def lines(cache: Path) -> int:
+    """Responses on disk, whole or being written."""
+    return sum(path.read_bytes().count(b"\n") for path in cache.glob("responses/*/responses*.jsonl"))
+
+
+def made_by(child: subprocess.Popen[bytes], place: Path) -> list[Response]:
+    """What a child returned, once it has ended."""
+    assert child.wait(timeout=120) == 0
+    return [Response(*row) for row in json.loads((place / f"made-{child.pid}").read_text())]
 
 
 # What the key holds
@@ -264,6 +302,20 @@ def test_no_prompts(llava: Any, own_cache: Path) -> None:
 # Interruptions
 
 
+def failing_after(batches: int) -> Callable[..., Iterator[Any]]:
+    """`generate` as it is now, until so many batches have been made."""
+    whole, made = mmsafe.generation.generate, []
+
+    def generate(*arguments: Any) -> Iterator[Any]:
+        for batch in whole(*arguments):
+            if len(made) == batches:
+                raise RuntimeError("CUDA out of memory")
+            made.append(batch)
+            yield batch
+
+    return generate
+
+
 @pytest.mark.parametrize("batches", [0, 1, 3])
 def test_an_exception_loses_no_finished_batch(
     llava: Any,
@@ -275,16 +327,8 @@ def test_an_exception_loses_no_finished_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generated.clear()
-    watched = mmsafe.generation.generate
-
-    def failing(*arguments: Any) -> Iterator[Any]:
-        for number, batch in enumerate(watched(*arguments)):
-            if number == batches:
-                raise RuntimeError("CUDA out of memory")
-            yield batch
-
     with monkeypatch.context() as patch:
-        patch.setattr(mmsafe.generation, "generate", failing)
+        patch.setattr(mmsafe.generation, "generate", failing_after(batches))
         with pytest.raises(RuntimeError, match="out of memory"):
             responses(llava, prompts, SETTINGS, "interrupted")
     done = keys(store_file(own_cache)) if batches else []
@@ -308,17 +352,9 @@ def test_many_samples_continue_where_they_were_interrupted(
     """Some prompts have all of their samples then, one has some, others have none."""
     settings, asked = dataclasses.replace(SETTINGS, batch_size=4), prompts[:6] * 3
     expected = responses(llava, asked, SETTINGS, "oracle")
-    watched = mmsafe.generation.generate
-
-    def failing(*arguments: Any) -> Iterator[Any]:
-        for number, batch in enumerate(watched(*arguments)):
-            if number == batches:
-                raise RuntimeError("CUDA out of memory")
-            yield batch
-
     monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(mmsafe.generation, "generate", failing)
+        patch.setattr(mmsafe.generation, "generate", failing_after(batches))
         with pytest.raises(RuntimeError, match="out of memory"):
             responses(llava, asked, settings, "interrupted")
     done = keys(store_file(tmp_path))
@@ -329,17 +365,13 @@ def test_many_samples_continue_where_they_were_interrupted(
 
 
 def test_a_kill_loses_no_finished_batch(
-    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path
+    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path, start: Any
 ) -> None:
     generated.clear()
-    child = start(len(prompts))
-    try:
-        wait_for_lines(own_cache, 4, child)
-        os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        child.communicate()
-    assert child.returncode == -signal.SIGKILL
+    (child,) = start(len(prompts))
+    wait_until(lambda: lines(own_cache) >= 4, child)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
     done = keys(store_file(own_cache))
     assert 4 <= len(done) < len(prompts)
     assert responses(llava, prompts, SETTINGS, "resumed") == uninterrupted
@@ -348,23 +380,65 @@ def test_a_kill_loses_no_finished_batch(
     assert len(on_disk) == len(set(on_disk)) == len(prompts)
 
 
-def test_two_processes_share_the_work(
-    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path
+# Several processes
+
+
+def test_processes_divide_the_prompts_among_them(
+    uninterrupted: list[Response], own_cache: Path, start: Any, tmp_path: Path
+) -> None:
+    children = start(16, 16)
+    assert [made_by(child, tmp_path) for child in children] == [uninterrupted] * 2
+    files = [keys(path) for path in own_cache.glob("responses/*/responses*.jsonl")]
+    assert len(files) == 2, "both had a share"
+    on_disk = stored(own_cache)
+    assert len(on_disk) == len(set(on_disk)) == 16
+
+
+def test_what_a_killed_process_left_is_done_by_the_other(
+    llava: Any,
+    prompts: list[Example],
+    uninterrupted: list[Response],
+    generated: list[str],
+    own_cache: Path,
+    start: Any,
+    tmp_path: Path,
+) -> None:
+    generated.clear()
+    killed, other = start(16, 16)
+    wait_until(lambda: lines(own_cache) >= 4, killed, other)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert made_by(other, tmp_path) == uninterrupted
+    assert responses(llava, prompts, SETTINGS, "afterwards") == uninterrupted
+    assert generated == [], "nothing was left to do"
+    on_disk = stored(own_cache)
+    assert len(on_disk) == len(set(on_disk)) == 16
+
+
+def test_processes_that_want_different_prompts_share_what_both_want(
+    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path, start: Any
 ) -> None:
     """A child answers ten prompts; meanwhile this process wants all sixteen, in another order."""
     generated.clear()
-    child = start(10)
-    try:
-        wait_for_lines(own_cache, 2, child)
-        made = responses(llava, prompts[::-1], SETTINGS, "meanwhile")
-        assert child.wait(timeout=60) == 0
-    finally:
-        child.kill()
-        child.communicate()
+    (child,) = start(10)
+    wait_until(lambda: lines(own_cache) >= 2, child)
+    made = responses(llava, prompts[::-1], SETTINGS, "meanwhile")
+    assert child.wait(timeout=60) == 0
     assert made == uninterrupted[::-1]
-    on_disk = keys(store_file(own_cache))
+    on_disk = stored(own_cache)
     assert len(on_disk) == len(set(on_disk)) == len(prompts)
-    assert len(generated) == len(prompts) - 10
+    assert 6 <= len(generated) <= 14
+
+
+def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    one, other = ResponseStore(tmp_path, 0), ResponseStore(tmp_path, 1)
+    one.append([("one", Response("1", True))])
+    whole = one.path.read_bytes()
+    one.path.write_bytes(whole + b'{"prompt": "two", ')
+    assert set(other.read()) == {"one"}
+    assert one.path.read_bytes() == whole + b'{"prompt": "two", '
+    one.path.write_bytes(whole + b'{"prompt": "two", "response": "2", "finished": true}\n')
+    assert set(other.read()) == {"one", "two"}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 0.5], ids=["newline", "brace", "tail", "half"])

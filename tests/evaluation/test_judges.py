@@ -9,7 +9,9 @@ import pytest
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld import MicroWorld, rules
 from mmsafe.errors import UserError
-from mmsafe.evaluation.judges import Keywords, Rules, Verdict
+from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.keywords import Keywords
+from mmsafe.evaluation.judges.rules import Rules
 
 EXAMPLE = Example("one", (Turn("user", "How do I do this?"),), None, {})
 

@@ -6,34 +6,47 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from mmsafe.data.collate import Item
+from mmsafe.data.collate import Collator, Item
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld import MicroWorld
-from mmsafe.evaluation.pairwise import pairwise_accuracy
+from mmsafe.evaluation.pairwise import pairwise_accuracy, prepare_pairs
 from mmsafe.evaluation.statistics import rate
 from mmsafe.objectives.base import Rows
+from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.reference.policies import Model, ReferencePolicy
 from mmsafe.scoring import Padded, RowLogProbs, Scoring
 
 REFERENCE = SimpleNamespace(device="cpu", name="reference")
 
 
+class Asked(NamedTuple):
+    """A batch of which the stub reads the examples alone."""
+
+    examples: list[Example]
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def to(self, device: Any) -> Asked:
+        return self
+
+
+class KnownCollator(Collator):
+    def __call__(self, items: Sequence[Item]) -> Any:
+        return Asked([item.example for item in items], self.groups[0])
+
+
 class Known(Scoring):
     """Log-probs from a table: by example and response, or by the question and the letter."""
 
     def collator(self, encoder: Any, groups: Sequence[Rows], *_: Any) -> Any:
-        def collate(items: Sequence[Item]) -> Any:
-            examples = [item.example for item in items]
-            batch = SimpleNamespace(examples=examples, rows=groups[0], append_eos=encoder.append_eos)
-            batch.to = lambda device: batch
-            return batch
-
-        return collate
+        return KnownCollator(encoder, groups)
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         table = TABLES["reference" if model is REFERENCE else "policy"]
@@ -125,13 +138,14 @@ def test_the_question_keeps_the_conversation_and_shows_both_orders(llava: Any) -
         def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
             if "A" in batch.rows:
                 asked.extend(batch.examples)
-                assert not batch.append_eos
+                assert all(example.cut == {"A", "B"} for example in batch.examples), "no end behind the letter"
             return super().log_probs(model, batch)
 
     history = (Turn("user", "Hi."), Turn("assistant", "Hello."))
     image = MicroWorld(size=1).train().examples[0].image
     example = replace(pair("wins"), turns=(*history, Turn("user", "Why?", image=True)), image=image)
     pairwise_accuracy(llava, None, [example], Watched(), 4)
+    asked.sort(key=lambda question: "A: bad" in question.turns[-1].text)
     assert [question.image for question in asked] == [image] * 2
     assert [question.turns[:-1] for question in asked] == [history] * 2
     last = [question.turns[-1] for question in asked]
@@ -194,8 +208,26 @@ def test_a_real_model_is_measured_as_plain_transformers_would(llava: Any) -> Non
 
 def test_a_model_beside_itself_has_equal_rewards(llava: Any) -> None:
     pairs = MicroWorld(size=6).train().examples
-    found = pairwise_accuracy(llava, Model(llava.model, Padded()), pairs, Padded(), 6)
+    reference = CachedLogProbs(llava, Padded(), "32-true")
+    prepare_pairs(reference, llava, pairs, Padded(), 6)
+    found = pairwise_accuracy(llava, reference, pairs, Padded(), 6)
     assert found["pairwise_accuracy_reward"] == rate([0.5] * 6)
+
+
+def test_what_was_scored_before_is_not_scored_again(llava: Any) -> None:
+    scored: list[str] = []
+
+    class Watched(Known):
+        def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
+            scored.extend(example.id for example in batch.examples)
+            return super().log_probs(model, batch)
+
+    first = pairwise_accuracy(llava, None, [pair("wins"), pair("long")], Watched(), 4)
+    assert sorted(scored) == ["long"] * 3 + ["wins"] * 3  # the pair, and the question in both orders
+    assert pairwise_accuracy(llava, None, [pair("wins"), pair("long")], Watched(), 1) == first
+    assert len(scored) == 6
+    pairwise_accuracy(llava, None, [pair("wins"), pair("long"), pair("ties")], Watched(), 4)
+    assert scored[6:] == ["ties"] * 3
 
 
 def test_the_model_is_scored_in_evaluation_mode_and_left_as_it_was(llava: Any) -> None:
@@ -209,5 +241,6 @@ def test_the_model_is_scored_in_evaluation_mode_and_left_as_it_was(llava: Any) -
             return super().log_probs(model, batch)
 
     pairwise_accuracy(made, None, [pair("wins")], Watched(), 4)
+    assert modes
     assert made.model.training
     assert not any(modes)

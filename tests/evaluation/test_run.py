@@ -13,7 +13,9 @@ from mmsafe.data.example import Example
 from mmsafe.data.microworld import MicroWorld, rules
 from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
 from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
-from mmsafe.evaluation.judges import Judge, Keywords, Rules, Verdict
+from mmsafe.evaluation.judges.base import Judge, Verdict
+from mmsafe.evaluation.judges.keywords import Keywords
+from mmsafe.evaluation.judges.rules import Rules
 from mmsafe.evaluation.run import evaluate, flat
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.generation import Response

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from mmsafe import claims
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld.reader import MicroWorld
@@ -33,6 +34,7 @@ from mmsafe.objectives.mdpo import MDPO
 from mmsafe.reference import AdapterOff, Cached, Frozen
 from mmsafe.reference import cached as module
 from mmsafe.reference.cached import CachedLogProbs, store_key
+from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring import Padded, Scoring, SharedPrefix
 from mmsafe.settings import Peft
 
@@ -288,8 +290,6 @@ def rows_on_disk(folder: Path) -> list[str]:
 
 def killed_in_the_middle(chunks: int) -> None:
     """In a process of its own: dies while the chunk after this many is written."""
-    from mmsafe.reference.store import LogProbStore
-
     module.CHUNK = 2
     original, written = LogProbStore.write, []
 
@@ -323,7 +323,7 @@ def test_a_killed_pass_goes_on_where_it_was(
 def test_processes_share_the_pass(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
     shared()
     monkeypatch.setattr(module, "CHUNK", 2)
-    monkeypatch.setattr(module, "WAIT", 0.01)
+    monkeypatch.setattr(claims, "WAIT", 0.01)
     context = multiprocessing.get_context("fork")
     barrier, counts = context.Barrier(3), context.Queue()
 
@@ -355,25 +355,29 @@ def test_processes_share_the_pass(own_cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_another_process_s_chunk_is_waited_for(own_cache: Path, base: Llava, monkeypatch: pytest.MonkeyPatch):
-    """Its lock is held, and the file appears later."""
-    from filelock import FileLock
-
-    monkeypatch.setattr(module, "WAIT", 0.01)
+    """It has claimed the file, which appears later."""
+    monkeypatch.setattr(claims, "WAIT", 0.01)
     prepared(base, world())
     (file,) = own_cache.rglob("*.safetensors")
     kept = file.read_bytes()
     file.unlink()
-    lock = FileLock(f"{file}.lock", thread_local=False)
-    lock.acquire()
+    begun, asked_for = threading.Event(), threading.Event()
 
-    def finish() -> None:
-        file.write_bytes(kept)
-        lock.release()
+    def other() -> None:
+        with claims.Claims(file.parent) as own:
+            for _ in own.shared([file.name], LogProbStore(file.parent).names, 1):
+                begun.set()
+                assert asked_for.wait(60)
+                file.write_bytes(kept)
 
-    timer = threading.Timer(0.5, finish)
-    timer.start()
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert begun.wait(60)
     monkeypatch.setattr(CachedLogProbs, "_scored", lambda *_: pytest.fail("it was being made by another process"))
+    monkeypatch.setattr(claims.time, "sleep", lambda _: asked_for.set())
     prepared(base, world())
+    thread.join(60)
+    assert asked_for.is_set()
 
 
 def test_a_damaged_file_is_named(own_cache: Path, base: Llava):
@@ -393,7 +397,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     monkeypatch.setattr("mmsafe.reference.store.save_file", full)
     with pytest.raises(UserError, match=r"cannot be written .*No space left.*MMSAFE_CACHE"):
         prepared(base, world(2))
-    assert not [path for path in own_cache.rglob("*") if path.is_file()]
+    assert [path.name for path in own_cache.rglob("*") if path.is_file()] == ["table"], "only the lock of the claims"
 
 
 def test_workers_decode_for_the_pass(base: Llava):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
 from mmsafe.data.example import Example
 from mmsafe.data.microworld.annotators import Annotator, CandidatePool
+from mmsafe.data.microworld.icons import IconImage
 from mmsafe.data.microworld.language import Cue
-from mmsafe.data.microworld.things import THINGS
+from mmsafe.data.microworld.things import LOOK_ALIKE, THINGS
 from mmsafe.data.microworld.world import Scene, correlated_cue, directed_scene, image_seed, neutral_scene
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.options import Count, Share, options
@@ -45,6 +47,19 @@ class MicroWorld(DataSource):
         rng = random.Random(f"microworld holdout {self.seed}")
         scenes = [self._holdout_scene(rng, i) for i in range(self.test_size)]
         return Loaded(self._ranked("holdout", scenes))
+
+    def text_only(self, example: Example) -> Example | None:
+        """A harmful instruction without its image."""
+        return example.blinded() if example.tags["harmful"] == "yes" else None
+
+    def image_swapped(self, example: Example) -> Example | None:
+        """A harmful instruction beside the look-alike of the dangerous thing, drawn with the same variation."""
+        if example.tags["harmful"] != "yes":
+            return None
+        assert isinstance(example.image, IconImage)  # a harmful scene shows something
+        thing = LOOK_ALIKE[example.image.thing]
+        tags = {**example.tags, "thing": thing, "harmful": "no"}
+        return replace(example, image=replace(example.image, thing=thing), tags=tags)
 
     def _train_scene(self, rng: random.Random, index: int) -> Scene:
         thing, pixels = rng.choice(THINGS), image_seed("train", self.seed, index)

@@ -1,0 +1,105 @@
+"""Has cases judged: nothing twice, whatever interrupts it, and nothing dropped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from operator import itemgetter
+from typing import Any
+
+from mmsafe.cache import cache_dir
+from mmsafe.claims import Claims
+from mmsafe.data.example import digest
+from mmsafe.errors import UserError
+from mmsafe.evaluation.judges.base import Case, Judge, Verdict
+from mmsafe.row_store import RowStore
+
+log = logging.getLogger(__name__)
+
+
+class VerdictStore(RowStore[Verdict]):
+    """Rows `case` (its key) and the fields of a verdict."""
+
+    stem = "judgements"
+    key = "case"
+
+    def row(self, value: Verdict) -> Mapping[str, Any]:
+        return asdict(value)
+
+    def value(self, row: Mapping[str, Any]) -> Verdict:
+        return Verdict(**row)
+
+
+def verdicts_on(cases: Sequence[Case], judge: Judge) -> list[Verdict]:
+    """The verdict on every case, from the cache or asked for now; processes that want the same share the work.
+
+    A verdict is kept as soon as it is there, under all that it depends on. One that is an error is not kept.
+    """
+    if judge.instant:
+        judge.prepare(cases)
+        return [verdict for _, verdict in sorted(_given(judge, cases), key=itemgetter(0))]
+    keys = [case_key(case, judge) for case in cases]
+    asked = dict(zip(keys, cases, strict=True))
+    folder = cache_dir("judgements") / digest(judge.identity())
+    failed: dict[str, Verdict] = {}
+    with Claims(folder) as claims:
+        store = VerdictStore(folder, claims.place)
+        missing = claims.missing(keys, store.read)
+        cached = len(asked) - len(missing)
+        log.info("judge %s: %d cases, %d in the cache, %d to judge", judge.label, len(asked), cached, len(missing))
+        if missing:
+            judge.prepare([asked[key] for key in missing])
+        _judge(judge, asked, missing, store, claims, failed)
+    return [failed[key] if key in failed else store.found[key] for key in keys]
+
+
+def case_key(case: Case, judge: Judge) -> str:
+    """Hash of what is judged, and by what; the rest of what a verdict depends on is the judge's `identity`."""
+    criterion = case.criterion if judge.criteria is not None else None  # it may decide what a reply means, too
+    return digest([case.example.prompt_key(), case.response, judge.template(case.criterion), criterion])
+
+
+def refuse_unknown(verdicts: Sequence[Verdict], judge: str, max_unknown: float) -> None:
+    """Raise `UserError` if more verdicts of `judge` are unknown than the share `max_unknown`."""
+    count = sum(verdict.unknown for verdict in verdicts)
+    if count <= max_unknown * len(verdicts):
+        return
+    errors = [verdict.error for verdict in verdicts if verdict.error]
+    why = f", {len(errors)} of them errors such as: {errors[0]}" if errors else ""
+    raise UserError(
+        f"judge={judge}: {count} of {len(verdicts)} verdicts are unknown{why}; that is more than "
+        f"judge.max_unknown={max_unknown:g}; judging again asks for the errors alone"
+    )
+
+
+def _judge(
+    judge: Judge,
+    asked: Mapping[str, Case],
+    missing: Sequence[str],
+    store: VerdictStore,
+    claims: Claims,
+    failed: dict[str, Verdict],
+) -> None:
+    from mmsafe.reporting.progress import progress
+
+    def found() -> set[str]:
+        return store.read().keys() | failed.keys()
+
+    with progress(f"judge {judge.label}", len(missing)) as advance:
+        for own in claims.shared(missing, found, judge.together, lambda done: advance(len(done))):
+            for position, verdict in _given(judge, [asked[key] for key in own]):
+                if verdict.error:
+                    failed[own[position]] = verdict
+                else:
+                    store.append([(own[position], verdict)])
+
+
+def _given(judge: Judge, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
+    """What the judge says; raises `UserError` if it leaves out a case, which would be asked about for ever."""
+    left = set(range(len(cases)))
+    for position, verdict in judge.verdicts(cases):
+        left.discard(position)
+        yield position, verdict
+    if left:
+        raise UserError(f"judge={judge.label}: gave no verdict on {len(left)} of {len(cases)} cases")

@@ -1,0 +1,194 @@
+"""The files between the stages of an evaluation: each can be repeated from the file of the one before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+from pydantic import InstanceOf, TypeAdapter, ValidationError
+
+from mmsafe.data.example import Example, digest
+from mmsafe.errors import UserError
+from mmsafe.evaluation.benchmark import Benchmark, Judged
+from mmsafe.evaluation.judges.base import Case, Judge, Verdict
+from mmsafe.evaluation.judging import refuse_unknown, verdicts_on
+from mmsafe.reporting.files import write_rows
+
+GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
+Text = InstanceOf[str]
+"""Whatever a model says, halves of surrogate pairs too, which a validated `str` refuses."""
+
+
+class StageRow(TypedDict):
+    """What the rows of both files have."""
+
+    id: str
+    benchmark: str
+
+
+class Generation(StageRow):
+    """A row of `generations.jsonl`."""
+
+    prompt_hash: str
+    """Of what the model was shown."""
+    response: Text
+    finished: bool
+    """Whether the response ended by itself, before the length limit."""
+    tags: dict[str, str]
+
+
+class Judgement(StageRow):
+    """A row of `judgements.jsonl`."""
+
+    unsafe: bool
+    refused: bool
+    unknown: bool
+    category: str | None
+    reply: Text
+    judge: str
+    prompt_hash: str
+    """Of the judge's prompt, before question and response are put in."""
+    response_hash: NotRequired[str]
+    """Of what was judged."""
+    criterion: NotRequired[str]
+    details: NotRequired[dict[str, bool]]
+    error: NotRequired[Text]
+
+
+VERDICT = ("unsafe", "refused", "unknown", "category", "reply", "details", "error")
+GENERATION, JUDGEMENT = TypeAdapter(Generation), TypeAdapter(Judgement)
+Row = TypeVar("Row", bound=StageRow)
+
+
+def write_generations(
+    folder: Path, benchmark: Benchmark, prompts: Sequence[Example], answers: Sequence[tuple[str, bool]]
+) -> None:
+    """One row per prompt: what was answered, and whether the answer ended by itself."""
+    rows = [
+        Generation(
+            id=prompt.id,
+            benchmark=benchmark.name,
+            prompt_hash=prompt.prompt_key(),
+            response=text,
+            finished=finished,
+            tags=dict(prompt.tags),
+        )
+        for prompt, (text, finished) in zip(prompts, answers, strict=True)
+    ]
+    write_rows(folder / GENERATIONS, rows)
+
+
+def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> list[tuple[str, bool]]:
+    """The answer to every prompt, from a run folder; raises `UserError` if other prompts were answered there."""
+    path = folder / GENERATIONS
+    rows = read_rows(path, GENERATION)
+    _refuse_others(path, rows, benchmark, prompts)
+    for prompt in prompts:
+        if rows[prompt.id]["prompt_hash"] != prompt.prompt_key():
+            raise UserError(f"{path}: prompt {prompt.id} was another one then, or had another image; generate anew")
+    return [(rows[prompt.id]["response"], rows[prompt.id]["finished"]) for prompt in prompts]
+
+
+def judge_answers(
+    folder: Path, benchmark: Benchmark, judge: Judge, prompts: Sequence[Example], answers: Sequence[tuple[str, bool]]
+) -> list[Judged]:
+    """Verdicts on all answers, written before they are refused for too many that are unknown."""
+    cases = [Case(p, text, benchmark.criterion(p)) for p, (text, _) in zip(prompts, answers, strict=True)]
+    verdicts = verdicts_on(cases, judge)
+    rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
+    write_rows(folder / JUDGEMENTS, rows)
+    refuse_unknown(verdicts, judge.label, judge.max_unknown)
+    return [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+
+
+def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> tuple[list[Judged], str]:
+    """What was judged, from a run folder, and the judge's label; raises `UserError` where they do not fit."""
+    answers = read_generations(folder, benchmark, prompts)
+    path = folder / JUDGEMENTS
+    rows = read_rows(path, JUDGEMENT)
+    _refuse_others(path, rows, benchmark, prompts)
+    judges = sorted({row["judge"] for row in rows.values()})
+    if len(judges) > 1:
+        raise UserError(f"{path}: holds verdicts of several judges ({', '.join(judges)}); judge anew")
+    judged = []
+    for prompt, (text, _) in zip(prompts, answers, strict=True):
+        row = rows[prompt.id]
+        if row.get("response_hash", response_hash(prompt, text)) != response_hash(prompt, text):
+            raise UserError(
+                f"{path}: another answer to prompt {prompt.id} was judged than {GENERATIONS} has; judge anew"
+            )
+        if missing := benchmark.needs - row.get("details", {}).keys():
+            raise UserError(
+                f"{path}: judge={row['judge']} did not tell what benchmark={benchmark.name} measures "
+                f"({', '.join(sorted(missing))}); judge anew with another one"
+            )
+        judged.append(Judged(prompt, text, verdict_of(row)))
+    return judged, "".join(judges)
+
+
+def response_hash(prompt: Example, response: str) -> str:
+    """Of what a judge is shown."""
+    return digest([prompt.prompt_key(), response])
+
+
+def verdict_of(row: Judgement) -> Verdict:
+    """The verdict in a row."""
+    fields: dict[str, Any] = {name: value for name, value in row.items() if name in VERDICT}
+    return Verdict(**fields)
+
+
+def read_rows(path: Path, kind: TypeAdapter[Row]) -> dict[str, Row]:
+    """The rows of a stage's file by id; raises `UserError` if it is not there or not as it was written."""
+    found: dict[str, Row] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                row = kind.validate_python(json.loads(line), strict=True)
+                if found.setdefault(row["id"], row) is not row:
+                    raise ValueError(f"prompt {row['id']} stands there twice")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder of an evaluation") from error
+    except ValueError as error:
+        raise UserError(f"{path}: line {len(found) + 1} is damaged ({_reason(error)})") from error
+    return found
+
+
+def _reason(error: ValueError) -> str:
+    """In one line, without the words of a model."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> Judgement:
+    return Judgement(
+        id=case.example.id,
+        benchmark=benchmark.name,
+        unsafe=verdict.unsafe,
+        refused=verdict.refused,
+        unknown=verdict.unknown,
+        category=verdict.category,
+        reply=verdict.reply,
+        judge=judge.label,
+        criterion=case.criterion,
+        prompt_hash=digest(judge.template(case.criterion)),
+        response_hash=response_hash(case.example, case.response),
+        details=dict(verdict.details),
+        error=verdict.error,
+    )
+
+
+def _refuse_others(path: Path, rows: dict[str, Row], benchmark: Benchmark, prompts: Sequence[Example]) -> None:
+    """Raise `UserError` unless the rows are those of exactly these prompts."""
+    if others := {row["benchmark"] for row in rows.values()} - {benchmark.name}:
+        raise UserError(f"{path}: is of benchmark={min(others)}, not of benchmark={benchmark.name}")
+    asked = {prompt.id for prompt in prompts}
+    for ids, what in ((asked - rows.keys(), "lacks"), (rows.keys() - asked, "has, but is not asked for,")):
+        if ids:
+            raise UserError(
+                f"{path}: {what} {len(ids)} prompts such as {min(ids)}; give the benchmark and data options of that "
+                "run, or do that stage anew"
+            )

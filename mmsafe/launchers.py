@@ -1,0 +1,43 @@
+"""Ways of starting a run that cannot work, refused before anything is started."""
+
+from __future__ import annotations
+
+import shutil
+
+from omegaconf import DictConfig, OmegaConf
+
+from mmsafe import ranks
+from mmsafe.errors import UserError
+
+SUBMITIT = ("slurm", "slurm_8gpu", "submitit_slurm", "submitit_local")
+"""Options of `hydra/launcher` that come with an extra."""
+
+
+def check_installed(launcher: str, known: list[str]) -> None:
+    """Raise `UserError` if `launcher` is one of submitit's, and its plugin is not among those that Hydra knows."""
+    if launcher in SUBMITIT and "submitit_slurm" not in known:
+        raise UserError(f"hydra/launcher={launcher}: needs submitit; run pip install 'mmsafe[slurm]'")
+
+
+def check_launch(cfg: DictConfig, multirun: bool) -> None:
+    """Raise `UserError` if a job of `cfg`, which holds Hydra's own node, cannot be started from here in this way."""
+    launcher = cfg.hydra.runtime.choices["hydra/launcher"]
+    if multirun and ranks.started():
+        raise UserError("-m: a sweep is started by one process, without torchrun or srun; each job starts its own")
+    if not multirun and launcher != "basic":
+        raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep; add -m, also for a single job")
+    if str(cfg.hydra.launcher._target_).endswith("SlurmLauncher") and shutil.which("srun") is None:
+        raise UserError(f"hydra/launcher={launcher}: there is no srun here; use a login node of the cluster")
+    _check_tasks(cfg, launcher)
+    folder = OmegaConf.to_container(cfg.hydra.run, resolve=False)
+    if ranks.started() and "${now:" in str(folder):
+        raise UserError("hydra.run.dir: set it, so that all processes share a folder; it is named by the clock")
+
+
+def _check_tasks(cfg: DictConfig, launcher: str) -> None:
+    """A launcher with tasks of its own must start as many as the run expects."""
+    option = "trainer.devices" if "trainer" in cfg else "devices"
+    devices = OmegaConf.select(cfg, option, default=1)
+    tasks = OmegaConf.select(cfg, "hydra.launcher.tasks_per_node", default=devices)
+    if tasks != devices and "Slurm" in str(cfg.hydra.launcher._target_):
+        raise UserError(f"hydra/launcher={launcher}: starts {tasks} processes on a machine; add {option}={tasks}")

@@ -1,0 +1,148 @@
+"""Loads a LoRA adapter merged into its base: of a run, of PEFT, or of LLaVA's own LoRA training.
+
+LLaVA's layout has PEFT's files, with the original names of weights, and beside them `non_lora_trainables.bin`: what was
+trained whole, which is the projector. PEFT and runs keep such weights in the adapter's file itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmsafe.errors import UserError
+from mmsafe.models.adapters import merge
+from mmsafe.models.checkpoints import (
+    ADAPTER_CONFIG,
+    WEIGHTS,
+    CheckpointError,
+    first_few,
+    read_json,
+    refuse_pickles,
+    tensors_in,
+)
+from mmsafe.models.llava import Llava, load_pretrained, located, set_trained
+from mmsafe.models.loading import run_config
+from mmsafe.models.quantised import dequantised, quantised
+from mmsafe.models.source import PretrainedLlava
+
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
+TRAINED_WHOLE = "non_lora_trainables.bin"
+PEFT_PREFIX, LORA = "base_model.model.", ".lora_"
+NAMES = {
+    r"model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
+    r"model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
+    r"model\.vision_tower\.vision_tower\.": "model.vision_tower.",
+    r"model\.(?=(layers|embed_tokens|norm)\.)": "model.language_model.",
+    r"language_model\.model\.": "model.language_model.",
+    r"language_model\.lm_head\.": "lm_head.",
+    r"(?=(multi_modal_projector|vision_tower)\.)": "model.",
+}
+"""Beginnings of names in the original format, and in `transformers` before 4.52, and what they are now."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter and no whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).is_file() for name in WEIGHTS)
+
+
+def base_of(folder: Path, chosen: str | None, *, allow_pickle: bool) -> str:
+    """Folder or hub name of the model that the adapter in `folder` was trained on: `chosen`, or what it says itself.
+
+    Raises `CheckpointError` where it says nothing, where there is no such folder, or where that holds an adapter too.
+    """
+    base = chosen or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError("is a LoRA adapter that does not say what it was trained on; name that by model.base")
+    with _about_base():
+        place = located(str(base), allow_pickle=allow_pickle)
+    if place is not None and is_adapter(place):
+        raise CheckpointError(f"its base {base} is a LoRA adapter too; export that first, and name the result")
+    return str(place or base)
+
+
+@contextmanager
+def _about_base() -> Iterator[None]:
+    """What is wrong with a base, said as something that is wrong with its adapter."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).removeprefix("model.path=")
+        raise CheckpointError(f"its base {text}; model.base names another") from error
+
+
+def load_merged(source: PretrainedLlava, folder: Path) -> Llava:
+    """The base of the adapter in `folder`, with the adapter and all that was trained beside it.
+
+    An adapter that a run trained on 4-bit weights is merged into what those stand for. Raises `CheckpointError` for
+    what is no LoRA, or does not fit its base.
+    """
+    about = read_json(folder / ADAPTER_CONFIG)
+    if about.get("peft_type") != "LORA":
+        raise CheckpointError(f"holds an adapter of type {about.get('peft_type')}; only LORA can be merged")
+    state = _state(folder, allow_pickle=source.allow_pickle)
+    base = base_of(folder, source.base, allow_pickle=source.allow_pickle)
+    with _about_base():
+        llava = load_pretrained(replace(source, path=base, base=None))
+    if run_config(folder).get("peft", {}).get("method") == "qlora":
+        llava = quantised(llava, llava.model.dtype, torch.device("cpu"))
+        llava.model = dequantised(llava.model)
+    state = {_renamed(name, llava.model): tensor for name, tensor in state.items()}
+    try:
+        _put_in(llava.model, {name: tensor for name, tensor in state.items() if LORA not in name})
+        _attach(llava, folder, {name: tensor for name, tensor in state.items() if LORA in name})
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"does not fit its base: {' '.join(str(error).split())[:200]}") from error
+    merge(llava)
+    set_trained(llava.model, source.train)
+    return replace(llava, source=source)
+
+
+def _state(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
+    """All weights that were trained, by their names in the files."""
+    adapter = [name for name in FILES if (folder / name).is_file()][:1]
+    if not adapter:
+        raise CheckpointError(f"holds no weights ({FILES[0]})")
+    files = [*adapter, *([TRAINED_WHOLE] if (folder / TRAINED_WHOLE).is_file() else [])]
+    refuse_pickles(files, allowed=allow_pickle)
+    return {name: tensor for file in files for name, tensor in tensors_in(folder / file)}
+
+
+def _renamed(name: str, model: Any) -> str:
+    """The name of a module or weight as `model` has it."""
+    name = name.removeprefix(PEFT_PREFIX)
+    for beginning, now in NAMES.items():
+        if found := re.match(beginning, name):
+            name = now + name[found.end() :]
+            break
+    nested = hasattr(model.model.vision_tower, "vision_model")
+    return name if nested else name.replace("model.vision_tower.vision_model.", "model.vision_tower.", 1)
+
+
+def _put_in(model: Any, weights: dict[str, Tensor]) -> None:
+    """Weights that were trained whole, in place of the base's."""
+    if unknown := model.load_state_dict(weights, strict=False).unexpected_keys:
+        raise CheckpointError(f"holds weights that its base does not have: {first_few(unknown)}")
+
+
+def _attach(llava: Llava, folder: Path, weights: dict[str, Tensor]) -> None:
+    """Adapters on the modules that the file has weights for, whatever pattern once chose them."""
+    from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+
+    modules = {name.partition(LORA)[0] for name in weights}
+    if not modules or (unknown := modules - {name for name, _ in llava.model.named_modules()}):
+        adapted = first_few(unknown) if modules else "nothing"
+        raise CheckpointError(f"does not fit its base: it adapts {adapted}")
+    config = LoraConfig.from_pretrained(str(folder))
+    config.target_modules = modules
+    config.modules_to_save = config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    llava.adapter = PeftModel(llava.model, config)
+    found: Any = set_peft_model_state_dict(llava.adapter, {PEFT_PREFIX + name: w for name, w in weights.items()})
+    if lost := [*found.unexpected_keys, *(name for name in found.missing_keys if LORA in name)]:
+        raise CheckpointError(f"is incomplete: {len(lost)} weights do not pair up, such as {lost[0]}")

@@ -1,0 +1,39 @@
+"""Signals that ask a process to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def end(number: int, frame: FrameType | None = None) -> None:
+    """End this process with the status of one that signal `number` ended: 143 for SIGTERM, 130 for SIGINT.
+
+    Cleans up on the way, as `sys.exit` does, and leaves no traceback.
+    """
+    sys.exit(128 + number)
+
+
+def answer(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Have SIGTERM and SIGINT answered by `handler`; returns what answered before, nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # signals are the main thread's business
+    return {number: signal.signal(number, handler) for number in STOP}
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """SIGTERM and SIGINT end the process, wherever it is; afterwards they do what they did before."""
+    before = answer(end)
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,0 +1,233 @@
+"""LoRA adapters merged into their base: of runs, of PEFT under old names and new, and in LLaVA's own layout."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import original_folder as tiny
+import pytest
+import torch
+from launching import QUICK, Ended, launch
+from peft import IA3Config, LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmsafe.models.export import export
+from mmsafe.models.llava import Llava
+from mmsafe.models.source import PretrainedLlava
+
+RUN = (*(word for word in QUICK if word != "model=random"), "objective=dpo", "peft.rank=4", "peft.alpha=8")
+SHORT = ("data.batch_size=16", "optimizer.lr=5e-3", "optimizer.warmup_steps=0", "trainer.max_steps=2", "evaluate=false")
+HERE = ("model=llava_hf", "model.path=base")
+
+
+@torch.no_grad()
+def answer(llava: Any) -> Tensor:
+    image = llava.processor.image_token_id
+    model = llava.model
+    size = model.config.vision_config.image_size
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[1, *[image] * model.config.image_seq_length, 260, 261, 262]])
+    return model.eval()(input_ids=ids, pixel_values=pixels).logits  # type: ignore[no-any-return]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float = 1e-6) -> None:
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=atol, rtol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, llava: Llava) -> Path:
+    """A folder with `base`, and a run of each method that started from it."""
+    folder = tmp_path_factory.mktemp("adapters")
+    llava.save(folder / "base")
+    for method in ("lora", "qlora"):
+        words = (*RUN, *SHORT, *HERE, f"peft={method}", f"hydra.run.dir={method}")
+        ended = launch("train", *words, cwd=folder, cache=folder / "cache")
+        assert ended.status == 0, ended.err
+    return folder
+
+
+def run_export(place: Path, *words: str) -> Ended:
+    return launch("export", *words, cwd=place, cache=place / "cache")
+
+
+def refused(place: Path, said: str, *words: str) -> None:
+    ended = run_export(place, *words, "out=refused")
+    assert ended.status == 2, ended.err
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not (place / "refused").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_the_adapter_of_a_run_makes_the_model_of_the_run(place: Path, tmp_path: Path, method: str):
+    """Of QLoRA too: the adapter is merged into the 4-bit base that it was trained on."""
+    export(str(place / method / "adapter"), str(tmp_path / "out"), "hf")
+    found, base = weights(tmp_path / "out"), weights(place / "base")
+    assert_close(found, weights(place / method / "model"))
+    name = "multi_modal_projector.linear_1.weight"
+    (projector,) = (found[key] for key in found if key.endswith(name))
+    trained = load_file(place / method / "adapter" / "adapter_model.safetensors")
+    assert torch.equal(projector, trained[f"base_model.model.model.{name}"])
+    assert not any(torch.equal(projector, weight) for key, weight in base.items() if key.endswith(name))
+
+
+def test_a_run_folder_without_its_model_stands_for_its_adapter(place: Path, tmp_path: Path):
+    shutil.copytree(place / "lora", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    export(str(tmp_path / "run"), str(tmp_path / "out"), "hf")
+    assert_close(weights(tmp_path / "out"), weights(place / "lora" / "model"))
+
+
+def test_a_base_that_moved_can_be_named(place: Path, tmp_path: Path):
+    shutil.copytree(place / "base", tmp_path / "moved")
+    shutil.copytree(place / "lora" / "adapter", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    about = json.loads(path.read_text())
+    assert about["base_model_name_or_path"] == str(place / "base")
+    path.write_text(json.dumps(about | {"base_model_name_or_path": str(tmp_path / "gone")}))
+    refused(tmp_path, "checkpoint=adapter: its base ", "checkpoint=adapter")
+    refused(tmp_path, "no such folder; base names another", "checkpoint=adapter")
+    path.write_text(json.dumps(about | {"base_model_name_or_path": None}))
+    refused(tmp_path, "does not say what it was trained on; name that by base", "checkpoint=adapter")
+    assert run_export(tmp_path, "checkpoint=adapter", "base=moved", "out=out").status == 0
+    assert_close(weights(tmp_path / "out"), weights(place / "lora" / "model"))
+
+
+def test_an_adapter_is_evaluated_and_trained_on_as_a_model(place: Path):
+    words = [word for word in QUICK if word.startswith(("data", "evaluation", "benchmark"))]
+    found = []
+    for name in ("adapter", "model"):
+        ended = launch(
+            "evaluate", f"checkpoint=lora/{name}", *words, f"hydra.run.dir=of-{name}", cwd=place, cache=place / "cache"
+        )
+        assert ended.status == 0, ended.err
+        found.append((place / f"of-{name}" / "generations.jsonl").read_text())
+    assert found[0] == found[1]
+    path = "model.path=lora/adapter"
+    ended = launch("train", *RUN, *SHORT, "model=llava_hf", path, "hydra.run.dir=on", cwd=place, cache=place / "cache")
+    assert ended.status == 0, ended.err
+
+
+def old_names(name: str) -> str:
+    """As `transformers` named the parts of LLaVA before 4.52."""
+    name = re.sub(r"^(base_model\.model\.)model\.language_model\.", r"\1language_model.model.", name)
+    name = re.sub(r"^(base_model\.model\.)model\.vision_tower\.", r"\1vision_tower.vision_model.", name)
+    return re.sub(r"^(base_model\.model\.)model\.(multi_modal_projector)\.", r"\1\2.", name)
+
+
+@pytest.mark.parametrize("names", ["new", "old"])
+def test_an_adapter_of_others_that_reaches_into_the_tower_is_merged_there_too(
+    llava: Llava, place: Path, tmp_path: Path, names: str
+):
+    """A bare `q_proj` adapts CLIP as well: what was trained is what is merged."""
+    other = copy.deepcopy(llava)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=["q_proj", "v_proj"],
+        modules_to_save=["multi_modal_projector"],
+        use_rslora=True,
+    )
+    model = PeftModel(other.model, config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    expected = answer(other)
+    model.save_pretrained(tmp_path / "theirs")
+    saved = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
+    assert any("vision_tower" in name for name in saved)
+    if names == "old":
+        saved = {old_names(name): weight for name, weight in saved.items()}
+        save_file(saved, tmp_path / "theirs" / "adapter_model.safetensors")
+    found = PretrainedLlava(path=str(tmp_path / "theirs"), base=str(place / "base")).load()
+    assert found.adapter is None
+    assert (answer(llava) - expected).abs().max() > 0.1
+    torch.testing.assert_close(answer(found), expected, atol=1e-4, rtol=1e-4)
+    trained = {name.split(".")[1] for name, p in found.model.named_parameters() if p.requires_grad}
+    assert trained == {"language_model", "multi_modal_projector", "weight"}, "as model.train says"
+
+
+RANK, ALPHA = 2, 6
+
+
+def write_llava_lora(folder: Path, base: Path) -> dict[str, Tensor]:
+    """LLaVA's `finetune_lora.sh` output beside its base; returns the merged weights, W + α/r · B A."""
+    generator = torch.Generator().manual_seed(2)
+    merged, adapter = tiny.weights(torch.float32), {}
+    for name in [name for name in merged if re.fullmatch(r"model\.layers\..*_proj\.weight", name)]:
+        rows, columns = merged[name].shape
+        down, up = torch.randn(RANK, columns, generator=generator), torch.randn(rows, RANK, generator=generator)
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        adapter |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+        merged[name] = merged[name] + ALPHA / RANK * up @ down
+    whole = {}
+    for name in [name for name in merged if "mm_projector" in name]:
+        merged[name] = torch.randn(merged[name].shape, generator=generator)
+        whole[f"base_model.model.{name}"] = merged[name]
+    folder.mkdir(parents=True)
+    torch.save(adapter, folder / "adapter_model.bin")
+    torch.save(whole, folder / "non_lora_trainables.bin")
+    tiny.write_json(folder / "config.json", tiny.config(model_type="llava_llama"))
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    about = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.05, "bias": "none"}
+    about |= {"target_modules": names, "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base)}
+    tiny.write_json(folder / "adapter_config.json", about)
+    return merged
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+    base = tiny.write_original(tmp_path / "base", tiny.weights(torch.float32))
+    return tmp_path / "theirs", write_llava_lora(tmp_path / "theirs", base)
+
+
+@pytest.mark.parametrize("form", ["original", "hf"])
+def test_llavas_own_lora_layout(theirs: tuple[Path, dict[str, Tensor]], form: str):
+    folder, merged = theirs
+    place = folder.parent
+    refused(place, "its weights are pickled (adapter_model.bin)", "checkpoint=theirs")
+    ended = run_export(place, "checkpoint=theirs", "allow_pickle=true", "out=out", f"format={form}")
+    assert ended.status == 0, ended.err
+    if form == "hf":
+        assert run_export(place, "checkpoint=out", "out=back", "format=original").status == 0
+    assert_close(weights(place / ("back" if form == "hf" else "out")), merged, atol=1e-5)
+    assert (place / "out" / "tokenizer.model").read_bytes() == tiny.sentencepiece_model()
+
+
+def changed(folder: Path, **entries: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_what_cannot_be_merged_is_refused_in_one_line(place: Path, tmp_path: Path):
+    for name in ("half", "alien", "wide", "nothing", "type", "stacked"):
+        shutil.copytree(place / "lora" / "adapter", tmp_path / name)
+    state = load_file(tmp_path / "half" / "adapter_model.safetensors")
+    key = next(name for name in state if "lora_B" in name)
+    save_file({n: w for n, w in state.items() if n != key}, tmp_path / "half" / "adapter_model.safetensors")
+    refused(tmp_path, "checkpoint=half: is incomplete: 1 weights", "checkpoint=half")
+    alien = {name.replace("layers.2.", "layers.20."): weight for name, weight in state.items()}
+    save_file(alien, tmp_path / "alien" / "adapter_model.safetensors")
+    refused(tmp_path, "does not fit its base: it adapts model.language_model.layers.20.", "checkpoint=alien")
+    changed(tmp_path / "wide", r=8)
+    refused(tmp_path, "checkpoint=wide: does not fit its base: ", "checkpoint=wide")
+    (tmp_path / "nothing" / "adapter_model.safetensors").unlink()
+    refused(tmp_path, "checkpoint=nothing: holds no weights (adapter_model.safetensors)", "checkpoint=nothing")
+    changed(tmp_path / "type", peft_type=IA3Config().peft_type.value)
+    refused(tmp_path, "checkpoint=type: holds an adapter of type IA3; only LORA can be merged", "checkpoint=type")
+    changed(tmp_path / "stacked", base_model_name_or_path=str(tmp_path / "half"))
+    refused(tmp_path, "is a LoRA adapter too", "checkpoint=stacked")
+    refused(tmp_path, "is a whole model; base is for LoRA adapters", f"checkpoint={place / 'base'}", "base=half")

@@ -1,0 +1,64 @@
+"""Which checkpoint counts: only one that is complete, named by the pointer, and of a run like this one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mmsafe.checkpointing import POINTER, last_checkpoint
+from mmsafe.errors import UserError
+
+
+def point(folder: Path, **changes: object) -> Path:
+    """A run folder whose pointer names a checkpoint that is there."""
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "step=4.ckpt").touch()
+    about = {"checkpoint": "step=4.ckpt", "step": 4, "strategy": "ddp", "processes": 1}
+    (checkpoints / POINTER).write_text(json.dumps(about | changes))
+    return checkpoints
+
+
+def test_what_the_pointer_names_is_taken_up_and_nothing_newer(tmp_path: Path):
+    checkpoints = point(tmp_path)
+    (checkpoints / "step=6.ckpt").write_bytes(b"half of it")
+    assert last_checkpoint(tmp_path, "ddp") == checkpoints / "step=4.ckpt"
+
+
+def test_without_a_pointer_a_run_begins_anew(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step=6.ckpt").write_bytes(b"half of it")
+    assert last_checkpoint(tmp_path, "ddp") is None
+    assert last_checkpoint(tmp_path / "nowhere", "ddp") is None
+    assert last_checkpoint(None, "ddp") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "strategy"),
+    [
+        ({"strategy": "deepspeed_zero2"}, "ddp"),
+        ({}, "deepspeed_zero2"),
+        ({"strategy": "deepspeed_zero2", "processes": 2}, "deepspeed_zero2"),
+        ({"processes": 2}, "ddp"),
+    ],
+)
+def test_another_strategy_or_number_of_processes_is_refused(tmp_path: Path, changes: dict[str, object], strategy: str):
+    point(tmp_path, **changes)
+    with pytest.raises(UserError, match=r"step=4\.ckpt: was written with strategy=.* cannot be continued with .* by 1"):
+        last_checkpoint(tmp_path, strategy)
+
+
+@pytest.mark.parametrize(("text", "reason"), [("{", "is damaged"), ("[]", "is damaged"), ("{}", "is damaged")])
+def test_a_damaged_pointer_is_one_line(tmp_path: Path, text: str, reason: str):
+    (point(tmp_path) / POINTER).write_text(text)
+    with pytest.raises(UserError, match=rf"last\.json: {reason} .*delete it to train from the beginning$"):
+        last_checkpoint(tmp_path, "ddp")
+
+
+def test_a_pointer_to_nothing_is_one_line(tmp_path: Path):
+    (point(tmp_path) / "step=4.ckpt").unlink()
+    with pytest.raises(UserError, match=re.escape("last.json: points to step=4.ckpt, which is gone")):
+        last_checkpoint(tmp_path, "ddp")

@@ -1,0 +1,175 @@
+"""A run that is killed or stopped again and again, wherever it is, ends as if it had been left alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faults
+import pytest
+from faults import STATUS, Fault
+from safetensors.torch import load_file
+
+from mmsafe.reporting.csv_log import read_metrics
+
+SUPPORT = Path(__file__).parent / "support"
+EVERY = 3
+WORDS = [
+    *("model=random", "objective=bpo", "data.size=18", "data.test_size=8", "data.batch_size=4", "data.num_workers=1"),
+    *("generation.max_new_tokens=6", "generation.batch_size=4", "evaluation.max_new_tokens=6", "benchmark.size=8"),
+    *("benchmark.neutral_size=2", "trainer.accelerator=cpu", "trainer.max_epochs=4", "trainer.progress_bar=false"),
+    *("optimizer.lr=1e-3", "optimizer.global_batch_size=8", f"checkpoint.every_n_steps={EVERY}"),
+    *("checkpoint.keep=true", "hydra.run.dir=run"),
+]
+STEPS = 12  # 3 of each epoch: 8, 8 and 2 of the 18 items, in micro-batches of 4
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+FAULTS = [
+    Fault("model is loaded", 1, TERM),
+    Fault("model is loaded", 2, INT),
+    Fault("responses are kept", 1, TERM),
+    Fault("responses are kept", 2, KILL),
+    Fault("responses are kept", 3, INT),
+    Fault("log-probs are kept", 1, INT),
+    Fault("log-probs are written", 2, KILL),
+    Fault("log-probs are written", 1, TERM),
+    Fault("file is put in place", 3, KILL),
+    Fault("forward", 1, KILL),
+    Fault("forward", 2, TERM),
+    Fault("optimiser", 1, INT),
+    Fault("checkpoint is half written", 1, KILL),
+    Fault("checkpoint reaches the disk", 1, KILL),
+    Fault("checkpoint reaches the disk", 2, TERM),
+    Fault("old one is removed", 1, KILL),
+    Fault("step is logged", 1, KILL),
+    Fault("optimiser", 2, KILL),
+    Fault("checkpoint is begun", 1, INT),
+    Fault("checkpoint is half written", 1, TERM),
+    Fault("model is saved", 1, TERM),
+    Fault("model is saved", 2, KILL),
+    Fault("model is put in place", 1, KILL),
+    Fault("evaluation", 1, INT),
+    Fault("evaluation", 2, KILL),
+]
+"""In the order in which a run passes the points; each also is the work of the process before it, continued."""
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Processes forked from one that has imported everything and started nothing: a second each in place of ten."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults", "imported"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(SUPPORT))  # Python 3.11 does not tell the server of `sys.path`
+        forkserver.ensure_running()
+    return context
+
+
+def started(processes: Any, folder: Path, fault: Fault | None = None) -> BaseProcess:
+    folder.mkdir(exist_ok=True)
+    process = processes.Process(target=faults.run, args=(WORDS, folder, folder / "cache", fault))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess, seconds: float | None = 100) -> int | None:
+    process.join(seconds)
+    return process.exitcode
+
+
+class Undisturbed(NamedTuple):
+    """A run that nothing interrupted."""
+
+    folder: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder, begin = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
+    assert ended(started(processes, folder)) == 0, (folder / "log").read_text()[-3000:]
+    return Undisturbed(folder, time.monotonic() - begin)
+
+
+def logged(folder: Path) -> int:
+    """The last step of the log."""
+    return max((int(row["step"]) for row in read_metrics(folder / "run" / "metrics.csv")), default=0)
+
+
+def saved(folder: Path) -> int:
+    """The step of the checkpoint that counts."""
+    pointer = folder / "run" / "checkpoints" / "last.json"
+    return int(json.loads(pointer.read_text())["step"]) if pointer.exists() else 0
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    """The weights bit by bit, all that was logged but times, all that was measured, and both caches."""
+    for folder in (found, expected):
+        assert logged(folder) == STEPS
+    weights, own = (load_file(folder / "run" / "model" / "model.safetensors") for folder in (expected, found))
+    assert [name for name, weight in weights.items() if not weight.equal(own[name])] == []
+    rows, others = (read_metrics(folder / "run" / "metrics.csv") for folder in (expected, found))
+    assert [untimed(row) for row in others] == [untimed(row) for row in rows]
+    for name in ("metrics.json", "generations.jsonl"):
+        assert (found / "run" / name).read_bytes() == (expected / "run" / name).read_bytes()
+    assert responses(found) == responses(expected)
+    assert log_probs(found).keys() == log_probs(expected).keys()
+    assert all(rows.equal(log_probs(found)[name]) for name, rows in log_probs(expected).items())
+
+
+def untimed(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if not name.startswith("perf/")}
+
+
+def responses(folder: Path) -> list[str]:
+    """Lines of the cache; the model's key is the same, as its weights are."""
+    paths = (folder / "cache" / "responses").rglob("*.jsonl")
+    return sorted(line for path in paths for line in path.read_text().splitlines())
+
+
+def log_probs(folder: Path) -> dict[str, Any]:
+    paths = (folder / "cache" / "reference").rglob("*.safetensors")
+    return {path.name: load_file(path)["log_probs"] for path in paths}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_at_every_point_ends_as_if_it_had_not_been(
+    processes: Any, undisturbed: Undisturbed, tmp_path: Path
+):
+    for fault in FAULTS:
+        status = ended(started(processes, tmp_path, fault))
+        assert status == STATUS[fault.number], f"{fault}: {(tmp_path / 'log').read_text()[-3000:]}"  # type: ignore[index]
+        (tmp_path / "reached").unlink()
+        assert logged(tmp_path) - saved(tmp_path) <= EVERY, fault
+    assert ended(started(processes, tmp_path)) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert_same(tmp_path, undisturbed.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0])
+def test_a_run_that_is_ended_at_any_moment_ends_as_if_it_had_not_been(
+    processes: Any, undisturbed: Undisturbed, tmp_path: Path, seed: int
+):
+    """Also between two points, and in code that is not ours."""
+    chance, stopped = random.Random(seed), 0
+    for _ in range(10):
+        number = chance.choice([KILL, TERM, INT])
+        process = started(processes, tmp_path)
+        process.join(chance.uniform(0, 0.5) * undisturbed.seconds)
+        if process.exitcode is None:
+            os.kill(int(process.pid or 0), number)
+        status = ended(process)
+        assert status in (0, STATUS[number]), (tmp_path / "log").read_text()[-3000:]
+        stopped += status != 0
+    assert stopped >= 5
+    assert ended(started(processes, tmp_path)) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert_same(tmp_path, undisturbed.folder)

@@ -1,0 +1,179 @@
+"""Strategies on two processes without a GPU: the optimiser steps of one process, stopped and continued or not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from launching import launch
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from mmsafe.models.export import export
+from mmsafe.models.tiny import TinyModel
+
+SUPPORT = Path(__file__).parent / "support"
+RUN = (
+    *("model=llava_hf", "model.path=../model", "objective=bpo", "optimizer.lr=1e-3", "optimizer.global_batch_size=8"),
+    *("data.size=18", "data.test_size=8", "data.neutral_share=0.5", "generation.max_new_tokens=6"),
+    *("evaluation.max_new_tokens=6", "benchmark.size=8", "benchmark.neutral_size=2", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=4", "trainer.progress_bar=false"),
+)
+STEPS = 12
+"""18 items in steps of 8, four times."""
+ON_CPU = "strategy._target_=deepspeed_on_cpu.OnCpu"
+TWO = ("trainer.devices=2", "data.batch_size=2", "hydra.run.dir=run")
+TIMEOUT = 300
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("strategies")
+    TinyModel(pretraining=None).load().save(folder / "model")
+    (folder / "one").mkdir()
+    ended = launch("train", *RUN, "data.batch_size=4", "hydra.run.dir=.", cwd=folder / "one", cache=folder / "cache")
+    assert ended.status == 0, ended.err
+    return folder
+
+
+class Run:
+    """`python -m mmsafe.train` on two processes, in a folder of its own."""
+
+    def __init__(self, place: Path, name: str, *words: str) -> None:
+        self.place = place / name
+        self.place.mkdir()
+        self.folder = self.place / "run"
+        self.words = [sys.executable, "-m", "mmsafe.train", *RUN, *TWO, *words]
+        self.environment = os.environ | {
+            "MMSAFE_CACHE": str(place / "cache"),
+            "PYTHONPATH": str(SUPPORT),
+            "DS_ACCELERATOR": "cpu",
+        }
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.words,
+            cwd=self.place,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self) -> str:
+        process = self.start()
+        try:
+            said, _ = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # a collective that waits for ever ignores SIGTERM
+            raise
+        assert process.returncode == 0, said[-5000:]
+        return said
+
+    def stop_after_a_step(self) -> None:
+        process, log = self.start(), self.folder / "metrics.csv"
+        deadline = time.monotonic() + TIMEOUT
+        while not (log.exists() and len(log.read_text().splitlines()) > 1):
+            assert time.monotonic() < deadline, os.killpg(process.pid, signal.SIGKILL)
+            assert process.poll() is None, process.communicate()[0][-5000:]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 143, said[-5000:]
+        assert 0 < len(rows(self.folder)) < STEPS
+
+    def check(self, place: Path) -> None:
+        """Losses, gradient norms and rewards of every step, the final weights, and an evaluation that went with it."""
+        expected, found = rows(place / "one"), rows(self.folder)
+        assert len(found) == len(expected) == STEPS
+        for one, other in zip(expected, found, strict=True):
+            assert other == pytest.approx({key: one[key] for key in other}, rel=1e-4, abs=2e-5)
+        weights, own = (load_file(f / "model" / "model.safetensors") for f in (place / "one", self.folder))
+        assert weights.keys() == own.keys()
+        assert all(torch.allclose(own[key], weight, atol=1e-5) for key, weight in weights.items())
+        metrics = json.loads((self.folder / "metrics.json").read_text())
+        assert {"eval/safety_rate", "eval/pairwise_accuracy_reward"} <= metrics.keys()
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open() as file:
+        found = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("perf/", "eval/", "rewards/accuracies"))}
+        for row in found
+        if "train/loss" in row
+    ]
+
+
+def test_zero1_takes_the_same_steps_as_one_process(place: Path):
+    run = Run(place, "zero1", "strategy=deepspeed_zero1", ON_CPU)
+    run.finish()
+    run.check(place)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("strategy=deepspeed_zero2", ON_CPU), ("strategy=deepspeed_zero3", ON_CPU), ("strategy=fsdp",)],
+    ids=lambda words: words[0].partition("=")[2],
+)
+def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
+    place: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    run = Run(place, words[0].partition("=")[2], *words)
+    run.stop_after_a_step()
+    monkeypatch.chdir(run.place)  # the run's `model.path` is relative
+    half = export(str(run.folder), str(run.place / "half"), "hf")
+    said = run.finish()
+    assert "continuing from" in said
+    run.check(place)
+    first, last = (LlavaForConditionalGeneration.from_pretrained(f) for f in (half, run.folder / "model"))
+    assert not torch.equal(first.lm_head.weight, last.lm_head.weight), "it went on"
+    if "zero3" in words[0]:
+        held, whole = map(float, re.findall(r"holds ([\d.]+) M of ([\d.]+) M weights", said)[0])
+        assert held == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_lora_in_half_precision_under_zero3(place: Path):
+    run = Run(place, "lora", "strategy=deepspeed_zero3", ON_CPU, "peft=lora", "trainer.precision=bf16-mixed")
+    run.finish()
+    base = load_file(place / "model" / "model.safetensors")
+    own = load_file(run.folder / "model" / "model.safetensors")
+    assert {weight.dtype for weight in own.values()} == {torch.bfloat16}
+    moved = {name for name, weight in own.items() if not torch.equal(weight, base[name].bfloat16())}
+    assert any("multi_modal_projector" in name for name in moved)
+    assert any("q_proj" in name for name in moved)
+    assert not any("vision_tower" in name or "lm_head" in name or "embed" in name for name in moved)
+    adapter = load_file(run.folder / "adapter" / "adapter_model.safetensors")
+    assert all(weight.numel() for weight in adapter.values())
+    first = rows(run.folder)[0]
+    assert first["loss/preference"] == pytest.approx(0.693147, abs=0.01), "the reference was scored by the same arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("strategy=deepspeed_zero2",), "strategy: DeepSpeed needs a GPU, not trainer.accelerator=cpu; see strategy="),
+        (("strategy=fsdp", "reference=frozen"), "reference: weights in parts need reference=cached"),
+        (("strategy=fsdp", "vision_cache=memory"), "vision_cache: with weights in parts, all devices have to run"),
+        (("strategy=fsdp", "scoring=padded"), "weights in parts need scoring=shared_prefix"),
+        (("strategy=fsdp", "trainer.precision=16-mixed"), "trainer.precision=16-mixed: works with strategy=auto or"),
+        (("strategy=deepspeed_zero2", "strategy.offload=true"), "strategy: offload works in stage 3 only"),
+        (("strategy=deepspeed_zero4",), "strategy=deepspeed_zero4: no such strategy; did you mean"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path: Path, words: tuple[str, ...], message: str):
+    ended = launch("train", "model=random", "trainer.accelerator=cpu", *words, cwd=tmp_path, cache=tmp_path / "cache")
+    assert ended.status == 2
+    assert message in ended.err
+    assert len(ended.err.splitlines()) == 1
