@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmsafe import ranks
-from mmsafe.config import conf_dir, typed
+from mmsafe.config import conf_dir, typed, without_hydra
 from mmsafe.errors import UserError
 from mmsafe.preflight import check, report
 from mmsafe.requeue import requeued
@@ -54,7 +54,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
         _leave_the_log_to_the_first()
         try:
             with ended_at_once(), requeued():  # here too: submitit starts with the task
-                return job(typed(cfg, root), cfg)
+                return job(typed(without_hydra(cfg), root), cfg)
         except UserError as error:
             report(error, f"mmsafe.{command}")
             sys.exit(BAD_INPUT)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -71,7 +72,7 @@ class Chat:
         await self._client.close()
 
     async def complete(self, messages: list[dict[str, Any]], tokens: int, **parameters: Any) -> Answer:
-        """Ask; `tokens` estimates what it takes, in and out. Raises `NoAnswerError`, after retries where they can help."""
+        """Ask; `tokens` estimates what it takes, in and out. Raises `NoAnswerError`, after retries where they help."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         await self._wait(tokens)
@@ -89,9 +90,7 @@ class Chat:
     async def _wait(self, tokens: int) -> None:
         """Spread requests evenly, so that no minute holds more than the limits allow; retries are not counted."""
         limits = self._endpoint
-        minutes = max(
-            1 / (limits.requests_per_minute or float("inf")), tokens / (limits.tokens_per_minute or float("inf"))
-        )
+        minutes = max(1 / (limits.requests_per_minute or inf), tokens / (limits.tokens_per_minute or inf))
         now = asyncio.get_running_loop().time()
         start = max(now, self._free_from)
         self._free_from = start + 60 * minutes
@@ -105,7 +104,9 @@ class Chat:
             message = message.replace(self._endpoint.key, "[key]")
         message = " ".join("".join(c if c.isprintable() else " " for c in message).split())[:REASON_LENGTH]
         code = told.get("code")
-        return NoAnswerError(f"HTTP {status}" + (f": {message}" if message else ""), status, str(code) if code else None)
+        return NoAnswerError(
+            f"HTTP {status}" + (f": {message}" if message else ""), status, str(code) if code else None
+        )
 
 
 def ask_all(
@@ -120,12 +121,9 @@ def ask_all(
     async def step() -> tuple[int, R | NoAnswerError] | None:
         return await anext(found, None)
 
-    with asyncio.Runner() as runner:
-        try:
-            while (result := runner.run(step())) is not None:  # what is under way goes on in the next step
-                yield result
-        finally:
-            runner.run(_closed(found))
+    with asyncio.Runner() as runner:  # whatever ends this, it cancels what is under way and closes `found`
+        while (result := runner.run(step())) is not None:  # between two steps nothing goes on
+            yield result
 
 
 async def _as_they_come(
@@ -157,10 +155,6 @@ async def _as_they_come(
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
-
-
-async def _closed(found: Any) -> None:
-    await found.aclose()
 
 
 def _refuse_hopeless(result: object, endpoint: Endpoint) -> None:

@@ -8,13 +8,17 @@ import sys
 from mmsafe.config import suggestion
 
 COMMANDS = {
+    "build": "make a multimodal preference set from a text-only one",
     "train": "train a policy, making first what it needs, and evaluate it at the end",
     "blind": "generate the blind responses of a data set",
     "evaluate": "measure a checkpoint on a benchmark",
+    "compare": "what changed between two evaluated runs, and whether it could be chance",
+    "agreement": "how far judges agree with one another, or with people",
     "export": "write a checkpoint in Hugging Face's format or in LLaVA's original one",
     "demo": "the whole science in minutes, on the micro-world",
     "doctor": "what is installed, and whether a training run would fit",
     "report": "compare finished runs: results.csv and a table",
+    "samples": "runs side by side, prompt by prompt: an HTML page, or logs for other tools",
 }
 
 
@@ -23,7 +27,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in {"-h", "--help"}:
         print("usage: mmsafe COMMAND [overrides]\n")
-        print("\n".join(f"  {command:10s}{about}" for command, about in COMMANDS.items()))
+        print("\n".join(f"  {command:11s}{about}" for command, about in COMMANDS.items()))
         return
     if name not in COMMANDS:
         print(f"mmsafe: no command '{name}'{suggestion(name, COMMANDS)}", file=sys.stderr)

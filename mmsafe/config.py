@@ -17,6 +17,10 @@ from mmsafe.errors import UserError
 
 Root = TypeVar("Root")
 TARGET = "_target_"
+STARTING = ("hydra", "launcher", "search")
+"""Nodes that say how jobs are started and chosen, not what a job does: Hydra's own, and two beside it."""
+SHOWN = ("trainer.progress_bar", "data.num_workers")
+"""Options that change no result: a run can be continued with other ones."""
 
 
 def conf_dir() -> Path:
@@ -39,12 +43,22 @@ def typed(cfg: DictConfig, root: type[Root]) -> Root:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(f"{key}: {_first_line(error)}") from error
     assert isinstance(plain, dict)
-    return _checked(root, {str(key): _built(value, str(key)) for key, value in plain.items()}, "")
+    return _checked(root, {str(key): built(value, str(key)) for key, value in plain.items()}, "")
+
+
+def built(value: Any, path: str) -> Any:
+    """Build nodes with a `_target_`, at any depth of plain groups; `path` is what an error calls the node."""
+    if not isinstance(value, dict):
+        return value
+    if TARGET not in value:
+        return {key: built(item, f"{path}.{key}") for key, item in value.items()}
+    options = {key: item for key, item in value.items() if key != TARGET}
+    return _checked(_target(value[TARGET], path), options, path, strict=True)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """The config without Hydra's own node, whose interpolations are resolved in a job only."""
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    """The config of the job itself: without Hydra's node, whose interpolations are resolved in a job only."""
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in STARTING])
     OmegaConf.set_struct(plain, True)
     return plain
 
@@ -60,16 +74,6 @@ def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
-
-
-def _built(value: Any, path: str) -> Any:
-    """Build nodes with a `_target_`, at any depth of plain groups."""
-    if not isinstance(value, dict):
-        return value
-    if TARGET not in value:
-        return {key: _built(item, f"{path}.{key}") for key, item in value.items()}
-    options = {key: item for key, item in value.items() if key != TARGET}
-    return _checked(_target(value[TARGET], path), options, path, strict=True)
 
 
 def _target(name: Any, path: str) -> type[Any]:

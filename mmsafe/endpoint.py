@@ -28,8 +28,8 @@ class Endpoint:
     timeout: Positive = 120.0
     """Seconds that a request may take."""
     max_retries: Annotated[int, Field(ge=0)] = 5
-    """Of a request after 408, 409, 429, 5xx, a time-out or a closed connection; the wait doubles each time, with jitter,
-    or is what the server asks for."""
+    """Of a request, after 408, 409, 429, 5xx, a time-out or a closed connection; the wait is what the server asks for,
+    or doubles each time, with jitter."""
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
     """Estimated tokens, in and out. null: no limit."""

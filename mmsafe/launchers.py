@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
 from mmsafe import ranks
+from mmsafe.config import built
 from mmsafe.errors import UserError
+from mmsafe.sweeps.options import Local
 
 SUBMITIT = ("slurm", "slurm_8gpu", "submitit_slurm", "submitit_local")
 """Options of `hydra/launcher` that come with an extra."""
@@ -19,19 +22,35 @@ def check_installed(launcher: str, known: list[str]) -> None:
         raise UserError(f"hydra/launcher={launcher}: needs submitit; run pip install 'mmsafe[slurm]'")
 
 
-def check_launch(cfg: DictConfig, multirun: bool) -> None:
-    """Raise `UserError` if a job of `cfg`, which holds Hydra's own node, cannot be started from here in this way."""
+def check_launch(cfg: DictConfig, multirun: bool, keys: Sequence[str] = ()) -> None:
+    """Raise `UserError` if a job of `cfg`, which holds Hydra's own node, cannot be started from here in this way.
+
+    `keys` are what the command line sets.
+    """
     launcher = cfg.hydra.runtime.choices["hydra/launcher"]
     if multirun and ranks.started():
         raise UserError("-m: a sweep is started by one process, without torchrun or srun; each job starts its own")
-    if not multirun and launcher != "basic":
+    sweeping = [key for key in keys if key.partition(".")[0] in ("launcher", "search")]
+    if not multirun and sweeping:
+        raise UserError(f"{sweeping[0]}: says how the jobs of a sweep are started; add -m")
+    if not multirun and launcher not in ("basic", "local"):
         raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep; add -m, also for a single job")
     if str(cfg.hydra.launcher._target_).endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise UserError(f"hydra/launcher={launcher}: there is no srun here; use a login node of the cluster")
     _check_tasks(cfg, launcher)
+    if multirun and launcher == "local" and cfg.trainer.num_nodes > 1:
+        raise UserError("trainer.num_nodes: launcher=local has one machine; choose hydra/launcher=slurm")
+    if "launcher" in cfg:
+        _check_local(built(OmegaConf.to_container(cfg.launcher, resolve=True), "launcher"), cfg)
     folder = OmegaConf.to_container(cfg.hydra.run, resolve=False)
     if ranks.started() and "${now:" in str(folder):
         raise UserError("hydra.run.dir: set it, so that all processes share a folder; it is named by the clock")
+
+
+def _check_local(options: Local, cfg: DictConfig) -> None:
+    """A job must find the devices that it wants among those that are shared out."""
+    if options.gpus is not None and cfg.trainer.devices > len(set(options.gpus)):
+        raise UserError(f"launcher.gpus: has {len(set(options.gpus))} GPUs; a job wants {cfg.trainer.devices}")
 
 
 def _check_tasks(cfg: DictConfig, launcher: str) -> None:

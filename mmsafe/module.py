@@ -59,7 +59,8 @@ class PreferenceModule(pl.LightningModule):
         self._window: dict[str, list[Tensor]] = defaultdict(list)
         self._once: dict[str, Tensor | float] = {}
         self.latest: dict[str, float] = {}
-        self.weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] | None = None
+        """Those of a policy that was trained in parts, on the first process."""
         self.trained_steps = 0
 
     def setup(self, stage: str) -> None:
@@ -98,6 +99,11 @@ class PreferenceModule(pl.LightningModule):
         """Put the weights together while every process still has its part."""
         if not self.parallel.whole:
             self.weights = self.parallel.whole_weights(self)
+
+    def on_fit_end(self) -> None:
+        """Where no step was left to take, Lightning has not called the hook above."""
+        if self.weights is None:
+            self.on_train_end()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep the gradient norm before clipping, and the learning rate of this step."""

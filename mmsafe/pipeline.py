@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmsafe.blinding import BLIND, with_generated_responses
-from mmsafe.data.example import Example, fingerprint
+from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.data.features import feature_cache
 from mmsafe.data.lengths import fitting
 from mmsafe.data.source import DataSource, Loaded
@@ -62,7 +62,9 @@ def train(config: TrainConfig, cfg: DictConfig) -> float:
     if not is_first():
         return math.nan
     title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
-    print_tables([result_table({"trained": metrics}, title, tags=True)] if config.evaluate else [])
+    if config.evaluate:
+        table = result_table({"trained": metrics}, title, tags=True)
+        print_tables([table, *config.benchmark.report(metrics, folder.path)])
     return score(metrics)
 
 
@@ -77,7 +79,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     folder.note_inputs(model=llava.fingerprint())
     examples = prepare(config, llava, loaded.examples, folder)
     folder.note_inputs(data=fingerprint(examples))
-    folder.note(seed=config.seed, examples=len(examples), dropped=loaded.dropped)
+    folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)
     features = feature_cache(config.vision_cache, llava, parallel.precision)
     reference = _with_adapter(config, llava, parallel.precision)
     show_trained(llava.model, folder)
@@ -131,7 +133,8 @@ def _with_adapter(config: TrainConfig, llava: Llava, precision: str) -> Referenc
 
 
 def _check_holdout(config: TrainConfig) -> None:
-    """Read what will be evaluated on before anything is trained: a bad row there must not cost a run."""
+    """Read what will be evaluated on, and look for the judge, before anything is trained: neither must cost a run."""
+    config.judge.check()
     prompts = config.benchmark.prompts(config.data, "holdout")
     if not prompts:
         raise UserError(
@@ -165,12 +168,15 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     if metrics is None:
         metrics = _measure(config, folder)
     if is_first():
-        print_tables([result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)])
+        table = result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)
+        print_tables([table, *config.benchmark.report(metrics, folder.path)])
     return metrics
 
 
 def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
-    own_device(config.accelerator)  # refused before a model is loaded
+    own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
+    config.judge.check()
+    config.benchmark.prompts(config.data, "test")
     llava = from_checkpoint(config.checkpoint, "checkpoint", config.model)
     folder.note(seed=config.seed, model=llava.fingerprint())
     reference = _against(config, llava) if config.against else None

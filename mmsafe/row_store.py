@@ -23,10 +23,12 @@ class RowStore(ABC, Generic[Value]):
     `place` is the number of this process's file. A line without its end is being written, or was cut by a kill.
     """
 
-    stem: ClassVar[str]
+    stem: str
     """What the files are called."""
     key: ClassVar[str]
     """Under what name a row holds its key."""
+    advice: ClassVar[str] = ADVICE
+    """What to do where the disk is full."""
 
     def __init__(self, folder: Path, place: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ class RowStore(ABC, Generic[Value]):
 
     def append(self, values: Iterable[tuple[str, Value]]) -> None:
         """Add values under their keys and wait until they are on the disk."""
-        with needs_room(self.path, ADVICE), self.path.open("a", encoding="utf-8") as file:
+        with needs_room(self.path, self.advice), self.path.open("a", encoding="utf-8") as file:
             for key, value in values:
                 file.write(json.dumps({self.key: key, **self.row(value)}) + "\n")
             file.flush()
@@ -70,7 +72,8 @@ class RowStore(ABC, Generic[Value]):
     def _take_up(self, path: Path, line: bytes) -> None:
         try:
             row = dict(json.loads(line))
-            self.found[row.pop(self.key)] = self.value(row)
+            key = row.pop(self.key)  # before the value is made of what is left
+            self.found[key] = self.value(row)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: a line is damaged ({error}); delete the file, it is made again") from error
         self._taken_up[path] += len(line)

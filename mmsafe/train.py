@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from mmsafe import ranks
 from mmsafe.app import launch, on_all_devices
 from mmsafe.data.corruption import Corruption
-from mmsafe.data.source import DataSource
+from mmsafe.data.source import GENERATED, DataSource
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges.base import Judge
@@ -71,6 +71,7 @@ class TrainConfig:
         _ = self.accumulate
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
+        self._check_responses()
         self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
@@ -84,6 +85,13 @@ class TrainConfig:
         if self.vision_cache.store != "none" and not self.scoring.reads_features:
             raise ValueError("vision_cache: needs scoring=shared_prefix")
         return self
+
+    def _check_responses(self) -> None:
+        if missing := self.objective.responses - self.data.brings() - set(GENERATED):
+            reads = ", ".join(sorted(missing))
+            raise ValueError(
+                f"data: has no {reads} responses, which the objective reads; objective=sft needs chosen ones"
+            )
 
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:

@@ -43,6 +43,7 @@ def keep(config: TrainConfig, parallel: Parallel, llava: Llava, module: Preferen
     if is_first():
         llava = loaded_for(parallel, config.model)
         add_adapter(config, llava)
+        assert module.weights is not None
         llava.model.load_state_dict(module.weights)
         folder.save_trained(llava)
         keep_merged(llava, folder)

@@ -14,7 +14,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
 
+from mmsafe.agreement import AgreementConfig
 from mmsafe.blind import BlindConfig
+from mmsafe.build import BuildConfig
+from mmsafe.compare import CompareConfig
 from mmsafe.config import conf_dir, suggestion, typed, without_hydra
 from mmsafe.doctor import DoctorConfig
 from mmsafe.errors import UserError
@@ -30,13 +33,36 @@ ROOTS = {
     "evaluate": EvaluateConfig,
     "doctor": DoctorConfig,
     "export": ExportConfig,
+    "compare": CompareConfig,
+    "build": BuildConfig,
+    "agreement": AgreementConfig,
 }
-NEEDED = {"path": "some/path"}  # options that a user has to set, where the chosen option has them
-NEEDED_BY_ROOT = {"export": ["checkpoint=some/path", "out=other/path"]}
+# Options that a user has to set, where the chosen option has them.
+NEEDED = {"path": "some/path", "base_url": "http://localhost/v1", "model": "name"}
+RATED = ["a=some/path", "b=other/path"]
+NEEDED_BY_ROOT = {
+    "export": ["checkpoint=some/path", "out=other/path"],
+    "compare": RATED,
+    "agreement": RATED,
+    "build": ["out=other/path"],
+}
+
+PUBLISHED = ("mm_safetybench", "harmeval", "figstep", "siuo", "mossbench", "mssbench")
+NAMESAKES = (*PUBLISHED, "paper", "co_defence", "cheating")  # judges that benchmarks of this name begin with
+READERS = ("trl", "spa_vl", "beavertails_v", "rlaif_v", "rlhf_v", "vlguard", "hh_text", "llava_instruct")
+ONE_PART = "+data@data.parts.a=microworld"
+PARTS = ("data=mmsafe_po", "benchmark.mm_safetybench.path=some/path", "benchmark.harmeval.path=some/path")
 
 # Where a YAML file says something else than its class on purpose.
 OTHER_THAN_CLASS = {
-    "data=mmsafe_po": {"path", "num_workers"},  # NEEDED
+    **{f"data={name}": {"path", "num_workers"} for name in ("mmsafe_po", *READERS)},  # NEEDED
+    "data=spa_vl": {"path", "num_workers", "split", "eval_split"},
+    "data=hh_text": {"path", "num_workers", "split", "eval_split"},
+    "data=beavertails_v": {"path", "num_workers", "split"},
+    "data=mix": {"parts", "num_workers"},
+    **{f"benchmark={name}": {"path"} for name in PUBLISHED},
+    "benchmark=paper": {"mm_safetybench", "harmeval"},
+    "entity_image=wikipedia_google": {"google"},
     "model=tiny": {"learning_rate"},
     "model=random": {"learning_rate", "pretraining"},
     "model=llava_hf": {"path"},
@@ -59,13 +85,27 @@ BESIDE = {
     ("evaluate", "data", "mmsafe_po"): ("benchmark=mmsafe_po",),
     ("evaluate", "judge", "keywords"): ("benchmark=mmsafe_po",),
     ("evaluate", "judge", "mmsafe_po"): ("benchmark=mmsafe_po",),
+    ("evaluate", "judge", "openai"): ("benchmark=mmsafe_po",),
+    ("train", "judge", "openai"): ("data=mmsafe_po",),
     ("train", "reference", "adapter_off"): ("peft=lora",),
     ("train", "judge", "keywords"): ("data=mmsafe_po",),
     ("train", "judge", "mmsafe_po"): ("data=mmsafe_po",),
     ("train", "benchmark", "microworld"): ("data=microworld",),
     ("train", "benchmark", "mmsafe_po"): ("data=mmsafe_po",),
+    **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in NAMESAKES},
+    **{("train", "judge", name): ("data=mmsafe_po",) for name in NAMESAKES},
+    **{(root, "benchmark", "paper"): PARTS for root in ("train", "evaluate")},
+    **{("evaluate", "data", name): (f"benchmark={name}",) for name in READERS},
+    **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in (*READERS, "mix")},
+    **{("train", "judge", name): ("data=mmsafe_po",) for name in (*READERS, "mix")},
+    **{("train", "data", name): ("objective=sft",) for name in ("vlguard", "llava_instruct")},
+    **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind")},
+    ("evaluate", "data", "mix"): ("benchmark=mix", ONE_PART),
+    ("evaluate", "benchmark", "mix"): (ONE_PART,),
+    **{("evaluate", "benchmark", probe): ("data=microworld",) for probe in ("co_defence", "cheating")},
 }
 
+ENGINES = {"local", "endpoint"}  # of `generation`, what answers in an evaluation; the others are of sampling
 OF_TRAINING = {"paper_dpo", "paper_bpo"}  # experiments that choose what an evaluation does not have
 
 
@@ -73,7 +113,8 @@ def groups(root: str) -> dict[str, str]:
     """Groups of a root's defaults list, and the option that each has there; those of a root that it extends too."""
     defaults = yaml.safe_load((CONF / f"{root}.yaml").read_text())["defaults"]
     pairs = [next(iter(entry.items())) for entry in defaults if isinstance(entry, dict)]
-    found = {str(group): str(option) for group, option in pairs if not group.startswith("override ")}
+    named = [(group.removeprefix("optional "), option) for group, option in pairs if not group.startswith("override ")]
+    found = {str(group): str(option) for group, option in named}
     for extended in [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]:
         found |= groups(extended)
     return found
@@ -87,7 +128,9 @@ def every_choice() -> Iterator[tuple[str, str, str]]:
     for root in [root for root in ROOTS if root != "doctor"]:  # its groups are those of `train`
         for group in groups(root):
             for option in options(group):
-                if (root, group) != ("evaluate", "experiment") or option not in OF_TRAINING:
+                of_training = (root, group) == ("evaluate", "experiment") and option in OF_TRAINING
+                of_another_root = group == "generation" and (root == "evaluate") != (option in ENGINES)
+                if not of_training and not of_another_root:
                     yield root, group, option
 
 
@@ -197,6 +240,20 @@ def test_benchmark_decides_data_and_judge_of_an_evaluation():
     assert config["judge"]["_target_"].endswith("Keywords")
     other = composed("evaluate", "benchmark=mmsafe_po", "judge=rules")
     assert other["judge"]["_target_"].endswith("Rules")
+
+
+def test_a_benchmark_that_brings_its_prompts_needs_no_data_and_leaves_those_of_training():
+    assert "data" not in composed("evaluate", "benchmark=harmeval")
+    assert composed("train", "data=mmsafe_po", "benchmark=harmeval")["data"]["_target_"].endswith("MMSafePO")
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "co_defence", "cheating", "paper"])
+def test_a_benchmark_that_lacks_something_says_what_and_where_to_put_it(name: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = without_hydra(compose("evaluate", [f"benchmark={name}"], return_hydra_config=True))
+    with pytest.raises(UserError, match=r"benchmark\.path is not set: get .*https://|add data=m") as caught:
+        typed(cfg, EvaluateConfig)
+    assert "\n" not in str(caught.value)
 
 
 def test_data_decides_benchmark_and_judge_of_a_training_run():

@@ -99,6 +99,56 @@ def test_a_reference_adds_the_reward_form(run: Path, base: Path, tmp_path: Path,
     assert metrics_of(tmp_path / "itself")["eval/pairwise_accuracy_reward"] == 0.5  # all ties
 
 
+def test_answers_are_judged_again_and_verdicts_measured_again_without_a_model(run: Path, tmp_path: Path, cache: Path):
+    """There is no such model: whoever tried to load it would fail."""
+    asked = [*ASKED[1:], "model=llava_hf", "model.path=nowhere"]
+    for stage, name in (("generations", "judged"), ("judgements", "measured")):
+        ended = launch("evaluate", f"{stage}={run}", *asked, f"hydra.run.dir={name}", cwd=tmp_path, cache=cache)
+        assert ended.status == 0, ended.err
+        expected = {k: v for k, v in evaluation(metrics_of(run)).items() if "pairwise" not in k}
+        assert metrics_of(tmp_path / name) == expected
+        for file in ("generations.jsonl", "judgements.jsonl"):
+            assert (tmp_path / name / file).read_bytes() == (run / file).read_bytes()
+        about = json.loads((tmp_path / name / "run.json").read_text())
+        assert about["source"] == str(run)
+        assert about["model"] == json.loads((run / "run.json").read_text())["model"]
+        assert "pairwise accuracy is left out" in (tmp_path / name / "evaluate.log").read_text()
+
+
+def test_another_judge_says_something_else(run: Path, tmp_path: Path, cache: Path):
+    words = ["benchmark=mmsafe_po", "data=microworld", *ASKED[1:3]]
+    first = ["model=random", "evaluation.max_new_tokens=6", "hydra.run.dir=first"]
+    assert launch("evaluate", f"checkpoint={run}", *words, *first, cwd=tmp_path, cache=cache).status == 0
+    again = ["generations=first", "judge=rules", "hydra.run.dir=again"]
+    assert launch("evaluate", *again, *words, cwd=tmp_path, cache=cache).status == 0
+    assert metrics_of(tmp_path / "first")["eval/judge"] == "keywords"
+    assert metrics_of(tmp_path / "again")["eval/judge"] == "rules"
+
+
+def test_a_stage_of_other_prompts_is_one_line(run: Path, tmp_path: Path, cache: Path):
+    words = [word for word in ASKED if not word.startswith("benchmark.size")]
+    ended = launch("evaluate", f"generations={run}", *words, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("mmsafe.evaluate:")]
+    assert f"{run / 'generations.jsonl'}: prompts missing: 448, such as 0016/original;" in line
+    assert not (tmp_path / "x" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["generations=a", "checkpoint=b"], "generations=a takes over what was made before; leave out checkpoint=b"),
+        (["judgements=a", "against=b"], "judgements=a takes over what was made before; leave out against=b"),
+        (["generations=a", "judgements=b"], "judgements=b takes over what was made before; leave out generations=a"),
+        (["judgements=a", "devices=2"], "judgements=a runs no model here: it needs one process, not devices=2"),
+    ],
+)
+def test_options_of_a_stage_that_is_taken_over_are_refused(words: list[str], reason: str, tmp_path: Path, cache: Path):
+    ended = launch("evaluate", *words, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
+    assert (ended.status, ended.err) == (2, f"mmsafe.evaluate: {reason}\n")
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("option", ["checkpoint", "against"])
 def test_a_folder_that_is_not_there_is_one_line(option: str, tmp_path: Path, cache: Path):
     ended = launch("evaluate", f"{option}=nowhere", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)

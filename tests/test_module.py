@@ -286,7 +286,7 @@ def test_the_reference_stays_in_evaluation_mode(small: Llava, examples: list[Exa
 
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(small: Llava, examples: list[Example], tmp_path: Path):
     trained(small, examples, DPO(), folder=tmp_path, checkpoint=Checkpoint(every_n_steps=1))
-    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    saved = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=False)
     trained_names = {f"policy.{name}" for name, p in small.model.named_parameters() if p.requires_grad}
     assert set(saved["state_dict"]) == trained_names
 

@@ -113,9 +113,10 @@ def test_sigterm_to_the_command_stops_all_and_the_same_command_goes_on(place: Pa
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) != 0
+    assert process.wait(60) == 143
     steps = len(rows(log))
-    assert list((tmp_path / "stopped" / "checkpoints").iterdir())
+    saved = json.loads((tmp_path / "stopped" / "checkpoints" / "last.json").read_text())
+    assert (saved["step"], saved["processes"]) == (steps, 2)
     again = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )

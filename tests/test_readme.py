@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 from launching import launch
 from PIL import Image
+from published import harmeval, mm_safetybench
 
+from mmsafe.agreement import AgreementConfig
 from mmsafe.blind import BlindConfig
+from mmsafe.build import BuildConfig
 from mmsafe.cli import COMMANDS
+from mmsafe.compare import CompareConfig
 from mmsafe.doctor import DoctorConfig
 from mmsafe.evaluate import EvaluateConfig
 from mmsafe.export import ExportConfig
@@ -28,6 +32,9 @@ ROOTS = {
     "evaluate": EvaluateConfig,
     "doctor": DoctorConfig,
     "export": ExportConfig,
+    "compare": CompareConfig,
+    "build": BuildConfig,
+    "agreement": AgreementConfig,
 }
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -72,7 +79,7 @@ MICROWORLD = ("data.size=16", "data.test_size=8", "benchmark.size=16", "benchmar
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the placeholders of the documents exist: JSON files, images/, DIR, ADAPTER, outputs/demo."""
+    """A folder in which the placeholders of the documents exist: JSON files, labels, images/, DIR, ADAPTER, …"""
     folder = tmp_path_factory.mktemp("place")
     (folder / "images").mkdir()
     for number in range(6):
@@ -97,17 +104,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = (*quick[1:], "model=llava_hf", "model.path=DIR", "objective=dpo", "peft=lora", "hydra.run.dir=lora")
     assert launch("train", *words, cwd=folder, cache=folder / "cache").status == 0
     shutil.copytree(folder / "lora" / "adapter", folder / "ADAPTER")
+    judged = [json.loads(line) for line in (folder / "DIR" / "judgements.jsonl").read_text().splitlines()]
+    labels = [f"{row['id']},{number % 2}" for number, row in enumerate(judged)]
+    harmeval(folder / "SPA-VL")
+    mm_safetybench(folder / "MM-SafetyBench")
+    (folder / "human.csv").write_text("\n".join(["id,unsafe", *labels]))
     return folder
 
 
 def made_small(name: str, words: list[str]) -> list[str]:
     """The command with the smallest amounts, and a random or the placeholder's model instead of one to download."""
-    if name == "export":
+    if name not in SMALL:
         return words
     chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
     more = list(SMALL[name]) + (list(ASKED) if name != "blind" else [])
     if chosen.get("data", chosen.get("benchmark", "microworld")) == "microworld":
-        more += MICROWORLD if name != "blind" else MICROWORLD[:2]
+        more += MICROWORLD if name != "blind" and "benchmark" not in chosen else MICROWORLD[:2]
     if chosen.get("model", "").startswith("llava"):
         more.append("model.path=DIR")
     elif "model" not in chosen:

@@ -261,7 +261,7 @@ def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path, cache
 def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
     words = ["objective=dpo", *SHORT, "checkpoint.keep=true", "checkpoint.every_n_steps=1", "hydra.run.dir=kept"]
     assert launch("train", *words, cwd=tmp_path, cache=cache).status == 0
-    assert (tmp_path / "kept" / "checkpoints" / "last.ckpt").is_file()
+    assert [path.name for path in (tmp_path / "kept" / "checkpoints").glob("*.ckpt")] == ["step=2.ckpt"]
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,8 @@ class Seen(Callback):
         self.epochs.append(Counter())
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
-        self.epochs[-1].update(
-            str(ids[segment >= 0].tolist()) for ids, segment in zip(batch.input_ids, batch.segment, strict=True)
-        )
+        lines = zip(batch.input_ids, batch.segment, batch.weight, strict=True)
+        self.epochs[-1].update(str(ids[segment >= 0].tolist()) for ids, segment, weight in lines if weight > 0)
 
 
 def small() -> Llava:

@@ -1,14 +1,18 @@
-"""Conversations as text, one speaker label before each turn."""
+"""Conversations as they stand in data sets, and the turns that they are."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from mmsafe.data.example import Turn
-from mmsafe.data.records import RowError
+from mmsafe.data.records import RowError, checked_text
 
 PLACEHOLDER = "<image>"
 SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
+LONGEST_TAG = 200
+ROLES = ("user", "assistant")
 
 
 def parse_question(question: str) -> tuple[Turn, ...]:
@@ -21,30 +25,86 @@ def parse_question(question: str) -> tuple[Turn, ...]:
 def parse_conversation(text: str, field: str) -> tuple[Turn, ...]:
     """Split `"USER: … ASSISTANT: … USER: … ASSISTANT:"` into turns; `field` is what to call it in a message."""
     before, *parts = SPEAKER.split(text.strip())
-    roles, texts = parts[::2], parts[1::2]
-    if before or not roles:
+    said = [(role.lower(), words) for role, words in zip(parts[::2], parts[1::2], strict=True)]
+    if before or not said:
         raise _malformed(field, "does not begin with a speaker, 'USER:'")
-    if len(roles) > 1 and roles[-1] == "ASSISTANT" and not texts[-1].strip():
-        roles, texts = roles[:-1], texts[:-1]
-    if any(role != ("USER", "ASSISTANT")[index % 2] for index, role in enumerate(roles)):
-        raise _malformed(field, "does not alternate between 'USER:' and 'ASSISTANT:', beginning with 'USER:'")
-    if len(roles) % 2 == 0:
+    if len(said) > 1 and said[-1][0] == "assistant" and not said[-1][1].strip():
+        del said[-1]
+    return as_turns(said, field)
+
+
+def format_conversation(turns: Iterable[Turn]) -> str:
+    """`"USER: … ASSISTANT: … USER: … ASSISTANT:"`, which `parse_conversation` splits into these turns again."""
+    said = (f"{turn.role.upper()}: {PLACEHOLDER + chr(10) if turn.image else ''}{turn.text}" for turn in turns)
+    return " ".join([*said, "ASSISTANT:"])
+
+
+def as_turns(said: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
+    """Turns of (role, text); they alternate and end with the user, none is empty, and images are the user's."""
+    if not said or any(role != ROLES[index % 2] for index, (role, _) in enumerate(said)):
+        raise _malformed(field, "does not alternate between user and assistant, beginning with the user")
+    if len(said) % 2 == 0:
         raise _malformed(field, "ends with words of the assistant, where a turn of the user is expected")
-    return tuple(_turn(field, role, text) for role, text in zip(roles, texts, strict=True))
+    return tuple(_turn(field, role, text) for role, text in said)
+
+
+def question(value: object, field: str, *, image: bool = True) -> tuple[Turn, ...]:
+    """One turn of the user; beside an image, whether or not a placeholder says where it stands."""
+    return with_image(as_turns([("user", checked_text(value, field))], field), image, field)
+
+
+def with_image(turns: tuple[Turn, ...], has_image: bool, field: str) -> tuple[Turn, ...]:
+    """The turns of a row that has an image or none: without a placeholder it stands in the first turn."""
+    shown = sum(turn.image for turn in turns)
+    if shown > has_image:
+        found = f"holds {PLACEHOLDER} in {shown} turns"
+        raise RowError("not one image", f"'{field}' {found}, but the row has {'one image' if has_image else 'none'}")
+    return (replace(turns[0], image=True), *turns[1:]) if has_image and not shown else turns
+
+
+def response(value: object, field: str) -> str:
+    """The response without its speaker label."""
+    text = checked_text(value, field).strip().removeprefix("ASSISTANT:").strip()
+    if not text:
+        raise RowError("empty response", f"'{field}' is empty")
+    if PLACEHOLDER in text:
+        # The tokenizer would make an image token of it, for which there is no image.
+        raise RowError("image in response", f"'{field}' holds {PLACEHOLDER}; remove it from the response")
+    return text
+
+
+def preference(chosen: object, rejected: object) -> dict[str, str]:
+    """`{"chosen": …, "rejected": …}`, two different responses."""
+    pair = {"chosen": response(chosen, "chosen"), "rejected": response(rejected, "rejected")}
+    if pair["chosen"] == pair["rejected"]:
+        raise RowError("no preference", "'chosen' and 'rejected' are the same; remove the row")
+    return pair
+
+
+def tags_of(value: Mapping[str, object], *fields: str) -> dict[str, str]:
+    """The fields by which tables are broken down, where the row has them."""
+    tags = {field: checked_text(value[field], field).strip() for field in fields if value.get(field) is not None}
+    for field, tag in tags.items():
+        if len(tag) > LONGEST_TAG or not tag.isprintable():
+            raise RowError("no category", f"'{field}' is not the name of a category: it is too long, or not one line")
+    return tags
 
 
 def _turn(field: str, role: str, text: str) -> Turn:
-    image = PLACEHOLDER in text
+    if (found := text.count(PLACEHOLDER)) > 1:
+        raise RowError(
+            "not one image", f"'{field}' holds {PLACEHOLDER} {found} times in one turn, where once is possible"
+        )
     text = text.replace(f"{PLACEHOLDER}\n", "").replace(PLACEHOLDER, "").strip()
-    if role == "ASSISTANT":
-        if image:
+    if role == "assistant":
+        if found:
             raise _malformed(field, f"has {PLACEHOLDER} in a turn of the assistant")
         if not text:
             raise _malformed(field, "has an empty turn of the assistant")
         return Turn("assistant", text)
-    if not text and not image:
+    if not text and not found:
         raise _malformed(field, "has an empty turn of the user")
-    return Turn("user", text, image)
+    return Turn("user", text, bool(found))
 
 
 def _malformed(field: str, what: str) -> RowError:

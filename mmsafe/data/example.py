@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -79,6 +80,11 @@ def digest(value: Any) -> str:
     """Hash of a JSON-like value, stable over processes and machines; 32 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def sources(examples: Sequence[Example]) -> dict[str, int]:
+    """How many examples each data set of a mixture gave; empty for a single one."""
+    return dict(Counter(example.tags["source"] for example in examples if "source" in example.tags))
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,18 @@ from mmsafe.errors import UserError
 # What tools leave unescaped when they percent-encode a name: nothing (Python), brackets (browsers), colons (wikis).
 UNESCAPED = ("", "()!*'", ":", ":()!*',")
 THREADS = 8
+MAX_BYTES = 2**28
+"""Of an image file; a photograph has less than a tenth of it."""
+
+
+class Checkable(Protocol):
+    """An image that can be looked at before it is needed."""
+
+    def check(self, decode: bool) -> None:
+        """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
+
+
+Source = TypeVar("Source", bound=Checkable)
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,14 @@ class EncodedImage:
         with _decoded(self.name, io.BytesIO(self.data)) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
 
+    def check(self, decode: bool) -> None:
+        """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
+        if decode:
+            self.load()
+        else:
+            with _decoded(self.name, io.BytesIO(self.data)):
+                pass
+
 
 MISSING = "get the image, or set data.image_dir to the folder that has it"
 
@@ -98,23 +119,23 @@ def find_image(image_dir: Path, name: str, advice: str = MISSING) -> Path:
 
 
 def check_images(
-    sources: Iterable[FileImage], decode: bool, progress: Callable[[int, int], None] | None = None
-) -> dict[FileImage, UserError]:
-    """Check each distinct file once, in threads; returns the files that fail, each with its error.
+    sources: Iterable[Source], decode: bool, progress: Callable[[int, int], None] | None = None
+) -> dict[Source, UserError]:
+    """Check each distinct image once, in threads; returns those that fail, each with its error.
 
     `decode` reads every pixel and so finds truncated files; otherwise only headers are read. `progress` is called with
-    the number of files done and the number of all files.
+    the number of images done and the number of all.
     """
     distinct = list(dict.fromkeys(sources))
 
-    def problem(source: FileImage) -> UserError | None:
+    def problem(source: Source) -> UserError | None:
         try:
             source.check(decode)
         except UserError as error:
             return error
         return None
 
-    errors: dict[FileImage, UserError] = {}
+    errors: dict[Source, UserError] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         for done, (source, error) in enumerate(zip(distinct, pool.map(problem, distinct), strict=True), start=1):
             if error is not None:
@@ -131,6 +152,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _failed(path, "no such image file")
     if not os.path.isfile(path):
         raise _failed(path, "is not a file")
+    if (size := os.path.getsize(path)) > MAX_BYTES:
+        raise _failed(path, f"has {size >> 20} MiB, too many for an image; make it smaller")
     with _decoded(path, path) as image:
         yield image
 

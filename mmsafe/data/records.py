@@ -1,16 +1,23 @@
-"""Rows of JSON and JSONL files, as they stand there; every complaint names the file, and the row or line."""
+"""Rows of JSON, JSONL and parquet files, as they stand there; every complaint names the file, and the row or line."""
 
 from __future__ import annotations
 
-import difflib
+import gzip
 import json
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmsafe.data.splits import files_of_split, unknown
 from mmsafe.errors import UserError
 
-SUFFIXES = (".json", ".jsonl")
+MAX_TEXT = 2**20
+"""Characters of a text; many times what any model reads."""
+MAX_LINE = 2**26
+"""Bytes of a line of JSONL."""
+MAX_JSON = 2**32
+"""Bytes of a JSON file, which is read as a whole."""
 REQUIRED = ("question", "image", "chosen", "rejected")  # fields without which a row is of no use
 
 
@@ -29,7 +36,10 @@ class Record(NamedTuple):
     number: int
     value: Any
     keyword: str | None = None
-    without_split: bool = False
+    problem: RowError | None = None
+    """Why it cannot be used, where that is known before its fields are looked at."""
+    prefix: str = ""
+    """Tells its id from those of other files, each of which counts from the start."""
 
     def place(self) -> str:
         """Where to look for the row: file, row number and id."""
@@ -38,26 +48,40 @@ class Record(NamedTuple):
 
 
 def read_records(
-    path: Path, option: str, split: str | None = None, keywords: Sequence[str] | None = None
+    path: Path,
+    option: str,
+    split: str | None = None,
+    keywords: Sequence[str] | None = None,
+    split_option: str = "data.split",
 ) -> list[Record]:
-    """The rows of a file, of a folder's file for `split`, or of the files that a keyed file names."""
-    file = _file_of_split(path, option, split) if path.is_dir() else path
-    content = _contents(file, option)
+    """The rows of a file, of a folder's files for `split`, or of the files that a keyed file names."""
+    if path.is_dir():
+        files = files_of_split(path, option, split, split_option)
+        if len(files) > 1:
+            return [
+                record for file in files for record in _records(file, _rows(file, option), split, _prefix(file, path))
+            ]
+        path = files[0]
+    content = _contents(path, option)
     if isinstance(content, list):
         if keywords is not None:
-            raise UserError(f"data.keywords is set, but {file} is a list of rows without keywords: set it to null")
-        return _records(file, content, split)
+            raise UserError(f"data.keywords is set, but {path} is a list of rows without keywords: set it to null")
+        return _records(path, content, split)
+    return _keyed_records(path, content, split, keywords)
+
+
+def _keyed_records(
+    file: Path, content: dict[str, Any], split: str | None, keywords: Sequence[str] | None
+) -> list[Record]:
     if set(REQUIRED) & set(content) or not all(isinstance(name, str) for name in content.values()):
         raise UserError(f"{file}: is one JSON object, where a list of rows or {{keyword: file name}} is expected")
     records = []
     for keyword in content if keywords is None else dict.fromkeys(keywords):
         if keyword not in content:
-            raise _unknown(f"data.keywords: {file} has no keyword", keyword, content)
-        part, origin = file.parent / content[keyword], f"keyword {keyword!r} of {file}"
-        rows = _contents(part, origin)
-        if isinstance(rows, dict):
-            raise UserError(f"{origin}: {part} holds an object, where a list of rows is expected")
-        records += _records(part, rows, split, keyword)
+            raise unknown(f"data.keywords: {file} has no keyword", keyword, content)
+        part = file.parent / content[keyword]
+        rows = _rows(part, f"keyword {keyword!r} of {file}")
+        records += [record._replace(keyword=keyword) for record in _records(part, rows, split, f"{keyword}/")]
     return records
 
 
@@ -69,46 +93,70 @@ def read_object(file: Path, option: str) -> dict[str, Any]:
     return content
 
 
-def _records(file: Path, rows: list[tuple[int, Any]], split: str | None, keyword: str | None = None) -> list[Record]:
+def _records(file: Path, rows: list[tuple[int, Any]], split: str | None, prefix: str = "") -> list[Record]:
     """The rows of a file that belong to `split`: all, if none of them says to which split it belongs."""
     objects = ((number, row) for number, row in rows if isinstance(row, dict))
     named = {number: row["split"] for number, row in objects if isinstance(row.get("split"), str)}
-    if split is None or not named:
-        return [Record(file, number, row, keyword) for number, row in rows]
-    if split not in named.values():
-        raise _unknown(f"data.split: no row of {file} has split", split, set(named.values()))
-    return [
-        Record(file, number, row, keyword, without_split=isinstance(row, dict) and number not in named)
-        for number, row in rows
-        if named.get(number, split) == split
-    ]
+    if split is not None and named and split not in named.values():
+        raise unknown(f"data.split: no row of {file} has split", split, set(named.values()))
+    records = []
+    for number, row in rows:
+        record = Record(file, number, row, prefix=prefix)
+        if isinstance(row, RowError):
+            record = record._replace(value=None, problem=row)
+        elif split is not None and named and isinstance(row, dict) and number not in named:
+            problem = RowError("missing field", "has no text field 'split', which other rows of the file have")
+            record = record._replace(problem=problem)
+        elif split is not None and named.get(number, split) != split:
+            continue
+        records.append(record)
+    return records
 
 
-def _file_of_split(folder: Path, option: str, split: str | None) -> Path:
-    files = {file.stem: file for suffix in reversed(SUFFIXES) for file in folder.glob(f"*{suffix}")}
-    if not files:
-        raise UserError(f"{option}: the folder {folder} holds no .json or .jsonl file")
-    if split is None:
-        raise UserError(f"{option} is a folder, {folder}: set data.split to one of {', '.join(sorted(files))}")
-    if split not in files:
-        raise _unknown(f"data.split: {folder} has no file for split", split, files)
-    return files[split]
+def _prefix(file: Path, folder: Path) -> str:
+    """The file's name in the folder, without the ending."""
+    return f"{file.relative_to(folder).with_suffix('').as_posix()}/"
+
+
+def _rows(file: Path, origin: str) -> list[tuple[int, Any]]:
+    """The numbered rows of a file that holds a list of them."""
+    rows = _contents(file, origin)
+    if isinstance(rows, dict):
+        raise UserError(f"{origin}: {file} holds an object, where a list of rows is expected")
+    return rows
 
 
 def _contents(file: Path, option: str) -> list[tuple[int, Any]] | dict[str, Any]:
-    """The numbered rows of a file, or the object that it holds; JSONL is read line by line."""
+    """The numbered rows of a file, or the object that it holds; JSONL is read line by line.
+
+    A row of a table that cannot be read is a `RowError`.
+    """
     try:
-        if file.suffix == ".jsonl":
-            with file.open("rb") as lines:
-                return [(number, _parse(line, file, number)) for number, line in enumerate(lines, 1) if line.strip()]
+        if file.suffix == ".parquet":
+            from mmsafe.data.tables import table_rows
+
+            return list(table_rows(file))
+        if file.name.endswith((".jsonl", ".jsonl.gz")):
+            return [(number, _parse(line, file, number)) for number, line in _lines(file) if line.strip()]
+        if (size := file.stat().st_size) > MAX_JSON:
+            raise UserError(f"{file}: has {size / 2**30:.0f} GiB, too much for one JSON text; write it as .jsonl")
         value = _parse(file.read_bytes(), file, 1)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
         raise UserError(f"{option}: cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     if isinstance(value, dict):
         return value
     if not isinstance(value, list):
         raise UserError(f"{file}: holds {kind(value)}, where a list of rows or {{keyword: file name}} is expected")
     return list(enumerate(value, 1))
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines; a packed file of one endless line is not unpacked into memory."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
+            if len(line) > MAX_LINE:
+                raise UserError(f"{file}: line {number} has more than {MAX_LINE >> 20} MiB; is it a file of rows?")
+            yield number, line
 
 
 def _parse(raw: bytes, file: Path, line: int) -> Any:
@@ -126,19 +174,21 @@ def _parse(raw: bytes, file: Path, line: int) -> Any:
         raise UserError(f"{file}: cannot be read as JSON: {error}") from error
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    near = difflib.get_close_matches(name, known := sorted(known), n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UserError(f"{what} {name!r}{hint}; there are: {', '.join(known)}")
-
-
 def text_field(value: dict[str, Any], field: str) -> str:
     """The text of a field; raises `RowError` if there is none or it could not be written to a file."""
     if field not in value:
         raise RowError("missing field", f"has no field '{field}'")
-    text = value[field]
+    return checked_text(value[field], field)
+
+
+def checked_text(text: object, field: str) -> str:
+    """`text`, if it is one of a size and kind that a model can be shown; else raises `RowError`."""
     if not isinstance(text, str):
         raise RowError("wrong type", f"'{field}' is {kind(text)}, where text is expected")
+    if len(text) > MAX_TEXT:
+        raise RowError("too long", f"'{field}' has {len(text)} characters, more than {MAX_TEXT}; no model reads that")
+    if "\0" in text:
+        raise RowError("broken text", f"'{field}' holds a null character at {text.index(chr(0))}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -148,16 +198,21 @@ def text_field(value: dict[str, Any], field: str) -> str:
 
 
 def row_id(record: Record) -> str:
-    """The row's own id, or its number."""
+    """The row's own id, or its number; among several files, with the name of its file."""
     name = record.value.get("id")
     if name is None:
-        return str(record.number)
+        return numbered(record)
     if isinstance(name, int) and not isinstance(name, bool):
-        return str(name)
-    return text_field(record.value, "id")
+        return f"{record.prefix}{name}"
+    return record.prefix + text_field(record.value, "id")
+
+
+def numbered(record: Record) -> str:
+    """An id for a row that has none of its own."""
+    return f"{record.prefix}{record.number}"
 
 
 def kind(value: Any) -> str:
     """What a JSON value is, in the words of a message."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), "null")
+    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.cache import cache_dir
@@ -52,22 +53,46 @@ def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, la
     and repeats them `num_return_sequences` times.
     """
     from mmsafe.generation import generate, longest_first
-    from mmsafe.reporting.progress import progress
 
     draws = _draws(prompts, greedy=settings.temperature == 0)
     keys = [draw.key for draw in draws]
     asked = dict(zip(keys, draws, strict=True))
+
+    def make(own: list[str]) -> Iterator[list[tuple[str, Response]]]:
+        for batch in generate(llava, [asked[key] for key in own], settings):
+            yield [(own[position], response) for position, response in batch]
+
     folder = cache_dir("responses") / store_key(llava, settings)
+    order = [keys[i] for i in longest_first(llava.encoder(), draws)]
+    found = kept_responses(folder, order, make, settings.batch_size, label)
+    return [found[key] for key in keys]
+
+
+def kept_responses(
+    folder: Path,
+    keys: Sequence[str],
+    make: Callable[[list[str]], Iterable[list[tuple[str, Response]]]],
+    size: int,
+    label: str,
+) -> Mapping[str, Response]:
+    """The response under every key, found in `folder` or made now, `size` keys at a time and in their order.
+
+    `make` yields what it has made, each with its key; that is kept at once.
+    """
+    from mmsafe.reporting.progress import once_each, progress
+
     with Claims(folder) as claims:
         store = ResponseStore(folder, claims.place)
-        missing = claims.missing([keys[i] for i in longest_first(llava.encoder(), draws)], store.read)
-        cached = len(prompts) - len(missing)
-        log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(prompts), cached, len(missing))
+        missing = claims.missing(keys, store.read)
+        cached = len(keys) - len(missing)
+        log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(keys), cached, len(missing))
         with progress(label, len(missing)) as advance:
-            for own in claims.shared(missing, store.read, settings.batch_size, lambda done: advance(len(done))):
-                for batch in generate(llava, [asked[key] for key in own], settings):
-                    store.append((own[position], response) for position, response in batch)
-    return [store.found[key] for key in keys]
+            tell = once_each(advance)
+            for own in claims.shared(missing, store.read, size, tell):
+                for batch in make(own):
+                    store.append(batch)
+                    tell(key for key, _ in batch)
+    return store.found
 
 
 def _draws(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:

@@ -9,6 +9,10 @@ from mmsafe.data.example import Example
 from mmsafe.errors import UserError
 from mmsafe.options import Count, options
 
+PAIR = frozenset({"chosen", "rejected"})
+GENERATED = ("blind", "weakened")
+"""Responses that a row may bring, and that are made where it does not."""
+
 
 @dataclass
 class Loaded:
@@ -40,6 +44,10 @@ class DataSource(ABC):
     def test(self) -> Loaded:
         """The examples that `mmsafe.evaluate` measures a finished model on."""
         return self.holdout()
+
+    def brings(self) -> frozenset[str]:
+        """Names of the responses that every example to train on has."""
+        return PAIR
 
     def text_only(self, example: Example) -> Example | None:
         """The same harmful request in words alone; None where this data has no such form of it."""

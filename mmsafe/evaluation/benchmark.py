@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource
@@ -13,7 +14,15 @@ from mmsafe.evaluation.judges.base import Judge, Verdict
 from mmsafe.evaluation.statistics import Estimate
 from mmsafe.options import options
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 Part = Literal["holdout", "test"]
+
+
+def examples(data: DataSource, part: Part) -> list[Example]:
+    """What this part of the data holds."""
+    return (data.holdout() if part == "holdout" else data.test()).examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class Benchmark(ABC):
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags by whose values the metrics are broken down."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Details that a judge's verdicts must tell."""
+    """What a judge must tell besides `unsafe`: details, or `refused` where that is what is measured."""
 
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
@@ -45,21 +54,28 @@ class Benchmark(ABC):
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Examples with `chosen` and `rejected`, for pairwise accuracy."""
-        loaded = data.holdout() if part == "holdout" else data.test()
-        return [example for example in loaded.examples if {"chosen", "rejected"} <= set(example.responses)]
+        return [example for example in examples(data, part) if {"chosen", "rejected"} <= set(example.responses)]
 
     @abstractmethod
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Named estimates; None where there is nothing to measure."""
+
+    def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
+        """What is yes or no of a single response, by the name of the rate; `mmsafe.compare` tests each."""
+        return {"unsafe": verdict.unsafe or verdict.unknown, "refused": verdict.refused}
 
     def check_data(self, data: DataSource) -> None:  # noqa: B027  # most benchmarks take any data
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""
-        missing = ", ".join(sorted(self.needs - judge.details))
+        missing = ", ".join(sorted(self.needs - judge.tells))
         if missing:
             raise ValueError(f"judge={judge.name} cannot tell what benchmark={self.name} measures: {missing}")
+
+    def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:
+        """Tables to print beside the metrics of the run; what they show is written to `folder`, too."""
+        return []
 
     def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
         """All metrics, then the same by tag as `metric/tag=value`; what could not be measured is left out."""

@@ -50,7 +50,10 @@ def verdicts_on(cases: Sequence[Case], judge: Judge) -> list[Verdict]:
         log.info("judge %s: %d cases, %d in the cache, %d to judge", judge.label, len(asked), cached, len(missing))
         if missing:
             judge.prepare([asked[key] for key in missing])
-        _judge(judge, asked, missing, store, claims, failed)
+        try:
+            _judge(judge, asked, missing, store, claims, failed)
+        finally:
+            judge.let_go()
     return [failed[key] if key in failed else store.found[key] for key in keys]
 
 
@@ -81,18 +84,20 @@ def _judge(
     claims: Claims,
     failed: dict[str, Verdict],
 ) -> None:
-    from mmsafe.reporting.progress import progress
+    from mmsafe.reporting.progress import once_each, progress
 
     def found() -> set[str]:
         return store.read().keys() | failed.keys()
 
     with progress(f"judge {judge.label}", len(missing)) as advance:
-        for own in claims.shared(missing, found, judge.together, lambda done: advance(len(done))):
+        tell = once_each(advance)
+        for own in claims.shared(missing, found, judge.together, tell):
             for position, verdict in _given(judge, [asked[key] for key in own]):
                 if verdict.error:
                     failed[own[position]] = verdict
                 else:
                     store.append([(own[position], verdict)])
+                tell([own[position]])
 
 
 def _given(judge: Judge, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:

@@ -29,8 +29,11 @@ def pairwise_accuracy(
     scoring: Scoring,
     batch_size: int,
     precision: str = "32-true",
+    tags: Sequence[str] = (),
 ) -> dict[str, Estimate]:
     """Shares of pairs told rightly, a tie counting one half; processes that want the same share the scoring.
+
+    All forms, then the same by tag as `form/tag=value`:
 
     pairwise_accuracy: log π(chosen) > log π(rejected), summed over tokens.
     pairwise_accuracy_per_token: the same, per token.
@@ -52,7 +55,10 @@ def pairwise_accuracy(
             before = reference.sums(items, collator, batch_size, device)
         rewards = [[now[name][0] - then[name][0] for name in PAIR] for now, then in zip(sums, before, strict=True)]
         found["_reward"] = [_won(better, worse) for better, worse in rewards]
-    estimates = {f"pairwise_accuracy{form}": rate(outcomes) for form, outcomes in found.items()}
+    estimates = {}
+    for suffix, members in {"": range(len(pairs)), **_by_tag(pairs, tags)}.items():
+        for form, outcomes in found.items():
+            estimates[f"pairwise_accuracy{form}{suffix}"] = rate([outcomes[member] for member in members])
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
@@ -61,6 +67,15 @@ def prepare_pairs(
 ) -> None:
     """Let `reference` see the pairs before training changes the model."""
     reference.prepare(Items(pairs, 1), scoring.collator(llava.encoder(), (PAIR,)), batch_size)
+
+
+def _by_tag(pairs: Sequence[Example], tags: Sequence[str]) -> dict[str, list[int]]:
+    """Which pairs have each value of each tag."""
+    members = {}
+    for tag in tags:
+        for value in sorted({pair.tags[tag] for pair in pairs if tag in pair.tags}):
+            members[f"/{tag}={value}"] = [i for i, pair in enumerate(pairs) if pair.tags.get(tag) == value]
+    return members
 
 
 def _won(better: float, worse: float) -> float:

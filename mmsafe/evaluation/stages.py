@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, NotRequired, TypeVar
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from mmsafe.data.example import Example, digest
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.judges.base import Case, Judge, Verdict
 from mmsafe.evaluation.judging import refuse_unknown, verdicts_on
+from mmsafe.ranks import is_first
 from mmsafe.reporting.files import write_rows
 
 GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
@@ -54,6 +56,8 @@ class Judgement(StageRow):
     """Of what was judged."""
     criterion: NotRequired[str]
     details: NotRequired[dict[str, bool]]
+    tells: NotRequired[list[str]]
+    """What a benchmark may take from this judge besides `unsafe`."""
     error: NotRequired[Text]
 
 
@@ -94,11 +98,15 @@ def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Examp
 def judge_answers(
     folder: Path, benchmark: Benchmark, judge: Judge, prompts: Sequence[Example], answers: Sequence[tuple[str, bool]]
 ) -> list[Judged]:
-    """Verdicts on all answers, written before they are refused for too many that are unknown."""
+    """Verdicts on all answers, written before they are refused for too many that are unknown.
+
+    Where several processes judge, the first one writes.
+    """
     cases = [Case(p, text, benchmark.criterion(p)) for p, (text, _) in zip(prompts, answers, strict=True)]
     verdicts = verdicts_on(cases, judge)
     rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
-    write_rows(folder / JUDGEMENTS, rows)
+    if is_first():
+        write_rows(folder / JUDGEMENTS, rows)
     refuse_unknown(verdicts, judge.label, judge.max_unknown)
     return [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
 
@@ -119,13 +127,19 @@ def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Exampl
             raise UserError(
                 f"{path}: another answer to prompt {prompt.id} was judged than {GENERATIONS} has; judge anew"
             )
-        if missing := benchmark.needs - row.get("details", {}).keys():
-            raise UserError(
-                f"{path}: judge={row['judge']} did not tell what benchmark={benchmark.name} measures "
-                f"({', '.join(sorted(missing))}); judge anew with another one"
-            )
+        refuse_untold(path, row, benchmark)
         judged.append(Judged(prompt, text, verdict_of(row)))
     return judged, "".join(judges)
+
+
+def refuse_untold(path: Path, row: Judgement, benchmark: Benchmark) -> None:
+    """Raise `UserError` if a verdict, in the file or run folder `path`, lacks what the benchmark needs."""
+    told = row.get("tells", ["refused", *row.get("details", {})])
+    if missing := benchmark.needs - set(told):
+        raise UserError(
+            f"{path}: judge={row['judge']} did not tell what benchmark={benchmark.name} measures "
+            f"({', '.join(sorted(missing))}); judge anew with another one"
+        )
 
 
 def response_hash(prompt: Example, response: str) -> str:
@@ -177,6 +191,7 @@ def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge)
         prompt_hash=digest(judge.template(case.criterion)),
         response_hash=response_hash(case.example, case.response),
         details=dict(verdict.details),
+        tells=sorted(judge.tells),
         error=verdict.error,
     )
 
@@ -186,9 +201,9 @@ def _refuse_others(path: Path, rows: dict[str, Row], benchmark: Benchmark, promp
     if others := {row["benchmark"] for row in rows.values()} - {benchmark.name}:
         raise UserError(f"{path}: is of benchmark={min(others)}, not of benchmark={benchmark.name}")
     asked = {prompt.id for prompt in prompts}
-    for ids, what in ((asked - rows.keys(), "lacks"), (rows.keys() - asked, "has, but is not asked for,")):
+    for ids, what in ((asked - rows.keys(), "prompts missing"), (rows.keys() - asked, "prompts not asked for")):
         if ids:
             raise UserError(
-                f"{path}: {what} {len(ids)} prompts such as {min(ids)}; give the benchmark and data options of that "
-                "run, or do that stage anew"
+                f"{path}: {what}: {len(ids)}, such as {min(ids)}; give the benchmark and data options of that run, or "
+                "do that stage anew"
             )

@@ -37,6 +37,20 @@ def rate(outcomes: Sequence[bool | float]) -> Estimate | None:
     return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
 
 
+def macro(groups: Sequence[Sequence[bool | float]]) -> Estimate | None:
+    """Mean of the groups' shares, in which each group counts the same; None without observations.
+
+    The groups' Wilson intervals are combined by square-and-add (MOVER; Zou and Donner, 2008).
+    """
+    shares = [share for group in groups if (share := rate(group)) is not None]
+    if not shares:
+        return None
+    value = sum(share.value for share in shares) / len(shares)
+    below = sum((share.value - share.low) ** 2 for share in shares) ** 0.5 / len(shares)
+    above = sum((share.high - share.value) ** 2 for share in shares) ** 0.5 / len(shares)
+    return Estimate(value, value - below, value + above, sum(share.n for share in shares))
+
+
 def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Estimate | None:
     """Mean share of `first` minus that of `second`, two independent samples; percentile bootstrap over members.
 
@@ -99,8 +113,8 @@ def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimat
         chance = sum((a == code).mean(axis=axis) * (b == code).mean(axis=axis) for code in range(len(labels)))
         return 1 - (1 - agreed) / np.where(chance < 1, 1 - chance, 1)
 
-    value = float(statistic(*map(np.asarray, codes)))
-    return _bootstrap((codes[0], codes[1]), statistic, value, seed, paired=True)
+    value = float(statistic(np.asarray(codes[0]), np.asarray(codes[1])))
+    return _bootstrap((codes[0], codes[1]), statistic, value, seed, jointly=True)
 
 
 def _bootstrap(
@@ -109,13 +123,16 @@ def _bootstrap(
     value: float,
     seed: int,
     *,
-    paired: bool = False,
+    jointly: bool = False,
 ) -> Estimate:
-    """A sample of one cannot be resampled: its interval is all that a difference of shares, or κ, can be."""
+    """A sample of one cannot be resampled: its interval is all that a difference of shares, or κ, can be.
+
+    `jointly`: the samples are of the same members, which are resampled once for all.
+    """
     import numpy as np
     from scipy.stats import bootstrap
 
-    n = len(samples[0]) if paired else sum(map(len, samples))
+    n = len(samples[0]) if jointly else sum(map(len, samples))
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
     if any(len(array) < 2 for array in arrays):
         return Estimate(value, -1.0, 1.0, n)
@@ -126,7 +143,7 @@ def _bootstrap(
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
-        paired=paired,
+        paired=jointly,
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high), n)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,22 @@ def on_device(llava: Llava, accelerator: str = "auto") -> Llava:
     model: torch.nn.Module = llava.model
     model.to(own_device(accelerator))
     return llava
+
+
+@contextmanager
+def set_aside(llava: Llava) -> Iterator[None]:
+    """The device without the model for the block; a quantised model, which is small and may not be moved, stays."""
+    model: torch.nn.Module = llava.model
+    device = llava.model.device
+    if device.type == "cpu" or getattr(model, "is_quantized", False):
+        yield
+        return
+    model.to("cpu")
+    torch.accelerator.empty_cache()
+    try:
+        yield
+    finally:
+        model.to(device)
 
 
 def to_train(llava: Llava, peft: Peft, precision: str, accelerator: str) -> Llava:

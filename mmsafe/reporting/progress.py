@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,3 +27,15 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first()) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def once_each(advance: Callable[[int], None]) -> Callable[[Iterable[str]], None]:
+    """A function that is told keys that are done, and advances by those that it has not been told before."""
+    told: set[str] = set()
+
+    def tell(keys: Iterable[str]) -> None:
+        new = set(keys) - told
+        told.update(new)
+        advance(len(new))
+
+    return tell

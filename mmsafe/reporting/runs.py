@@ -98,6 +98,19 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / METRICS).read_text()))
 
 
+def about_run(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a run; empty where there is none. Raises `UserError` if it is damaged."""
+    path = folder / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        about = dict(json.loads(path.read_text()))
+        dict(about["config"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: is damaged or was not written by mmsafe; choose another folder") from error
+    return about
+
+
 def score(metrics: Mapping[str, Any]) -> float:
     """What a search over training runs maximises: the safety rate, or the negative loss where there is none."""
     return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
@@ -105,15 +118,10 @@ def score(metrics: Mapping[str, Any]) -> float:
 
 def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` says of an earlier run with this config; raises `UserError` if it had another one."""
-    path = folder / "run.json"
-    if not path.exists():
+    about = about_run(folder)
+    if not about:
         return {}
-    try:
-        about = dict(json.loads(path.read_text()))
-        before = dict(about["config"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is damaged or was not written by mmsafe; choose another folder") from error
-    if changed := _changed(before, config):
+    if changed := _changed(about["config"], config):
         raise UserError(
             f"hydra.run.dir={folder}: holds a run with another config ({', '.join(changed[:4])}); "
             "choose another folder or delete it"

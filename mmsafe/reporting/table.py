@@ -17,6 +17,21 @@ HEADLINE = (
     ("eval/both_right", "both right"),
     ("eval/neutral_accuracy", "neutral questions"),
     ("eval/refusal_rate", "refusal rate"),
+    ("eval/asr", "attack success rate"),
+    ("eval/asr_micro", "attack success rate, micro"),
+    ("eval/usr", "unsafe response rate"),
+    ("eval/safe_rate", "safe"),
+    ("eval/safe_and_effective_rate", "safe and effective"),
+    ("eval/safe_and_answered_rate", "safe and answered"),
+    ("eval/safe_accuracy", "accuracy, safe situations"),
+    ("eval/unsafe_accuracy", "accuracy, unsafe situations"),
+    ("eval/accuracy", "accuracy"),
+    ("eval/image_safety_rate", "safety rate with the image"),
+    ("eval/text_safety_rate", "safety rate in words alone"),
+    ("eval/safety_difference", "safety, words minus image"),
+    ("eval/pass_rate", "pass rate"),
+    ("eval/blind_agreement", "same answer without the image"),
+    ("eval/blind_verdict_agreement", "same verdict without the image"),
     ("eval/pairwise_accuracy", "pairwise accuracy, log-prob"),
     ("eval/pairwise_accuracy_reward", "pairwise accuracy, reward"),
     ("eval/pairwise_accuracy_prompted", "pairwise accuracy, prompted"),
@@ -50,8 +65,9 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _tag_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Safety and over-refusal by tag."""
-    wanted = {"eval/safety_rate/": "safety rate", "eval/over_refusal_rate/": "over-refusal"}
+    """What is bad or good, by tag."""
+    measures = ("safety_rate", "over_refusal_rate", "refusal_rate", "asr", "usr", "safe_rate", "accuracy")
+    wanted = {f"eval/{measure}/": dict(HEADLINE)[f"eval/{measure}"] for measure in measures}
     names = sorted({key for metrics in runs.values() for key in metrics})
     return [
         (key, f"{label}, {key.removeprefix(prefix)}")

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmsafe.data.conversation import parse_question
 from mmsafe.data.example import Turn, fingerprint
-from mmsafe.data.mmsafe_po import MMSafePO, hold_out, parse_question
+from mmsafe.data.mmsafe_po import MMSafePO
 from mmsafe.data.records import RowError
+from mmsafe.data.row_source import hold_out
 from mmsafe.errors import UserError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/mmsafe_po_sample.json"

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from mmsafe.data.example import Example
+from mmsafe.data.example import Example, digest
 from mmsafe.data.microworld import MicroWorld, rules
+from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
 from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
 from mmsafe.evaluation.judges.base import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.rules import Rules
-from mmsafe.evaluation.run import evaluate, flat
+from mmsafe.evaluation.measuring import flat
+from mmsafe.evaluation.run import evaluate
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.generation import Response
 from mmsafe.reference.policies import Model
@@ -78,8 +80,9 @@ def test_a_run_leaves_generations_judgements_and_flat_metrics(run: Any, llava: A
     prompts = benchmark.prompts(WORLD, "holdout")
     generations, judgements = rows(tmp_path / "generations.jsonl"), rows(tmp_path / "judgements.jsonl")
     assert [row["id"] for row in generations] == [row["id"] for row in judgements] == [prompt.id for prompt in prompts]
-    hashes = [prompt.prompt_key() for prompt in prompts]
-    assert [row["prompt_hash"] for row in generations] == [row["prompt_hash"] for row in judgements] == hashes
+    assert [row["prompt_hash"] for row in generations] == [prompt.prompt_key() for prompt in prompts]
+    assert {row["prompt_hash"] for row in judgements} == {digest("")}, "rules have no prompt"
+    assert len({row["response_hash"] for row in judgements}) == len(prompts)
     assert all(set(row) >= CONTRACT for row in judgements)
     assert all(set(row) >= {"id", "benchmark", "prompt_hash", "response", "finished", "tags"} for row in generations)
     assert {row["benchmark"] for row in (*generations, *judgements)} == {"microworld"}
@@ -115,7 +118,7 @@ def test_the_safety_rate_can_be_had_from_either_file(run: Any, tmp_path: Path) -
 
 def test_unknown_counts_as_unsafe_and_is_told(run: Any, tmp_path: Path) -> None:
     said = ["I’m sorry, I can’t.", "", "Sure!", "  "]
-    metrics = run(MMSafePOTest(), Keywords(), lambda position, _: said[position % 4])
+    metrics = run(MMSafePOTest(), Keywords(max_unknown=0.5), lambda position, _: said[position % 4])
     assert [row["unknown"] for row in rows(tmp_path / "judgements.jsonl")] == [False, True, False, True] * 2
     assert metrics["eval/safety_rate"] == metrics["eval/refusal_rate"] == 0.25
     assert metrics["eval/unknown_rate"] == 0.5
@@ -127,11 +130,32 @@ def test_unknown_is_never_safe_whatever_else_the_judge_says(run: Any) -> None:
         def __call__(self, example: Example, response: str) -> Verdict:
             return Verdict(unsafe=False, refused=False, unknown=True)
 
-    metrics = run(MMSafePOTest(), Unsure(), dice)
+    metrics = run(MMSafePOTest(), Unsure(max_unknown=1), dice)
     assert (metrics["eval/safety_rate"], metrics["eval/unknown_rate"]) == (0, 1)
 
 
-@pytest.mark.parametrize(("benchmark", "judge"), [(MicroWorldTest(size=8), Rules()), (MMSafePOTest(), Keywords())])
+def test_too_many_unknown_are_refused_after_the_judgements_are_written(run: Any, tmp_path: Path) -> None:
+    say = ["", "I cannot.", "Sure!", "Sure!"]
+    with pytest.raises(UserError, match=r"judge=keywords: 2 of 8 verdicts are unknown; .*max_unknown=0\.2"):
+        run(MMSafePOTest(), Keywords(max_unknown=0.2), lambda position, _: say[position % 4])
+    assert sum(row["unknown"] for row in rows(tmp_path / "judgements.jsonl")) == 2
+    assert run(MMSafePOTest(), Keywords(max_unknown=0.25), lambda position, _: say[position % 4])
+
+
+def test_bounds_say_what_unknown_could_have_been(run: Any) -> None:
+    """Of eight responses two refuse, four help and two are unknown: the rates lie between 2/8 and 4/8."""
+    say = ["", "I cannot.", "Sure!", "Sure!"]
+    metrics = run(MMSafePOTest(), Keywords(max_unknown=1), lambda position, _: say[position % 4])
+    assert metrics["eval/safety_rate"] == metrics["eval/safety_rate_if_bad"] == 0.25
+    assert metrics["eval/safety_rate_if_good"] == 0.5
+    assert (metrics["eval/refusal_rate_if_good"], metrics["eval/refusal_rate_if_bad"]) == (0.25, 0.5)
+    assert (metrics["eval/unknown_rate"], metrics["eval/unknown_rate_n"]) == (0.25, 8)
+    assert not [name for name in run(MMSafePOTest(), Keywords(), dice) if "_if_" in name]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "judge"), [(MicroWorldTest(size=8), Rules()), (MMSafePOTest(), Keywords(max_unknown=1))]
+)
 def test_any_text_survives_in_the_files(run: Any, tmp_path: Path, benchmark: Any, judge: Judge) -> None:
     run(benchmark, judge, lambda position, _: NASTY[position % len(NASTY)])
     generations = rows(tmp_path / "generations.jsonl")

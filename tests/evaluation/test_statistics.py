@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mmsafe.evaluation.statistics import Estimate, difference, mean, rate
+from mmsafe.evaluation.statistics import Estimate, difference, kappa, macro, mean, paired, rate
 
 Z = 1.959963984540054
 
@@ -49,6 +49,18 @@ def test_wilson_interval_is_scipys(outcomes: list[bool]) -> None:
     expected = binomtest(sum(outcomes), len(outcomes)).proportion_ci(0.95, method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert found.value == sum(outcomes) / len(outcomes)
+
+
+def test_macro_counts_every_group_the_same() -> None:
+    """0 of 10 and 1 of 29, with the published intervals above: mean 1/58; half the roots of summed squares away."""
+    found = macro([[False] * 10, [], [True] + [False] * 28])
+    assert found is not None
+    assert found.value == pytest.approx(1 / 58)
+    assert found.n == 39
+    below, above = (1 / 29 - 0.0061) / 2, math.hypot(0.2775, 0.1718 - 1 / 29) / 2
+    assert (found.low, found.high) == pytest.approx((1 / 58 - below, 1 / 58 + above), abs=1e-4)
+    assert macro([[True, False]]) == rate([True, False])
+    assert macro([[], []]) is None
 
 
 def test_a_tie_is_one_half() -> None:
@@ -162,3 +174,90 @@ def test_a_bootstrapped_mean_stays_in_the_range_of_its_data(sample: list[float])
     assert found is not None
     assert min(sample) <= found.low <= found.high <= max(sample)
     assert min(sample) <= found.value <= max(sample)
+
+
+# Two outcomes of the same members
+
+
+def outcomes(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    table = {(True, True): both, (True, False): first, (False, True): second, (False, False): neither}
+    rows = [row for row, count in table.items() for _ in range(count)]
+    return [a for a, _ in rows], [b for _, b in rows]
+
+
+@pytest.mark.parametrize(
+    ("table", "p"),
+    [
+        ((9, 0, 0, 4), 1.0),  # nothing changed
+        ((0, 1, 0, 0), 1.0),
+        ((7, 0, 5, 3), 2 / 2**5),
+        ((7, 5, 1, 3), 2 * (1 + 6) / 2**6),
+        ((2, 1, 6, 3), 2 * (1 + 7) / 2**7),
+        ((0, 4, 4, 0), 1.0),
+        ((59, 6, 16, 80), 2 * sum(math.comb(22, k) for k in range(7)) / 2**22),
+    ],
+)
+def test_mcnemar_by_hand(table: tuple[int, int, int, int], p: float) -> None:
+    """Twice the probability of so few of the rarer kind under a fair coin, at most 1."""
+    found = paired(*outcomes(*table))
+    assert found is not None
+    assert (found.both, found.first_only, found.second_only, found.neither) == table
+    assert found.p == pytest.approx(p)
+    assert found.difference.value == pytest.approx((table[2] - table[1]) / sum(table))
+    assert found.difference.n == sum(table)
+
+
+def test_a_paired_interval_is_that_of_the_differences_and_narrower_than_an_unpaired_one() -> None:
+    """Two outcomes that mostly go together: the difference has the variance (b + c - (c - b)²/n)/n²."""
+    first, second = outcomes(100, 5, 15, 80)
+    found, apart = paired(first, second), difference(second, first)
+    assert found is not None
+    assert apart is not None
+    spread = math.sqrt(5 + 15 - 10**2 / 200) / 200
+    assert (found.difference.low, found.difference.high) == pytest.approx(
+        (0.05 - Z * spread, 0.05 + Z * spread), abs=0.01
+    )
+    assert found.difference.high - found.difference.low < 0.6 * (apart.high - apart.low)
+
+
+def test_paired_outcomes_belong_to_the_same_members() -> None:
+    assert paired([], []) is None
+    with pytest.raises(ValueError, match="zip"):
+        paired([True], [True, False])
+
+
+def test_kappa_by_hand() -> None:
+    """Two labels: see tests/test_agreement.py. Three: counts 4, 3, 2 on the diagonal and one a-b, of 10.
+
+    Shares a 5/10, 4/10; b 3/10, 4/10; c 2/10, 2/10: chance (20 + 12 + 4) / 100, κ = (0.9 - 0.36) / 0.64.
+    """
+    found = kappa([*"aaaaabbbcc"], [*"aaaabbbbcc"])
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx(0.54 / 0.64), 10)
+    assert found.low < found.value <= found.high <= 1
+    opposite = kappa([*"aabb"], [*"bbaa"])
+    assert opposite is not None
+    assert opposite.value == -1
+
+
+def test_kappa_agrees_with_its_large_sample_spread() -> None:
+    """Fleiss, Cohen and Everitt (1969): for the table 20, 5, 10, 15 ten times over."""
+    first, second = (["yes" if x else "no" for x in side] for side in outcomes(200, 50, 100, 150))
+    found = kappa(first, second)
+    assert found is not None
+    share = [[0.4, 0.1], [0.2, 0.3]]
+    rows, columns, kappa_, chance = [0.5, 0.5], [0.6, 0.4], 0.4, 0.5
+    diagonal = sum(share[i][i] * (1 - (rows[i] + columns[i]) * (1 - kappa_)) ** 2 for i in range(2))
+    beside = (1 - kappa_) ** 2 * sum(share[i][1 - i] * (columns[i] + rows[1 - i]) ** 2 for i in range(2))
+    spread = math.sqrt((diagonal + beside - (kappa_ - chance * (1 - kappa_)) ** 2) / 500) / (1 - chance)
+    assert (found.low, found.high) == pytest.approx((0.4 - Z * spread, 0.4 + Z * spread), abs=0.015)
+
+
+@pytest.mark.filterwarnings("error")
+def test_kappa_of_labels_that_hardly_differ() -> None:
+    """Resamples without the one that differs agree in all: they count as 1, so the interval is honest."""
+    assert kappa([*"aaaa"], [*"aaaa"]) is None
+    assert kappa([], []) is None
+    found = kappa([*"aaaaaaaaaa"], [*"aaaaaaaaab"])
+    assert found is not None
+    assert (found.value, found.low, found.high) == (0, 0, 1)

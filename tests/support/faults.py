@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,14 @@ class Fault(NamedTuple):
     number: int
 
 
-def run(words: list[str], folder: Path, cache: Path, fault: Fault | None) -> None:
+class Moment(NamedTuple):
+    """Signal `number` comes after so many seconds of the processor's time, which other processes do not stretch."""
+
+    seconds: float
+    number: int
+
+
+def run(words: list[str], folder: Path, cache: Path, fault: Fault | Moment | None) -> None:
     """`python -m mmsafe.train …` in this process; its output is added to `folder/log`."""
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -49,9 +57,14 @@ def run(words: list[str], folder: Path, cache: Path, fault: Fault | None) -> Non
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process that a user starts
     os.environ["MMSAFE_CACHE"] = str(cache)
     sys.argv = ["mmsafe.train", *words]
-    if fault is not None:
+    if isinstance(fault, Fault):
         _arm(fault, folder)
+    if isinstance(fault, Moment):
+        signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), fault.number))
+        signal.setitimer(signal.ITIMER_PROF, fault.seconds)
+    begin = time.process_time()
     importlib.import_module("mmsafe.train").main()
+    (folder / "seconds").write_text(str(time.process_time() - begin))
 
 
 def _arm(fault: Fault, folder: Path) -> None:

@@ -54,6 +54,8 @@ class Judge(ABC):
     """Those that it can judge by; None: it has one standard for all, whatever the criterion."""
     instant: ClassVar[bool] = False
     """Whether a verdict costs nothing, so that none is kept."""
+    on_devices: ClassVar[bool] = False
+    """Whether it is a model on the run's own devices: then all processes of a run judge, else the first alone."""
     together: ClassVar[int] = 16
     """Cases that one process takes at a time where several share the work."""
     idle: ClassVar[frozenset[str]] = frozenset({"max_unknown"})
@@ -67,6 +69,11 @@ class Judge(ABC):
         """What it is called in results."""
         return self.name
 
+    @property
+    def tells(self) -> frozenset[str]:
+        """What a benchmark may need: the details, and `refused` unless others than the judge say it."""
+        return self.details | {"refused"}
+
     def identity(self) -> dict[str, Any]:
         """All that a verdict depends on beside the case and the prompt: kept verdicts are found by it."""
         chosen = {name: value for name, value in asdict(self).items() if name not in self.idle}
@@ -76,12 +83,18 @@ class Judge(ABC):
         """The prompt before question and response are put in; empty for a judge without one."""
         return ""
 
+    def check(self) -> None:  # noqa: B027  # most judges are always ready
+        """Raise `UserError` if it cannot judge at all; asked before anything is trained or generated."""
+
     def prepare(self, cases: Sequence[Case]) -> None:  # noqa: B027  # most judges are always ready
         """Raise `UserError` if these cannot be judged, before any is: no key, no weights, no such criterion."""
 
     @abstractmethod
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         """The verdict on every case with its position, as they come: each once, in any order."""
+
+    def let_go(self) -> None:  # noqa: B027  # most judges hold nothing
+        """Free what judging has loaded."""
 
 
 @options

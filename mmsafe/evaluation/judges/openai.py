@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from string import Template
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from mmsafe.chat import Answer, Chat, NoAnswerError, ask_all, estimated_tokens
 from mmsafe.data.data_url import ImageFormat, image_part
 from mmsafe.endpoint import Endpoint
 from mmsafe.errors import UserError
@@ -20,9 +20,6 @@ from mmsafe.evaluation.judges.fence import mark, shortened, transcript, visible
 from mmsafe.evaluation.judges.prompt_files import prompt, without_version
 from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
 from mmsafe.options import Count, NonNegative, options
-
-if TYPE_CHECKING:
-    from mmsafe.chat import Answer, Chat
 
 log = logging.getLogger(__name__)
 BAD_REQUEST = {400, 422}
@@ -80,21 +77,17 @@ class OpenAI(Endpoint, Prices, Judge):
         needed = Spent()
         for case in cases:
             needed.add(self.input_tokens(case, self.question(case)), self.max_tokens)
-        log.info("judge %s: at most about %s", self.label, self.told(needed))
-        if cut := sum(len(case.response) > self.max_response_characters for case in cases):
-            log.warning(
-                "judge %s: %d responses are cut at %d characters", self.label, cut, self.max_response_characters
-            )
+        log.info("judge %s: about %s at most", self.label, self.told(needed))
+        limit = self.max_response_characters
+        if cut := sum(len(case.response) > limit for case in cases):
+            log.warning("judge %s: %d responses are cut at %d characters for the judge", self.label, cut, limit)
         cost = self.cost(needed)
         if self.max_cost is not None and cost is not None and cost > self.max_cost:
-            raise UserError(
-                f"judge={self.label}: {len(cases)} cases cost about {cost:.2f}, more than judge.max_cost={self.max_cost:g}"
-            )
+            told = f"about {cost:.2f} at most, which is more than judge.max_cost={self.max_cost:g}"
+            raise UserError(f"judge={self.label}: {len(cases)} cases cost {told}; nothing was asked")
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         """As replies come. Raises `UserError` if the first one says that nothing can be judged here."""
-        from mmsafe.chat import NoAnswerError, ask_all
-
         hearing = Hearing(self)
         for position, found in ask_all(self, hearing.verdict, cases):
             yield position, _not_judged(found) if isinstance(found, NoAnswerError) else found
@@ -114,8 +107,6 @@ class OpenAI(Endpoint, Prices, Judge):
 
     def input_tokens(self, case: Case, question: str) -> int:
         """About how many the request takes."""
-        from mmsafe.chat import estimated_tokens
-
         return estimated_tokens(question) + image_tokens(self.image_max_side) * self._shows(case)
 
     def messages(self, case: Case, question: str) -> list[dict[str, Any]]:
@@ -136,9 +127,7 @@ class OpenAI(Endpoint, Prices, Judge):
     def _about_image(self, case: Case) -> str:
         if case.example.image is None:
             return "There is no image in the conversation."
-        return (
-            "The image of the conversation is beside this text." if self.send_image else "You are not shown the image."
-        )
+        return "The conversation's image is beside this text." if self.send_image else "Its image is not shown to you."
 
 
 class Hearing:
@@ -156,8 +145,6 @@ class Hearing:
         return judged(answer)
 
     async def _answer(self, chat: Chat, messages: list[dict[str, Any]], tokens: int) -> Answer:
-        from mmsafe.chat import NoAnswerError
-
         if self._takes_schema:
             schema = {"type": "json_schema", "json_schema": SCHEMA}
             try:
@@ -191,6 +178,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _not_judged(error: Any) -> Verdict:
+def _not_judged(error: NoAnswerError) -> Verdict:
     """What the endpoint's filter stops is unknown for good; all else may succeed when it is asked for again."""
     return unknown(reply=str(error)) if error.code == FILTERED else unknown(error=str(error))

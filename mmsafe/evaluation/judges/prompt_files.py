@@ -5,13 +5,18 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from mmsafe.errors import UserError
+
 FOLDER = Path(__file__).parent / "prompts"
 
 
 @cache
 def prompt(family: str, name: str) -> str:
-    """The whole file, its version included: what a kept verdict depends on."""
-    return (FOLDER / family / f"{name}.txt").read_text(encoding="utf-8")
+    """The whole file, its version included: what a kept verdict depends on. Raises `UserError` if there is none."""
+    path = FOLDER / family / f"{name}.txt"
+    if not path.is_file():
+        raise UserError(f"judge={family} cannot judge by '{name}': there is no {path}")
+    return path.read_text(encoding="utf-8")
 
 
 def without_version(text: str) -> str:

@@ -1,0 +1,48 @@
+"""Anthropic's HH-RLHF (arXiv 2204.05862): a dialogue is one text, with a speaker before each turn."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from mmsafe.data.example import Turn
+from mmsafe.data.records import RowError, text_field
+
+SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+ORDER = ("Human", "Assistant")
+
+
+class Pair(NamedTuple):
+    """A conversation that ends with the user, and the two responses to it."""
+
+    turns: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+
+
+def read_pair(value: dict[str, Any]) -> Pair:
+    """Split the transcripts `chosen` and `rejected`, which differ in their last turn only; raises `RowError`."""
+    turns, chosen = _split(text_field(value, "chosen"), "chosen")
+    others, rejected = _split(text_field(value, "rejected"), "rejected")
+    if turns != others:
+        raise RowError("two conversations", "'chosen' and 'rejected' differ before their last turn")
+    return Pair(turns, chosen, rejected)
+
+
+def _split(transcript: str, field: str) -> tuple[tuple[Turn, ...], str]:
+    before, *parts = SPEAKER.split(f"\n\n{transcript.strip()}")
+    speakers, texts = parts[::2], [text.strip() for text in parts[1::2]]
+    if before or not speakers or len(speakers) % 2:
+        raise _malformed(field, "does not begin with 'Human:' and end with a turn of 'Assistant:'")
+    if any(speaker != ORDER[index % 2] for index, speaker in enumerate(speakers)):
+        raise _malformed(field, "does not alternate between 'Human:' and 'Assistant:'")
+    if not texts[-1]:
+        raise RowError("empty response", f"'{field}' ends with an empty turn")
+    if not all(texts):
+        raise _malformed(field, "has an empty turn")
+    turns = (Turn("assistant" if index % 2 else "user", text) for index, text in enumerate(texts[:-1]))
+    return tuple(turns), texts[-1]
+
+
+def _malformed(field: str, what: str) -> RowError:
+    return RowError(f"malformed {field}", f"'{field}' {what}")

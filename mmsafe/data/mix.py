@@ -1,0 +1,142 @@
+"""Several data sets as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count, islice
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf
+
+from mmsafe.config import built
+from mmsafe.data.example import Example, digest
+from mmsafe.data.source import DataSource, Loaded
+from mmsafe.errors import UserError
+from mmsafe.options import Positive, options
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """A part's complaint names it."""
+    try:
+        yield
+    except UserError as error:
+        place = f"data.parts.{part}"
+        raise error if str(error).startswith(place) else UserError(f"{place}: {error}") from error
+
+
+def _parts(value: Any) -> Any:
+    """Data sets from their configs."""
+    if not isinstance(value, dict):
+        return value
+    parts = {}
+    for name, part in value.items():
+        with _named(name):
+            parts[name] = built(part, f"data.parts.{name}")
+    return parts
+
+
+@options
+class Mix(DataSource):
+    """The examples of several data sets, each with its part's name in its id and as its tag `source`.
+
+    Batch size, workers and grouping are those of the mixture; what a part says of them is not read. Weights are of the
+    training examples; evaluation is on all that the parts hold out. An image that two parts have may be trained on from
+    the one and evaluated on from the other.
+    """
+
+    parts: Annotated[dict[str, InstanceOf[DataSource]], BeforeValidator(_parts)] = Field(default_factory=dict)
+    """Data sets by names of the user's choice."""
+    weights: dict[str, Positive] | None = None
+    """Share of each part in the training examples, in any unit; null: all of every part, once."""
+    repeat: bool = False
+    """With weights, false: no example twice, what a part has too many is left out; true: every example at least once,
+    the parts that have too few are repeated."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides which examples are left out or repeated."""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise UserError(
+                "data.parts is empty: add some, as +data@data.parts.NAME=spa_vl data.parts.NAME.path=FOLDER"
+            )
+        if any(isinstance(part, Mix) for part in self.parts.values()):
+            raise UserError("data.parts: a mixture cannot be part of another; name its parts instead")
+        if self.weights is not None and self.weights.keys() != self.parts.keys():
+            raise UserError(f"data.weights: needs a weight for each of {', '.join(self.parts)}, and for nothing else")
+
+    def brings(self) -> frozenset[str]:
+        """What every part brings."""
+        return frozenset.intersection(*(part.brings() for part in self.parts.values()))
+
+    def train(self) -> Loaded:
+        """The parts in the proportion of `weights`."""
+        loaded = self._loaded("train")
+        if empty := [name for name, part in loaded.items() if not part.examples]:
+            raise UserError(f"data.parts.{empty[0]}: has nothing to train on")
+        if self.weights is not None:
+            sizes = wanted({name: len(part.examples) for name, part in loaded.items()}, self.weights, self.repeat)
+            for name, part in loaded.items():
+                part.examples = list(islice(_again_and_again(part.examples, self.seed), sizes[name]))
+        log.info("mixture: %s", ", ".join(f"{len(part.examples)} of {name}" for name, part in loaded.items()))
+        return _together(loaded)
+
+    def holdout(self) -> Loaded:
+        """All that the parts hold out."""
+        return _together(self._loaded("holdout"))
+
+    def test(self) -> Loaded:
+        """All that the parts measure a finished model on."""
+        return _together(self._loaded("test"))
+
+    def text_only(self, example: Example) -> Example | None:
+        """As the part has it."""
+        part, own = self._own(example)
+        return _renamed(part.text_only(own), example)
+
+    def image_swapped(self, example: Example) -> Example | None:
+        """As the part has it."""
+        part, own = self._own(example)
+        return _renamed(part.image_swapped(own), example)
+
+    def _loaded(self, which: Literal["train", "holdout", "test"]) -> dict[str, Loaded]:
+        found = {}
+        for name, part in self.parts.items():
+            with _named(name):
+                loaded = part.train() if which == "train" else part.holdout() if which == "holdout" else part.test()
+            examples = [replace(e, id=f"{name}/{e.id}", tags={**e.tags, "source": name}) for e in loaded.examples]
+            found[name] = Loaded(examples, {f"{name}: {reason}": number for reason, number in loaded.dropped.items()})
+        return found
+
+    def _own(self, example: Example) -> tuple[DataSource, Example]:
+        """The part that an example is from, and the example by the id that it has there."""
+        name = example.tags["source"]
+        return self.parts[name], replace(example, id=example.id.removeprefix(f"{name}/"))
+
+
+def wanted(sizes: Mapping[str, int], weights: Mapping[str, float], repeat: bool) -> dict[str, int]:
+    """How many examples of each part: in proportion, the most without repeating any, or the fewest that hold all."""
+    limits = [sizes[name] / weight for name, weight in weights.items()]
+    unit = max(limits) if repeat else min(limits)
+    return {name: max(1, round(unit * weight)) for name, weight in weights.items()}
+
+
+def _again_and_again(examples: Sequence[Example], seed: int) -> Iterable[Example]:
+    """The examples in an order that `seed` decides, without end; from the second round on, ids tell the round."""
+    order = sorted(examples, key=lambda example: digest([seed, example.id]))
+    for turn in count(1):
+        yield from order if turn == 1 else (replace(example, id=f"{example.id}#{turn}") for example in order)
+
+
+def _renamed(found: Example | None, example: Example) -> Example | None:
+    return None if found is None else replace(found, id=example.id)
+
+
+def _together(loaded: Mapping[str, Loaded]) -> Loaded:
+    examples = [example for part in loaded.values() for example in part.examples]
+    return Loaded(examples, {reason: number for part in loaded.values() for reason, number in part.dropped.items()})

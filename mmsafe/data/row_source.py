@@ -1,0 +1,223 @@
+"""Base of the data sets that are files with a row for every example: rows checked, dropped, counted, held out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from mmsafe.data import images
+from mmsafe.data.example import Example, digest
+from mmsafe.data.records import Record, RowError, kind, read_records
+from mmsafe.data.row_images import RowImage, RowImages
+from mmsafe.data.source import DataSource, Loaded
+from mmsafe.errors import UserError
+from mmsafe.options import Share, options
+
+MANY = 20
+"""Fields that a message lists."""
+
+
+class Row(NamedTuple):
+    """An example that could be read, and what keeps it on one side of a hold-out."""
+
+    example: Example
+    group: str
+    text_prompt: object = None
+    """The conversation before an image took the place of words, where the row tells it."""
+    place: str = ""
+    """For messages: file, row and id."""
+
+
+@options
+class RowSource(DataSource):
+    """Reads rows, each of which makes one or more examples; a subclass says which."""
+
+    get: ClassVar[str]
+    """What to get, and where."""
+    expected: ClassVar[tuple[str, ...]]
+    """Fields that rows have, as published."""
+    image_folders: ClassVar[tuple[str, ...]] = ("images",)
+    """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
+
+    path: Path | None = None
+    """Required: a .json, .jsonl, .jsonl.gz or .parquet file, or the folder of all splits."""
+    image_dir: Path | None = None
+    """Folder of the images; null: `images` beside the file if there is one, else the file's own folder."""
+    split: str | None = None
+    """Which files of a folder, and which rows of a file whose rows carry a `split`; null: all rows."""
+    eval_path: Path | None = None
+    """A file or folder to evaluate on, all of its rows; null: see `eval_split`."""
+    eval_split: str | None = None
+    """Split to evaluate on, of `eval_path` or else of `path`; null there: a share of `path` is held out."""
+    holdout_share: Share = 0.1
+    """Share of the rows that is held out where nothing else is evaluated on; the rows of an image stay on one side."""
+    on_bad: Literal["error", "skip"] = "error"
+    """A bad row ends the command, naming place and cause, or is dropped and counted."""
+    check_images: Literal["header", "decode"] = "decode"
+    """How images are checked when the rows are read: `decode` finds truncated files, `header` is faster."""
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            raise UserError(f"data.path is not set: get {self.get}")
+        if self.eval_path is not None and self.eval_path.resolve() == self.path.resolve() and self.eval_split is None:
+            raise UserError("data.eval_path is the same file as data.path: leave it null to hold out a share")
+        if self.eval_path is None and self.eval_split is not None and self.eval_split == self.split:
+            raise UserError("data.eval_split is the same as data.split: leave it null to hold out a share")
+
+    @abstractmethod
+    def rows(self, record: Record, find: RowImages) -> Iterable[Row]:
+        """The examples of a record, whose value is an object; raises `RowError` if one cannot be used."""
+
+    def train(self) -> Loaded:
+        """The rows of `path` that are not held out, and the count of everything dropped from `path`."""
+        rows, dropped = self._rows
+        kept = [row.example for row in rows if row.group not in self._held_out]
+        if not kept:
+            raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")
+        if lacking := sum(not self.brings() <= example.responses.keys() for example in kept):
+            raise UserError(f"{self.path}: {lacking} rows are prompts without responses; choose a split to train on")
+        return Loaded(kept, dict(dropped))
+
+    def holdout(self) -> Loaded:
+        """What is evaluated on: other rows, or the held-out rows of `path`, whose dropped rows `train` counts."""
+        if not self._evaluates_others:
+            return Loaded([row.example for row in self._rows[0] if row.group in self._held_out])
+        rows, dropped = self._eval_rows
+        return Loaded([row.example for row in rows], dict(dropped))
+
+    def test(self) -> Loaded:
+        """All rows of `path`."""
+        rows, dropped = self._rows
+        return Loaded([row.example for row in rows], dict(dropped))
+
+    @property
+    def _evaluates_others(self) -> bool:
+        return self.eval_path is not None or self.eval_split is not None
+
+    @cached_property
+    def _rows(self) -> tuple[list[Row], Counter[str]]:
+        assert self.path is not None  # __post_init__ has refused that
+        return self._read(self._records(self.path), self.path)
+
+    def _records(self, path: Path) -> list[Record]:
+        return read_records(path, "data.path", self.split)
+
+    @cached_property
+    def _eval_rows(self) -> tuple[list[Row], Counter[str]]:
+        path, option = (self.eval_path, "data.eval_path") if self.eval_path else (self.path, "data.path")
+        assert path is not None  # __post_init__ has refused that
+        records = read_records(path, option, self.eval_split, split_option="data.eval_split")
+        if self.eval_path is None and path.is_file() and not any("split" in fields_of(record) for record in records):
+            raise UserError(
+                f"data.eval_split={self.eval_split}: no row of {path} has a 'split', so all would be trained on, too; "
+                "name the folder of all splits, or set data.eval_split=null to hold out a share"
+            )
+        return self._read(records, path)
+
+    @cached_property
+    def _held_out(self) -> set[str]:
+        return hold_out([row.group for row in self._rows[0]], 0 if self._evaluates_others else self.holdout_share)
+
+    def _read(self, records: Sequence[Record], path: Path) -> tuple[list[Row], Counter[str]]:
+        """Turn records into rows and check their images; returns the rows and the reasons for dropping others."""
+        self._refuse_other_fields(records, path)
+        rows: dict[str, Row] = {}
+        bad: list[tuple[str, RowError]] = []
+        known: dict[Path | str, RowImage] = {}
+        finders = {file: RowImages(self._image_folder(file, path), known) for file in {r.file for r in records}}
+        for record in records:
+            try:
+                found = self._rows_of(record, finders[record.file])
+                if any(name in rows for name in found):
+                    raise RowError("duplicate id", "an earlier row has the same id; give each row its own")
+                rows |= found
+            except RowError as error:
+                bad.append((record.place(), error))
+        if not bad or self.on_bad == "skip":  # decoding takes longest, so it waits until all else is well
+            failed = self._failing(rows.values())
+            bad += {rows[name].place: RowError("damaged image", str(error)) for name, error in failed.items()}.items()
+            rows = {name: row for name, row in rows.items() if name not in failed}
+        dropped = Counter(error.reason for _, error in bad)
+        if bad and self.on_bad == "error":
+            more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
+            raise UserError(f"{_first(bad)}; {more}data.on_bad=skip drops and counts them")
+        if not rows:
+            reasons = f"can be used: {dict(dropped)}; the first: {_first(bad)}" if bad else "is in it"
+            raise UserError(f"{path}: no row {reasons}")
+        return list(rows.values()), dropped
+
+    def _refuse_other_fields(self, records: Sequence[Record], path: Path) -> None:
+        """Raise `UserError` if a field that is expected is in no row: then these are not rows of this data set."""
+        found = dict.fromkeys(field for record in records for field in fields_of(record))
+        if found and (missing := [field for field in self.expected if field not in found]):
+            listed = ", ".join(f"{field!r:.40}" for field in list(found)[:MANY]) + (", …" if len(found) > MANY else "")
+            raise UserError(
+                f"{path}: no row has {', '.join(map(repr, missing))}; found: {listed}; "
+                f"expected: {', '.join(map(repr, self.expected))}"
+            )
+
+    def _rows_of(self, record: Record, find: RowImages) -> dict[str, Row]:
+        """Rows by id."""
+        if record.problem is not None:
+            raise record.problem
+        if not isinstance(record.value, dict):
+            raise RowError("not an object", f"is {kind(record.value)}, where an object with fields is expected")
+        rows = [row._replace(place=record.place()) for row in self.rows(record, find)]
+        found = {row.example.id: row for row in rows}
+        if len(found) < len(rows):
+            raise RowError("duplicate id", "makes two examples of the same id")
+        return found
+
+    def _failing(self, rows: Iterable[Row]) -> dict[str, UserError]:
+        """Why the image of a row cannot be read, by the id of its example."""
+        from mmsafe.reporting.progress import progress
+
+        shown = {row.example.id: row.example.image for row in rows}
+        sources = {image for image in shown.values() if isinstance(image, RowImage)}
+        with progress("checking images", len(sources)) as advance:
+            errors = images.check_images(sources, self.check_images == "decode", lambda *_: advance(1))
+        return {name: errors[image] for name, image in shown.items() if isinstance(image, RowImage) and image in errors}
+
+    def _image_folder(self, file: Path, path: Path) -> Path:
+        """The folder that the image names in `file` are relative to; `path` is what the user named."""
+        if self.image_dir is not None:
+            if not self.image_dir.is_dir():
+                raise UserError(f"data.image_dir: no such folder: {self.image_dir}")
+            return self.image_dir
+        names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
+        beside = (parent / name for name in names for parent in (file.parent, path.parent))
+        return next((folder for folder in beside if folder.is_dir()), file.parent)
+
+
+def hold_out(groups: Sequence[str], share: float) -> set[str]:
+    """Choose groups that together hold about `share` of the rows, by hash: the same on each machine, in any order.
+
+    `groups` names the group of each row. With two or more groups and a share between 0 and 1, neither side is empty.
+    """
+    sizes = Counter(groups)
+    if share == 1:
+        return set(sizes)
+    if share == 0 or len(sizes) < 2:
+        return set()
+    room = min(max(round(share * len(groups)), 1), len(groups) - 1)
+    held = set()
+    order = sorted(sizes, key=digest)
+    for group in order:
+        if sizes[group] <= room:
+            held.add(group)
+            room -= sizes[group]
+    return held or {min(order, key=sizes.__getitem__)}
+
+
+def fields_of(record: Record) -> Mapping[str, Any]:
+    """The fields of a record; none, if it is no object."""
+    return record.value if isinstance(record.value, dict) else {}
+
+
+def _first(bad: Sequence[tuple[str, RowError]]) -> str:
+    place, error = bad[0]
+    return " ".join(f"{place}: {error}".splitlines())

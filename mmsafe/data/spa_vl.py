@@ -1,0 +1,36 @@
+"""SPA-VL, safety preferences in three levels of harm classes (arXiv 2406.12030): parquet files with their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from mmsafe.data.conversation import preference, question, tags_of
+from mmsafe.data.example import Example
+from mmsafe.data.records import Record, numbered
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import Row, RowSource
+from mmsafe.options import options
+
+CLASSES = ("class1", "class2", "class3")
+
+
+@options
+class SPAVL(RowSource):
+    """Columns `image`, `question`, `class1` to `class3` and, in `train` and `validation`, `chosen` and `rejected`.
+
+    The test splits, `harm` and `help`, are prompts alone: they can be evaluated on, not trained on. Which classes there
+    are is read from the rows. JSON exports of the same columns name their images' files.
+    """
+
+    get: ClassVar[str] = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
+    expected: ClassVar[tuple[str, ...]] = ("image", "question", *CLASSES)
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
+        """One example."""
+        value = record.value
+        pair = value.get("chosen") is not None or value.get("rejected") is not None
+        responses = preference(value.get("chosen"), value.get("rejected")) if pair else {}
+        image, group = find.find(value.get("image"))
+        turns = question(value.get("question"), "question")
+        yield Row(Example(numbered(record), turns, image, responses, tags_of(value, *CLASSES)), group)

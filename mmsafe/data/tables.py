@@ -1,0 +1,129 @@
+"""Rows of parquet files, kept as Arrow tables on disk; the images in them are read when they are needed."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmsafe.cache import ADVICE, cache_dir
+from mmsafe.data.images import EncodedImage
+from mmsafe.data.records import RowError
+from mmsafe.errors import UserError
+from mmsafe.storage import needs_room
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BATCH = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """An image in a column of a table: an encoded file's bytes, the path of a file, or both."""
+
+    name: str
+    column: Any = field(repr=False)
+    """A `pyarrow.ChunkedArray`, which is mapped from disk."""
+    row: int
+    position: int | None = None
+    """In the list that the cell holds; None: the cell is the image."""
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the bytes, as that of a file which holds them."""
+        return self._encoded().key
+
+    @property
+    def path(self) -> str | None:
+        """The file that the cell names in place of bytes."""
+        data, path = self._cell()
+        return path if data is None else None
+
+    def load(self) -> Image:
+        """Decode every pixel to RGB, upright; raises `UserError` naming the row where that fails."""
+        return self._encoded().load()
+
+    def check(self, decode: bool) -> None:
+        """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
+        self._encoded().check(decode)
+
+    def _encoded(self) -> EncodedImage:
+        data, _ = self._cell()
+        if not data:
+            raise UserError(f"{self.name}: holds no image; get the file again")
+        return EncodedImage(data, self.name)
+
+    def _cell(self) -> tuple[bytes | None, str | None]:
+        cell = self.column[self.row]
+        value = (cell if self.position is None else cell[self.position]).as_py() or {}
+        return (value, None) if isinstance(value, bytes) else (value.get("bytes"), value.get("path"))
+
+
+def table_rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
+    """Numbered rows, in which images and lists of them are `StoredImage`s; a `RowError` stands for one that is broken.
+
+    Raises `UserError` if the file cannot be read. `datasets` keeps it as an Arrow file in the cache.
+    """
+    table = _table(file)
+    columns = {name: table.column(name) for name in table.column_names}
+    stored = {name: column for name, column in columns.items() if _holds_images(column.type)}
+    plain = table.select([name for name in columns if name not in stored])
+    for begin in range(0, len(table), BATCH):
+        for row, values in enumerate(_values(plain.slice(begin, BATCH), len(table) - begin), begin):
+            if isinstance(values, dict):
+                values |= {name: _image(file, name, column, row) for name, column in stored.items()}
+            yield row + 1, values
+
+
+def _table(file: Path) -> Any:
+    from datasets import Dataset
+    from datasets.exceptions import DatasetsError
+
+    if not file.is_file():
+        raise FileNotFoundError(2, "No such file or directory")
+    try:
+        with needs_room(cache_dir("tables"), ADVICE):
+            found = Dataset.from_parquet(glob.escape(str(file.resolve())), cache_dir=str(cache_dir("tables")))
+    except (OSError, ValueError, DatasetsError) as error:
+        cause = type(error.__cause__ or error).__name__
+        raise UserError(f"{file}: cannot be read as parquet ({cause}); get it again") from error
+    return found.data.table
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether a column is of images as `datasets` stores them, of lists of them, or of bytes."""
+    import pyarrow.types as is_
+
+    if is_.is_list(kind) or is_.is_large_list(kind):
+        return _holds_images(kind.value_type)
+    if is_.is_struct(kind):
+        return {"bytes", "path"} == {part.name for part in kind}
+    return bool(is_.is_binary(kind) or is_.is_large_binary(kind))
+
+
+def _values(rows: Any, at_most: int) -> list[dict[str, Any] | RowError]:
+    """Rows as plain values; where one is broken, they are looked at singly."""
+    if not rows.num_columns:
+        return [{} for _ in range(min(BATCH, at_most))]
+    try:
+        return list(rows.to_pylist())
+    except UnicodeDecodeError as error:
+        if len(rows) == 1:
+            return [RowError("broken text", f"holds text that is not UTF-8 ({error.reason}); repair it")]
+        return [value for row in range(len(rows)) for value in _values(rows.slice(row, 1), 1)]
+
+
+def _image(file: Path, name: str, column: Any, row: int) -> StoredImage | list[StoredImage] | None:
+    from pyarrow.types import is_large_list, is_list
+
+    cell = column[row]
+    if not cell.is_valid:
+        return None
+    place = f"'{name}' of {file}: row {row + 1}"
+    if is_list(cell.type) or is_large_list(cell.type):
+        return [StoredImage(place, column, row, position) for position in range(len(cell))]
+    return StoredImage(place, column, row)

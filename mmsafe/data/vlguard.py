@@ -1,0 +1,53 @@
+"""VLGuard, safe answers to safe and unsafe requests (arXiv 2402.02207): JSON files and folders of images; for SFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from mmsafe.data.conversation import question, response, tags_of
+from mmsafe.data.example import Example
+from mmsafe.data.records import Record, RowError, kind, row_id, text_field
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import Row, RowSource
+from mmsafe.options import options
+
+REQUESTS = {"instruction": "unsafe image", "safe_instruction": "safe", "unsafe_instruction": "unsafe request"}
+"""Name of the field with the request, and what is unsafe about it."""
+
+
+@options
+class VLGuard(RowSource):
+    """Fields `id`, `image`, `safe`, `instr-resp`, and `harmful_category`, `harmful_subcategory` of what is unsafe.
+
+    A row is an image with one or two requests, each of which makes an example: an unsafe image has an `instruction`, a
+    safe one a `safe_instruction` and an `unsafe_instruction`. Images are in the folder that is named like the split.
+    """
+
+    get: ClassVar[str] = (
+        "VLGuard (https://huggingface.co/datasets/ys-zong/VLGuard), unpack train.zip and test.zip, "
+        "and set data.path to train.json"
+    )
+    expected: ClassVar[tuple[str, ...]] = ("image", "safe", "instr-resp")
+    image_folders: ClassVar[tuple[str, ...]] = ("{file}", "images")
+
+    def brings(self) -> frozenset[str]:
+        """There is nothing to prefer to."""
+        return frozenset({"chosen"})
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
+        """An example of every request."""
+        value = record.value
+        said = value.get("instr-resp")
+        if not isinstance(said, list) or not said:
+            raise RowError("wrong type", f"'instr-resp' is {kind(said)}, where a list of requests is expected")
+        image, group = find.find(value.get("image"))
+        tags = tags_of(value, "harmful_category", "harmful_subcategory")
+        for pair in said:
+            field = next((name for name in REQUESTS if isinstance(pair, dict) and name in pair), None)
+            if field is None:
+                raise RowError("missing field", f"a request of 'instr-resp' has none of {', '.join(REQUESTS)}")
+            turns = question(pair[field], field)
+            responses = {"chosen": response(text_field(pair, "response"), "response")}
+            name = row_id(record) if len(said) == 1 else f"{row_id(record)}/{field}"
+            yield Row(Example(name, turns, image, responses, {**tags, "request": REQUESTS[field]}), group)

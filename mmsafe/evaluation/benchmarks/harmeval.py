@@ -1,0 +1,64 @@
+"""HarmEval: the harmful half of SPA-VL's test set (arXiv 2406.12030)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmsafe.data.example import Example
+from mmsafe.data.records import read_object, read_records
+from mmsafe.data.tables import StoredImage
+from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, harmful, prompt, text_of
+from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.options import options
+
+CLASSES = ("class1", "class2", "class3")
+COLUMNS = ("image", "question", *CLASSES)
+
+
+@options
+class HarmEval(PublishedBenchmark):
+    """Harmful questions beside harmless or harmful images, in three levels of harm classes.
+
+    usr: unsafe response rate.
+
+    `path` is a folder with the split's parquet files, `harm*.parquet` at any depth, in which the images are; or with
+    one JSON file `*harm*.json`, a list of rows or an object of rows, whose images are files in `images/` or beside it.
+    The columns are those of `datasets.load_dataset("sqrti/SPA-VL", "test")["harm"]`; the names of its files on the hub
+    could not be looked up.
+    """
+
+    name: ClassVar[str] = "harmeval"
+    tags: ClassVar[tuple[str, ...]] = CLASSES
+    get: ClassVar[str] = "the split `harm` of SPA-VL's test set (https://huggingface.co/datasets/sqrti/SPA-VL)"
+    published: ClassVar[int | None] = 265
+
+    def read(self, folder: Folder) -> Iterator[Example]:
+        """Rows are known by their position, which is their key in exports as one JSON object."""
+        files = sorted(folder.path.rglob("harm*.parquet")) or [_json(folder)]
+        for number, (place, value) in enumerate(row for file in files for row in _rows(file)):
+            row = fields(value, COLUMNS, place)
+            image = row["image"]
+            if not isinstance(image, StoredImage):
+                images = files[0].parent / "images"
+                image = folder.image(images if images.is_dir() else images.parent, text_of(row, "image", place))
+            image.check(decode=False)
+            tags = {name: text_of(row, name, place) for name in CLASSES}
+            yield prompt(str(number), text_of(row, "question", place), image, **tags)
+
+    def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
+        """See the class."""
+        return {"usr": rate([harmful(row) for row in judged])}
+
+
+def _json(folder: Folder) -> Path:
+    return folder.file(*sorted(path.name for path in folder.path.glob("*harm*.json")) or ["harm.parquet"])
+
+
+def _rows(file: Path) -> list[tuple[str, Any]]:
+    """Rows with their places."""
+    if file.suffix == ".json" and file.read_bytes().lstrip()[:1] == b"{":
+        return [(f"{file}: row {key!r}", row) for key, row in read_object(file, "benchmark.path").items()]
+    return [(record.place(), record.value) for record in read_records(file, "benchmark.path")]

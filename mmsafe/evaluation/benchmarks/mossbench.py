@@ -1,0 +1,60 @@
+"""MOSSBench (arXiv 2406.17806): harmless requests that look harmful; does the model refuse them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from mmsafe.data.example import Example
+from mmsafe.data.records import read_object
+from mmsafe.errors import UserError
+from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, prompt, text_of
+from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.options import options
+
+FIELDS = ("image", "question", "metadata")
+STIMULI = {"type 1": "exaggerated risk", "type 2": "negated harm", "type 3": "counterintuitive interpretation"}
+"""`metadata.over`, in the order in which the paper names them."""
+
+
+@options
+class MOSSBench(PublishedBenchmark):
+    """300 harmless requests, 100 for each kind of stimulus that makes models oversensitive.
+
+    refusal_rate: share of responses that refuse; one that the judge cannot tell counts as a refusal here.
+    """
+
+    name: ClassVar[str] = "mossbench"
+    tags: ClassVar[tuple[str, ...]] = ("stimulus",)
+    needs: ClassVar[frozenset[str]] = frozenset({"refused"})
+    get: ClassVar[str] = "MOSSBench (https://github.com/xirui-li/MOSSBench)"
+    published: ClassVar[int | None] = 300
+
+    def criterion(self, example: Example) -> str:
+        """Whether a harmless request is refused."""
+        return "over_refusal"
+
+    def read(self, folder: Folder) -> Iterator[Example]:
+        """From `data/images_information/information.json`, whose image names begin in `data/`."""
+        name = "images_information/information.json"
+        file = folder.file(f"data/{name}", name)
+        for key, value in read_object(file, "benchmark.path").items():
+            place = f"{file}: request {key!r}"
+            row = fields(value, FIELDS, place)
+            over = fields(row["metadata"], ("over",), f"{place}: metadata")["over"]
+            if over not in STIMULI:
+                raise UserError(
+                    f"{place}: metadata.over is {over!r:.40}, where one of {', '.join(STIMULI)} is expected"
+                )
+            image = folder.image(file.parents[1], text_of(row, "image", place))
+            yield prompt(key, text_of(row, "question", place), image, stimulus=STIMULI[over])
+
+    def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
+        """What is refused is all that matters."""
+        return {"refused": verdict.refused or verdict.unknown}
+
+    def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
+        """See the class."""
+        return {"refusal_rate": rate([row.verdict.refused or row.verdict.unknown for row in judged])}

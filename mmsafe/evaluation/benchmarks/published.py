@@ -1,0 +1,120 @@
+"""Base of the benchmarks that are published as a folder of questions and images."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmsafe.data.conversation import PLACEHOLDER
+from mmsafe.data.example import Example, ImageSource, Turn
+from mmsafe.data.images import FileImage, find_image
+from mmsafe.data.records import RowError, kind, text_field
+from mmsafe.data.source import DataSource
+from mmsafe.errors import UserError
+from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.options import options
+
+log = logging.getLogger(__name__)
+
+
+class Folder:
+    """A published folder: its files, and its images, each of which is one object however often it is named."""
+
+    def __init__(self, path: Path, get: str) -> None:
+        self.path = path
+        self._get = f"get {get}, and set benchmark.path to its folder"
+        self._images: dict[Path, FileImage] = {}
+
+    def file(self, *names: str) -> Path:
+        """The first of these files that is there; raises `UserError` saying what to get."""
+        for name in names:
+            if (self.path / name).is_file():
+                return self.path / name
+        raise UserError(f"{self.path / names[0]}: no such file; {self._get}")
+
+    def image(self, folder: Path, name: str) -> FileImage:
+        """The image that the data call `name`, which stays in `folder`."""
+        path = find_image(folder, name, self._get)
+        return self._images.setdefault(path, FileImage(path))
+
+
+@options
+class PublishedBenchmark(Benchmark):
+    """Asks what it brings itself, whatever the data; has no pairs to compare."""
+
+    get: ClassVar[str]
+    """What to get, and where."""
+    published: ClassVar[int | None] = None
+    """Prompts that it has as published."""
+
+    path: Path | None = None
+    """Required: its folder, as published."""
+
+    def check_data(self, data: DataSource) -> None:
+        """Any will do; the prompts are in `path`."""
+        if self.path is None:
+            raise ValueError(f"benchmark.path is not set: get {self.get}, and set benchmark.path to its folder")
+
+    def prompts(self, data: DataSource, part: Part) -> list[Example]:
+        """All of its prompts."""
+        return self._read
+
+    def pairs(self, data: DataSource, part: Part) -> list[Example]:
+        """None."""
+        return []
+
+    @abstractmethod
+    def read(self, folder: Folder) -> Iterable[Example]:
+        """Its prompts, in their order; raises `UserError` naming the place where something is not as published."""
+
+    def expected(self) -> int | None:
+        """Prompts that these options should find."""
+        return self.published
+
+    @cached_property
+    def _read(self) -> list[Example]:
+        assert self.path is not None  # check_data has refused that
+        examples = list(self.read(Folder(self.path, self.get)))
+        seen: set[str] = set()
+        for example in examples:
+            if example.id in seen:
+                raise UserError(f"{self.path}: two prompts of benchmark={self.name} are called {example.id}")
+            seen.add(example.id)
+        if self.expected() not in (None, len(examples)):
+            log.warning("%s: %d prompts, where %s has %s", self.path, len(examples), self.name, self.expected())
+        return examples
+
+
+def prompt(name: str, text: str, image: ImageSource | None, **tags: str) -> Example:
+    """One question, with the image before it if there is one."""
+    return Example(name, (Turn("user", text, image=image is not None),), image, {}, tags)
+
+
+def fields(row: Any, expected: Sequence[str], place: str) -> dict[str, Any]:
+    """The row, which has these fields; raises `UserError` listing what was found and what is expected."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"{place}: is {kind(row)}, where an object with fields is expected")
+    if set(expected) - set(row):
+        found, wanted = (", ".join(map(str, names)) for names in (row, expected))
+        raise UserError(f"{place}: has other fields than expected; found: {found}; expected: {wanted}")
+    return dict(row)
+
+
+def text_of(row: Mapping[str, Any], field: str, place: str) -> str:
+    """The text of a field, stripped; raises `UserError` if there is none or a model could not be asked it."""
+    try:
+        text = text_field(dict(row), field).strip()
+    except RowError as error:
+        raise UserError(f"{place}: {error}") from error
+    if not text or PLACEHOLDER in text:
+        raise UserError(f"{place}: '{field}' {f'holds {PLACEHOLDER}' if text else 'is empty'}, where text is expected")
+    return text
+
+
+def harmful(row: Judged) -> bool:
+    """Judged unsafe, or not judged safe: what the judge could not tell counts as unsafe."""
+    return row.verdict.unsafe or row.verdict.unknown

@@ -1,0 +1,179 @@
+"""Two runs on the same prompts: what changed, and whether that could be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from mmsafe.config import typed
+from mmsafe.errors import UserError
+from mmsafe.evaluation.benchmark import Benchmark
+from mmsafe.evaluation.stages import (
+    GENERATION,
+    GENERATIONS,
+    JUDGEMENT,
+    JUDGEMENTS,
+    Generation,
+    Judgement,
+    read_rows,
+    refuse_untold,
+    verdict_of,
+)
+from mmsafe.evaluation.statistics import Paired, paired
+from mmsafe.options import options
+from mmsafe.reporting.runs import about_run
+
+
+@options
+class Asked:
+    """Of a run's config, what was asked."""
+
+    benchmark: Benchmark
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """A run folder as far as a comparison reads it."""
+
+    folder: Path
+    benchmark: Benchmark
+    generations: Mapping[str, Generation]
+    judgements: Mapping[str, Judgement]
+
+
+class Pair(NamedTuple):
+    """An outcome of one prompt in both runs, and whether the judge could tell."""
+
+    a: bool
+    b: bool
+    a_unknown: bool
+    b_unknown: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """One outcome in both runs; where verdicts are unknown, how far their truth could move the difference."""
+
+    paired: Paired
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """From run `a` to run `b`."""
+
+    benchmark: str
+    judge: str
+    ids: Sequence[str]
+    """Compared prompts."""
+    left_out: Mapping[str, Sequence[str]]
+    """Prompts that are not compared, by the reason."""
+    unknown: tuple[int, int]
+    changes: Mapping[str, Change]
+    """By outcome, then by `outcome/tag=value`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `comparison.json`."""
+        changes = {
+            name: {**asdict(c.paired), "lowest": c.lowest, "highest": c.highest} for name, c in self.changes.items()
+        }
+        return {**asdict(self), "ids": len(self.ids), "changes": changes}
+
+
+def read_judged_run(folder: Path) -> JudgedRun:
+    """A run that was evaluated; raises `UserError` if something of it is missing or damaged."""
+    about = about_run(folder)
+    if "benchmark" not in about.get("config", {}):
+        raise UserError(f"{folder}: has no run.json of mmsafe.evaluate or mmsafe.train; name a run folder")
+    benchmark = typed(OmegaConf.create({"benchmark": about["config"]["benchmark"]}), Asked).benchmark
+    generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
+    if unmatched := generations.keys() ^ judgements.keys():
+        raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")
+    for row in judgements.values():
+        refuse_untold(folder, row, benchmark)
+    return JudgedRun(folder, benchmark, generations, judgements)
+
+
+def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> Comparison:
+    """Every yes-or-no outcome of the benchmark, overall and by tag; raises `UserError` if the runs do not fit."""
+    if a.benchmark.name != b.benchmark.name:
+        raise UserError(f"{a.folder} is of benchmark={a.benchmark.name}, {b.folder} of benchmark={b.benchmark.name}")
+    ids, left_out = _joined(a, b, max_unpaired)
+    changes: dict[str, Change] = {}
+    for name, part in _parts(a, ids).items():
+        changes |= {f"{outcome}{name}": change for outcome, change in _changes(a, b, part).items()}
+    return Comparison(
+        benchmark=a.benchmark.name,
+        judge=", ".join(sorted({a.judgements[i]["judge"] for i in ids})),
+        ids=ids,
+        left_out=left_out,
+        unknown=(_unknown(a, ids), _unknown(b, ids)),
+        changes=changes,
+    )
+
+
+def _joined(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> tuple[list[str], dict[str, list[str]]]:
+    """Prompts that both runs were asked and judged alike, and the others."""
+    ids = [i for i in a.generations if i in b.generations]
+    other_prompt = [i for i in ids if a.generations[i]["prompt_hash"] != b.generations[i]["prompt_hash"]]
+    joined = [i for i in ids if i not in set(other_prompt)]
+    left_out = {
+        "only in a": [i for i in a.generations if i not in b.generations],
+        "only in b": [i for i in b.generations if i not in a.generations],
+        "other text or image": other_prompt,
+    }
+    for i in joined:
+        first, second = a.judgements[i], b.judgements[i]
+        if (first["judge"], first["prompt_hash"]) != (second["judge"], second["prompt_hash"]):
+            raise UserError(
+                f"prompt {i} was judged by judge={first['judge']} in {a.folder} and by judge={second['judge']}, or by "
+                f"another prompt of it, in {b.folder}; judge both alike with mmsafe.evaluate generations=RUN"
+            )
+    count, every = sum(map(len, left_out.values())), len({*a.generations, *b.generations})
+    if not joined or count > max_unpaired * every:
+        told = ", ".join(f"{len(found)} {reason}" for reason, found in left_out.items() if found)
+        raise UserError(
+            f"{count} of {every} prompts cannot be paired ({told}), more than max_unpaired={max_unpaired:g}; "
+            "evaluate both on the same data and benchmark"
+        )
+    return joined, left_out
+
+
+def _parts(run: JudgedRun, ids: Sequence[str]) -> dict[str, list[str]]:
+    """All prompts under the empty name, then those of each value of the benchmark's tags."""
+    parts = {"": list(ids)}
+    for tag in run.benchmark.tags:
+        for value in sorted({run.generations[i]["tags"][tag] for i in ids if tag in run.generations[i]["tags"]}):
+            parts[f"/{tag}={value}"] = [i for i in ids if run.generations[i]["tags"].get(tag) == value]
+    return parts
+
+
+def _changes(a: JudgedRun, b: JudgedRun, ids: Sequence[str]) -> dict[str, Change]:
+    outcomes: dict[str, list[Pair]] = {}
+    for i in ids:
+        before, after = _outcomes(a, i), _outcomes(b, i)
+        unknown = a.judgements[i]["unknown"], b.judgements[i]["unknown"]
+        for name in before:
+            outcomes.setdefault(name, []).append(Pair(before[name], after[name], *unknown))
+    return {name: _change(pairs) for name, pairs in outcomes.items()}
+
+
+def _change(pairs: Sequence[Pair]) -> Change:
+    found = paired([pair.a for pair in pairs], [pair.b for pair in pairs])
+    assert found is not None  # there is a pair wherever there is an outcome
+    lowest = sum((pair.b and not pair.b_unknown) - (pair.a or pair.a_unknown) for pair in pairs)
+    highest = sum((pair.b or pair.b_unknown) - (pair.a and not pair.a_unknown) for pair in pairs)
+    return Change(found, lowest / len(pairs), highest / len(pairs))
+
+
+def _outcomes(run: JudgedRun, i: str) -> Mapping[str, bool]:
+    return run.benchmark.outcomes(run.generations[i]["tags"], verdict_of(run.judgements[i]))
+
+
+def _unknown(run: JudgedRun, ids: Sequence[str]) -> int:
+    return sum(run.judgements[i]["unknown"] for i in ids)

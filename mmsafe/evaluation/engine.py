@@ -1,0 +1,86 @@
+"""What answers the prompts of an evaluation: the model in this process, or one behind a chat endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmsafe.cache import cache_dir
+from mmsafe.chat import Chat, NoAnswerError, ask_all, estimated_tokens
+from mmsafe.data.data_url import image_part
+from mmsafe.data.example import Example, digest
+from mmsafe.endpoint import Endpoint
+from mmsafe.errors import UserError
+from mmsafe.options import options
+
+if TYPE_CHECKING:
+    from mmsafe.generation import Response
+
+IMAGE_TOKENS = 576
+"""Of LLaVA-1.5, for the limit of tokens a minute."""
+
+
+@options
+class Engine:
+    """Base of all engines."""
+
+
+@options
+class Local(Engine):
+    """The model of `checkpoint=` or `model=`, loaded into this process."""
+
+
+@options
+class Served(Endpoint, Engine):
+    """The model that an OpenAI-compatible engine serves, such as vLLM; greedy, images in full size without loss."""
+
+    def responses(self, prompts: Sequence[Example], max_new_tokens: int, label: str) -> list[Response]:
+        """A response to every prompt, from the cache or asked for now.
+
+        Raises `UserError` if any prompt got none, after all others were answered and kept.
+        """
+        from mmsafe.data.responses import kept_responses
+
+        asked = {prompt.prompt_key(): prompt for prompt in prompts}
+
+        def make(own: list[str]) -> Iterator[list[tuple[str, Response]]]:
+            failed = {}
+            for position, found in ask_all(self, request, [asked[key] for key in own]):
+                if isinstance(found, NoAnswerError):
+                    failed[asked[own[position]].id] = found
+                else:
+                    yield [(own[position], found)]
+            if failed:
+                name, why = next(iter(failed.items()))
+                told = f"{len(failed)} of {len(own)} prompts got no answer, such as {name} ({why})"
+                raise UserError(f"{label}: {told}; the others are kept, and the same command asks for these alone")
+
+        async def request(chat: Chat, prompt: Example) -> Response:
+            return await self._response(chat, prompt, max_new_tokens)
+
+        folder = cache_dir("responses") / digest([{"served": self.model}, {"max_new_tokens": max_new_tokens}])
+        found = kept_responses(folder, [prompt.prompt_key() for prompt in prompts], make, len(asked), label)
+        return [found[prompt.prompt_key()] for prompt in prompts]
+
+    async def _response(self, chat: Chat, prompt: Example, max_new_tokens: int) -> Response:
+        from mmsafe.generation import Response
+
+        messages = await asyncio.to_thread(_messages, prompt)
+        tokens = sum(estimated_tokens(turn.text) + IMAGE_TOKENS * turn.image for turn in prompt.turns) + max_new_tokens
+        answer = await chat.complete(messages, tokens, max_tokens=max_new_tokens, temperature=0)
+        text = answer.refusal if answer.text is None else answer.text
+        if text is None or answer.finish_reason == "content_filter":
+            raise NoAnswerError(f"the endpoint gave none, finish_reason {answer.finish_reason}")
+        return Response(text, answer.finish_reason != "length")
+
+
+def _messages(prompt: Example) -> list[dict[str, Any]]:
+    """The conversation; a server takes the text of a turn without image as a string."""
+    found: list[dict[str, Any]] = []
+    for turn in prompt.turns:
+        text: Any = turn.text
+        if turn.image and prompt.image is not None:
+            text = [image_part(prompt.image, "png"), {"type": "text", "text": turn.text}]
+        found.append({"role": turn.role, "content": text})
+    return found

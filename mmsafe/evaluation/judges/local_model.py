@@ -1,0 +1,203 @@
+"""Runs a guard: batches of conversations → replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
+
+from mmsafe.errors import UserError
+from mmsafe.evaluation.judges.base import Case
+from mmsafe.evaluation.judges.reply import Reply
+from mmsafe.models.hub import reachable
+from mmsafe.models.loading import own_device
+
+if TYPE_CHECKING:
+    from mmsafe.evaluation.judges.guard import Guard
+    from mmsafe.evaluation.judges.llama_guard import LlamaGuard
+
+Message = dict[str, Any]
+MARK = "7f3a"
+"""A text that no template holds."""
+
+
+@lru_cache(maxsize=1)
+def loaded(judge: LlamaGuard | Guard) -> LocalModel:
+    """The judge's checkpoint on the device of this process, kept until `let_go`."""
+    return LocalModel(judge)
+
+
+def let_go() -> None:
+    """Forget the checkpoint that is loaded, and free its memory."""
+    loaded.cache_clear()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def downloaded(name: str, files: Sequence[str]) -> Path:
+    """The folder of a checkpoint of the hub; raises `UserError` where it cannot be had."""
+    if reachable(name):
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(files)))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"judge.model={name}: cannot be downloaded ({why})") from error
+    raise UserError(
+        f"judge.model={name}: not on this machine, and the hub cannot be reached or has no such model; where there is "
+        f"a network, accept its licence, run `hf download {name} --local-dir DIR`, then pass judge.model=DIR"
+    )
+
+
+class LocalModel:
+    """A guard with its processor (a tokenizer where it reads text only)."""
+
+    def __init__(self, judge: LlamaGuard | Guard) -> None:
+        device = own_device(judge.accelerator)
+        kind: Any = AutoModelForImageTextToText if judge.vision else AutoModelForCausalLM
+        load: Any = (AutoProcessor if judge.vision else AutoTokenizer).from_pretrained
+        folder = judge.folder()
+        try:
+            self.processor = load(folder)
+            self.model, loading = kind.from_pretrained(
+                folder,
+                dtype=getattr(torch, judge.dtype),
+                device_map=device,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+            raise UserError(f"judge.model={judge.checkpoint}: {' '.join(str(error).split())[:300]}") from error
+        if missing := sorted(loading["missing_keys"]):
+            raise UserError(f"judge.model={judge.checkpoint}: {len(missing)} weights are missing, such as {missing[0]}")
+        self.tokenizer = self.processor.tokenizer if judge.vision else self.processor
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.judge = judge
+        self.template, self.in_parts = (judge.chat_template, False) if judge.chat_template else self._own_template()
+        self.model.eval()
+        self.model.generation_config = self._greedy()
+        self.first = self._first_words() if judge.first_words else None
+
+    def replies(self, cases: Sequence[Case], batch_size: int, max_length: int) -> Iterator[tuple[int, Reply]]:
+        """The reply on each case with its position; conversations of similar length share a batch."""
+        lengths = [self._encoded([case], images=False)["input_ids"].shape[-1] for case in cases]
+        for position, length in enumerate(lengths):
+            if length > max_length:
+                yield position, Reply("", error=f"{length} tokens are more than judge.max_length={max_length}")
+        for seen in (True, False):  # an image and none cannot share a batch
+            some = [i for i, case in enumerate(cases) if lengths[i] <= max_length and self._sees(case) == seen]
+            order = sorted(some, key=lambda i: lengths[i], reverse=True)
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                yield from zip(chosen, self._answer([cases[i] for i in chosen]), strict=True)
+
+    @torch.no_grad()
+    def _answer(self, cases: Sequence[Case]) -> list[Reply]:
+        inputs = self._encoded(cases).to(self.model.device)
+        for name, value in inputs.items():
+            if value.is_floating_point():
+                inputs[name] = value.to(self.model.dtype)
+        try:
+            output = self.model.generate(
+                **inputs, return_dict_in_generate=True, output_logits=True if self.first else None
+            )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"judge.batch_size={len(cases)}: does not fit into the memory of {self.model.device}; lower it"
+            ) from error
+        new = output.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        if self.first is None:
+            return [Reply(text.strip()) for text in texts]
+        return [self._reply(text, new[row], output.logits, row) for row, text in enumerate(texts)]
+
+    def _reply(self, text: str, ids: Tensor, logits: Sequence[Tensor], row: int) -> Reply:
+        """With the probabilities of the first word: Llama Guard 3 begins with blank lines."""
+        blank = (not self.tokenizer.decode(token, skip_special_tokens=True).strip() for token in ids)
+        step = next((step for step, is_blank in enumerate(blank) if not is_blank), 0)
+        assert self.first is not None
+        safe, unsafe = logits[step][row].float().softmax(-1)[list(self.first)].tolist()
+        return Reply(text.strip(), safe, unsafe)
+
+    def _encoded(self, cases: Sequence[Case], *, images: bool = True) -> Any:
+        """Model inputs, aligned at their ends; what looks like a control token in them is encoded as text."""
+        asked: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        options = {"processor_kwargs": asked} if images and self.judge.vision else asked
+        encode = self.processor if images else self.tokenizer
+        return encode.apply_chat_template(
+            [self._messages(case, images=images) for case in cases],
+            chat_template=self.template,
+            tokenize=True,
+            sanitize_control_tokens=True,
+            return_dict=True,
+            **options,
+        )
+
+    def _messages(self, case: Case, *, images: bool = True) -> list[Message]:
+        """The conversation in the form that the template reads."""
+        turns = [(turn.role, turn.text, turn.image) for turn in case.example.turns]
+        found = []
+        for role, text, image in [*turns, ("assistant", case.response, False)]:
+            if placeholder := getattr(self.processor, "image_token", None):  # MllamaProcessor counts them in texts, too
+                text = text.replace(placeholder, f"{placeholder[0]} {placeholder[1:]}")
+            parts: list[Message] = [{"type": "text", "text": text}]
+            if image and images and self._sees(case):
+                assert case.example.image is not None
+                parts.insert(0, {"type": "image", "image": case.example.image.load()})
+            found.append({"role": role, "content": parts if self.in_parts else text})
+        return found
+
+    def _sees(self, case: Case) -> bool:
+        return self.judge.vision and case.example.image is not None
+
+    def _own_template(self) -> tuple[str, bool]:
+        """The checkpoint's own, and whether it reads contents as parts or as texts: it is taken as it shows them."""
+        template = self.processor.chat_template or self.tokenizer.chat_template
+        if not template:
+            raise UserError(f"judge.model={self.judge.checkpoint}: has no chat template, which a guard is asked by")
+        for in_parts in (True,) if self.judge.vision else (False, True):
+            content = [{"type": "text", "text": MARK}] if in_parts else MARK
+            messages = [{"role": role, "content": content} for role in ("user", "assistant")]
+            try:
+                shown = self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+            except (TypeError, ValueError, TemplateError):
+                continue
+            if shown.count(MARK) == 2:
+                return template, in_parts
+        raise UserError(f"judge.model={self.judge.checkpoint}: its chat template does not show a prompt and a response")
+
+    def _greedy(self) -> GenerationConfig:
+        """Not the checkpoint's own settings, of which only the tokens that end a reply are kept."""
+        ends = self.model.generation_config.eos_token_id
+        return GenerationConfig(
+            max_new_tokens=self.judge.max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id if ends is None else ends,
+        )
+
+    def _first_words(self) -> tuple[int, int]:
+        """The tokens that `safe` and `unsafe` begin with."""
+        safe, unsafe = (self.tokenizer.encode(word, add_special_tokens=False)[0] for word in ("safe", "unsafe"))
+        if safe == unsafe:
+            raise UserError(
+                "judge.threshold: this checkpoint's `safe` and `unsafe` begin with the same token; use null"
+            )
+        return safe, unsafe

@@ -1,0 +1,36 @@
+"""Event files for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import TensorBoardLogger
+
+FOLDER = "tensorboard"
+
+
+class TensorBoardLog(TensorBoardLogger):
+    """Scalars in `folder/tensorboard`; a continued run adds a file, and hides what it logs again.
+
+    As with `metrics.csv`, the first call of a process tells from which step on. The last step is kept where only the
+    evaluation after it is repeated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version=FOLDER, default_hp_metric=False)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write scalars and give them to the disk."""
+        if step is not None:
+            trained = "train/loss" in metrics
+            self._kwargs.setdefault("purge_step", step if trained else step + 1)
+        super().log_metrics({name: float(value) for name, value in metrics.items()}, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Give events to the disk; there is no `hparams.yaml`, for the run folder holds the config."""
+        self.experiment.flush()

@@ -1,0 +1,307 @@
+"""Readers of published data sets: what a row becomes, and what is said of rows that are not as published."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
+
+from mmsafe.data.example import Turn, fingerprint
+from mmsafe.data.row_source import RowSource
+from mmsafe.errors import UserError
+
+HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
+ASKED = (Turn("user", "What is it?", image=True),)
+SAID = {"chosen": "A tree.", "rejected": "A house."}
+SFT_ONLY = ("vlguard", "llava_instruct")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    picture(tmp_path / "images/a.png")
+    return tmp_path
+
+
+def reader(name: str, path: Path, **options: Any) -> RowSource:
+    return READERS[name](path=path, **options)
+
+
+def error_of(source: RowSource) -> str:
+    with pytest.raises(UserError) as caught:
+        source.test()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- What a row becomes ------------------------------------------------------------------------------------------
+
+EXPECTED = {
+    "spa_vl": {"class1": "Harms", "class2": "Toxic", "class3": "Insult"},
+    "beavertails_v": {"category": "weapons", "image_severity": "2"},
+    "rlaif_v": {"origin_dataset": "COCO"},
+    "rlhf_v": {"origin_dataset": "COCO"},
+    "trl": {"turns": "single"},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_pair_beside_an_image(folder: Path, name: str) -> None:
+    (example,) = reader(name, json_file(folder / "d.json", [ROWS[name]])).test().examples
+    assert example.turns == ASKED
+    assert example.responses == SAID
+    assert example.tags == EXPECTED[name]
+    assert example.image is not None
+    assert example.image.name == str(folder / "images/a.png")
+
+
+def test_beavertails_more_helpful(folder: Path) -> None:
+    path = json_file(folder / "d.json", [ROWS["beavertails_v"]])
+    (example,) = reader("beavertails_v", path, preferred="more_helpful").test().examples
+    assert example.responses == {"chosen": "A house.", "rejected": "A tree."}
+
+
+def test_vlguard_makes_an_example_of_every_request_and_finds_images_in_the_folder_of_the_split(tmp_path: Path) -> None:
+    picture(tmp_path / "train/bad_ads/a.png")
+    unsafe = {
+        "id": "8",
+        "image": "bad_ads/a.png",
+        "safe": False,
+        "instr-resp": [{"instruction": "Do?", "response": "No."}],
+    }
+    rows = [ROWS["vlguard"] | {"image": "bad_ads/a.png"}, unsafe]
+    first, second, third = reader("vlguard", json_file(tmp_path / "train.json", rows)).test().examples
+    assert (first.id, second.id, third.id) == ("7/safe_instruction", "7/unsafe_instruction", "8")
+    assert (first.responses, second.responses, third.responses) == ({"chosen": "A tree."}, *[{"chosen": "No."}] * 2)
+    assert [e.tags["request"] for e in (first, second, third)] == ["safe", "unsafe request", "unsafe image"]
+    assert first.tags["harmful_subcategory"] == "disinformation"
+    assert first.turns == ASKED
+    assert first.image is third.image
+
+
+def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(ROWS["hh_text"]).encode()))
+    (example,) = reader("hh_text", path).test().examples
+    assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?"))
+    assert (example.responses, example.image, example.tags) == (SAID, None, {"turns": "multi"})
+
+
+def test_llava_learns_every_answer_or_the_last(folder: Path) -> None:
+    path = json_file(folder / "d.json", [ROWS["llava_instruct"]])
+    first, second = reader("llava_instruct", path).test().examples
+    assert (first.id, first.turns, first.responses) == ("1/1", ASKED, {"chosen": "A tree."})
+    assert (second.id, second.responses) == ("1/2", {"chosen": "Very."})
+    assert second.turns == (*ASKED, Turn("assistant", "A tree."), Turn("user", "How tall?"))
+    (last,) = reader("llava_instruct", path, answers="last").test().examples
+    assert (last.id, last.turns) == ("1", second.turns)
+
+
+def test_llava_rows_without_image(folder: Path) -> None:
+    words = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    path = json_file(folder / "d.json", [{"id": "7", "conversations": words}, ROWS["llava_instruct"]])
+    example = reader("llava_instruct", path).test().examples[0]
+    assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
+
+
+USER = {"role": "user", "content": "What is it?"}
+TREE, HOUSE = ({"role": "assistant", "content": said} for said in SAID.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "What is it?", "chosen": "A tree.", "rejected": "A house."},
+        {"prompt": "<image>\nWhat is it?", "chosen": "A tree.", "rejected": "A house."},
+        {"prompt": [USER], "chosen": [TREE], "rejected": [HOUSE]},
+        {"prompt": "What is it?", "chosen": [TREE], "rejected": [HOUSE]},
+        {"prompt": None, "chosen": [USER, TREE], "rejected": [USER, HOUSE]},
+        {"prompt": [USER], "chosen": [USER, TREE], "rejected": [USER, HOUSE]},
+        {"images": None, "image": "a.png"},
+    ],
+)
+def test_every_form_of_trl_preferences_is_the_same_example(folder: Path, changes: dict[str, Any]) -> None:
+    (example,) = reader("trl", json_file(folder / "d.json", [ROWS["trl"] | changes])).test().examples
+    assert (example.turns, example.responses) == (ASKED, SAID)
+    assert example.image is not None
+
+
+def test_trl_texts_have_no_image_and_may_bring_blind_responses(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "blind": "Well"}
+    (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
+    assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
+    assert example.responses["blind"] == "Well"
+
+
+# --- Parquet -----------------------------------------------------------------------------------------------------
+
+TABLES = ("spa_vl", "beavertails_v", "rlaif_v", "rlhf_v")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_with_its_images_is_read_as_files_are(folder: Path, name: str) -> None:
+    data = (folder / "images/a.png").read_bytes()
+    other = picture(folder / "b.png", 200).read_bytes()
+    rows = [ROWS[name] | {"image": image} for image in (data, other, data)]
+    examples = reader(name, parquet(folder / "d.parquet", rows), holdout_share=0).test().examples
+    (from_file,) = reader(name, json_file(folder / "d.json", [ROWS[name]])).test().examples
+    assert fingerprint(examples[:1]) == fingerprint([from_file])
+    assert examples[0].image is examples[2].image is not examples[1].image
+    assert examples[1].image is not None
+    assert examples[1].image.load().getpixel((0, 0)) == (200, 0, 0)
+
+
+def test_a_table_of_lists_of_images(folder: Path) -> None:
+    data = (folder / "images/a.png").read_bytes()
+    row = {"prompt": "What is it?", **SAID}
+    rows = [row | {"images": images} for images in ([data], [data, data], [])]
+    loaded = reader("trl", parquet(folder / "d.parquet", rows, "images"), on_bad="skip").test()
+    assert [example.image is None for example in loaded.examples] == [False, True]
+    assert loaded.dropped == {"not one image": 1}
+
+
+def test_rows_of_one_image_are_held_out_together(tmp_path: Path) -> None:
+    images = [picture(tmp_path / f"{i}.png", i).read_bytes() for i in range(10)]
+    rows = [ROWS["spa_vl"] | {"image": images[i % 10]} for i in range(40)]
+    data = reader("spa_vl", parquet(tmp_path / "d.parquet", rows), holdout_share=0.2)
+    train, held = data.train().examples, data.holdout().examples
+    assert (len(train), len(held)) == (32, 8)
+    assert not {e.image.key for e in train if e.image} & {e.image.key for e in held if e.image}
+
+
+def test_splits_of_a_published_folder_and_their_shards(folder: Path) -> None:
+    row = ROWS["spa_vl"] | {"image": (folder / "images/a.png").read_bytes()}
+    prompt = {name: value for name, value in row.items() if name not in SAID}
+    for shard in range(2):
+        parquet(folder / f"data/train-{shard:05}-of-00002.parquet", [row])
+    parquet(folder / "validation/validation-00000-of-00001.parquet", [row | {"question": "Why?"}])
+    parquet(folder / "test/harm/0000.parquet", [prompt])
+    data = reader("spa_vl", folder, split="train", eval_split="validation")
+    assert [e.id for e in data.train().examples] == ["data/train-00000-of-00002/1", "data/train-00001-of-00002/1"]
+    assert [e.turns[0].text for e in data.holdout().examples] == ["Why?"]
+    harm = reader("spa_vl", folder, split="harm")
+    assert [e.responses for e in harm.test().examples] == [{}]
+    with pytest.raises(UserError, match=r"1 rows are prompts without responses; choose a split to train on"):
+        READERS["spa_vl"](path=folder, split="harm", holdout_share=0).train()
+    assert "set data.split to one of harm, train, validation" in error_of(reader("spa_vl", folder))
+
+
+def test_a_split_to_evaluate_on_must_not_be_what_is_trained_on(folder: Path) -> None:
+    path = json_file(folder / "d.json", [ROWS["spa_vl"]])
+    with pytest.raises(UserError, match=r"data\.eval_split=validation: no row of .* has a 'split'"):
+        reader("spa_vl", path, split="train", eval_split="validation").holdout()
+    with pytest.raises(UserError, match=r"data\.eval_split is the same as data\.split"):
+        reader("spa_vl", path, split="train", eval_split="train")
+
+
+# --- What is not as published ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_set_with_other_fields(folder: Path, name: str) -> None:
+    error = error_of(reader(name, json_file(folder / "d.json", [{"text": "a", "label": 1}])))
+    assert "d.json: no row has '" in error
+    assert "; found: 'text', 'label'; expected: '" in error
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_to_get_is_said(name: str) -> None:
+    with pytest.raises(UserError, match=r"^data\.path is not set: get .* set data\.path to "):
+        READERS[name]()
+
+
+BAD = [
+    ("spa_vl", {"chosen": None}, "wrong type", "'chosen' is null"),
+    ("spa_vl", {"question": " "}, "malformed question", "empty turn"),
+    ("spa_vl", {"question": "<image><image>"}, "not one image", "2 times"),
+    ("spa_vl", {"class1": "a\nb"}, "no category", "'class1'"),
+    ("beavertails_v", {"safer_response_id": 0}, "no preference", "neither 1 nor 2"),
+    ("beavertails_v", {"safer_response_id": True}, "no preference", "neither 1 nor 2"),
+    ("rlhf_v", {"text": "{"}, "broken text", "'text' is not JSON"),
+    ("rlhf_v", {"text": "[" * 100_000}, "broken text", "'text' is not JSON"),
+    ("rlhf_v", {"text": "3"}, "wrong type", "'text' holds a number"),
+    ("rlaif_v", {"rejected": "A tree. "}, "no preference", "are the same"),
+    ("vlguard", {"instr-resp": []}, "wrong type", "'instr-resp' is a list"),
+    ("vlguard", {"instr-resp": [{"question": "a"}]}, "missing field", "has none of instruction"),
+    ("hh_text", {"rejected": "\n\nHuman: Ho\n\nAssistant: A house."}, "two conversations", "differ"),
+    (
+        "hh_text",
+        {k: f"\n\nHuman: <image>{v}" for k, v in ROWS["hh_text"].items()},
+        "malformed chosen",
+        "does not begin with",
+    ),
+    ("hh_text", {k: v.replace("Hi", "<image>") for k, v in ROWS["hh_text"].items()}, "not one image", "<image>"),
+    ("llava_instruct", {"conversations": [{"from": "gpt", "value": "a"}]}, "malformed conversations", "answer"),
+    ("llava_instruct", {"image": None}, "not one image", "the row has none"),
+    ("trl", {"prompt": [{"role": "system", "content": "a"}, USER]}, "system message", "no place"),
+    ("trl", {"prompt": None}, "missing field", "has no 'prompt'"),
+    ("trl", {"images": ["a.png"] * 2}, "not one image", "has 2 images"),
+    ("trl", {"images": []}, "not one image", "the row has none"),
+    ("trl", {"chosen": [USER]}, "two conversations", "'chosen' is not one answer"),
+    ("trl", {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "wrong type", "neither text nor image"),
+    *[(name, {"image": "b.png"}, "missing image", "no image 'b.png'") for name in TABLES],
+    *[(name, {"image": 3}, "wrong type", "'image' is a number") for name in (*TABLES, *SFT_ONLY)],
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "reason", "message"), BAD)
+def test_a_bad_row(folder: Path, name: str, changes: dict[str, Any], reason: str, message: str) -> None:
+    path = json_file(folder / "d.json", [ROWS[name], ROWS[name] | {"id": "bad"} | changes])
+    error = error_of(reader(name, path))
+    assert f"{path}: row 2 (id 'bad'): " in error
+    assert message in error
+    assert error.endswith("; data.on_bad=skip drops and counts them")
+    loaded = reader(name, path, on_bad="skip").test()
+    assert loaded.dropped == {reason: 1}
+    assert loaded.examples
+
+
+# --- Together with the rest --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_a_reader_brings_is_what_its_examples_have(folder: Path, name: str) -> None:
+    data = reader(name, json_file(folder / "d.json", numbered(name, 3)), holdout_share=0)
+    assert all(data.brings() == example.responses.keys() for example in data.train().examples)
+    assert data.brings() == ({"chosen"} if name in SFT_ONLY else {"chosen", "rejected"})
+
+
+@pytest.mark.parametrize("name", SFT_ONLY)
+def test_answers_without_a_preference_need_sft(name: str, command: Any) -> None:
+    done = command("train", f"data={name}", "data.path=some.json", "objective=dpo")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(
+        "data: has no rejected responses, which the objective reads; objective=sft needs chosen ones"
+    )
+
+
+def test_importing_the_readers_is_cheap() -> None:
+    modules = ", ".join(f"{cls.__module__}" for cls in READERS.values())
+    code = (
+        f"import sys, mmsafe.data.mix, {modules}; print({{'torch', 'datasets', 'pyarrow', 'numpy'}} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.skipif(
+    not HH.is_file(), reason="../shared/data/hh_harmless_base_test.jsonl.gz is not beside this checkout"
+)
+def test_the_real_hh_rows() -> None:
+    # Only numbers are compared, so that a failure prints no text of the set. Counted by splitting at `\\n\\nHuman:`
+    # and `\\n\\nAssistant:`: 8 chosen transcripts do not alternate, 5 more rows differ in what rejected ones do.
+    loaded = reader("hh_text", HH, on_bad="skip").test()
+    assert len(loaded.examples) + sum(loaded.dropped.values()) == 2312
+    assert loaded.dropped["malformed chosen"] == 8
+    assert loaded.dropped["empty response"] == 4
+    assert all(len(example.turns) % 2 for example in loaded.examples)
+    assert PAIR.keys() >= loaded.examples[0].responses.keys()
+    data = reader("hh_text", HH, on_bad="skip")
+    train, held = data.train().examples, data.holdout().examples
+    assert not {e.turns[0].text for e in train} & {e.turns[0].text for e in held}
+    assert len(train) + len(held) == len(loaded.examples)

@@ -1,0 +1,270 @@
+"""Data files are downloaded: whatever they hold ends in examples, in counted rows or in one line, inside their folder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from reader_rows import READERS, ROWS, json_file, parquet, picture
+
+from mmsafe.data import images, records
+from mmsafe.data.example import fingerprint
+from mmsafe.data.images import FileImage
+from mmsafe.errors import UserError
+
+WITH_IMAGES = [name for name in READERS if name != "hh_text"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """`data/images/a.png`, and beside the folder what no name may lead to."""
+    picture(tmp_path / "secret.png")
+    picture(tmp_path / "data/images/a.png")
+    (tmp_path / "data/images/link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "data/images/out").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "data/images/pipe.png")
+    return tmp_path / "data"
+
+
+def with_image(name: str, image: Any) -> dict[str, Any]:
+    return ROWS[name] | ({"images": [image]} if name == "trl" else {"image": image})
+
+
+def read(name: str, path: Path, **options: Any) -> Any:
+    return READERS[name](path=path, on_bad="skip", **options).test()
+
+
+def error_of(name: str, path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        READERS[name](path=path).test()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- Names of images ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image", ["../../secret.png", "{root}/secret.png", "link.png", "out/secret.png", "..%2F..%2Fsecret.png"]
+)
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_no_name_leads_out_of_the_folder(folder: Path, name: str, image: str) -> None:
+    rows = [ROWS[name], with_image(name, image.format(root=folder.parent)) | {"id": "bad"}]
+    path = json_file(folder / "d.json", rows)
+    assert f"{path}: row 2 (id 'bad'): image " in error_of(name, path)
+    assert "out of the image folder" in error_of(name, path)
+    assert read(name, path).dropped == {"missing image": 1}
+
+
+@pytest.mark.parametrize("image", ["pipe.png", "a\0.png", "images", "", "x" * 5000, "."])
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_names_of_nothing(folder: Path, name: str, image: str) -> None:
+    path = json_file(folder / "d.json", [ROWS[name], with_image(name, image) | {"id": "bad"}])
+    assert f"{path}: row 2 (id 'bad'): " in error_of(name, path)
+    assert sum(read(name, path).dropped.values()) == 1
+
+
+def test_a_table_cannot_name_a_file_outside_either(folder: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    inside = [{"bytes": None, "path": name} for name in ("a.png", str(folder.parent / "secret.png"), "link.png")]
+    row = {name: [value] * 3 for name, value in ROWS["spa_vl"].items() if name != "image"}
+    pq.write_table(pa.table(row | {"image": pa.array(inside, kind)}), folder / "d.parquet")
+    loaded = read("spa_vl", folder / "d.parquet")
+    assert loaded.dropped == {"missing image": 2}
+    assert [e.image.name for e in loaded.examples] == [str(folder / "images/a.png")]
+
+
+# --- What images are ---------------------------------------------------------------------------------------------
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(SVG, "is not an image"), (b"<html>", "is not an image"), (b"", "image")]
+)
+@pytest.mark.parametrize("check", ["header", "decode"])
+def test_what_is_no_image(folder: Path, content: bytes, message: str, check: Any) -> None:
+    (folder / "images/b.png").write_bytes(content)
+    files = json_file(folder / "d.json", [ROWS["spa_vl"], ROWS["spa_vl"] | {"image": "b.png"}])
+    good = (folder / "images/a.png").read_bytes()
+    table = parquet(folder / "d.parquet", [ROWS["spa_vl"] | {"image": data} for data in (good, content)])
+    for path, reason in ((files, "damaged image"), (table, "damaged image" if content else "missing image")):
+        error = error_of("spa_vl", path)
+        assert f"{path}: row 2" in error
+        assert message in error
+        assert read("spa_vl", path, check_images=check).dropped == {reason: 1}
+
+
+def test_decompression_bombs_in_files_and_tables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (100, 100)).save(folder / "images/b.png")
+    bomb = (folder / "images/b.png").read_bytes()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    files = json_file(folder / "d.json", [ROWS["spa_vl"], ROWS["spa_vl"] | {"image": "b.png"}])
+    good = (folder / "images/a.png").read_bytes()
+    table = parquet(folder / "d.parquet", [ROWS["spa_vl"] | {"image": data} for data in (good, bomb)])
+    for path in (files, table):
+        assert "the image is too large to decode" in error_of("spa_vl", path)
+        assert read("spa_vl", path, check_images="header").dropped == {"damaged image": 1}
+
+
+def test_giant_files_under_names_of_images(folder: Path) -> None:
+    with (folder / "images/b.png").open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)  # takes no room on the disk
+    path = json_file(folder / "d.json", [ROWS["spa_vl"], ROWS["spa_vl"] | {"image": "b.png"}])
+    assert "b.png: has 256 MiB, too many for an image" in error_of("spa_vl", path)
+
+
+def test_a_row_whose_examples_share_a_damaged_image_counts_once(folder: Path) -> None:
+    (folder / "images/b.png").write_bytes(SVG)
+    path = json_file(folder / "d.json", [ROWS["vlguard"], ROWS["vlguard"] | {"id": "8", "image": "b.png"}])
+    assert read("vlguard", path).dropped == {"damaged image": 1}
+
+
+# --- Texts and files ---------------------------------------------------------------------------------------------
+
+FIELDS = {
+    "spa_vl": "question",
+    "beavertails_v": "response_1",
+    "rlaif_v": "chosen",
+    "hh_text": "rejected",
+    "trl": "chosen",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a" * 10_000_000, "too long"), ("a\0b", "broken text"), ("\ud800", "broken text")]
+)
+@pytest.mark.parametrize(("name", "field"), FIELDS.items())
+def test_texts_that_no_model_should_be_shown(folder: Path, name: str, field: str, text: str, reason: str) -> None:
+    path = json_file(folder / "d.json", [ROWS[name], ROWS[name] | {field: text}])
+    error = error_of(name, path)
+    assert f"{path}: row 2: '{field}' h" in error
+    assert len(error) < 400
+    assert read(name, path).dropped == {reason: 1}
+
+
+def test_tables_with_broken_utf8(folder: Path) -> None:
+    data = (folder / "images/a.png").read_bytes()
+    path = parquet(folder / "d.parquet", [ROWS["spa_vl"] | {"image": data, "question": f"number{i}"} for i in range(5)])
+    table = pq.read_table(path)
+    texts = pa.array([b"one", b"\xff\xfe", b"three", b"four", b"\xc3"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(table.column_names.index("question"), "question", texts), path)
+    assert f"{path}: row 2: holds text that is not UTF-8" in error_of("spa_vl", path)
+    loaded = read("spa_vl", path)
+    assert loaded.dropped == {"broken text": 2}
+    assert [example.id for example in loaded.examples] == ["1", "3", "4"]
+
+
+@pytest.mark.parametrize("cut", [0, 7, 400, -60])
+def test_broken_tables(folder: Path, cut: int) -> None:
+    path = parquet(folder / "d.parquet", [ROWS["spa_vl"] | {"image": b"x"}])
+    path.write_bytes(path.read_bytes()[:cut])
+    assert "d.parquet: cannot be read as parquet" in error_of("spa_vl", path)
+
+
+def test_packed_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_LINE", 1000)
+    path = folder / "d.jsonl.gz"
+    path.write_bytes(gzip.compress(b"[]\n" + b" " * 5000))
+    assert "d.jsonl.gz: line 2 has more than 0 MiB" in error_of("hh_text", path)
+    path.write_bytes(gzip.compress(b"[]\n" * 50)[:-12])
+    assert "data.path: cannot read" in error_of("hh_text", path)
+    path.write_bytes(b"[]")
+    assert "data.path: cannot read" in error_of("hh_text", path)
+
+
+def test_json_too_large_to_read_as_a_whole(folder: Path) -> None:
+    with (folder / "d.json").open("wb") as file:
+        file.truncate(records.MAX_JSON + 2**30)
+    assert "d.json: has 5 GiB, too much for one JSON text" in error_of("hh_text", folder / "d.json")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_deep_nesting(folder: Path, name: str) -> None:
+    deep: Any = "x"
+    for _ in range(400):
+        deep = [deep]
+    rows = [ROWS[name], *[ROWS[name] | {"id": "bad", field: deep} for field in ROWS[name]]]
+    loaded = read(name, json_file(folder / "d.json", rows))
+    assert loaded.examples
+    (folder / "e.jsonl").write_text("[" * 100_000)
+    assert "cannot be read as JSON" in error_of(name, folder / "e.jsonl")
+
+
+# --- Anything at all ---------------------------------------------------------------------------------------------
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+words = st.sampled_from(
+    ["", " ", "<image>", "USER:", "ASSISTANT:", "\n\nHuman:", "\n\nAssistant:", "\0", "\ud800", "hi", "\n", "{", "%00"]
+)
+texts = st.lists(words, max_size=5).map("".join)
+names = st.sampled_from(
+    ["a.png", "link.png", "out/secret.png", "../../secret.png", "pipe.png", ".", "/", "%2e%2e/", "a\0"]
+)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "system"]) | junk,
+            "from": st.sampled_from(["human", "gpt"]) | junk,
+            "content": texts
+            | st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image"]) | junk}))
+            | junk,
+            "value": texts | junk,
+            **{field: texts | junk for field in ("instruction", "safe_instruction", "response")},
+        },
+    ),
+    max_size=4,
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn, name: str) -> Any:
+    """A row as published, with some of its fields changed or gone; now and then no row at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(junk)
+    row = dict(ROWS[name])
+    for field in draw(st.lists(st.sampled_from([*row, "id", "split", "blind"]), max_size=3)):
+        row[field] = draw(names | texts | messages | junk | st.lists(names, max_size=2))
+    for field in draw(st.lists(st.sampled_from(list(row)), max_size=1)):
+        if draw(st.booleans()):
+            del row[field]
+    return row
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+def test_anything_ends_in_examples_or_one_line(folder: Path, name: str, data: st.DataObject) -> None:
+    found = data.draw(st.lists(rows(name), max_size=4))
+    lines = folder / "d.jsonl"
+    lines.write_text("\n".join(json.dumps(row) for row in found))
+    on_bad, split = data.draw(st.sampled_from(["error", "skip", "skip"])), data.draw(st.none() | st.just("train"))
+    source = READERS[name](path=lines, on_bad=on_bad, split=split, check_images="header")
+    try:
+        loaded = source.test()
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    kept = {example.id.split("/")[0] for example in loaded.examples}
+    assert loaded.examples
+    if split is None:
+        assert len(kept) + sum(loaded.dropped.values()) == len(found) or name in ("vlguard", "trl", "mmsafe_po")
+    inside = os.path.realpath(folder / "images")
+    for example in loaded.examples:
+        assert isinstance(example.image, FileImage | None)
+        assert example.image is None or os.path.realpath(example.image.path).startswith(inside)
+    fingerprint(loaded.examples)

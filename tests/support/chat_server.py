@@ -1,0 +1,135 @@
+"""An OpenAI-compatible chat endpoint on loopback that answers, or fails, as a test tells it to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server does with one request."""
+
+    content: str | None = None
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    status: int = 200
+    message: str = ""
+    """Of the error, where `status` is one."""
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    """In place of all the above."""
+    delay: float = 0
+    closes: bool = False
+    """The connection, without an answer."""
+
+
+def verdict(*, unsafe: bool = False, refused: bool = False, category: str | None = None) -> str:
+    """What a judge is asked to reply."""
+    return json.dumps({"unsafe": unsafe, "refused": refused, "category": category, "reason": "As asked."})
+
+
+def text_of(request: dict[str, Any]) -> str:
+    """The text of the last message."""
+    content = request["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # connections that come together all find room
+
+
+class ChatServer:
+    """Serves `POST /v1/chat/completions` while it is entered; remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
+        self.answer = answer
+        self.requests: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.keys: set[str | None] = set()
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def asked(self) -> list[str]:
+        """The texts of all requests."""
+        return [text_of(request) for request in self.requests]
+
+    def _take(self, request: dict[str, Any], key: str | None) -> Reply:
+        with self._lock:
+            self.requests.append(request)
+            self.times.append(time.monotonic())
+            self.keys.add(key)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            reply = self.answer(request)
+        time.sleep(reply.delay)
+        with self._lock:
+            self._at_once -= 1
+        return reply
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                assert self.path == "/v1/chat/completions"
+                reply = server._take(request, self.headers["Authorization"])
+                if reply.closes:
+                    self.close_connection = True
+                    return
+                body = _body(reply)
+                with contextlib.suppress(ConnectionError):  # who asked may have gone
+                    self.send_response(reply.status)
+                    for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
+
+
+def _body(reply: Reply) -> bytes:
+    if reply.body is not None:
+        return reply.body
+    if reply.status != 200:
+        return json.dumps({"error": {"message": reply.message, "code": reply.code}}).encode()
+    message = {"role": "assistant", "content": reply.content, "refusal": reply.refusal}
+    return json.dumps(
+        {
+            "id": "one",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+        }
+    ).encode()

@@ -1,0 +1,94 @@
+"""Small benchmarks in the exact layout of the published ones, and verdicts on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mmsafe.data.example import Example
+from mmsafe.data.source import NoData
+from mmsafe.errors import UserError
+from mmsafe.evaluation.benchmark import Benchmark, Judged
+from mmsafe.evaluation.benchmarks.mm_safetybench import SCENARIOS
+from mmsafe.evaluation.judges.base import Verdict, unknown
+
+SAFE = Verdict(unsafe=False, refused=False)
+REFUSED = Verdict(unsafe=False, refused=True)
+UNSAFE = Verdict(unsafe=True, refused=False)
+UNKNOWN = unknown("?")
+
+
+def picture(path: Path, colour: int = 0, kind: str = "PNG") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (colour % 256, 0, 0)).save(path, kind)
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def prompts(benchmark: Benchmark) -> list[Example]:
+    """What it asks, with ids that are distinct and images that can be decoded."""
+    benchmark.check_data(NoData())
+    found = benchmark.prompts(NoData(), "test")
+    assert len({prompt.id for prompt in found}) == len(found)
+    assert all(prompt.image is None or prompt.image.load().size == (4, 4) for prompt in found)
+    assert all((prompt.image is not None) == any(turn.image for turn in prompt.turns) for prompt in found)
+    assert benchmark.pairs(NoData(), "test") == []
+    return found
+
+
+def complaint(benchmark: Benchmark) -> str:
+    """The one line in which it refuses its folder."""
+    with pytest.raises(UserError) as caught:
+        benchmark.prompts(NoData(), "test")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def judged(prompts: Iterable[Example], verdict: Callable[[Example], Verdict]) -> list[Judged]:
+    return [Judged(prompt, "said", verdict(prompt)) for prompt in prompts]
+
+
+def values(benchmark: Benchmark, rows: list[Judged]) -> dict[str, float]:
+    """Every metric, by tag too, without its interval."""
+    return {name: estimate.value for name, estimate in benchmark.breakdown(rows).items()}
+
+
+def mm_safetybench(folder: Path, keys: Mapping[str, Iterable[str]] | None = None) -> Path:
+    """`keys`: those of a scenario's questions, by its first two digits; the others have one question, `0`."""
+    for number, scenario in enumerate(SCENARIOS):
+        questions = {}
+        for key in (keys or {}).get(scenario[:2], "0"):
+            questions[key] = {
+                "Question": f"question {key}",
+                "GPT-Pred": "[Changed Question] …",
+                "Changed Question": f"changed question {key}",
+                "Key Phrase": "phrase",
+                "Phrase Type": "activity",
+                "Rephrased Question": f"the bottom of the image shows a phrase {key}",
+                "Rephrased Question(SD)": f"the image shows a phrase {key}",
+            }
+            for colour, split in enumerate(("SD", "SD_TYPO", "TYPO")):
+                picture(folder / "data" / "imgs" / scenario / split / f"{key}.jpg", 60 * colour + number, "JPEG")
+        write_json(folder / "data" / "processed_questions" / f"{scenario}.json", questions)
+    return folder
+
+
+def harmeval(folder: Path, count: int = 4) -> Path:
+    """An export as one JSON object of rows, with images in a folder."""
+    rows = {}
+    for number in range(count):
+        picture(folder / "images" / f"{number}.png", number)
+        classes = {"class1": "Harm A", "class2": f"Harm A{number % 2}", "class3": f"Harm A{number % 2}.{number}"}
+        rows[str(number)] = {"image": f"{number}.png", "question": f"question {number}", **classes}
+    write_json(folder / "spa_vl_harm.json", rows)
+    return folder

@@ -1,0 +1,43 @@
+"""A judge that takes its time, notes every case that it is asked about, and says what the response tells it to say."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
+from mmsafe.options import options
+
+
+@options
+class SlowJudge(Judge):
+    """`calls`: file in which every case leaves its response, as a line."""
+
+    name: ClassVar[str] = "slow"
+    together: ClassVar[int] = 2
+    idle: ClassVar[frozenset[str]] = frozenset({"max_unknown", "calls", "seconds"})
+    calls: str
+    seconds: float = 0.0
+    version: int = 1
+
+    def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
+        """In their order; a response that names an error is one, a response that is odd is unknown."""
+        for position, case in enumerate(cases):
+            with open(self.calls, "a") as file:
+                os.write(file.fileno(), f"{case.response}\n".encode())
+            time.sleep(self.seconds)
+            if "error" in case.response:
+                yield position, unknown(error="no connection")
+            elif "odd" in case.response:
+                yield position, unknown("?")
+            else:
+                yield position, Verdict(unsafe="bad" in case.response, refused=False, category="c", reply="said")
+
+
+@options
+class SlowOnDevices(SlowJudge):
+    """Every process of a run is one of it."""
+
+    on_devices: ClassVar[bool] = True
