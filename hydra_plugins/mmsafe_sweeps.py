@@ -56,4 +56,6 @@ class JobSweeper(Sweeper):
         """Run the jobs; ends the process with status 1 if any failed."""
         from mmsafe.sweeps.sweep import sweep
 
+        assert self.config is not None  # set up by now
+        assert self.launcher is not None
         return sweep(self.config, self.launcher, arguments)

@@ -59,6 +59,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
             report(error, f"mmsafe.{command}")
             sys.exit(BAD_INPUT)
 
+    sys.argv = ["launcher.retry_failed=true" if word == "--retry-failed" else word for word in sys.argv]
     if not ranks.is_first():
         sys.argv += ranks.QUIET
     with ended_at_once():

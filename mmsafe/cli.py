@@ -17,7 +17,8 @@ COMMANDS = {
     "export": "write a checkpoint in Hugging Face's format or in LLaVA's original one",
     "demo": "the whole science in minutes, on the micro-world",
     "doctor": "what is installed, and whether a training run would fit",
-    "report": "compare finished runs: results.csv and a table",
+    "report": "compare runs: a table, results.csv, and one HTML page with figures",
+    "dashboard": "a workspace and a report in Weights & Biases, from code",
     "samples": "runs side by side, prompt by prompt: an HTML page, or logs for other tools",
 }
 

@@ -30,6 +30,7 @@ from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.files import write_rows
+from mmsafe.reporting.loggers import this_run
 from mmsafe.reporting.runs import RunFolder, score
 from mmsafe.reporting.table import headline, print_tables, result_table
 from mmsafe.reporting.trained import show_trained
@@ -70,6 +71,8 @@ def train(config: TrainConfig, cfg: DictConfig) -> float:
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
+    added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
+    loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
     loaded = _read(config.data)
     if config.evaluate:
         _check_holdout(config)
@@ -83,7 +86,6 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     features = feature_cache(config.vision_cache, llava, parallel.precision)
     reference = _with_adapter(config, llava, parallel.precision)
     show_trained(llava.model, folder)
-    loggers = [CsvLog(folder.path), *_loggers(config, folder)]
     module = fit(
         llava,
         examples,
@@ -114,6 +116,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     keep_merged(llava, folder)
     for logger in loggers:
         logger.log_metrics(headline(metrics), module.trained_steps)
+    for options, logger in added:
+        options.conclude(logger, metrics, folder.path)
+    for logger in loggers:
         logger.finalize("success")
     folder.finish(metrics)
     if not config.checkpoint.keep:
@@ -242,8 +247,3 @@ def _read(data: DataSource) -> Loaded:
     dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
     log.info("%d training examples; dropped: %s", len(loaded.examples), dropped)
     return loaded
-
-
-def _loggers(config: TrainConfig, folder: RunFolder) -> list[Any]:
-    name = config.name or folder.path.name
-    return [wandb_log.wandb_logger(options, folder.path, folder.config, name) for options in config.logger.values()]

@@ -11,13 +11,15 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
-from mmsafe.config import conf_dir, resolved, typed, without_hydra
+from mmsafe.config import built, conf_dir, resolved, typed, without_hydra
 from mmsafe.errors import UserError
 from mmsafe.launchers import check_launch
 from mmsafe.overrides import all_groups, check_choice, check_key, composed, key_of
 from mmsafe.reporting.runs import refuse_other_config
 from mmsafe.sweeps.expansion import parsed, plan
+from mmsafe.sweeps.holdout import check_search
 
 
 def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
@@ -72,7 +74,10 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
         if key_of(word) not in groups and not word.is_add():
             check_key(word, base, groups)
     cfg = composed(config_name, overrides)
-    typed(without_hydra(cfg), root)
+    config = typed(without_hydra(cfg), root)
+    if "search" in cfg:
+        built(OmegaConf.to_container(cfg.search, resolve=True), "search")
+        check_search(config)
     check_launch(cfg, multirun, [key_of(word) for word in words])
     folder = [word.value() for word in words if key_of(word) == "hydra.run.dir"]
     if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it

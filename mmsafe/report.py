@@ -1,4 +1,4 @@
-"""`python -m mmsafe.report DIR…`: finished runs or sweeps in one table and one `results.csv`."""
+"""`python -m mmsafe.report DIR…`: runs or sweeps in one table, one `results.csv`, one HTML page with figures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mmsafe.errors import UserError
 from mmsafe.preflight import report as report_error
+from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
 from mmsafe.reporting.table import HEADLINE, judges, print_tables
 
@@ -19,7 +20,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser("mmsafe.report", description="Compare runs, grouped over seeds.")
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, sweep folders, or any folder above them")
-    parser.add_argument("--csv", type=Path, help="where to write results.csv (default: the first folder)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: report in the first folder)")
     parser.add_argument("--against", help="group that the others are compared with, seed by seed")
     args = parser.parse_args()
     try:
@@ -27,11 +28,14 @@ def main() -> None:
         if args.against and args.against not in groups:
             raise UserError(f"--against {args.against}: no such group; groups are {', '.join(groups)}")
         tables = [means(groups), *([differences(groups, args.against)] if args.against else [])]
-        write_csv(args.csv or args.folders[0] / "results.csv", groups)
+        folder = args.out or args.folders[0] / "report"
+        write_csv(folder / "results.csv", groups)
+        page = write_page(groups, folder, args.against)
     except UserError as error:
         report_error(error, "mmsafe.report")
         sys.exit(2)
     print_tables(tables)
+    print(page)
 
 
 def means(groups: Mapping[str, Sequence[Run]]) -> Table:
@@ -42,7 +46,7 @@ def means(groups: Mapping[str, Sequence[Run]]) -> Table:
     for label, runs in groups.items():
         unfinished = sum(not run.metrics for run in runs)
         note = f", {unfinished} unfinished" if unfinished else ""
-        table.add_column(f"{label} (n={len(runs) - unfinished}{note})", justify="right")
+        table.add_column(f"{label} (n={len(runs) - unfinished}{note})", justify="right", overflow="fold")
     for key, label in HEADLINE:
         values = [[run.metrics[key] for run in runs if key in run.metrics] for runs in groups.values()]
         if any(values):
@@ -56,7 +60,7 @@ def differences(groups: Mapping[str, Sequence[Run]], against: str) -> Table:
     others = {label: runs for label, runs in groups.items() if label != against}
     table.add_column("metric")
     for label in others:
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", overflow="fold")
     for key, label in HEADLINE:
         found = [paired_difference(runs, groups[against], key) for runs in others.values()]
         if any(found):

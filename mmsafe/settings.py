@@ -1,4 +1,4 @@
-"""Options of the framework's own parts: sampling, optimiser, trainer, loggers. Importing this imports no torch."""
+"""Options of the framework's own parts: sampling, optimiser, trainer. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -100,15 +100,6 @@ class Checkpoint:
     """Optimiser steps between two checkpoints; one more is written when the run is asked to stop."""
     keep: bool = False
     """Keep the last checkpoint after the run has finished (it holds the optimiser: large)."""
-
-
-@options
-class Wandb:
-    """Weights & Biases; offline where there is no key."""
-
-    project: str = "mmsafe"
-    group: str | None = None
-    tags: list[str] = Field(default_factory=list)
 
 
 @options

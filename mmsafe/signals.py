@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -28,6 +28,12 @@ def answer(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Sign
     return {number: signal.signal(number, handler) for number in STOP}
 
 
+def restore(before: Mapping[signal.Signals, Any]) -> None:
+    """Have them answered again by what `answer` returned."""
+    for number, previous in before.items():
+        signal.signal(number, previous)
+
+
 @contextmanager
 def ended_at_once() -> Iterator[None]:
     """SIGTERM and SIGINT end the process, wherever it is; afterwards they do what they did before."""
@@ -35,5 +41,4 @@ def ended_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+        restore(before)

@@ -18,9 +18,10 @@ from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.objectives.base import Objective
 from mmsafe.options import options
 from mmsafe.reference import AdapterOff, Cached, Reference
+from mmsafe.reporting.loggers import RunLogger
 from mmsafe.reporting.runs import metrics_of, score
 from mmsafe.scoring import Scoring
-from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Peft, Trainer, VisionCache, Wandb
+from mmsafe.settings import AdamW, Checkpoint, Evaluation, Generation, Lengths, Peft, Trainer, VisionCache
 from mmsafe.strategies import Strategy
 
 
@@ -48,7 +49,7 @@ class TrainConfig:
     benchmark: Benchmark
     judge: Judge
     evaluation: Evaluation
-    logger: dict[str, Wandb]
+    logger: dict[str, RunLogger]
     runs_here: ClassVar[bool] = True
     """Whether this machine has to be able to do it."""
 
@@ -76,8 +77,9 @@ class TrainConfig:
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
         self._check_strategy()
-        if self.runs_here and (refusal := self.peft.refusal()):
-            raise ValueError(refusal)
+        for part in (self.peft, *self.logger.values()):
+            if self.runs_here and (refusal := part.refusal()):
+                raise ValueError(refusal)
         if self.peft.method == "qlora" and self.strategy.name not in ("auto", "ddp"):
             raise ValueError(f"strategy={self.strategy.name}: 4-bit weights stay whole; peft=qlora needs auto or ddp")
         if self.vision_cache.store != "none" and self.model.train.vision:

@@ -62,6 +62,7 @@ OTHER_THAN_CLASS = {
     "data=mix": {"parts", "num_workers"},
     **{f"benchmark={name}": {"path"} for name in PUBLISHED},
     "benchmark=paper": {"mm_safetybench", "harmeval"},
+    "conversations": {"path"},  # NEEDED
     "entity_image=wikipedia_google": {"google"},
     "model=tiny": {"learning_rate"},
     "model=random": {"learning_rate", "pretraining"},
@@ -288,7 +289,7 @@ def test_the_paper_s_settings_are_the_defaults_of_bpo_on_llava():
 
 def test_a_nested_plain_group_is_built_by_the_targets_in_it():
     config = typed(
-        OmegaConf.create({"logger": {"wandb": {"_target_": "mmsafe.settings.Wandb", "tags": ["a"]}}}), LoggersOnly
+        OmegaConf.create({"logger": {"wandb": {"_target_": "mmsafe.reporting.loggers.Wandb", "tags": ["a"]}}}), LoggersOnly
     )
     assert config.logger["wandb"].tags == ["a"]
     assert config.logger["wandb"].project == "mmsafe"

@@ -59,7 +59,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         # misspelt groups and options
         (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
-        (["model=qwen"], "model=qwen: no such model; known: llava13b, llava7b, llava_hf, llava_original, random, tiny"),
+        (["model=qwen"], "model=qwen: no such model; known: llava13b, llava7b, llava_hf, llava_original, random, small, tiny"),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),
         # values
@@ -166,7 +166,8 @@ def test_a_sweep_of_no_jobs():
 
 def test_each_job_of_a_sweep_is_checked_with_its_own_groups():
     accepted("-m", "objective=dpo,bpo", "objective.beta=0.1")
-    assert "objective=sft has no option 'beta'" in refusal("-m", "objective=dpo,sft", "objective.beta=0.1")
+    accepted("-m", "objective=dpo,sft", "objective.beta=0.1")
+    assert "objective=sft has no option 'betta'" in refusal("-m", "objective=sft,dpo", "objective.betta=0.1")
     assert "did you mean 'bpo'?" in refusal("-m", "objective=dpo,bpoo")
 
 

@@ -157,7 +157,7 @@ def test_lora_in_half_precision_under_zero3(place: Path):
     adapter = load_file(run.folder / "adapter" / "adapter_model.safetensors")
     assert all(weight.numel() for weight in adapter.values())
     first = rows(run.folder)[0]
-    assert first["loss/preference"] == pytest.approx(0.693147, abs=0.01), "the reference was scored by the same arithmetic"
+    assert first["loss/preference"] == pytest.approx(0.693147, abs=0.01), "reference and policy by the same arithmetic"
 
 
 @pytest.mark.parametrize(

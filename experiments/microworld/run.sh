@@ -20,4 +20,4 @@ jobs() {
     done
 }
 jobs | xargs -P "${JOBS:-1}" -I{} bash -c "$python -m mmsafe.{} > /dev/null"
-$python -m mmsafe.report "$folder" --csv "$folder/results.csv" --against dpo
+$python -m mmsafe.report "$folder" --out "$folder/report" --against dpo

@@ -26,10 +26,11 @@ class QualityFilter(Stage):
     """Keep rows whose last turn still holds the entity's name: the image is not needed to understand them."""
 
     def make(self, rows: Mapping[str, Row], site: Site) -> Iterator[list[tuple[str, Outcome]]]:
-        seen: set[tuple[str, frozenset[str]]] = set()
+        seen: set[tuple[str, str, frozenset[str]]] = set()
         made = []
         for key, row in rows.items():
-            pair = _words(row["question"]), frozenset((_words(row["chosen"]), _words(row["rejected"])))
+            responses = frozenset((_words(row["chosen"]), _words(row["rejected"])))
+            pair = _words(row["question"]), row["image"], responses
             problem = "duplicate" if pair in seen else self._problem(row, site)
             seen.add(pair)
             made.append((key, Outcome(None if problem else row, problem)))

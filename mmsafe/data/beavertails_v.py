@@ -44,8 +44,8 @@ class BeaverTailsV(RowSource):
         better = value.get(column)
         if isinstance(better, bool) or better not in (1, 2, "1", "2"):
             raise RowError("no preference", f"'{column}' is neither 1 nor 2")
-        chosen, rejected = int(better), 3 - int(better)
-        responses = preference(value.get(f"response_{chosen}"), value.get(f"response_{rejected}"))
+        chosen, rejected = f"response_{int(better)}", f"response_{3 - int(better)}"
+        responses = preference(value.get(chosen), value.get(rejected), (chosen, rejected))
         image, group = find.find(value.get("image"))
         turns = question(value.get("question"), "question")
         tags = tags_of(value, "category") | _severity(value.get("image_severity"))

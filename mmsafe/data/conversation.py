@@ -73,11 +73,11 @@ def response(value: object, field: str) -> str:
     return text
 
 
-def preference(chosen: object, rejected: object) -> dict[str, str]:
-    """`{"chosen": …, "rejected": …}`, two different responses."""
-    pair = {"chosen": response(chosen, "chosen"), "rejected": response(rejected, "rejected")}
+def preference(chosen: object, rejected: object, fields: tuple[str, str] = ("chosen", "rejected")) -> dict[str, str]:
+    """`{"chosen": …, "rejected": …}`, two different responses; `fields` is what the row calls them."""
+    pair = {"chosen": response(chosen, fields[0]), "rejected": response(rejected, fields[1])}
     if pair["chosen"] == pair["rejected"]:
-        raise RowError("no preference", "'chosen' and 'rejected' are the same; remove the row")
+        raise RowError("no preference", f"'{fields[0]}' and '{fields[1]}' are the same; remove the row")
     return pair
 
 

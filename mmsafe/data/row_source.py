@@ -14,11 +14,9 @@ from mmsafe.data.example import Example, digest
 from mmsafe.data.records import Record, RowError, kind, read_records
 from mmsafe.data.row_images import RowImage, RowImages
 from mmsafe.data.source import DataSource, Loaded
+from mmsafe.data.splits import listed
 from mmsafe.errors import UserError
 from mmsafe.options import Share, options
-
-MANY = 20
-"""Fields that a message lists."""
 
 
 class Row(NamedTuple):
@@ -154,10 +152,9 @@ class RowSource(DataSource):
         """Raise `UserError` if a field that is expected is in no row: then these are not rows of this data set."""
         found = dict.fromkeys(field for record in records for field in fields_of(record))
         if found and (missing := [field for field in self.expected if field not in found]):
-            listed = ", ".join(f"{field!r:.40}" for field in list(found)[:MANY]) + (", …" if len(found) > MANY else "")
             raise UserError(
-                f"{path}: no row has {', '.join(map(repr, missing))}; found: {listed}; "
-                f"expected: {', '.join(map(repr, self.expected))}"
+                f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
+                f"expected: {', '.join(self.expected)}"
             )
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, Row]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmsafe.errors import UserError
 
 JSON = (".json", ".jsonl", ".jsonl.gz")
+MANY, LONGEST = 20, 60
+"""Names that a message lists, and characters of each."""
 SHARD = re.compile(r"[-_]\d+(-of-\d+)?$")
 
 
@@ -36,7 +38,13 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error that `name` is none of `known`, with the nearest of them."""
     near = difflib.get_close_matches(name, known := sorted(known), n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UserError(f"{what} {name!r}{hint}; there are: {', '.join(known)}")
+    return UserError(f"{what} {name!r}{hint}; there are: {listed(known)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names that a file chose, in one line of bearable length."""
+    shown = [name if name.isprintable() else repr(name) for name in names[:MANY]]
+    return ", ".join(name[:LONGEST] for name in shown) + (", …" if len(names) > MANY else "")
 
 
 def _tables(folder: Path) -> dict[str, list[Path]]:

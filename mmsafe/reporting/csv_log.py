@@ -12,11 +12,9 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
-from mmsafe.errors import UserError
 from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.metrics_csv import STEP, read_columns, read_metrics
 from mmsafe.storage import needs_room
-
-STEP = "step"
 
 
 class CsvLog(Logger):
@@ -77,7 +75,7 @@ class CsvLog(Logger):
 
     def _take_over(self, step: int | None) -> dict[int, dict[str, float]]:
         """The rows of an earlier process in this folder, up to `step`."""
-        self._columns, rows = _read(self.path)
+        self._columns, rows = read_columns(self.path)
         self._rows = {number: rows[number] for number in sorted(rows) if step is None or number <= step}
         return self._rows
 
@@ -85,34 +83,6 @@ class CsvLog(Logger):
         assert self._rows is not None  # set by the first call
         values = self._rows[step]
         return [str(step), *(repr(values[name]) if name in values else "" for name in self._columns)]
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`, each with its `step` and the metrics it has; none where there is no file.
-
-    A last line that was only half written, because the process was killed, is left out.
-    """
-    return [{STEP: step, **values} for step, values in _read(path)[1].items()]
-
-
-def _read(path: Path) -> tuple[list[str], dict[int, dict[str, float]]]:
-    """The names of the metrics and, by step, their values."""
-    if not path.exists():
-        return [], {}
-    try:
-        text = path.read_bytes().decode("utf-8")
-        # A line is complete with its line break, and neither a name nor a number holds another one.
-        lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-        first, *columns = next(lines, [STEP])
-        if first != STEP:
-            raise ValueError(f"its first column is not {STEP!r}")
-        return columns, {int(line[0]): _values(columns, line[1:]) for line in lines}
-    except (ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"{path}: was not written by mmsafe ({error}); move it away to run in this folder") from error
-
-
-def _values(columns: Sequence[str], cells: Sequence[str]) -> dict[str, float]:
-    return {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> str:

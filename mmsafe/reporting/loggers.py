@@ -15,8 +15,12 @@ from mmsafe.options import options
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
+    from mmsafe.reporting.runs import RunFolder
+
 LONGEST_TAG = 64
 """Characters that Weights & Biases takes."""
+TELLING = ("objective", "model", "data", "peft")
+"""Config groups that tell runs apart."""
 
 
 class LoggedRun(NamedTuple):
@@ -30,7 +34,7 @@ class LoggedRun(NamedTuple):
     sweep: str | None = None
     """Name of the sweep that the run is a job of."""
     choices: tuple[str, ...] = ()
-    """What was chosen of the config groups that tell runs apart, such as `objective=bpo`."""
+    """What was chosen of `TELLING` groups, such as `objective=bpo`."""
 
 
 @options
@@ -45,7 +49,7 @@ class RunLogger(ABC):
     def open(self, run: LoggedRun) -> Logger:
         """A logger for Lightning, which writes nothing before something is logged; raises `UserError` if it cannot."""
 
-    def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:
+    def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:  # noqa: B027
         """Add what only a finished run has: all its `metrics`, and the samples in its `folder`."""
 
 
@@ -97,3 +101,18 @@ class TensorBoard(RunLogger):
         from mmsafe.reporting.tensorboard_log import TensorBoardLog
 
         return TensorBoardLog(run.folder)
+
+
+def this_run(folder: RunFolder) -> LoggedRun:
+    """The run of this process, as Hydra started it in `folder`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra, name = HydraConfig.get(), folder.config["name"] or folder.path.name
+    choices = tuple(f"{group}={hydra.runtime.choices[group]}" for group in TELLING)
+    return LoggedRun(folder.path, name, folder.config, hydra.job.name, sweep_of(folder.path), choices)
+
+
+def sweep_of(folder: Path) -> str | None:
+    """Name of the sweep folder that a run's folder is a job of; None for a run by itself."""
+    above = folder.resolve().parent
+    return above.name if (above / "sweep.json").exists() or (above / "multirun.yaml").exists() else None

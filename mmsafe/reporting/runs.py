@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mmsafe import __version__
-from mmsafe.config import resolved
+from mmsafe.config import SHOWN, resolved
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
 from mmsafe.ranks import is_first
@@ -121,7 +121,7 @@ def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     about = about_run(folder)
     if not about:
         return {}
-    if changed := _changed(about["config"], config):
+    if changed := [name for name in _changed(about["config"], config) if name not in SHOWN]:
         raise UserError(
             f"hydra.run.dir={folder}: holds a run with another config ({', '.join(changed[:4])}); "
             "choose another folder or delete it"

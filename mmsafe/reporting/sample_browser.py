@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from mmsafe.data.example import Example, ImageSource
 from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.progress import progress
 from mmsafe.reporting.samples import Sample, SampledRun, thumbnail
 
-PAGE, STYLE, SCRIPT = "samples.html.j2", "samples.css", "samples.js"
 THREADS = 8
 MOST_VALUES = 60
 """Of a tag that one can filter by; a tag with more of them is as good as an id."""
@@ -32,23 +27,17 @@ def write_page(runs: Sequence[SampledRun], path: Path) -> list[Path]:
 
 def page(runs: Sequence[SampledRun]) -> str:
     """The page: words of data and models stand in one block of JSON, and reach the reader as text only."""
-    environment = Environment(
-        loader=PackageLoader("mmsafe.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    style, script = (_source(environment, name) for name in (STYLE, SCRIPT))
     prompts = _prompts(runs)
     values = {
         "runs": [{"label": run.label, "benchmark": run.benchmark.name, "judge": run.judge} for run in runs],
         "prompts": prompts,
         "images": _thumbnails([sample.prompt.image for run in runs for sample in run.samples]),
     }
-    return environment.get_template(PAGE).render(
+    return rendered(
+        "samples",
         data=values,
         categories=sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]}),
         tags=_tags(prompts),
-        style=style,
-        script=script,
-        hashes={"style": _hash(style), "script": _hash(script)},
     )
 
 
@@ -108,14 +97,3 @@ def _thumbnails(images: Sequence[ImageSource | None]) -> dict[str, str]:
             found[key] = url
             advance(1)
     return found
-
-
-def _source(environment: Environment, name: str) -> Markup:
-    """A file of our own, to stand in the page as it is."""
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _hash(text: str) -> str:
-    """By which the page's policy names what it lets in."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

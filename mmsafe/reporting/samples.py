@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from mmsafe.config import typed
 from mmsafe.data.data_url import image_part
-from mmsafe.data.example import Example, ImageSource
+from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.data.source import DataSource, NoData
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Part
@@ -104,7 +104,8 @@ def read_samples(folders: Iterable[Path], changes: Sequence[str] = ()) -> list[S
             log.warning("%s: left out, for it has no %s", run.path, JUDGEMENTS)
     if not judged:
         raise UserError(f"{runs[0].path}: no answers were judged there; evaluate it with mmsafe.evaluate")
-    return [_read(run, label, changes) for run, label in zip(judged, _labels(judged), strict=True)]
+    known: dict[str, tuple[Benchmark, list[Example]]] = {}  # runs to compare were mostly asked the same
+    return [_read(run, label, changes, known) for run, label in zip(judged, _labels(judged), strict=True)]
 
 
 def thumbnail(image: ImageSource) -> str:
@@ -119,22 +120,30 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return [label if count[label] == 1 else str(run.path) for run, label in zip(runs, labels, strict=True)]
 
 
-def _read(run: Run, label: str, changes: Sequence[str]) -> SampledRun:
+def _read(
+    run: Run, label: str, changes: Sequence[str], known: dict[str, tuple[Benchmark, list[Example]]]
+) -> SampledRun:
     path, config = run.path, about_run(run.path)["config"]
     recorded = OmegaConf.create({name: config[name] for name in ("benchmark", "data") if name in config})
-    asked = typed(OmegaConf.merge(recorded, OmegaConf.from_dotlist(list(changes))), Asked)  # type: ignore[arg-type]
+    asked = OmegaConf.merge(recorded, OmegaConf.from_dotlist(list(changes)))
     part: Part = "holdout" if "trainer" in config else "test"  # a training run ends with its own hold-out
+    key = digest([part, OmegaConf.to_container(asked)])
+    if key not in known:
+        known[key] = _prompts(path, typed(asked, Asked), part)  # type: ignore[arg-type]  # a merge of dicts is one
+    benchmark, prompts = known[key]
+    read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
+    generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)
+    samples = [
+        Sample(prompt, benchmark.criterion(prompt), generations[prompt.id], judgements[prompt.id]) for prompt in prompts
+    ]
+    return SampledRun(label, path, benchmark, config, run.metrics, samples)
+
+
+def _prompts(path: Path, asked: Asked, part: Part) -> tuple[Benchmark, list[Example]]:
     try:
-        prompts = asked.benchmark.prompts(asked.data, part)
+        return asked.benchmark, asked.benchmark.prompts(asked.data, part)
     except UserError as error:
         raise UserError(
             f"{path}: its prompts cannot be read again ({error}); if files have moved, or the run was started in "
             "another folder, say where they are: --set data.path=FILE, --set benchmark.path=FOLDER"
         ) from error
-    read_judgements(path, asked.benchmark, prompts)  # refuses what does not fit these prompts
-    generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)
-    samples = [
-        Sample(prompt, asked.benchmark.criterion(prompt), generations[prompt.id], judgements[prompt.id])
-        for prompt in prompts
-    ]
-    return SampledRun(label, path, asked.benchmark, config, run.metrics, samples)

@@ -11,6 +11,7 @@ from typing import Any
 SECRET_WORD = re.compile(r"\w*(key|token|secret|password|passwd|passphrase|credential|auth)s?\d*|authorization|bearer")
 WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 PASSWORD_IN_URL = re.compile(r"://[^/?#\s]+@")
+LEFT_OUT = "(left out)"
 SHORTEST_SECRET = 8  # a shorter value of an environment variable would be found in ordinary words
 
 
@@ -39,7 +40,7 @@ def _plain(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, secrets) for item in value]
     text = str(value)
-    return "(left out)" if PASSWORD_IN_URL.search(text) or any(secret in text for secret in secrets) else text
+    return LEFT_OUT if PASSWORD_IN_URL.search(text) or any(secret in text for secret in secrets) else text
 
 
 def _names_secret(key: str) -> bool:

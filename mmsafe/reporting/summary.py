@@ -7,12 +7,20 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from mmsafe.errors import UserError
 from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.secrets import LEFT_OUT, public
+
+IGNORED = ("seed", "name", "progress_bar")
+"""Last part of options that make no difference between groups."""
+FAILED = "failed.json"
+"""What a sweep leaves in the folder of a job that failed."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +30,22 @@ class Run:
     path: Path
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """The rest of `run.json`, flattened too: versions, commit, fingerprints, counts."""
+    overrides: Sequence[str] = ()
+    """Of the command line."""
+    message: str | None = None
+    """Why it failed as a job of a sweep; None if it did not."""
 
     @property
     def seed(self) -> Any:
         """The seed that pairs runs of different groups."""
         return self.config.get("seed")
+
+    @property
+    def status(self) -> str:
+        """`finished`, `failed` or `unfinished`."""
+        return "finished" if self.metrics else "unfinished" if self.message is None else "failed"
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,8 @@ class Interval:
     low: float
     high: float
     n: int
+    p: float = math.nan
+    """Of the two-sided t-test that the mean is none; for paired differences. NaN where nothing varies."""
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" if math.isnan(self.low) else f"{self.mean:.3f} ± {self.high - self.mean:.3f}"
@@ -54,11 +75,23 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 def _read(path: Path) -> Run:
     results = path / "metrics.json"
     try:
-        config = json.loads((path / "run.json").read_text())["config"]
+        about = dict(json.loads((path / "run.json").read_text()))
+        config = about.pop("config")
         metrics = json.loads(results.read_text()) if results.exists() else {}
-        return Run(path, dict(_flat(config)), metrics)
+        message = json.loads((path / FAILED).read_text())["message"] if (path / FAILED).exists() else None
+        return Run(path, dict(_flat(config)), metrics, dict(_flat(about)), _overrides(path), message)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: run.json or metrics.json is damaged or not mmsafe's; move the folder away") from error
+        raise UserError(
+            f"{path}: run.json, metrics.json or failed.json is damaged or not mmsafe's; move the folder away"
+        ) from error
+
+
+def _overrides(path: Path) -> Sequence[str]:
+    """What Hydra noted, without what only tells where and how to run."""
+    file = path / ".hydra" / "overrides.yaml"
+    words = [str(word) for word in OmegaConf.to_container(OmegaConf.load(file))] if file.exists() else []  # type: ignore[union-attr]
+    pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
+    return tuple(f"{key}={public({key: value}).get(key, LEFT_OUT)}" for key, _, value in pairs)
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -71,19 +104,30 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by name, or else by the options in which they differ; seeds do not make a group."""
-    values: dict[str, set[str]] = {}
-    for run in runs:
-        for key in {key for other in runs for key in other.config}:
-            values.setdefault(key, set()).add(json.dumps(run.config.get(key), default=str))
-    ignored = ("seed", "name")
-    differing = sorted(k for k, seen in values.items() if len(seen) > 1 and k.rpartition(".")[2] not in ignored)
+    distinct = differing([run.config for run in runs])
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_label(run, differing), []).append(run)
+        groups.setdefault(label(run, distinct), []).append(run)
     return groups
 
 
-def _label(run: Run, differing: Sequence[str]) -> str:
+def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of what is not the same everywhere; what does not change a result is left out, and so are seeds.
+
+    An option that only some have differs if their values do, and a `_target_`, which brings others with it, always.
+    """
+    names = {name for these in facts for name in these}
+    found = []
+    for name in sorted(names):
+        everywhere = name.endswith("_target_")
+        values = {json.dumps(these.get(name), default=str) for these in facts if everywhere or name in these}
+        if len(values) > 1 and name.rpartition(".")[2] not in IGNORED and not name.startswith("logger."):
+            found.append(name)
+    return found
+
+
+def label(run: Run, differing: Sequence[str]) -> str:
+    """The run's name, or else its values of the options in which runs differ."""
     if run.config.get("name"):
         return str(run.config["name"])
     parts = []
@@ -115,20 +159,31 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) 
             raise UserError(f"{run.path}: another run of its group has the same seed, so they cannot be paired")
     a, b = ({run.seed: run.metrics[metric] for run in runs if metric in run.metrics} for runs in (first, second))
     shared = sorted(set(a) & set(b), key=str)
-    return over_seeds([a[seed] - b[seed] for seed in shared]) if shared else None
+    found = over_seeds([a[seed] - b[seed] for seed in shared]) if shared else None
+    return replace(found, p=_p_value(found)) if found else None
+
+
+def _p_value(interval: Interval) -> float:
+    from scipy.stats import t
+
+    if not interval.high > interval.low:
+        return math.nan
+    degrees = interval.n - 1
+    return float(2 * t.sf(abs(interval.mean) / (interval.high - interval.mean) * t.ppf(0.975, degrees), degrees))
 
 
 def write_csv(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
-    """One row per run: group, folder, seed, status and every metric."""
+    """One row per run: group, folder, seed, status, options in which runs differ, overrides, and every metric."""
     runs = [(label, run) for label, members in groups.items() for run in members]
     names = sorted({name for _, run in runs for name in run.metrics})
+    options = differing([public(run.config) for _, run in runs])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "folder", "seed", "status", *names])
+    writer.writerow(["group", "folder", "seed", "status", *options, "overrides", *names])
     for label, run in runs:
-        status = "finished" if run.metrics else "unfinished"
+        chosen = [run.config.get(name) for name in options]
         cells = [_cell(run.metrics.get(name)) for name in names]
-        writer.writerow([label, run.path.name, run.seed, status, *cells])
+        writer.writerow([label, run.path.name, run.seed, run.status, *chosen, " ".join(run.overrides), *cells])
     write_atomically(path, text.getvalue())
 
 

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.errors import UserError
-from mmsafe.settings import Wandb
+from mmsafe.reporting.loggers import LONGEST_TAG, LoggedRun, Wandb
+from mmsafe.reporting.secrets import public
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
+    from mmsafe.reporting.samples import Sample
+
 log = logging.getLogger(__name__)
-
-# `api_key`, `apiKey`, `HF_TOKEN` and `Authorization`, but not `tokenizer`, `keywords` or `author`.
-SECRET_WORD = re.compile(r"\w*(key|token|secret|password|passwd|passphrase|credential|auth)s?\d*|authorization|bearer")
-WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
-PASSWORD_IN_URL = re.compile(r"://[^/?#\s]+@")
-SHORTEST_SECRET = 8  # a shorter value of an environment variable would be found in ordinary words
+SAMPLES = "samples"
+COLUMNS = ("id", "image", "instruction", "response", "verdict", "category", "judge")
 
 
-def wandb_logger(options: Wandb, folder: Path, config: Mapping[str, Any], name: str) -> WandbLogger:
-    """A logger whose run is called `name` and keeps its files in `folder/wandb`.
+def wandb_logger(options: Wandb, run: LoggedRun) -> WandbLogger:
+    """A logger whose run keeps its files in `run.folder/wandb`.
 
-    `config` is the resolved config; what looks like a secret in it is left out. The run begins with the first thing
-    that is logged, and ends with `finish`.
+    What looks like a secret in the config is left out. The run begins with the first thing that is logged, and ends
+    with `finish`.
     """
-    try:
-        from wandb import Settings  # from: a folder ./wandb of run files would be importable, but is empty
-    except ImportError as error:
-        raise UserError("Weights & Biases is not installed: install mmsafe[wandb], or use logger=csv") from error
     from lightning_utilities.core.rank_zero import rank_zero_only
     from pytorch_lightning.loggers import WandbLogger
+    from wandb import Settings  # from: a folder ./wandb of run files would be importable, but is empty
 
     finish(exit_code=1)  # an open run is that of a job that died, and would take in what this one logs
     # The metadata would hold the whole command line, the git state a remote's URL with the token in it, and the console
@@ -45,15 +40,16 @@ def wandb_logger(options: Wandb, folder: Path, config: Mapping[str, Any], name: 
     settings = Settings(console="off", x_disable_meta=True, disable_git=True, disable_code=True)
     offline = is_offline()
     if offline:
-        rank_zero_only(_tell)(folder)
-    folder.mkdir(parents=True, exist_ok=True)  # wandb would silently write to a temporary folder instead
+        rank_zero_only(_tell)(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)  # wandb would silently write to a temporary folder instead
     return WandbLogger(
-        name=name,
-        save_dir=folder,
+        name=run.name,
+        save_dir=run.folder,
         project=options.project,
-        group=options.group,
-        tags=list(options.tags),
-        config=public(config),
+        group=options.group or run.sweep,
+        job_type=options.job_type or run.command,
+        tags=[*options.tags, *(choice[:LONGEST_TAG] for choice in run.choices)],
+        config={**public(run.config), **({"sweep": run.sweep} if run.sweep else {})},
         settings=settings,
         # Not `offline=True`, with which Lightning sets WANDB_MODE for the rest of the process.
         mode="offline" if offline else None,
@@ -65,6 +61,19 @@ def finish(exit_code: int = 0) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
         wandb.finish(exit_code=exit_code)
+
+
+def log_result(logger: Any, metrics: Mapping[str, Any], folder: Path, samples: int) -> None:
+    """All `metrics` as the run's summary; a table of so many prompts, spread over the evaluation in `folder`."""
+    from mmsafe.evaluation.stages import JUDGEMENTS
+
+    logger.experiment.summary.update(dict(metrics))
+    if samples and (folder / JUDGEMENTS).exists():
+        from mmsafe.reporting.samples import read_samples
+
+        (run,) = read_samples([folder])
+        spread = run.samples[:: max(1, len(run.samples) // samples)]
+        logger.log_table(SAMPLES, list(COLUMNS), [_row(sample) for sample in spread[:samples]])
 
 
 def is_offline() -> bool:
@@ -86,36 +95,30 @@ def is_offline() -> bool:
     return not key
 
 
-def public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `config`, as plain data, without anything that looks like a secret.
+def _row(sample: Sample) -> Sequence[Any]:
+    """As in `COLUMNS`."""
+    from wandb import Image
 
-    Left out are values whose key names a secret, URLs with a password, and texts that hold the value of an environment
-    variable whose name names a secret, as `${oc.env:HF_TOKEN}` does.
-    """
-    secrets = [value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET]
-    return dict(_entries(config, secrets))
+    from mmsafe.reporting.samples import THUMBNAIL
 
-
-def _entries(config: Mapping[str, Any], secrets: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        counts = isinstance(value, int) and str(key).endswith("tokens")  # max_new_tokens: 256
-        if counts or not _names_secret(str(key)):
-            yield str(key), _plain(value, secrets)
-
-
-def _plain(value: Any, secrets: Sequence[str]) -> Any:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return dict(_entries(value, secrets))
-    if isinstance(value, list | tuple):
-        return [_plain(item, secrets) for item in value]
-    text = str(value)
-    return "(left out)" if PASSWORD_IN_URL.search(text) or any(secret in text for secret in secrets) else text
+    prompt, verdict, image = sample.prompt, sample.judgement, None
+    if prompt.image is not None:
+        pixels = prompt.image.load()
+        pixels.thumbnail((THUMBNAIL, THUMBNAIL))
+        image = Image(pixels)
+    asked = "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns)
+    said = _encodable(sample.generation["response"])
+    return (prompt.id, image, _encodable(asked), said, _verdict(verdict), verdict["category"], verdict["judge"])
 
 
-def _names_secret(key: str) -> bool:
-    return any(SECRET_WORD.fullmatch(word.lower()) for word in WORD.findall(key))
+def _verdict(judgement: Mapping[str, Any]) -> str:
+    found = [word for word in ("unknown", "unsafe", "refused") if judgement[word]]
+    return " ".join(found) or "safe"
+
+
+def _encodable(text: str) -> str:
+    """Without the halves of surrogate pairs that a model may say."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _tell(folder: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -39,7 +40,7 @@ class Plan:
     @property
     def is_multirun(self) -> bool:
         """Whether a preset, or the user, makes a sweep of the command."""
-        return self.master.hydra.mode == RunMode.MULTIRUN
+        return bool(self.master.hydra.mode == RunMode.MULTIRUN)
 
     @property
     def is_search(self) -> bool:
@@ -74,18 +75,25 @@ class Plan:
 
     def fitting(self, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
         """Each of `jobs` once, without the options that it lacks and another job has, such as β of SFT."""
-        lacking = self._lacking(jobs)
-        nowhere = set.intersection(*lacking)  # a misspelt one: it is left for the check to refuse
-        left_out = set.union(*lacking) - nowhere
-        kept = [
-            tuple(word for word in job if word.partition("=")[0] not in lacks - nowhere)
-            for job, lacks in zip(jobs, lacking, strict=True)
-        ]
-        found = [list(job) for job in dict.fromkeys(kept)]
-        if left_out and len(found) < len(jobs):
-            names = ", ".join(sorted(left_out))
-            log.info("%d combinations make %d jobs: not all have %s", len(jobs), len(found), names)
+        fitting = self.fitting_each(jobs)
+        found = [list(job) for job in dict.fromkeys(map(tuple, fitting))]
+        if len(found) < len(jobs):
+            lacked = {word for job, fit in zip(jobs, fitting, strict=True) for word in job if word not in fit}
+            names = ", ".join(sorted({word.partition("=")[0] for word in lacked}))
+            log.info(
+                "%d combinations make %d jobs, because some have no %s", len(jobs), len(found), names or "difference"
+            )
         return found
+
+    def fitting_each(self, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+        """`jobs` without the options that they lack and another job of this command has."""
+        others = self._corners() if self.is_search else []  # what a trial lacks, others of the search may have
+        lacking = self._lacking([*jobs, *others])
+        nowhere = set.intersection(*lacking)  # a misspelt one: it is left for the check to refuse
+        return [
+            [word for word in job if word.partition("=")[0] not in lacks - nowhere]
+            for job, lacks in zip(jobs, lacking, strict=False)
+        ]
 
     def _lacking(self, jobs: Sequence[Sequence[str]]) -> list[set[str]]:
         """The options that each of `jobs` names and does not have."""
@@ -111,6 +119,8 @@ class Plan:
         if not space:
             raise UserError("sweep=optuna: nothing is left open; add such as objective.beta=interval(0.01,1)")
         fixed = {key_of(override): override.input_line or "" for override in self.overrides}
+        if empty := [dimension.key for dimension in space if not dimension.corners()]:
+            raise UserError(f"{empty[0]}: leaves no choice, because the sweep is empty")
         first = fixed | {dimension.key: dimension.corners()[0] for dimension in space}
         rest = [first | {dimension.key: word} for dimension in space for word in dimension.corners()]
         return [list(job.values()) for job in [first, *rest]]
@@ -126,14 +136,16 @@ def plan(config_name: str, overrides: Sequence[str]) -> Plan:
             raise UserError(f"{word.input_line}: is the same for all jobs of a sweep, so it needs one value")
         if key_of(word) in ("sweep", "hydra/launcher", "hydra/sweeper"):
             check_choice(word, loader)
-    master = _master(config_name, [word.input_line or "" for word in starting])
+    groups = all_groups(loader)
+    chosen = _master(config_name, _lines(word for word in starting if key_of(word) in groups))
     for word in starting:
-        if key_of(word).startswith(("launcher.", "search.")):
-            check_key(word, master, all_groups(loader))
+        if key_of(word) not in groups and not word.is_add():
+            check_key(word, chosen, groups)
+    master = _master(config_name, _lines(starting))
     parameters = OmegaConf.select(master, "hydra.sweeper.params") or {}
     preset = parsed([f"{key}={value}" for key, value in parameters.items()], loader)
     own = [word for word in words if not _in(word, STARTING)]
-    return Plan(config_name, master, [*preset, *own], [word.input_line or "" for word in starting])
+    return Plan(config_name, master, [*preset, *own], _lines(word for word in starting if _in(word, STARTING)))
 
 
 def parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
@@ -142,18 +154,18 @@ def parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
         return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
-class _refused:
-    """Turns what Hydra raises about `overrides` into one line."""
+@contextmanager
+def _refused(overrides: Iterable[Override | str]) -> Iterator[None]:
+    """Tells what Hydra raises about `overrides` in one line."""
+    try:
+        yield
+    except (HydraException, ValueError, AssertionError) as error:
+        lines = " ".join(str(getattr(word, "input_line", word)) for word in overrides)
+        raise UserError(f"cannot read {one_line(lines)}: {one_line(error)}") from error
 
-    def __init__(self, overrides: Iterable[Override | str]) -> None:
-        self._lines = " ".join(str(getattr(word, "input_line", word)) for word in overrides)
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, HydraException | ValueError | AssertionError):
-            raise UserError(f"cannot read {one_line(self._lines)}: {one_line(error)}") from error
+def _lines(overrides: Iterable[Override]) -> list[str]:
+    return [override.input_line or "" for override in overrides]
 
 
 def _lacks(base: DictConfig, override: Override, groups: list[str]) -> bool:

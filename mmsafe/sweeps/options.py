@@ -32,5 +32,15 @@ class Search:
     """Jobs that are chosen together, and so without knowing of each other."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the choices."""
-    objectives: Annotated[dict[str, Literal["maximize", "minimize"]], Field(min_length=1)]
-    """Metrics of training's own hold-out evaluation, and their directions."""
+    maximize: list[str] = Field(default_factory=lambda: ["eval/safety_rate"])
+    """Metrics of training's own hold-out evaluation."""
+    minimize: list[str] = Field(default_factory=lambda: ["eval/over_refusal_rate"])
+
+    def __post_init__(self) -> None:
+        if not self.directions:
+            raise ValueError("maximize and minimize are empty: name a metric")
+
+    @property
+    def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
+        """What becomes of each metric."""
+        return {**dict.fromkeys(self.maximize, "maximize"), **dict.fromkeys(self.minimize, "minimize")}

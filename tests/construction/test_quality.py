@@ -21,7 +21,9 @@ GOOD = {
 BAD: dict[str, dict[str, Any]] = {
     "duplicate": {"question": "USER: <image>\nWhere  is this? ASSISTANT:", "chosen": "There.", "rejected": "Here."},
     "chosen is rejected": {"rejected": " Here. "},
-    "missing image": {"image": "b.png"},
+    "missing image": {
+        "image": "b.png",
+    },
     "not one image": {"question": "USER: Where? ASSISTANT:"},
     "too long": {"chosen": "word " * 30},
     "entity named in the question": {"question": "USER: <image>\nIs this Rome? ASSISTANT:"},

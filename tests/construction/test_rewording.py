@@ -76,7 +76,7 @@ def test_requests_without_an_answer_are_asked_for_again_alone(site: Site):
     with ChatServer(lambda request: Reply("Where?") if len(server.requests) != 2 else Reply(status=500)) as server:
         portions = served(server, concurrency=1).make({str(number): ROW for number in range(3)}, site)
         kept = [next(portions), next(portions)]
-        with pytest.raises(UserError, match="1 of 3 requests got no answer .*asks for these alone"):
+        with pytest.raises(UserError, match=r"1 of 3 requests got no answer .*asks for these alone"):
             next(portions)
     assert sorted(key for portion in kept for key, _ in portion) == ["0", "2"]
 
@@ -88,7 +88,8 @@ def test_what_models_put_around_a_wording_is_taken_off(reply: str):
     assert cleaned(reply) == "Where is it?"
 
 
-def test_a_local_model_is_asked_and_found_again_in_the_cache(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_a_local_model_is_asked_and_found_again_in_the_cache(site: Site, llava: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TinyModel, "load", lambda self: llava)
     outcomes = made(LocalRewording(max_new_tokens=4, batch_size=2), site, 3)
     assert list(outcomes) == ["0", "1", "2"]
     assert all(outcome.row is not None and outcome.reason for outcome in outcomes.values())  # random words, cut off

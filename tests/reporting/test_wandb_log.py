@@ -1,4 +1,3 @@
-import builtins
 import json
 import logging
 import os
@@ -12,7 +11,8 @@ import pytest
 
 from mmsafe.errors import UserError
 from mmsafe.reporting import wandb_log
-from mmsafe.settings import Wandb
+from mmsafe.reporting.loggers import LoggedRun, TensorBoard, Wandb
+from mmsafe.reporting.secrets import public
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 PLANTED = [
@@ -24,8 +24,8 @@ IN_CONFIG, NESTED, IN_LIST, IN_VALUE, IN_URL, IN_ENVIRONMENT, IN_ARGUMENT = PLAN
 JOBS = f"""
 import logging, os, sys
 from pathlib import Path
-from mmsafe.reporting.wandb_log import finish, wandb_logger
-from mmsafe.settings import Wandb
+from mmsafe.reporting.loggers import LoggedRun, Wandb
+from mmsafe.reporting.wandb_log import finish
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 config = {{
@@ -36,7 +36,8 @@ config = {{
 }}
 root = Path(sys.argv[1])
 for number, name in enumerate(["first", "second"], 1):
-    logger = wandb_logger(Wandb(group="both", tags=["a", "b"]), root / name, config | {{"number": number}}, name)
+    run = LoggedRun(root / name, name, config | {{"number": number}}, "train", "my-sweep", ("objective=bpo",))
+    logger = Wandb(group=None if number == 1 else "both", tags=["a", "b"]).open(run)
     for step in (1, 2):
         logger.log_metrics({{"train/loss": number / step}}, step=step)
 finish()
@@ -89,7 +90,7 @@ def test_two_jobs_in_one_process_give_two_runs(jobs: Path) -> None:
     assert (first["summary"]["train/loss"], second["summary"]["train/loss"]) == (0.5, 1.0)
     assert second["summary"]["trainer/global_step"] == 2
     assert (first["exit_code"], second["exit_code"]) == (1, 0)
-    assert (second["project"], second["tags"]) == ("mmsafe", ["a", "b"])
+    assert (second["project"], second["tags"]) == ("mmsafe", ["a", "b", "objective=bpo"])
 
 
 def test_the_config_arrives_without_secrets(jobs: Path) -> None:
@@ -99,6 +100,7 @@ def test_the_config_arrives_without_secrets(jobs: Path) -> None:
         "extra": {"header": "(left out)", "url": "(left out)"},
         "path": "runs/1",
         "number": 2,
+        "sweep": "my-sweep",
     }
 
 
@@ -179,7 +181,7 @@ def test_with_a_key_nothing_is_said(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with caplog.at_level(logging.INFO):
-        logger = wandb_log.wandb_logger(Wandb(project="p"), tmp_path / "run", {}, "name")  # no run begins yet
+        logger = Wandb(project="p").open(LoggedRun(tmp_path / "run", "name", {}))  # no run begins yet
     assert not [record for record in caplog.records if record.name.startswith("mmsafe")]
     assert (logger.name, logger.save_dir) == ("p", str(tmp_path / "run"))
 
@@ -188,22 +190,22 @@ def test_with_a_key_nothing_is_said(
 
 
 def test_importing_the_module_is_cheap() -> None:
-    code = "import sys, mmsafe.reporting.wandb_log; print({'wandb', 'torch', 'pytorch_lightning'} & set(sys.modules))"
+    modules = "mmsafe.reporting.wandb_log, mmsafe.reporting.loggers"
+    code = f"import sys, {modules}; print({{'wandb', 'torch', 'pytorch_lightning'}} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 
 
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_wandb(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "wandb":
-            raise ModuleNotFoundError("No module named 'wandb'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_wandb)
-    with pytest.raises(UserError, match=r"install mmsafe\[wandb\]"):
-        wandb_log.wandb_logger(Wandb(), tmp_path, {}, "name")
+@pytest.mark.parametrize(
+    ("options", "package", "extra"), [(Wandb(), "wandb", "wandb"), (TensorBoard(), "tensorboard", "board")]
+)
+def test_a_missing_package_is_named(options: Any, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert options.refusal() == ""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, package)
+    refusal = options.refusal()
+    assert refusal.startswith(f"logger={package}: is not installed; run pip install 'mmsafe[{extra}]'")
 
 
 # --- Secrets -----------------------------------------------------------------------------------------------------
@@ -216,31 +218,31 @@ OTHER_KEYS = ["tokenizer", "keywords", "author", "max_length", "path", "monthly"
 @pytest.mark.parametrize("key", SECRET_KEYS)
 def test_a_key_that_names_a_secret_is_dropped(key: str) -> None:
     for value in ("x", ["x"], {"a": "x"}, None):
-        assert wandb_log.public({"a": {key: value}, key: value}) == {"a": {}}
+        assert public({"a": {key: value}, key: value}) == {"a": {}}
 
 
 @pytest.mark.parametrize("key", OTHER_KEYS)
 def test_other_keys_stay(key: str) -> None:
-    assert wandb_log.public({"a": [{key: "x"}], key: 1}) == {"a": [{key: "x"}], key: 1}
+    assert public({"a": [{key: "x"}], key: 1}) == {"a": [{key: "x"}], key: 1}
 
 
 def test_counts_of_tokens_stay() -> None:
-    assert wandb_log.public({"max_new_tokens": 256}) == {"max_new_tokens": 256}
-    assert wandb_log.public({"max_new_tokens": "256", "password": 256}) == {}
+    assert public({"max_new_tokens": 256}) == {"max_new_tokens": 256}
+    assert public({"max_new_tokens": "256", "password": 256}) == {}
 
 
 def test_values_of_secret_variables_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "long-enough")
     monkeypatch.setenv("MY_KEY", "no")  # too short: half of all texts would hold it
-    assert wandb_log.public({"a": ["a long-enough b", "no"]}) == {"a": ["(left out)", "no"]}
+    assert public({"a": ["a long-enough b", "no"]}) == {"a": ["(left out)", "no"]}
 
 
 def test_urls() -> None:
     urls = {"a": "https://user@example.org/", "b": "https://example.org/@x", "c": "https://example.org"}
-    assert wandb_log.public(urls) == urls | {"a": "(left out)"}
+    assert public(urls) == urls | {"a": "(left out)"}
 
 
 def test_the_config_is_not_changed() -> None:
     config = {"a": {"key": "x"}}
-    wandb_log.public(config)
+    public(config)
     assert config == {"a": {"key": "x"}}

@@ -1,0 +1,33 @@
+"""Pages that stand alone: one file with its style and script in it, which loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def rendered(name: str, **values: Any) -> str:
+    """`templates/<name>.html.j2` with `<name>.css` and `<name>.js`; every value is escaped.
+
+    The template finds `style` and `script`, and `hashes` of both, by which a page's policy names what it lets in.
+    """
+    environment = Environment(
+        loader=PackageLoader("mmsafe.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    own = {kind: _source(environment, f"{name}.{end}") for kind, end in (("style", "css"), ("script", "js"))}
+    hashes = {kind: _hash(text) for kind, text in own.items()}
+    return environment.get_template(f"{name}.html.j2").render(**values, **own, hashes=hashes)
+
+
+def _source(environment: Environment, name: str) -> Markup:
+    """A file of our own, to stand in the page as it is."""
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

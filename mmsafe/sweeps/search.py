@@ -1,0 +1,164 @@
+"""A search by Optuna: trials are jobs, the study is a file in the folder of the sweep."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+from rich.text import Text
+
+from mmsafe.config import built
+from mmsafe.errors import UserError
+from mmsafe.overrides import key_of
+from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.runs import metrics_of
+from mmsafe.reporting.table import print_tables
+from mmsafe.sweeps.expansion import Plan
+from mmsafe.sweeps.options import Local, Search
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
+STUDY = "optuna.db"
+FOLDER = "folder"
+"""Attribute of a trial whose job has ended, and where; one that was interrupted lacks it."""
+
+
+def search(config: DictConfig, asked: Plan, launcher: Launcher) -> list[JobReturn]:
+    """Run trials until there are as many as wanted; returns the jobs of this time.
+
+    Prints the trials that no other beats in all objectives, and writes them to `pareto.csv`.
+    """
+    options = built(OmegaConf.to_container(config.search, resolve=True), "search")
+    local = built(OmegaConf.to_container(config.launcher, resolve=True), "launcher")
+    assert isinstance(options, Search)
+    assert isinstance(local, Local)
+    folder = Path(config.hydra.sweep.dir)
+    study = _study(folder, options)
+    todo = options.n_trials - len(_ended(study)) + _ask_again(study, local.retry_failed)
+    log.info("%d trials are done, %d are to do", len(_ended(study)), max(todo, 0))
+    returns: list[JobReturn] = []
+    while todo > 0:
+        trials = [_ask(study, asked) for _ in range(min(options.batch, todo))]
+        jobs = asked.fitting_each([_words(trial, asked) for trial in trials])
+        found = launcher.launch(jobs, initial_job_idx=trials[0].number)
+        for trial, returned in zip(trials, found, strict=True):
+            _tell(study, trial, returned, options)
+        returns += found
+        todo -= len(trials)
+    front = study.best_trials if any(_complete(trial) for trial in study.trials) else []
+    print_tables([_table(front, options)])
+    write_atomically(folder / "pareto.csv", _csv(front, options))
+    return returns
+
+
+def _study(folder: Path, options: Search) -> Study:
+    if find_spec("optuna") is None:
+        raise UserError("sweep=optuna: Optuna is not installed; run pip install 'mmsafe[optuna]'")
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name="mmsafe",
+        storage=f"sqlite:///{folder.absolute() / STUDY}",
+        directions=list(options.directions.values()),
+        load_if_exists=True,
+    )
+    # A sampler begins anew with each process, and would choose again what it chose first.
+    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
+    return study
+
+
+def _ask_again(study: Study, retry_failed: bool) -> int:
+    """Have trials asked again that were interrupted, and on request those that failed; returns how many failed."""
+    from optuna.trial import TrialState
+
+    waiting = [trial.params or trial.system_attrs.get("fixed_params") for trial in _in_state(study, TrialState.WAITING)]
+    retried = 0
+    for trial in _in_state(study, TrialState.RUNNING):
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params and trial.params not in waiting:
+            study.enqueue_trial(trial.params)
+    for trial in _in_state(study, TrialState.FAIL):
+        if retry_failed and FOLDER in trial.user_attrs and trial.params not in waiting:
+            study.enqueue_trial(trial.params)
+            retried += 1
+    return retried
+
+
+def _ask(study: Study, asked: Plan) -> Trial:
+    return study.ask({dimension.key: dimension.distribution() for dimension in asked.space})
+
+
+def _words(trial: Trial, asked: Plan) -> list[str]:
+    """The overrides of a trial's job."""
+    words = {key_of(override): override.input_line or "" for override in asked.overrides}
+    return list((words | {key: f"{key}={value}" for key, value in trial.params.items()}).values())
+
+
+def _tell(study: Study, trial: Trial, returned: JobReturn, options: Search) -> None:
+    from optuna.trial import TrialState
+
+    assert returned.hydra_cfg is not None
+    folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+    trial.set_user_attr(FOLDER, folder.name)
+    if returned.status != JobStatus.COMPLETED:
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    metrics = metrics_of(folder)
+    if missing := [name for name in options.directions if name not in metrics]:
+        measured = ", ".join(name for name in metrics if name.startswith("eval/") and "/" not in name[5:])
+        study.tell(trial, state=TrialState.FAIL)
+        raise UserError(f"search: {missing[0]} is not measured here; there are {measured}")
+    study.tell(trial, [float(metrics[name]) for name in options.directions])
+
+
+def _in_state(study: Study, state: Any) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(state,))
+
+
+def _complete(trial: FrozenTrial) -> bool:
+    return trial.values is not None
+
+
+def _ended(study: Study) -> list[FrozenTrial]:
+    """Trials whose job has finished or failed."""
+    return [trial for trial in study.trials if trial.state.is_finished() and FOLDER in trial.user_attrs]
+
+
+def _table(front: Sequence[FrozenTrial], options: Search) -> Table:
+    table = Table(title="Pareto front: no other trial is better in one objective and as good in the rest")
+    keys = list(dict.fromkeys(key for trial in front for key in trial.params))
+    for name in ("job", *keys):
+        table.add_column(name)
+    for name, direction in options.directions.items():
+        table.add_column(f"{name} ({direction})", justify="right")
+    for trial in front:
+        values = [f"{value:.3f}" for value in trial.values]
+        table.add_row(Text(trial.user_attrs[FOLDER]), *(_shown(trial.params.get(key)) for key in keys), *values)
+    return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _csv(front: Sequence[FrozenTrial], options: Search) -> str:
+    keys = list(dict.fromkeys(key for trial in front for key in trial.params))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["job", *keys, *options.directions])
+    for trial in front:
+        writer.writerow([trial.user_attrs[FOLDER], *(trial.params.get(key, "") for key in keys), *trial.values])
+    return text.getvalue()

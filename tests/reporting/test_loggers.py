@@ -1,0 +1,185 @@
+"""A training run with every logger at once: what each of them has afterwards, and that no key is among it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launching import QUICK
+
+from mmsafe.errors import UserError
+from mmsafe.preflight import check
+from mmsafe.reporting.loggers import LoggedRun, TensorBoard, sweep_of
+from mmsafe.reporting.metrics_csv import STEP, read_metrics
+from mmsafe.train import TrainConfig
+
+KEYS = {
+    "WANDB_API_KEY": "planted0wandb0a1b2c3d4e5f60123456789abcd",
+    "OPENAI_API_KEY": "sk-planted-openai-a1b2c3d4e5f6",
+    "HF_TOKEN": "hf_planted_hub_a1b2c3d4e5f6",
+}
+SINGLE = 1e-6
+"""Relative error of TensorBoard's 32-bit floats."""
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep with one job, logged to W&B and TensorBoard, with keys in its environment; `said` is
+    what the job and the report of the sweep wrote to the terminal."""
+    sweep = tmp_path_factory.mktemp("my sweep")
+    (sweep / "multirun.yaml").touch()
+    home = tmp_path_factory.mktemp("home")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment |= KEYS | {"WANDB_MODE": "offline", "HOME": str(home), "MMSAFE_CACHE": str(home / "cache")}
+    loggers = ("logger=[wandb,tensorboard]", "logger.wandb.samples=3", "logger.wandb.tags=[mine]")
+    words = [*QUICK, *loggers, "name='${oc.env:HF_TOKEN}'", "hydra.run.dir=job"]
+    said = ""
+    for command in (["mmsafe.train", *words], ["mmsafe.report", "."]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=sweep, env=environment, capture_output=True, text=True, timeout=300
+        )
+        said += done.stdout + done.stderr
+        assert done.returncode == 0, said[-3000:]
+    (sweep / "said").write_text(said)
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def offline_run(job: Path) -> Path:
+    (found,) = (job / "job" / "wandb").glob("offline-run-*/*.wandb")
+    return found
+
+
+@pytest.fixture(scope="module")
+def records(offline_run: Path) -> list[Any]:
+    """What was written for W&B, read by its own reader."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found = DataStore(), []
+    store.open_for_scan(str(offline_run))
+    while (data := store.scan_data()) is not None:
+        record = Record()
+        record.ParseFromString(data)
+        found.append(record)
+    return found
+
+
+def by_step(rows: list[dict[str, float]]) -> dict[int, dict[str, float]]:
+    return {int(row.pop(STEP)): row for row in rows}
+
+
+def test_wandb_has_what_metrics_csv_has(job: Path, records: list[Any]) -> None:
+    found: dict[int, dict[str, float]] = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            step = row.pop("trainer/global_step", None)
+            metrics = {name: value for name, value in row.items() if not name.startswith(("_", "samples"))}
+            if step is not None and metrics:
+                found.setdefault(step, {}).update(metrics)
+    assert found == by_step(read_metrics(job / "job" / "metrics.csv"))
+
+
+def test_wandb_has_the_final_metrics_as_summary(job: Path, records: list[Any]) -> None:
+    summary: dict[str, Any] = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "summary":
+            summary |= {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.summary.update
+            }
+    final = json.loads((job / "job" / "metrics.json").read_text())
+    assert {name: summary[name] for name in final} == final
+
+
+def test_wandb_run_is_found_by_sweep_command_and_choices(job: Path, records: list[Any]) -> None:
+    (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert (run.run_group, run.job_type) == (job.name, "train")
+    assert set(run.tags) == {"mine", "objective=bpo", "model=random", "data=microworld", "peft=none"}
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert (config["sweep"], config["objective"]["beta"], config["name"]) == (job.name, 0.1, "(left out)")
+
+
+def test_as_many_samples_are_uploaded_as_asked_for(offline_run: Path) -> None:
+    (path,) = (offline_run.parent / "files" / "media" / "table").glob("samples*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["id", "image", "instruction", "response", "verdict", "category", "judge"]
+    assert len(table["data"]) == 3
+    assert {row[6] for row in table["data"]} == {"rules"}
+    assert all(row[2].startswith("user: ") and row[4] in ("safe", "unsafe", "refused") for row in table["data"])
+
+
+def test_tensorboard_has_what_metrics_csv_has(job: Path) -> None:
+    expected = by_step(read_metrics(job / "job" / "metrics.csv"))
+    found = scalars(job / "job" / "tensorboard")
+    assert found.keys() == expected.keys()
+    for step, metrics in expected.items():
+        assert found[step] == pytest.approx(metrics, rel=SINGLE), step
+
+
+def test_no_key_is_in_any_file_or_in_what_was_said(job: Path, records: list[Any]) -> None:
+    files = {path: path.read_bytes() for path in job.rglob("*") if path.is_file()}
+    assert {"report.html", "results.csv", "run.json", "metrics.csv", "said", "train.log"} <= {p.name for p in files}
+    own = {"run.json"}  # holds the config as resolved; a name taken from the environment is the user's own doing
+    planted = {name: value.encode() for name, value in KEYS.items()}
+    leaks = {
+        (path.name, name)
+        for path, raw in files.items()
+        for name, value in planted.items()
+        if value in raw and not (name == "HF_TOKEN" and path.name in own)
+    }
+    assert leaks == set()
+    assert not [name for name, value in KEYS.items() if value in " ".join(map(str, records))]
+
+
+def scalars(folder: Path) -> dict[int, dict[str, float]]:
+    """By step, as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    found: dict[int, dict[str, float]] = {}
+    for name in events.Tags()["scalars"]:
+        if name != "epoch":
+            for event in events.Scalars(name):
+                found.setdefault(event.step, {})[name] = event.value
+    return found
+
+
+def log_steps(folder: Path, steps: range, loss: float) -> Any:
+    logger = TensorBoard().open(LoggedRun(folder, "run", {}))
+    for step in steps:
+        logger.log_metrics({"train/loss": loss}, step)
+    return logger
+
+
+def test_a_continued_run_hides_the_steps_that_it_repeats(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(1, 6), 1.0).finalize("success")
+    log_steps(tmp_path, range(4, 8), 2.0).finalize("success")
+    found = {step: values["train/loss"] for step, values in scalars(tmp_path / "tensorboard").items()}
+    assert found == {1: 1.0, 2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0, 6: 2.0, 7: 2.0}
+
+
+def test_an_evaluation_that_is_repeated_keeps_the_last_step(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(1, 4), 1.0).finalize("success")
+    logger = TensorBoard().open(LoggedRun(tmp_path, "run", {}))
+    logger.log_metrics({"eval/safety_rate": 0.5}, 3)
+    logger.finalize("success")
+    found = scalars(tmp_path / "tensorboard")
+    assert found[3] == {"train/loss": 1.0, "eval/safety_rate": 0.5}
+
+
+def test_a_logger_that_is_not_installed_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorBoard, "refusal", lambda _: "logger=tensorboard: is not installed")
+    with pytest.raises(UserError, match="logger=tensorboard: is not installed"):
+        check("train", TrainConfig, ["logger=tensorboard"])
+
+
+def test_a_run_by_itself_is_in_no_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert sweep_of(tmp_path / "run") is None

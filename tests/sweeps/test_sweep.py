@@ -1,0 +1,164 @@
+"""Whole sweeps, as a user starts them: each a command that starts processes of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from launching import QUICK
+
+COMMAND = ("-m", "objective=sft,bpo", "objective.beta=0.1,0.2", "launcher.jobs=2", "trainer.max_steps=4", *QUICK)
+
+
+def words(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "mmsafe.train", *overrides]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return os.environ | {"MMSAFE_CACHE": str(place / "cache")}
+
+
+def run(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A sweep to its end, in `place`."""
+    return subprocess.run(
+        words(*overrides),
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def the_sweep(place: Path) -> Path:
+    (folder,) = (place / "multirun").iterdir()
+    return folder
+
+
+def results(place: Path) -> list[dict[str, str]]:
+    with (the_sweep(place) / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 400
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+def jobs_of(sweep: subprocess.Popen[bytes]) -> dict[str, int]:
+    """The process of each job that runs, by the name of its folder."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(sweep.pid)], capture_output=True, text=True)
+    lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]
+    return {args.rpartition("/")[2].strip("'"): int(pid) for pid, args in lines if "hydra.run.dir=" in args}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where COMMAND has run without a disturbance."""
+    folder = tmp_path_factory.mktemp("whole")
+    ended = run(folder, *COMMAND)
+    assert ended.returncode == 0, ended.stderr
+    assert "4 combinations make 3 jobs, because some have no objective.beta" in ended.stdout
+    assert ended.stdout.count("│ finished │") == 3
+    return folder
+
+
+def test_every_job_once_in_a_folder_named_by_what_it_is(place: Path):
+    rows = results(place)
+    found = [(row["objective"], row["objective.beta"], row["status"]) for row in rows]
+    assert found == [("sft", "", "finished"), ("bpo", "0.1", "finished"), ("bpo", "0.2", "finished")]
+    assert [row["job"].rpartition("-")[0] for row in rows] == ["sft", "bpo-beta0.1", "bpo-beta0.2"]
+    for row in rows:
+        folder = the_sweep(place) / row["job"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert float(row["train/loss"]) == metrics["train/loss"]
+        config = json.loads((folder / "run.json").read_text())["config"]
+        assert {"hydra", "launcher", "search"}.isdisjoint(config)
+        assert str(config["objective"].get("beta", "")) == row["objective.beta"]
+
+
+def test_what_jobs_share_is_made_once(place: Path):
+    """Both BPO jobs run at the same time, and need the same blind responses: one for each of the 16 prompts."""
+    made: Counter[str] = Counter()
+    for path in (place / "cache" / "responses").rglob("*.jsonl"):
+        made.update(f"{path.parent.name}/{json.loads(line)['prompt']}" for line in path.read_text().splitlines())
+    assert max(made.values()) == 1
+    assert 16 in Counter(key.partition("/")[0] for key in made).values()
+
+
+def test_the_same_command_again_starts_nothing(place: Path):
+    before = {path: path.stat().st_mtime_ns for path in the_sweep(place).glob("*/console.log")}
+    table = (the_sweep(place) / "results.csv").read_bytes()
+    again = [*COMMAND[3:], *COMMAND[:3], "trainer.progress_bar=true", "launcher.jobs=1"]  # what changes no result
+    ended = run(place, *again)
+    assert ended.returncode == 0, ended.stderr
+    assert {path: path.stat().st_mtime_ns for path in the_sweep(place).glob("*/console.log")} == before
+    assert (the_sweep(place) / "results.csv").read_bytes() == table
+
+
+def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_results(place: Path, tmp_path: Path):
+    seed = int(time.time())
+    print("moment drawn with seed", seed)
+    sweep = subprocess.Popen(words(*COMMAND), cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    wait_for(lambda: bool(list(tmp_path.glob("multirun/*/*/run.json"))), sweep)
+    time.sleep(random.Random(seed).uniform(0, 8))
+    running = jobs_of(sweep)
+    sweep.kill()
+    for pid in running.values():
+        os.kill(pid, signal.SIGKILL)
+    sweep.wait()
+    ended = run(tmp_path, *COMMAND)
+    assert ended.returncode == 0, ended.stderr
+    assert (the_sweep(tmp_path) / "results.csv").read_bytes() == (the_sweep(place) / "results.csv").read_bytes()
+
+
+def test_a_job_that_fails_and_one_that_is_killed_are_named_and_the_others_finish(place: Path, tmp_path: Path):
+    """4 tokens are too few for any prompt, which a job finds out when it has read the data."""
+    lengths = ("-m", "lengths.max_length=2048,4,2047,2046", "lengths.on_overlong=error", "objective=dpo")
+    options = (*lengths, *QUICK, "trainer.max_steps=2", "evaluate=false", "launcher.jobs=2")
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        sweep = subprocess.Popen(words(*options), cwd=tmp_path, env=environment(place), stdout=out, stderr=err)
+    wait_for(lambda: any("2047" in name for name in jobs_of(sweep)), sweep)
+    (pid,) = [pid for name, pid in jobs_of(sweep).items() if "2047" in name]
+    os.kill(pid, signal.SIGKILL)
+    assert sweep.wait(600) == 1
+    out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    rows = {row["lengths.max_length"]: row for row in results(tmp_path)}
+    status = {length: row["status"] for length, row in rows.items()}
+    assert status == {"2048": "finished", "4": "failed", "2047": "failed", "2046": "finished"}
+    failed = json.loads((the_sweep(tmp_path) / rows["4"]["job"] / "failed.json").read_text())
+    assert failed["status"] == 2
+    assert failed["message"].startswith("mmsafe.train: ")
+    assert "failed: killed by SIGKILL" in out
+    assert f"2 of 4 jobs did not finish: {rows['4']['job']}, {rows['2047']['job']}" in err
+
+    again = run(tmp_path, *options)
+    assert again.returncode == 1
+    assert "2 of 4 jobs did not finish" in again.stderr
+
+
+@pytest.mark.slow
+def test_three_objectives_three_betas_two_seeds_make_14_jobs(place: Path, tmp_path: Path):
+    """2 x 3 x 2 of DPO and BPO, and SFT, which has no β, once for each seed."""
+    grid = ("objective=sft,dpo,bpo", "objective.beta=0.05,0.1,0.2", "seed=0,1")
+    ended = run(tmp_path, "-m", *grid, *QUICK, "trainer.max_steps=2", "launcher.jobs=2")
+    assert ended.returncode == 0, ended.stderr
+    assert "18 combinations make 14 jobs" in ended.stdout
+    rows = results(tmp_path)
+    assert Counter(row["objective"] for row in rows) == {"sft": 2, "dpo": 6, "bpo": 6}
+    assert {row["status"] for row in rows} == {"finished"}
+    assert len({(row["objective"], row["objective.beta"], row["seed"]) for row in rows}) == 14
