@@ -38,14 +38,15 @@ def _write(args: argparse.Namespace) -> list[str]:
 
 def _send(args: argparse.Namespace) -> list[str]:
     """Save both; returns their addresses."""
-    import wandb
-    from requests import RequestException
-
-    from mmsafe.reporting.wandb_dashboard import report, workspace
     from mmsafe.reporting.wandb_log import is_offline
 
     if is_offline():
         raise UserError("no Weights & Biases key: run `wandb login`, or see what would be sent with --dry-run FILE")
+    import wandb
+    from requests import RequestException
+
+    from mmsafe.reporting.wandb_dashboard import report, workspace
+
     try:
         entity = args.entity or wandb.Api().default_entity
         if entity is None:

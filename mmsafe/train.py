@@ -77,9 +77,9 @@ class TrainConfig:
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
         self._check_strategy()
-        for part in (self.peft, *self.logger.values()):
-            if self.runs_here and (refusal := part.refusal()):
-                raise ValueError(refusal)
+        refusals = [self.peft.refusal(), *(logger.refusal() for logger in self.logger.values())]
+        if self.runs_here and any(refusals):
+            raise ValueError(next(filter(None, refusals)))
         if self.peft.method == "qlora" and self.strategy.name not in ("auto", "ddp"):
             raise ValueError(f"strategy={self.strategy.name}: 4-bit weights stay whole; peft=qlora needs auto or ddp")
         if self.vision_cache.store != "none" and self.model.train.vision:

@@ -66,6 +66,7 @@ OTHER_THAN_CLASS = {
     "entity_image=wikipedia_google": {"google"},
     "model=tiny": {"learning_rate"},
     "model=random": {"learning_rate", "pretraining"},
+    "model=small": {"learning_rate", "architecture"},
     "model=llava_hf": {"path"},
     "model=llava_original": {"path", "gradient_checkpointing"},
     "model=llava7b": {"path", "gradient_checkpointing"},
@@ -218,9 +219,9 @@ def test_every_file_says_whom_it_configures():
         assert is_leaf or "defaults" in content or "@package _global_" in text, path
 
 
-def test_only_experiments_are_global():
+def test_only_experiments_and_sweeps_are_global():
     found = {path.parent.name for path in CONF.rglob("*.yaml") if "@package _global_" in path.read_text()}
-    assert found == {"experiment"}
+    assert found == {"experiment", "sweep"}
 
 
 @pytest.mark.parametrize("objective", options("objective"))

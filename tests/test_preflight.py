@@ -59,7 +59,10 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         # misspelt groups and options
         (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
-        (["model=qwen"], "model=qwen: no such model; known: llava13b, llava7b, llava_hf, llava_original, random, small, tiny"),
+        (
+            ["model=qwen"],
+            "model=qwen: no such model; known: llava13b, llava7b, llava_hf, llava_original, random, small, tiny",
+        ),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),
         # values
@@ -333,3 +336,27 @@ def test_help_lists_the_groups_and_their_options(
     assert {"bpo", "dpo", "sft"} <= set(listed["objective"].split(", "))
     assert "python -m mmsafe.train" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep=bta"], "sweep=bta: no such sweep; did you mean 'beta'?"),
+        (["sweep=beta", "objective.beta=-1,2"], "objective.beta=-1: should be greater than 0"),
+        (["sweep=paper_grid"], "data.path is not set"),
+        (["launcher.jobs=2"], "launcher.jobs: says how the jobs of a sweep are started; add -m"),
+        (["-m", "launcher.jobs=0"], "launcher.jobs=0: should be greater than or equal to 1"),
+        (["-m", "launcher.jbs=2"], "launcher.jbs: launcher=local has no option 'jbs'; did you mean 'jobs'?"),
+        (["-m", "launcher.jobs=1,2"], "launcher.jobs=1,2: is the same for all jobs of a sweep"),
+        (["-m", "launcher.gpus=[0]", "trainer.devices=2"], "launcher.gpus: has 1 GPUs; a job wants 2"),
+        (["-m", "trainer.num_nodes=2"], "trainer.num_nodes: launcher=local has one machine"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_sweep_that_cannot_be_started_as_asked(words: list[str], message: str):
+    assert message in refusal(*words)
+
+
+@pytest.mark.parametrize("preset", ["beta", "model_size", "datasets", "optuna"])
+def test_a_preset_needs_no_m(preset: str):
+    accepted(f"sweep={preset}", "launcher.jobs=2")

@@ -125,10 +125,11 @@ def test_against_adds_the_paired_differences(runs: Path, capsys: Any, monkeypatc
 
 def test_results_csv_holds_every_run_and_metric(runs: Path, capsys: Any, monkeypatch: Any):
     report(capsys, monkeypatch, runs)
-    with (runs / "results.csv").open() as file:
+    with (runs / "report" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7
-    assert set(rows[0]) == {"group", "folder", "seed", "status", SAFE, "train/loss", "eval/judge"}
+    about = {"group", "folder", "seed", "status", "objective._target_", "overrides"}
+    assert set(rows[0]) == {*about, SAFE, "train/loss", "eval/judge"}
     by_folder = {found["folder"]: found for found in rows}
     for objective, by_seed in RATES.items():
         for seed, rate in by_seed.items():
@@ -141,11 +142,13 @@ def test_results_csv_holds_every_run_and_metric(runs: Path, capsys: Any, monkeyp
     assert by_folder["dpo-3"][SAFE] == ""
 
 
-def test_a_second_report_is_the_same_and_csv_goes_where_it_is_told(runs: Path, capsys: Any, monkeypatch: Any):
-    first = report(capsys, monkeypatch, runs)
-    content = (runs / "results.csv").read_text()
-    assert report(capsys, monkeypatch, runs, "--csv", runs / "deep" / "other.csv") == first
-    assert (runs / "deep" / "other.csv").read_text() == content
+def test_a_second_report_is_the_same_and_goes_where_it_is_told(runs: Path, capsys: Any, monkeypatch: Any):
+    first, other = report(capsys, monkeypatch, runs).splitlines(), runs / "deep" / "other"
+    assert report(capsys, monkeypatch, runs, "--out", other).splitlines()[:-1] == first[:-1]
+    assert first[-1].endswith("report/report.html")
+    written = {path.relative_to(other): path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    assert written == {name: (runs / "report" / name).read_bytes() for name in written}
+    assert {path.suffix for path in written} == {".csv", ".html", ".png", ".svg"}
 
 
 def test_several_folders_are_one_table_and_a_run_counts_once(runs: Path):
@@ -192,6 +195,49 @@ def test_the_demo_can_be_reported_against_dpo_as_the_readme_says(tmp_path: Path,
     assert len(grouped(read_runs([tmp_path]))) == len(demo.ARMS)
     output = report(capsys, monkeypatch, tmp_path, "--against", "dpo")
     assert "difference from dpo" in " ".join(output.split())
+
+
+def test_options_that_come_with_an_objective_name_no_group(tmp_path: Path):
+    """`blind_weight` is the same in all that have it, and how a run is watched makes no difference."""
+    bpo = {"_target_": "x.BPO", "beta": 0.1, "blind_weight": 1.0}
+    write_run(tmp_path / "a", {"name": None, "seed": 0, "objective": bpo, "logger": {"wandb": {"tags": []}}}, {})
+    write_run(tmp_path / "b", {"name": None, "seed": 1, "objective": bpo, "trainer": {"progress_bar": False}}, {})
+    write_run(tmp_path / "c", {"name": None, "seed": 0, "objective": {"_target_": "x.DPO", "beta": 0.1}}, {})
+    write_run(tmp_path / "d", {"name": None, "seed": 0, "objective": {**bpo, "blind_weight": 2.0}}, {})
+    assert {label: len(found) for label, found in grouped(read_runs([tmp_path])).items()} == {
+        "objective=BPO objective.blind_weight=1.0": 2,
+        "objective=BPO objective.blind_weight=2.0": 1,
+        "objective=DPO": 1,
+    }
+
+
+def test_a_failed_job_and_the_overrides_of_all(runs: Path, capsys: Any, monkeypatch: Any):
+    monkeypatch.setenv("SOME_TOKEN", "planted-a1b2c3d4")
+    for folder, words in {
+        "dpo-3": ["objective=dpo", "seed=3"],
+        "dpo-0": ["judge.key=abc", "name=planted-a1b2c3d4"],
+    }.items():
+        (runs / folder / ".hydra").mkdir()
+        (runs / folder / ".hydra" / "overrides.yaml").write_text(json.dumps([*words, "hydra.mode=RUN"]))
+    (runs / "dpo-3" / "failed.json").write_text(json.dumps({"message": "killed by SIGKILL", "status": -9}))
+    report(capsys, monkeypatch, runs)
+    with (runs / "report" / "results.csv").open() as file:
+        rows = {found["folder"]: found for found in csv.DictReader(file)}
+    assert (rows["dpo-3"]["status"], rows["dpo-3"]["overrides"]) == ("failed", "objective=dpo seed=3")
+    assert rows["dpo-0"]["overrides"] == "judge.key=(left out) name=(left out)"
+    assert rows["dpo-1"]["overrides"] == ""
+
+
+def test_paired_test_by_hand(runs: Path):
+    """Differences 0.2, 0.15, 0.25: t = 0.2 / (0.05 / √3) = 6.928; with 2 degrees of freedom p = 1 - t/√(2 + t²)."""
+    groups = grouped(read_runs([runs]))
+    found = paired_difference(groups["objective=BPO"], groups["objective=DPO"], SAFE)
+    t = 0.2 / (0.05 / math.sqrt(3))
+    assert found is not None
+    assert found.p == pytest.approx(1 - t / math.sqrt(2 + t**2))
+    alone = paired_difference(groups["objective=BPO"][:1], groups["objective=DPO"], SAFE)
+    assert alone is not None
+    assert math.isnan(alone.p)
 
 
 def test_seed_of_a_run_is_that_of_its_config(tmp_path: Path):

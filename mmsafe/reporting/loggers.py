@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
@@ -35,6 +36,8 @@ class LoggedRun(NamedTuple):
     """Name of the sweep that the run is a job of."""
     choices: tuple[str, ...] = ()
     """What was chosen of `TELLING` groups, such as `objective=bpo`."""
+    id: str | None = None
+    """The same again when the run is continued."""
 
 
 @options
@@ -109,7 +112,9 @@ def this_run(folder: RunFolder) -> LoggedRun:
 
     hydra, name = HydraConfig.get(), folder.config["name"] or folder.path.name
     choices = tuple(f"{group}={hydra.runtime.choices[group]}" for group in TELLING)
-    return LoggedRun(folder.path, name, folder.config, hydra.job.name, sweep_of(folder.path), choices)
+    folder.note(run_id=folder.about.get("run_id") or token_hex(4))
+    sweep, run_id = sweep_of(folder.path), folder.about["run_id"]
+    return LoggedRun(folder.path, name, folder.config, hydra.job.name, sweep, choices, run_id)
 
 
 def sweep_of(folder: Path) -> str | None:

@@ -15,7 +15,6 @@ from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.files import write_atomically
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.result_charts import by_group, over_beta, pareto
-from mmsafe.reporting.secrets import public
 from mmsafe.reporting.summary import Interval, Run, differing, over_seeds, paired_difference
 from mmsafe.reporting.table import HEADLINE, judges
 from mmsafe.reporting.training_charts import of_training
@@ -109,8 +108,7 @@ def _runs(groups: Mapping[str, Sequence[Run]], root: Path) -> Table:
     for name, runs in groups.items():
         for run in runs:
             place = _place(run, root)
-            told = public({"message": run.message})["message"]
-            status = run.status + (f": {told}" if run.status == "failed" else "")
+            status = run.status + (f": {run.message}" if run.status == "failed" else "")
             own = [Cell(place, place), Cell(name, name), Cell(str(run.seed), _key(run.seed)), Cell(status, status)]
             values = [run.metrics.get(key) for key, _ in measured]
             cells = [Cell("–", -math.inf) if value is None else Cell(f"{value:.3f}", value) for value in values]
@@ -134,7 +132,7 @@ def _interval(interval: Interval | None) -> Cell:
 
 def _options(groups: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
     """Options in which groups differ, with the values of each; `seed` where a group has several."""
-    configs = {name: [public(run.config) for run in runs] for name, runs in groups.items()}
+    configs = {name: [run.config for run in runs] for name, runs in groups.items()}
     names = [*differing([config for found in configs.values() for config in found]), "seed"]
     return {option: [_values(found, option) for found in configs.values()] for option in names}
 
@@ -149,7 +147,7 @@ def _provenance(runs: Sequence[Run], root: Path) -> dict[str, dict[str, str]]:
     facts = {
         _place(run, root): {
             name: value
-            for name, value in public(run.about).items()
+            for name, value in run.about.items()
             if name not in NOT_TOLD and not name.startswith("parameters.")
         }
         for run in runs

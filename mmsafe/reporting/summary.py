@@ -25,7 +25,10 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: its config, flattened to dotted names, and its metrics (empty while unfinished)."""
+    """One run folder: its config, flattened to dotted names, and its metrics (empty while unfinished).
+
+    What looks like a secret is left out.
+    """
 
     path: Path
     config: Mapping[str, Any]
@@ -75,10 +78,10 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 def _read(path: Path) -> Run:
     results = path / "metrics.json"
     try:
-        about = dict(json.loads((path / "run.json").read_text()))
+        about = public(json.loads((path / "run.json").read_text()))
         config = about.pop("config")
         metrics = json.loads(results.read_text()) if results.exists() else {}
-        message = json.loads((path / FAILED).read_text())["message"] if (path / FAILED).exists() else None
+        message = public(json.loads((path / FAILED).read_text()))["message"] if (path / FAILED).exists() else None
         return Run(path, dict(_flat(config)), metrics, dict(_flat(about)), _overrides(path), message)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -176,7 +179,7 @@ def write_csv(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     """One row per run: group, folder, seed, status, options in which runs differ, overrides, and every metric."""
     runs = [(label, run) for label, members in groups.items() for run in members]
     names = sorted({name for _, run in runs for name in run.metrics})
-    options = differing([public(run.config) for _, run in runs])
+    options = differing([run.config for _, run in runs])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["group", "folder", "seed", "status", *options, "overrides", *names])

@@ -11,6 +11,8 @@ from wandb_workspaces.reports import v2 as reports
 from mmsafe.reporting.table import HEADLINE
 
 TITLE = "mmsafe"
+STEP = "trainer/global_step"
+"""What Lightning calls the optimiser step there."""
 SAFETY = ("safety_rate", "asr", "asr_micro", "usr", "safe_rate", "image_safety_rate", "text_safety_rate")
 OVER_REFUSAL = ("over_refusal_rate", "refusal_rate", "pass_rate", "neutral_accuracy", "safe_and_answered_rate")
 LABELS = dict(HEADLINE)
@@ -98,8 +100,8 @@ def as_json(entity: str, project: str) -> str:
 
 def _panel(chart: Chart) -> Any:
     if isinstance(chart, Lines):
-        system = chart.metrics[0].startswith("system/")
-        return reports.LinePlot(title=chart.title, x="Relative Time" if system else "Step", y=list(chart.metrics))
+        x = "RelativeTime(Wall)" if chart.metrics[0].startswith("system/") else STEP
+        return reports.LinePlot(title=chart.title, x=x, y=list(chart.metrics))
     if isinstance(chart, Bars):
         return reports.BarPlot(title=chart.title, metrics=[chart.metric], orientation="h")
     x, y = reports.SummaryMetric(chart.x), reports.SummaryMetric(chart.y)

@@ -43,7 +43,8 @@ def wandb_logger(options: Wandb, run: LoggedRun) -> WandbLogger:
         rank_zero_only(_tell)(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)  # wandb would silently write to a temporary folder instead
     return WandbLogger(
-        name=run.name,
+        name=public({"name": run.name})["name"],
+        id=run.id,
         save_dir=run.folder,
         project=options.project,
         group=options.group or run.sweep,

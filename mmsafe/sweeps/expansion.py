@@ -142,7 +142,8 @@ def plan(config_name: str, overrides: Sequence[str]) -> Plan:
         if key_of(word) not in groups and not word.is_add():
             check_key(word, chosen, groups)
     master = _master(config_name, _lines(starting))
-    parameters = OmegaConf.select(master, "hydra.sweeper.params") or {}
+    is_job = master.hydra.mode == RunMode.RUN  # of a sweep by this preset
+    parameters = {} if is_job else OmegaConf.select(master, "hydra.sweeper.params") or {}
     preset = parsed([f"{key}={value}" for key, value in parameters.items()], loader)
     own = [word for word in words if not _in(word, STARTING)]
     return Plan(config_name, master, [*preset, *own], _lines(word for word in starting if _in(word, STARTING)))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mmsafe.config import built, without_hydra
 from mmsafe.reporting.runs import score
 from mmsafe.sweeps.board import Board
+from mmsafe.sweeps.expansion import parsed
 from mmsafe.sweeps.job import Job
 from mmsafe.sweeps.local import LocalJobs
 from mmsafe.sweeps.naming import job_name
@@ -51,8 +52,9 @@ def launch(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Seq
 
 def _job(config: DictConfig, loader: ConfigLoader, words: list[str], folder: Path) -> tuple[Job, DictConfig]:
     cfg = loader.load_sweep_config(config, words)
-    constant = set(config.hydra.overrides.task)
-    varying = dict(word.partition("=")[::2] for word in words if word not in constant)
+    given = parsed(config.hydra.overrides.task, loader)
+    constant = {word.get_key_element() for word in given if not word.is_sweep_override()}
+    varying = {key: value for key, _, value in (word.partition("=") for word in words) if key not in constant}
     run = folder / job_name(varying, cfg)
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(run.absolute())

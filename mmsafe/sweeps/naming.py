@@ -31,7 +31,7 @@ def job_name(overrides: Mapping[str, str], cfg: DictConfig) -> str:
 
     Made of characters that need no quotes, neither in a shell nor in an override.
     """
-    parts = [value if _is_choice(key, value) else _short(key) + value for key, value in overrides.items()]
+    parts = [value if _is_choice(key, value) else _short(key) + _brief(value) for key, value in overrides.items()]
     return _joined(parts, _without_shown(resolved(cfg)))
 
 
@@ -49,6 +49,11 @@ def _without_shown(config: dict[str, Any]) -> dict[str, Any]:
 
 def _short(key: str) -> str:
     return key.lstrip("+~").rpartition(".")[2]
+
+
+def _brief(value: str) -> str:
+    """Four digits of a drawn number: the hash tells it from its neighbours."""
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value) else value
 
 
 def _is_choice(key: str, value: str) -> bool:

@@ -164,7 +164,7 @@ def test_a_choice_is_made_without_the_options_that_it_lacks(tmp_path: Path):
 
 
 def test_a_metric_that_is_not_measured_is_named_with_those_that_are(tmp_path: Path):
-    with pytest.raises(UserError, match="search: eval/usr is not measured here; .*eval/safety_rate"):
+    with pytest.raises(UserError, match=r"search: eval/usr is not measured here; .*eval/safety_rate"):
         searched(tmp_path / "s", "objective=dpo", "search.minimize=[eval/usr]")
 
 

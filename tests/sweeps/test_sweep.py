@@ -61,7 +61,8 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 def jobs_of(sweep: subprocess.Popen[bytes]) -> dict[str, int]:
     """The process of each job that runs, by the name of its folder."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(sweep.pid)], capture_output=True, text=True)
+    ps = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(sweep.pid)]
+    listed = subprocess.run(ps, capture_output=True, text=True, check=False)  # status 1: there are none
     lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]
     return {args.rpartition("/")[2].strip("'"): int(pid) for pid, args in lines if "hydra.run.dir=" in args}
 
@@ -103,22 +104,32 @@ def test_what_jobs_share_is_made_once(place: Path):
 def test_the_same_command_again_starts_nothing(place: Path):
     before = {path: path.stat().st_mtime_ns for path in the_sweep(place).glob("*/console.log")}
     table = (the_sweep(place) / "results.csv").read_bytes()
-    again = [*COMMAND[3:], *COMMAND[:3], "trainer.progress_bar=true", "launcher.jobs=1"]  # what changes no result
+    again = [
+        "-m",
+        *COMMAND[3:],
+        *COMMAND[1:3],
+        "trainer.progress_bar=true",
+        "launcher.jobs=1",
+    ]  # what changes no result
     ended = run(place, *again)
     assert ended.returncode == 0, ended.stderr
     assert {path: path.stat().st_mtime_ns for path in the_sweep(place).glob("*/console.log")} == before
     assert (the_sweep(place) / "results.csv").read_bytes() == table
 
 
-def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_results(place: Path, tmp_path: Path):
+@pytest.mark.parametrize("with_jobs", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["all", "sweep alone"])
+def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_results(
+    with_jobs: bool, place: Path, tmp_path: Path
+):
     seed = int(time.time())
     print("moment drawn with seed", seed)
     sweep = subprocess.Popen(words(*COMMAND), cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.DEVNULL)
     wait_for(lambda: bool(list(tmp_path.glob("multirun/*/*/run.json"))), sweep)
     time.sleep(random.Random(seed).uniform(0, 8))
     running = jobs_of(sweep)
+    assert running
     sweep.kill()
-    for pid in running.values():
+    for pid in running.values() if with_jobs else ():
         os.kill(pid, signal.SIGKILL)
     sweep.wait()
     ended = run(tmp_path, *COMMAND)
@@ -149,6 +160,19 @@ def test_a_job_that_fails_and_one_that_is_killed_are_named_and_the_others_finish
     again = run(tmp_path, *options)
     assert again.returncode == 1
     assert "2 of 4 jobs did not finish" in again.stderr
+
+
+def test_trials_of_a_search_are_jobs_too(place: Path, tmp_path: Path):
+    ended = run(tmp_path, "sweep=optuna", "objective=dpo", "search.n_trials=2", "launcher.jobs=2", *QUICK)
+    assert ended.returncode == 0, ended.stderr
+    assert [row["status"] for row in results(tmp_path)] == ["finished", "finished"]
+    with (the_sweep(tmp_path) / "pareto.csv").open() as file:
+        front = list(csv.DictReader(file))
+    assert {row["job"] for row in front} <= {row["job"] for row in results(tmp_path)}
+    assert front
+    again = run(tmp_path, "sweep=optuna", "objective=dpo", "search.n_trials=2", *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert len(results(tmp_path)) == 2
 
 
 @pytest.mark.slow
