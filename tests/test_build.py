@@ -130,6 +130,7 @@ def start(folder: Path, data: Path, wiki: WikiServer) -> subprocess.Popen[bytes]
     )
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_without_loss_or_repeat(tmp_path: Path, wiki: WikiServer):
     rows = [hh_row(f"What is in {place} near Lake {place}?", chosen=f"{n}.") for n, place in enumerate(PLACES * 8)]
     data = write_hh(tmp_path / "rows.jsonl", rows)
@@ -225,6 +226,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, wiki: WikiServe
     assert (tmp_path / "set" / "images" / "mine.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HH.exists(), reason="needs the HH-RLHF rows in ../shared/data")
 def test_the_real_rows_make_a_valid_set_over_a_bad_network(tmp_path: Path, wiki: WikiServer):
     wiki.pages["America"] = None

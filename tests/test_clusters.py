@@ -130,6 +130,7 @@ def test_a_sweep_by_submitit_leaves_a_run_folder_for_each_job(one: Path, tmp_pat
     assert (other / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_slurm_job_whose_time_is_up_is_saved_queued_again_and_continued(
     one: Path, environment: dict[str, str], tmp_path: Path
 ):
@@ -185,6 +186,7 @@ def torchrun(port: int, *words: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_torchrun_on_two_machines_is_the_same_run(one: Path, environment: dict[str, str], tmp_path: Path):
     words = torchrun(free_port(), f"hydra.run.dir={tmp_path / 'run'}")
     agents = [subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]

@@ -90,6 +90,8 @@ BESIDE = {
     ("evaluate", "judge", "openai"): ("benchmark=mmsafe_po",),
     ("train", "judge", "openai"): ("data=mmsafe_po",),
     ("train", "reference", "adapter_off"): ("peft=lora",),
+    **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in ("guard", "llama_guard")},
+    **{("train", "judge", name): ("data=mmsafe_po",) for name in ("guard", "llama_guard")},
     ("train", "judge", "keywords"): ("data=mmsafe_po",),
     ("train", "judge", "mmsafe_po"): ("data=mmsafe_po",),
     ("train", "benchmark", "microworld"): ("data=microworld",),
@@ -290,7 +292,8 @@ def test_the_paper_s_settings_are_the_defaults_of_bpo_on_llava():
 
 def test_a_nested_plain_group_is_built_by_the_targets_in_it():
     config = typed(
-        OmegaConf.create({"logger": {"wandb": {"_target_": "mmsafe.reporting.loggers.Wandb", "tags": ["a"]}}}), LoggersOnly
+        OmegaConf.create({"logger": {"wandb": {"_target_": "mmsafe.reporting.loggers.Wandb", "tags": ["a"]}}}),
+        LoggersOnly,
     )
     assert config.logger["wandb"].tags == ["a"]
     assert config.logger["wandb"].project == "mmsafe"

@@ -235,6 +235,10 @@ def test_paired_test_by_hand(runs: Path):
     t = 0.2 / (0.05 / math.sqrt(3))
     assert found is not None
     assert found.p == pytest.approx(1 - t / math.sqrt(2 + t**2))
+    same = [Run(run.path, run.config, {SAFE: run.metrics[SAFE] + 0.1}) for run in groups["objective=BPO"]]
+    always = paired_difference(same, groups["objective=BPO"], SAFE)
+    assert always is not None
+    assert math.isnan(always.p)  # whatever the last bits of 0.1 say
     alone = paired_difference(groups["objective=BPO"][:1], groups["objective=DPO"], SAFE)
     assert alone is not None
     assert math.isnan(alone.p)

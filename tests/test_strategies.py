@@ -144,6 +144,7 @@ def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
         assert held == pytest.approx(whole / 2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_lora_in_half_precision_under_zero3(place: Path):
     run = Run(place, "lora", "strategy=deepspeed_zero3", ON_CPU, "peft=lora", "trainer.precision=bf16-mixed")
     run.finish()

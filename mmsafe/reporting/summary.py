@@ -19,6 +19,8 @@ from mmsafe.reporting.secrets import LEFT_OUT, public
 
 IGNORED = ("seed", "name", "progress_bar")
 """Last part of options that make no difference between groups."""
+ROUNDING = 1e-9
+"""Below it, differences of rates are the same difference."""
 FAILED = "failed.json"
 """What a sweep leaves in the folder of a job that failed."""
 
@@ -169,7 +171,7 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) 
 def _p_value(interval: Interval) -> float:
     from scipy.stats import t
 
-    if not interval.high > interval.low:
+    if not interval.high - interval.low > ROUNDING:
         return math.nan
     degrees = interval.n - 1
     return float(2 * t.sf(abs(interval.mean) / (interval.high - interval.mean) * t.ppf(0.975, degrees), degrees))

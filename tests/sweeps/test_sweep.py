@@ -162,6 +162,7 @@ def test_a_job_that_fails_and_one_that_is_killed_are_named_and_the_others_finish
     assert "2 of 4 jobs did not finish" in again.stderr
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_are_jobs_too(place: Path, tmp_path: Path):
     ended = run(tmp_path, "sweep=optuna", "objective=dpo", "search.n_trials=2", "launcher.jobs=2", *QUICK)
     assert ended.returncode == 0, ended.stderr
