@@ -34,7 +34,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     path = tmp_path / "metrics.json"
     write_json(path, {"old": 1})
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert names(tmp_path) == ["metrics.json"]
@@ -120,11 +120,10 @@ def test_claiming_a_folder_again_keeps_what_was_noted_there(tmp_path: Path):
 
 def test_finished_is_what_has_metrics_and_they_are_sorted(tmp_path: Path):
     folder = RunFolder(tmp_path, config())
-    assert folder.finished is None
-    folder.claim()
-    assert folder.finished is None
+    assert folder.claim() is None
+    assert folder.claim() is None
     folder.finish({"train/loss": 1.5, "eval/judge": "rules"})
-    assert RunFolder(tmp_path, config()).finished == {"train/loss": 1.5, "eval/judge": "rules"}
+    assert RunFolder(tmp_path, config()).claim() == {"train/loss": 1.5, "eval/judge": "rules"}
     assert list(json.loads((tmp_path / "metrics.json").read_text())) == ["eval/judge", "train/loss"]
 
 
@@ -132,10 +131,11 @@ def test_metrics_that_cannot_be_written_leave_the_run_unfinished(tmp_path: Path,
     folder = RunFolder(tmp_path, config())
     folder.claim()
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         folder.finish({"train/loss": 1.5})
-    assert folder.finished is None
     assert names(tmp_path) == ["run.json"]
+    monkeypatch.undo()
+    assert RunFolder(tmp_path, config()).claim() is None
 
 
 class Savable:
@@ -155,7 +155,7 @@ class Savable:
 def test_a_model_is_there_as_a_whole_or_as_it_was(tmp_path: Path):
     folder = RunFolder(tmp_path, config())
     assert folder.save_model(Savable("old")) == tmp_path / "model"
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         folder.save_model(Savable("half", fails=True))
     assert (tmp_path / "model" / "weights").read_text() == "old"
     folder.save_model(Savable("new"))

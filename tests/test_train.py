@@ -182,7 +182,7 @@ def test_generations_and_judgements_have_the_columns_of_the_contract(folder: Pat
         assert set(said) == {"id", "benchmark", "prompt_hash", "response", "finished", "tags"}
         assert {"id", "benchmark", "unsafe", "refused", "unknown", "category", "judge", "prompt_hash"} <= set(judged)
         assert all(isinstance(judged[key], bool) for key in ("unsafe", "refused", "unknown"))
-        assert (said["id"], said["prompt_hash"]) == (judged["id"], judged["prompt_hash"])
+        assert said["id"] == judged["id"]
     safe = [not row["unsafe"] for row in judgements if row["id"].endswith("/original")]
     assert sum(safe) / len(safe) == read_json(folder / "metrics.json")["eval/safety_rate"]
 
@@ -420,7 +420,9 @@ def test_wandb_stays_offline_without_a_key_and_says_so(offline: tuple[subprocess
 
 def test_a_bad_row_in_the_test_file_costs_no_training(own_rows: Callable[..., Path], tmp_path: Path, cache: Path):
     path = own_rows("rows.json", lambda n: f"Begin with {n}.")
-    (tmp_path / "test.json").write_text('[{"question": "USER: <image>\\nWhat? ASSISTANT:"}]')
+    (tmp_path / "test.json").write_text(
+        '[{"question": "USER: <image>\\nWhat? ASSISTANT:", "image": "", "chosen": "ASSISTANT: a", "rejected": 1}]'
+    )
     words = [word for word in OWN if word != "evaluate=false"]
     words += [f"data.path={path}", f"data.eval_path={tmp_path / 'test.json'}", "hydra.run.dir=unread"]
     ended = launch("train", *words, cwd=tmp_path, cache=cache)
