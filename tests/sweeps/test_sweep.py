@@ -117,7 +117,8 @@ def test_the_same_command_again_starts_nothing(place: Path):
     assert (the_sweep(place) / "results.csv").read_bytes() == table
 
 
-@pytest.mark.parametrize("with_jobs", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["all", "sweep alone"])
+@pytest.mark.slow
+@pytest.mark.parametrize("with_jobs", [True, False], ids=["all", "sweep alone"])
 def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_results(
     with_jobs: bool, place: Path, tmp_path: Path
 ):
