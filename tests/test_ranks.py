@@ -74,6 +74,7 @@ def test_the_same_global_batch_gives_the_same_run(place: Path, name: str, words:
     assert "FAILED" not in done.stderr
 
 
+@pytest.mark.slow
 def test_batches_without_an_image_do_not_stop_the_others(place: Path, tmp_path: Path):
     """Neutral questions have no image; with one item on each rank, one of them often lacks it."""
     words = ("data.neutral_share=0.5", "data.batch_size=1", "trainer.devices=2", "evaluate=false")

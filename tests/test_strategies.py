@@ -124,8 +124,11 @@ def test_zero1_takes_the_same_steps_as_one_process(place: Path):
 
 @pytest.mark.parametrize(
     "words",
-    [("strategy=deepspeed_zero2", ON_CPU), ("strategy=deepspeed_zero3", ON_CPU), ("strategy=fsdp",)],
-    ids=lambda words: words[0].partition("=")[2],
+    [
+        pytest.param(("strategy=deepspeed_zero2", ON_CPU), id="zero2"),
+        pytest.param(("strategy=deepspeed_zero3", ON_CPU), id="zero3"),
+        pytest.param(("strategy=fsdp",), id="fsdp", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
     place: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

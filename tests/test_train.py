@@ -231,6 +231,7 @@ def test_the_same_command_elsewhere_measures_the_same_to_the_last_digit(folder: 
     assert again == before
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path, cache: Path):
     words = ["-m", "objective=dpo,bpo", "objective.beta=0.05,0.1", *SHORT, "hydra.sweep.dir=sweep"]
     ended = launch("train", *words, cwd=tmp_path, cache=cache)

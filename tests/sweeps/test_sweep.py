@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from launching import QUICK
 
+pytestmark = pytest.mark.slow  # minutes: every job is a process
 COMMAND = ("-m", "objective=sft,bpo", "objective.beta=0.1,0.2", "launcher.jobs=2", "trainer.max_steps=4", *QUICK)
 
 
@@ -117,7 +118,6 @@ def test_the_same_command_again_starts_nothing(place: Path):
     assert (the_sweep(place) / "results.csv").read_bytes() == table
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("with_jobs", [True, False], ids=["all", "sweep alone"])
 def test_killed_at_any_moment_and_started_again_it_comes_to_the_same_results(
     with_jobs: bool, place: Path, tmp_path: Path
@@ -163,7 +163,6 @@ def test_a_job_that_fails_and_one_that_is_killed_are_named_and_the_others_finish
     assert "2 of 4 jobs did not finish" in again.stderr
 
 
-@pytest.mark.slow
 def test_trials_of_a_search_are_jobs_too(place: Path, tmp_path: Path):
     ended = run(tmp_path, "sweep=optuna", "objective=dpo", "search.n_trials=2", "launcher.jobs=2", *QUICK)
     assert ended.returncode == 0, ended.stderr
@@ -177,7 +176,6 @@ def test_trials_of_a_search_are_jobs_too(place: Path, tmp_path: Path):
     assert len(results(tmp_path)) == 2
 
 
-@pytest.mark.slow
 def test_three_objectives_three_betas_two_seeds_make_14_jobs(place: Path, tmp_path: Path):
     """2 x 3 x 2 of DPO and BPO, and SFT, which has no β, once for each seed."""
     grid = ("objective=sft,dpo,bpo", "objective.beta=0.05,0.1,0.2", "seed=0,1")
