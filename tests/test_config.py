@@ -13,30 +13,14 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
+from roots import ROOTS
 
-from mmsafe.agreement import AgreementConfig
-from mmsafe.blind import BlindConfig
-from mmsafe.build import BuildConfig
-from mmsafe.compare import CompareConfig
 from mmsafe.config import conf_dir, suggestion, typed, without_hydra
-from mmsafe.doctor import DoctorConfig
 from mmsafe.errors import UserError
 from mmsafe.evaluate import EvaluateConfig
-from mmsafe.export import ExportConfig
-from mmsafe.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-ROOTS = {
-    "train": TrainConfig,
-    "blind": BlindConfig,
-    "evaluate": EvaluateConfig,
-    "doctor": DoctorConfig,
-    "export": ExportConfig,
-    "compare": CompareConfig,
-    "build": BuildConfig,
-    "agreement": AgreementConfig,
-}
 # Options that a user has to set, where the chosen option has them.
 NEEDED = {"path": "some/path", "base_url": "http://localhost/v1", "model": "name"}
 RATED = ["a=some/path", "b=other/path"]

@@ -14,29 +14,12 @@ from chat_server import ChatServer, Reply, verdict
 from launching import launch
 from PIL import Image
 from published import harmeval, mm_safetybench
+from roots import ROOTS
 
-from mmsafe.agreement import AgreementConfig
-from mmsafe.blind import BlindConfig
-from mmsafe.build import BuildConfig
 from mmsafe.cli import COMMANDS
-from mmsafe.compare import CompareConfig
-from mmsafe.doctor import DoctorConfig
-from mmsafe.evaluate import EvaluateConfig
-from mmsafe.export import ExportConfig
 from mmsafe.preflight import check
-from mmsafe.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOTS = {
-    "train": TrainConfig,
-    "blind": BlindConfig,
-    "evaluate": EvaluateConfig,
-    "doctor": DoctorConfig,
-    "export": ExportConfig,
-    "compare": CompareConfig,
-    "build": BuildConfig,
-    "agreement": AgreementConfig,
-}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
