@@ -53,7 +53,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
         try:
-            with ended_at_once(), requeued():  # here too: submitit starts with the task
+            with requeued(), ended_at_once():  # here too: submitit starts with the task
                 return job(typed(without_hydra(cfg), root), cfg)
         except UserError as error:
             report(error, f"mmsafe.{command}")
@@ -62,13 +62,14 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
     sys.argv = ["launcher.retry_failed=true" if word == "--retry-failed" else word for word in sys.argv]
     if not ranks.is_first():
         sys.argv += ranks.QUIET
-    with ended_at_once():
-        try:
+    try:
+        with ended_at_once():
             check(command, root, sys.argv[1:])
             folder = str(conf_dir())
-        except UserError as error:
-            report(error, f"mmsafe.{command}")
-            sys.exit(BAD_INPUT)
+    except UserError as error:
+        report(error, f"mmsafe.{command}")
+        sys.exit(BAD_INPUT)
+    with ended_at_once():
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
 
 

@@ -36,9 +36,21 @@ def restore(before: Mapping[signal.Signals, Any]) -> None:
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """SIGTERM and SIGINT end the process, wherever it is; afterwards they do what they did before."""
-    before = answer(end)
+    """SIGTERM and SIGINT end the process, wherever it is; afterwards they do what they did before.
+
+    The first one decides the status, whatever else the block ends with: interrupted code may raise an error of its own
+    on the way out (OmegaConf does), or take the end for one and go on.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        end(number)
+
+    before = answer(receive)
     try:
         yield
     finally:
         restore(before)
+        if received:
+            end(received[0])
