@@ -22,6 +22,12 @@ def check_installed(launcher: str, known: list[str]) -> None:
         raise UserError(f"hydra/launcher={launcher}: needs submitit; run pip install 'mmsafe[slurm]'")
 
 
+def about_devices(cfg: DictConfig, name: str) -> tuple[str, int]:
+    """Where a command has its option `devices` or `num_nodes`, of the trainer if it has one, and its value, else 1."""
+    where = f"trainer.{name}" if "trainer" in cfg else name
+    return where, int(OmegaConf.select(cfg, where, default=1))
+
+
 def check_launch(cfg: DictConfig, multirun: bool, keys: Sequence[str] = ()) -> None:
     """Raise `UserError` if a job of `cfg`, which holds Hydra's own node, cannot be started from here in this way.
 
@@ -38,8 +44,9 @@ def check_launch(cfg: DictConfig, multirun: bool, keys: Sequence[str] = ()) -> N
     if str(cfg.hydra.launcher._target_).endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise UserError(f"hydra/launcher={launcher}: there is no srun here; use a login node of the cluster")
     _check_tasks(cfg, launcher)
-    if multirun and launcher == "local" and cfg.trainer.num_nodes > 1:
-        raise UserError("trainer.num_nodes: launcher=local has one machine; choose hydra/launcher=slurm")
+    where, nodes = about_devices(cfg, "num_nodes")
+    if multirun and launcher == "local" and nodes > 1:
+        raise UserError(f"{where}: launcher=local has one machine; choose hydra/launcher=slurm")
     if "launcher" in cfg:
         _check_local(built(OmegaConf.to_container(cfg.launcher, resolve=True), "launcher"), cfg)
     folder = OmegaConf.to_container(cfg.hydra.run, resolve=False)
@@ -49,14 +56,14 @@ def check_launch(cfg: DictConfig, multirun: bool, keys: Sequence[str] = ()) -> N
 
 def _check_local(options: Local, cfg: DictConfig) -> None:
     """A job must find the devices that it wants among those that are shared out."""
-    if options.gpus is not None and cfg.trainer.devices > len(set(options.gpus)):
-        raise UserError(f"launcher.gpus: has {len(set(options.gpus))} GPUs; a job wants {cfg.trainer.devices}")
+    wanted = about_devices(cfg, "devices")[1]
+    if options.gpus is not None and wanted > len(set(options.gpus)):
+        raise UserError(f"launcher.gpus: has {len(set(options.gpus))} GPUs; a job wants {wanted}")
 
 
 def _check_tasks(cfg: DictConfig, launcher: str) -> None:
     """A launcher with tasks of its own must start as many as the run expects."""
-    option = "trainer.devices" if "trainer" in cfg else "devices"
-    devices = OmegaConf.select(cfg, option, default=1)
+    option, devices = about_devices(cfg, "devices")
     tasks = OmegaConf.select(cfg, "hydra.launcher.tasks_per_node", default=devices)
     if tasks != devices and "Slurm" in str(cfg.hydra.launcher._target_):
         raise UserError(f"hydra/launcher={launcher}: starts {tasks} processes on a machine; add {option}={tasks}")

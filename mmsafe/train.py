@@ -123,7 +123,7 @@ class TrainConfig:
             raise ValueError("model.dtype=float16: too narrow to train; use float32, with trainer.precision=16-mixed")
 
 
-def run(config: TrainConfig, cfg: DictConfig) -> float:
+def run(config: TrainConfig, cfg: DictConfig) -> float | None:
     """One training job; returns the safety rate, or the negative loss without an evaluation."""
     if config.trainer.processes > 1 and not ranks.started():
         return score(metrics_of(on_all_devices(config.trainer, "trainer.")))

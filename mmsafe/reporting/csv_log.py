@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
-from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.files import csv_text, write_csv
 from mmsafe.reporting.metrics_csv import STEP, read_columns, read_metrics
 from mmsafe.storage import needs_room
 
@@ -64,10 +62,10 @@ class CsvLog(Logger):
         rows[step] = rows.get(step, {}) | values
         if first_call or new or step <= last:
             self._rows = dict(sorted(rows.items()))
-            write_atomically(self.path, _csv([[STEP, *self._columns], *map(self._line, self._rows)]))
+            write_csv(self.path, [[STEP, *self._columns], *map(self._line, self._rows)])
         else:
             with needs_room(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_csv([self._line(step)]))
+                file.write(csv_text([self._line(step)]))
 
     def read(self) -> list[dict[str, float]]:
         """The rows of the file, as `read_metrics` gives them."""
@@ -83,9 +81,3 @@ class CsvLog(Logger):
         assert self._rows is not None  # set by the first call
         values = self._rows[step]
         return [str(step), *(repr(values[name]) if name in values else "" for name in self._columns)]
-
-
-def _csv(lines: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import tempfile
@@ -32,6 +34,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON object, indented, atomically."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """A table as CSV, its header the first of `rows`, atomically."""
+    write_atomically(path, csv_text(rows))
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as lines of CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

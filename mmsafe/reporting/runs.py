@@ -25,6 +25,8 @@ from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.json"
+FAILED = "failed.json"
+"""What a sweep leaves in the folder of a job that failed."""
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
 
 
@@ -111,9 +113,11 @@ def about_run(folder: Path) -> dict[str, Any]:
     return about
 
 
-def score(metrics: Mapping[str, Any]) -> float:
-    """What a search over training runs maximises: the safety rate, or the negative loss where there is none."""
-    return float(metrics.get("eval/safety_rate", -metrics["train/loss"]))
+def score(metrics: Mapping[str, Any]) -> float | None:
+    """What a search of Hydra's maximises: the safety rate, else the negative loss of training, else there is none."""
+    if "eval/safety_rate" in metrics:
+        return float(metrics["eval/safety_rate"])
+    return -float(metrics["train/loss"]) if "train/loss" in metrics else None
 
 
 def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

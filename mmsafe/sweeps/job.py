@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmsafe.reporting.files import write_json
-from mmsafe.reporting.runs import METRICS, metrics_of
+from mmsafe.reporting.runs import FAILED, METRICS, metrics_of
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed", "stopped"]
 """`elsewhere`: another sweep, or one that was killed, has left its process running; `stopped`: it can be continued."""
 STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT}
-FAILED = "failed.json"
 CONSOLE = "console.log"
 
 

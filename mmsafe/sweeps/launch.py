@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mmsafe.config import built, without_hydra
+from mmsafe.launchers import about_devices
 from mmsafe.reporting.runs import score
 from mmsafe.sweeps.board import Board
 from mmsafe.sweeps.expansion import parsed
@@ -62,7 +63,7 @@ def _job(config: DictConfig, loader: ConfigLoader, words: list[str], folder: Pat
         folder=run,
         command=_command(config, words, run),
         overrides=varying,
-        devices=OmegaConf.select(cfg, "trainer.devices", default=1),
+        devices=about_devices(cfg, "devices")[1],
         max_steps=OmegaConf.select(cfg, "trainer.max_steps", default=-1),
         max_epochs=OmegaConf.select(cfg, "trainer.max_epochs", default=1),
     ), cfg

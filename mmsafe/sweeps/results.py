@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmsafe.errors import UserError
-from mmsafe.reporting.files import write_atomically, write_json
+from mmsafe.reporting.files import write_csv, write_json
 from mmsafe.reporting.runs import metrics_of
 from mmsafe.reporting.table import HEADLINE
 from mmsafe.sweeps.job import Job
@@ -65,13 +63,11 @@ def write_results(folder: Path, jobs: Sequence[Entry]) -> None:
     rows = with_metrics(folder, jobs)
     keys = list(dict.fromkeys(key for entry, _ in rows for key in entry["overrides"]))
     names = sorted({name for _, metrics in rows for name in metrics if not name.startswith("perf/")})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", "status", *keys, *names])
+    lines: list[list[Any]] = [["job", "status", *keys, *names]]
     for entry, metrics in rows:
         overrides = [entry["overrides"].get(key, "") for key in keys]
-        writer.writerow([entry["job"], entry["status"], *overrides, *(metrics.get(name, "") for name in names)])
-    write_atomically(folder / "results.csv", text.getvalue())
+        lines.append([entry["job"], entry["status"], *overrides, *(metrics.get(name, "") for name in names)])
+    write_csv(folder / "results.csv", lines)
 
 
 def table_of_results(folder: Path, jobs: Sequence[Entry]) -> Table:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from rich.text import Text
 from mmsafe.config import built
 from mmsafe.errors import UserError
 from mmsafe.overrides import key_of
-from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting.files import write_csv
 from mmsafe.reporting.runs import metrics_of
 from mmsafe.reporting.table import print_tables
 from mmsafe.sweeps.expansion import Plan
@@ -59,7 +57,7 @@ def search(config: DictConfig, asked: Plan, launcher: Launcher) -> list[JobRetur
         todo -= len(trials)
     front = study.best_trials if any(_complete(trial) for trial in study.trials) else []
     print_tables([_table(front, options)])
-    write_atomically(folder / "pareto.csv", _csv(front, options))
+    write_csv(folder / "pareto.csv", _rows(front, options))
     return returns
 
 
@@ -154,11 +152,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _csv(front: Sequence[FrozenTrial], options: Search) -> str:
+def _rows(front: Sequence[FrozenTrial], options: Search) -> Iterator[list[Any]]:
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", *keys, *options.directions])
+    yield ["job", *keys, *options.directions]
     for trial in front:
-        writer.writerow([trial.user_attrs[FOLDER], *(trial.params.get(key, "") for key in keys), *trial.values])
-    return text.getvalue()
+        yield [trial.user_attrs[FOLDER], *(trial.params.get(key, "") for key in keys), *trial.values]

@@ -21,18 +21,18 @@ pytestmark = pytest.mark.slow  # minutes: every job is a process
 COMMAND = ("-m", "objective=sft,bpo", "objective.beta=0.1,0.2", "launcher.jobs=2", "trainer.max_steps=4", *QUICK)
 
 
-def words(*overrides: str) -> list[str]:
-    return [sys.executable, "-m", "mmsafe.train", *overrides]
+def words(*overrides: str, command: str = "train") -> list[str]:
+    return [sys.executable, "-m", f"mmsafe.{command}", *overrides]
 
 
 def environment(place: Path) -> dict[str, str]:
     return os.environ | {"MMSAFE_CACHE": str(place / "cache")}
 
 
-def run(place: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run(place: Path, *overrides: str, command: str = "train") -> subprocess.CompletedProcess[str]:
     """A sweep to its end, in `place`."""
     return subprocess.run(
-        words(*overrides),
+        words(*overrides, command=command),
         cwd=place,
         env=environment(place),
         capture_output=True,
@@ -186,3 +186,13 @@ def test_three_objectives_three_betas_two_seeds_make_14_jobs(place: Path, tmp_pa
     assert Counter(row["objective"] for row in rows) == {"sft": 2, "dpo": 6, "bpo": 6}
     assert {row["status"] for row in rows} == {"finished"}
     assert len({(row["objective"], row["objective.beta"], row["seed"]) for row in rows}) == 14
+
+
+def test_evaluations_are_swept_in_the_same_way(place: Path, tmp_path: Path):
+    sizes = ("benchmark.size=8", "benchmark.neutral_size=2", "evaluation.max_new_tokens=4")
+    varied = ("-m", "evaluation.batch_size=4,8", "model=random")
+    ended = run(tmp_path, *varied, *sizes, "launcher.jobs=2", command="evaluate")
+    assert ended.returncode == 0, ended.stderr
+    rows = results(tmp_path)
+    assert [(row["evaluation.batch_size"], row["status"]) for row in rows] == [("4", "finished"), ("8", "finished")]
+    assert rows[0]["eval/fluent_rate"] == rows[1]["eval/fluent_rate"]
