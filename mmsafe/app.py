@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from mmsafe import ranks
 from mmsafe.config import conf_dir, typed, without_hydra
 from mmsafe.errors import UserError
+from mmsafe.overrides import as_given, to_folder
 from mmsafe.preflight import check, report
 from mmsafe.requeue import requeued
 from mmsafe.settings import Devices
@@ -34,11 +35,11 @@ def on_all_devices(devices: Devices, group: str = "") -> Path:
         raise UserError(f"{group}num_nodes: start the processes by torchrun on every machine, or by SLURM")
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    words = list(hydra_config.overrides.task)
+    words = [*as_given(hydra_config.overrides.task), to_folder("hydra.run.dir", folder)]
     for source in hydra_config.runtime.config_sources:
         if source.provider == "command-line":
             words = ["--config-dir", source.path, *words]
-    status = ranks.torchrun(hydra_config.job.name, words, folder, devices.devices)
+    status = ranks.torchrun(hydra_config.job.name, words, devices.devices)
     if status:
         sys.exit(status if status > 0 else 128 - status)
     return folder

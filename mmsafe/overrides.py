@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -9,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmsafe.config import suggestion, without_hydra
@@ -20,6 +21,18 @@ from mmsafe.launchers import check_installed
 def key_of(override: Override) -> str:
     """The group or the dotted option that it sets."""
     return str(override.key_or_group)
+
+
+def as_given(overrides: ListConfig | list[str]) -> list[str]:
+    """Overrides of Hydra's node as they were typed: what they name in the environment may be a secret."""
+    assert isinstance(overrides, ListConfig)  # whatever the class that types the node says
+    return [str(word) for word in OmegaConf.to_container(overrides, resolve=False)]
+
+
+def to_folder(option: str, folder: Path) -> str:
+    """The override that sets `option` to a folder of any name."""
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{option}='{quoted}'"
 
 
 def one_line(text: object) -> str:

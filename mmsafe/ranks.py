@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -59,8 +58,8 @@ def started() -> bool:
     return "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
-def torchrun(command: str, words: Sequence[str], folder: Path, devices: int) -> int:
-    """Run `python -m mmsafe.<command>` as `devices` processes that share a run folder; returns the exit status.
+def torchrun(command: str, words: Sequence[str], devices: int) -> int:
+    """Run `python -m mmsafe.<command>` as `devices` processes; returns the exit status.
 
     SIGTERM and SIGINT are passed on, so that whoever stops this process stops them all.
     """
@@ -80,7 +79,7 @@ def torchrun(command: str, words: Sequence[str], folder: Path, devices: int) -> 
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", f"mmsafe.{command}", *words, f"hydra.run.dir={folder}")
+        elastic_launch(config, sys.executable)("-m", f"mmsafe.{command}", *words)
     except SignalException as stop:
         return 128 + stop.sigval
     except ChildFailedError as error:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mmsafe.config import built, without_hydra
 from mmsafe.launchers import about_devices
+from mmsafe.overrides import as_given, to_folder
 from mmsafe.reporting.runs import score
 from mmsafe.sweeps.board import Board
 from mmsafe.sweeps.expansion import parsed
@@ -77,11 +78,10 @@ def _command(config: DictConfig, words: list[str], folder: Path) -> list[str]:
         if source.provider == "command-line":
             own += ["--config-dir", source.path]
     of_sweeps = ("hydra.sweep", "hydra.launcher", "hydra.mode", "hydra.run", "hydra/launcher", "hydra/sweeper")
-    hydra = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(of_sweeps)]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    hydra = [word for word in as_given(config.hydra.overrides.hydra) if not word.lstrip("+~").startswith(of_sweeps)]
     return [
         *(sys.executable, "-m", f"mmsafe.{name}", *own, *hydra, *words),
-        *("hydra.mode=RUN", f"hydra.run.dir='{quoted}'"),
+        *("hydra.mode=RUN", to_folder("hydra.run.dir", folder)),
     ]
 
 

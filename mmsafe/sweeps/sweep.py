@@ -11,6 +11,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mmsafe.errors import UserError
+from mmsafe.overrides import as_given, to_folder
 from mmsafe.reporting.table import print_tables
 from mmsafe.sweeps.expansion import plan
 from mmsafe.sweeps.results import SWEEP, recorded, table_of_results
@@ -20,10 +21,10 @@ BAD_INPUT = 2
 
 def with_fixed_folder(config: DictConfig) -> DictConfig:
     """The config of a sweep, whose jobs are told its folder: the words of a job alone would give another name."""
-    folder = str(config.hydra.sweep.dir)
+    folder = Path(config.hydra.sweep.dir)
     with read_write(config), open_dict(config):
-        config.hydra.sweep.dir = folder
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(to_folder("hydra.sweep.dir", folder))
     return config
 
 
@@ -36,7 +37,7 @@ def sweep(config: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> S
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")
     try:
-        asked = plan(config.hydra.job.config_name, [*config.hydra.overrides.hydra, *arguments])
+        asked = plan(config.hydra.job.config_name, [*as_given(config.hydra.overrides.hydra), *arguments])
         if asked.is_search:
             from mmsafe.sweeps.search import search
 

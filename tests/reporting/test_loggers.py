@@ -29,15 +29,15 @@ SINGLE = 1e-6
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep with one job, logged to W&B and TensorBoard, with keys in its environment; `said` is
-    what the job and the report of the sweep wrote to the terminal."""
+    """The folder of a sweep with one job of two processes, logged to W&B and TensorBoard, with keys in its environment;
+    `said` is what the job and the report of the sweep wrote to the terminal."""
     sweep = tmp_path_factory.mktemp("my sweep")
     (sweep / "multirun.yaml").touch()
     home = tmp_path_factory.mktemp("home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= KEYS | {"WANDB_MODE": "offline", "HOME": str(home), "MMSAFE_CACHE": str(home / "cache")}
     loggers = ("logger=[wandb,tensorboard]", "logger.wandb.samples=3", "logger.wandb.tags=[mine]")
-    words = [*QUICK, *loggers, "name='${oc.env:HF_TOKEN}'", "hydra.run.dir=job"]
+    words = [*QUICK, "trainer.devices=2", *loggers, "name='${oc.env:HF_TOKEN}'", "hydra.run.dir=job"]
     said = ""
     for command in (["mmsafe.train", *words], ["mmsafe.report", "."]):
         done = subprocess.run(
