@@ -21,6 +21,7 @@ from mmsafe.data.example import digest
 from mmsafe.errors import UserError
 from mmsafe.ranks import is_first
 from mmsafe.reporting.files import write_json
+from mmsafe.reporting.secrets import without_secret_values
 from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path, cfg: DictConfig) -> None:
         self.path = path
-        self.config = resolved(cfg)
+        self.config = without_secret_values(resolved(cfg))
         self.about: dict[str, Any] = {"config_hash": digest(self.config)}
 
     def claim(self) -> dict[str, Any] | None:

@@ -21,8 +21,24 @@ def public(config: Mapping[str, Any]) -> dict[str, Any]:
     Left out are values whose key names a secret, URLs with a password, and texts that hold the value of an environment
     variable whose name names a secret, as `${oc.env:HF_TOKEN}` does.
     """
-    secrets = [value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET]
-    return dict(_entries(config, secrets))
+    return dict(_entries(config, _secrets()))
+
+
+def without_secret_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `config` with every key, but no text that holds the value of a variable whose name names a secret."""
+    return dict(_masked(config, _secrets()))
+
+
+def _secrets() -> list[str]:
+    return [value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET]
+
+
+def _masked(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _masked(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item, secrets) for item in value]
+    return LEFT_OUT if isinstance(value, str) and any(secret in value for secret in secrets) else value
 
 
 def _entries(config: Mapping[str, Any], secrets: Sequence[str]) -> Iterator[tuple[str, Any]]:
