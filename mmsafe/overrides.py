@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -50,8 +51,9 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
 
 def all_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
     """All config groups, nested ones as `a/b`."""
+    assert isinstance(loader, ConfigLoaderImpl)
     found = []
-    for name in loader.get_group_options(parent, ObjectType.GROUP):
+    for name in loader.repository.get_group_options(parent, ObjectType.GROUP):  # the loader's own copies it all first
         path = f"{parent}/{name}" if parent else name
         found += [path, *all_groups(loader, path)]
     return found

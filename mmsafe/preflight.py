@@ -73,7 +73,7 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
     for word in words:
         if key_of(word) not in groups and not word.is_add():
             check_key(word, base, groups)
-    cfg = composed(config_name, overrides)
+    cfg = base if choices == words else composed(config_name, overrides)
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
         built(OmegaConf.to_container(cfg.search, resolve=True), "search")

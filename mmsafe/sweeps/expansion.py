@@ -137,11 +137,12 @@ def plan(config_name: str, overrides: Sequence[str]) -> Plan:
         if key_of(word) in ("sweep", "hydra/launcher", "hydra/sweeper"):
             check_choice(word, loader)
     groups = all_groups(loader)
-    chosen = _master(config_name, _lines(word for word in starting if key_of(word) in groups))
+    choices = [word for word in starting if key_of(word) in groups]
+    chosen = _master(config_name, _lines(choices))
     for word in starting:
         if key_of(word) not in groups and not word.is_add():
             check_key(word, chosen, groups)
-    master = _master(config_name, _lines(starting))
+    master = chosen if choices == starting else _master(config_name, _lines(starting))
     is_job = master.hydra.mode == RunMode.RUN  # of a sweep by this preset
     parameters = {} if is_job else OmegaConf.select(master, "hydra.sweeper.params") or {}
     preset = parsed([f"{key}={value}" for key, value in parameters.items()], loader)
