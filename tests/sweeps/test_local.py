@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -168,3 +170,20 @@ def test_the_table_shows_step_time_left_and_the_last_metric(tmp_path: Path):
     assert all(part in text for part in ("1 running", "1 failed", "3/8", "0:00:10", "train/loss 0.625", "SIGKILL"))
     assert last_row(tmp_path / "a" / "metrics.csv")["step"] == 3
     assert last_row(tmp_path / "nothing.csv") == {}
+
+
+def test_a_terminal_shows_the_table_while_jobs_run(tmp_path: Path):
+    """In its first refresh nothing is over, in its last all is; lines as in a log file are not written between."""
+    jobs = [
+        job(tmp_path / "good", "time.sleep(2)", FINISHES),
+        job(tmp_path / "bad", "time.sleep(2)", "sys.exit('so it was')"),
+    ]
+    shown = io.StringIO()
+    with Board(jobs, Console(file=shown, force_terminal=True, width=120)) as board:
+        LocalJobs(jobs, Local(jobs=2)).run(board.update)
+    frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue()).split("last metric")
+    assert len(frames) > 3, "the table was not drawn again"
+    assert "2 running" in frames[0]
+    assert "1 finished · 1 failed" in frames[-2]
+    assert "so it was" in frames[-1]
+    assert "[0/2]" not in shown.getvalue()
