@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -27,7 +27,7 @@ def key_of(override: Override) -> str:
 def as_given(overrides: ListConfig | list[str]) -> list[str]:
     """Overrides of Hydra's node as they were typed: what they name in the environment may be a secret."""
     assert isinstance(overrides, ListConfig)  # whatever the class that types the node says
-    return [str(word) for word in OmegaConf.to_container(overrides, resolve=False)]
+    return cast("list[str]", OmegaConf.to_container(overrides, resolve=False))
 
 
 def to_folder(option: str, folder: Path) -> str:
