@@ -9,6 +9,9 @@ from mmsafe.config import suggestion
 
 COMMANDS = {
     "build": "make a multimodal preference set from a text-only one",
+    "inspect": "what is in a data set, and what is wrong with it",
+    "prepare": "write any data set as one that datasets and TRL load, in a stream",
+    "tag": "give the examples of a data set a category each",
     "train": "train a policy, making first what it needs, and evaluate it at the end",
     "blind": "generate the blind responses of a data set",
     "evaluate": "measure a checkpoint on a benchmark",

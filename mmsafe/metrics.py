@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,21 +12,35 @@ from mmsafe.objectives.base import Objective, Scores, Terms
 
 
 @torch.no_grad()
-def step_metrics(objective: Objective, group: Tensor, scores: Mapping[str, Scores], terms: Terms) -> dict[str, Tensor]:
+def step_metrics(
+    objective: Objective,
+    group: Tensor,
+    scores: Mapping[str, Scores],
+    terms: Terms,
+    members: Tensor | None = None,
+    slices: Sequence[object] = (),
+) -> dict[str, Tensor]:
     """Loss terms, rewards, margins, accuracies and log-probs of one batch: sum and count, `[2]`, without gradient.
 
     `group` is the group of each item, `[batch]`: in a batch of mixed groups a row counts under its own label, and an
     item of group -1 does not count. Sums and counts may be added up over micro-batches and ranks; `means` divides.
+
+    `members`, `[slices, batch]`, says which items are of which of `slices`: loss, margins and accuracies are told for
+    each, as `train/loss/source=a`.
     """
     counts = group >= 0
     found = {f"loss/{name}": _total(term[counts]) for name, term in terms.items()}
-    found["train/loss"] = _total(torch.stack(list(terms.values())).sum(0)[counts])
+    loss = torch.stack(list(terms.values())).sum(0)
+    found["train/loss"] = _total(loss[counts])
+    found |= _by_slice("train/loss", loss, counts, members, slices)
     log_probs = {name: score.log_prob for name, score in scores.items()}
     found |= {f"logps/{label}": value for label, value in _by_label(objective, group, log_probs).items()}
     rewards = {name: reward for name, score in scores.items() if (reward := objective.reward(score)) is not None}
     if rewards:
         found |= {f"rewards/{label}": value for label, value in _by_label(objective, group, rewards).items()}
-        found |= _margins(objective, group, rewards)
+        for name, values, items in _margins(objective, group, rewards):
+            found[name] = _total(values[items])
+            found |= _by_slice(name, values, items, members, slices)
     return found
 
 
@@ -41,6 +55,18 @@ def _total(values: Tensor) -> Tensor:
     return torch.stack([values.sum(), values.new_tensor(len(values))])
 
 
+def _by_slice(
+    name: str, values: Tensor, counts: Tensor, members: Tensor | None, slices: Sequence[object]
+) -> dict[str, Tensor]:
+    """Total of a value over the items of each slice that count; nothing here waits for the device."""
+    if members is None:
+        return {}
+    own = members & counts
+    sums = torch.where(own, values.detach().float(), 0.0).sum(1)
+    totals = torch.stack([sums, own.sum(1).to(sums.dtype)], dim=1)
+    return {f"{name}/{part}": total for part, total in zip(slices, totals.unbind(), strict=True)}
+
+
 def _by_label(objective: Objective, group: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Total of a value by the label of its row, over the items that have such a row."""
     parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -50,12 +76,13 @@ def _by_label(objective: Objective, group: Tensor, values: Mapping[str, Tensor])
     return {label: _total(torch.cat(found)) for label, found in parts.items() if sum(map(len, found))}
 
 
-def _margins(objective: Objective, group: Tensor, rewards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Margin and accuracy of the chosen row over each other one, in total.
+def _margins(
+    objective: Objective, group: Tensor, rewards: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Margin and accuracy of the chosen row over each other one: name, values of all items, and which of them count.
 
     The plain names are those over what the first group calls `rejected`, whichever response that is.
     """
-    found = {}
     plain = objective.groups[0].get("rejected")
     for index, rows in enumerate(objective.groups):
         items = group == index
@@ -63,8 +90,7 @@ def _margins(objective: Objective, group: Tensor, rewards: Mapping[str, Tensor])
             continue
         for name, row in rows.items():
             if name != "chosen":
-                margin = (rewards["chosen"] - rewards[name])[items]
+                margin = rewards["chosen"] - rewards[name]
                 suffix = "" if row == plain else f"/{row.label}"
-                found[f"rewards/margins{suffix}"] = _total(margin)
-                found[f"rewards/accuracies{suffix}"] = _total(margin > 0)
-    return found
+                yield f"rewards/margins{suffix}", margin, items
+                yield f"rewards/accuracies{suffix}", margin > 0, items

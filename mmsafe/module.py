@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +14,7 @@ from transformers import get_scheduler
 
 from mmsafe.data.collate import Batch
 from mmsafe.data.features import FeatureCache
+from mmsafe.data.slices import Slice
 from mmsafe.errors import UserError
 from mmsafe.metrics import means, step_metrics
 from mmsafe.objectives.base import Objective, Scores
@@ -44,6 +45,7 @@ class PreferenceModule(pl.LightningModule):
         parallel: Parallel,
         features: FeatureCache | None = None,
         load: Callable[[], Any] | None = None,
+        slices: Sequence[Slice] = (),
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -55,6 +57,7 @@ class PreferenceModule(pl.LightningModule):
         self.options = optimizer
         self.total_steps = total_steps
         self.features = features
+        self.slices = slices
         self.strict_loading = False  # checkpoints leave frozen weights out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
         self._once: dict[str, Tensor | float] = {}
@@ -91,7 +94,7 @@ class PreferenceModule(pl.LightningModule):
         if self.global_step == 0:
             self._check_start(plain)
         group = batch.group.masked_fill(batch.weight == 0, -1)  # repeated for a rank that had no item left
-        self._remember(step_metrics(self.objective, group, scores, plain))
+        self._remember(step_metrics(self.objective, group, scores, plain, batch.members, self.slices))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
 
@@ -171,6 +174,9 @@ class PreferenceModule(pl.LightningModule):
 
 def _over_ranks(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums and counts of all ranks together; a rank whose batch was of one group only may lack some."""
-    found = gathered({name: value.cpu() for name, value in sums.items()})
-    names = dict.fromkeys(name for own in found for name in own)
-    return {name: torch.stack([own[name] for own in found if name in own]).sum(0) for name in names}
+    found = gathered((list(sums), torch.stack(list(sums.values())).cpu()))  # one table: the device is waited for once
+    totals: dict[str, Tensor] = {}
+    for names, table in found:
+        for name, own in zip(names, table, strict=True):
+            totals[name] = totals[name] + own if name in totals else own
+    return totals

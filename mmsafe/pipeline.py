@@ -17,6 +17,7 @@ from mmsafe.blinding import BLIND, with_generated_responses
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.data.features import feature_cache
 from mmsafe.data.lengths import fitting
+from mmsafe.data.slices import slices_of
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
@@ -49,7 +50,7 @@ PRECISION = "32-true"
 """Of an evaluation by itself: as the weights are, nothing is cast."""
 
 
-def train(config: TrainConfig, cfg: DictConfig) -> float:
+def train(config: TrainConfig, cfg: DictConfig) -> float | None:
     """Load, blind, optimise, save, evaluate; returns the safety rate, or the negative loss where there is none."""
     folder = RunFolder(output_dir(), cfg)
     metrics = folder.claim()
@@ -74,11 +75,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
     loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
     loaded = _read(config.data)
+    slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
     if config.evaluate:
         _check_holdout(config)
     parallel = config.strategy.parallel(config.trainer)
-    llava = loaded_for(parallel, config.model)
-    llava = to_train(llava, config.peft, parallel.precision, config.trainer.accelerator)
+    llava = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
     folder.note_inputs(model=llava.fingerprint())
     examples = prepare(config, llava, loaded.examples, folder)
     folder.note_inputs(data=fingerprint(examples))

@@ -15,6 +15,9 @@ from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
 from mmsafe.reporting.table import HEADLINE, judges, print_tables
 
+COLUMNS = 5
+"""Groups beside each other in a printed table; more follow below."""
+
 
 def main() -> None:
     """Entry point."""
@@ -27,7 +30,10 @@ def main() -> None:
         groups = grouped(read_runs(args.folders))
         if args.against and args.against not in groups:
             raise UserError(f"--against {args.against}: no such group; groups are {', '.join(groups)}")
-        tables = [means(groups), *([differences(groups, args.against)] if args.against else [])]
+        tables = [means(part) for part in in_parts(groups)]
+        if args.against:
+            others = {label: runs for label, runs in groups.items() if label != args.against}
+            tables += [differences(part, groups[args.against], args.against) for part in in_parts(others)]
         folder = args.out or args.folders[0] / "report"
         write_csv(folder / "results.csv", groups)
         page = write_page(groups, folder, args.against)
@@ -36,6 +42,12 @@ def main() -> None:
         sys.exit(2)
     print_tables(tables)
     print(page)
+
+
+def in_parts(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Sequence[Run]]]:
+    """`groups` in parts that are readable side by side; one part, which may be empty, if they are few."""
+    pairs = list(groups.items())
+    return [dict(pairs[start : start + COLUMNS]) for start in range(0, max(1, len(pairs)), COLUMNS)]
 
 
 def means(groups: Mapping[str, Sequence[Run]]) -> Table:
@@ -54,15 +66,14 @@ def means(groups: Mapping[str, Sequence[Run]]) -> Table:
     return table
 
 
-def differences(groups: Mapping[str, Sequence[Run]], against: str) -> Table:
-    """Each group minus `against`, paired by seed."""
+def differences(groups: Mapping[str, Sequence[Run]], base: Sequence[Run], against: str) -> Table:
+    """Each group minus `base`, the group called `against`, paired by seed."""
     table = Table(title=f"difference from {against}, paired by seed, ± half of the 95 % interval")
-    others = {label: runs for label, runs in groups.items() if label != against}
     table.add_column("metric")
-    for label in others:
+    for label in groups:
         table.add_column(label, justify="right", overflow="fold")
     for key, label in HEADLINE:
-        found = [paired_difference(runs, groups[against], key) for runs in others.values()]
+        found = [paired_difference(runs, base, key) for runs in groups.values()]
         if any(found):
             table.add_row(label, *(str(interval) if interval else "–" for interval in found))
     return table

@@ -89,6 +89,9 @@ class Trainer(Devices):
     deterministic: bool | Literal["warn"] = "warn"
     """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
+    metrics_by: list[str] | None = None
+    """Tags of the examples by whose values loss, margins and accuracies are logged, too; null: `source`, which the
+    examples of a mixture have."""
     progress_bar: bool = True
 
 

@@ -21,6 +21,7 @@ from mmsafe.data.example import Example
 from mmsafe.data.features import FeatureCache
 from mmsafe.data.module import Items, PreferenceData
 from mmsafe.data.sampler import Part
+from mmsafe.data.slices import slices_of
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.module import PreferenceModule
@@ -71,6 +72,7 @@ def fit(
     pl.seed_everything(seed, workers=True, verbose=False)
     collator = scoring.collator(llava.encoder(), objective.groups, max_length, corruption)
     collator.features = features
+    collator.slices = slices_of(examples, trainer.metrics_by)
     collator.blank_image = world_size() > 1 or not llava.source.train.language  # else a batch may have no gradient
     items = Items(examples, len(objective.groups))
     if reference is not None:
@@ -92,7 +94,16 @@ def fit(
         llava.model = llava.adapter = None  # type: ignore[assignment]
         gc.collect()
     module = PreferenceModule(
-        llava.model, objective, scoring, reference, optimizer, steps, parallel, features=features, load=load
+        llava.model,
+        objective,
+        scoring,
+        reference,
+        optimizer,
+        steps,
+        parallel,
+        features=features,
+        load=load,
+        slices=collator.slices,
     )
     saving = []
     if folder and checkpoint:

@@ -29,11 +29,13 @@ NEEDED_BY_ROOT = {
     "compare": RATED,
     "agreement": RATED,
     "build": ["out=other/path"],
+    "prepare": ["out=other/path"],
 }
 
 PUBLISHED = ("mm_safetybench", "harmeval", "figstep", "siuo", "mossbench", "mssbench")
 NAMESAKES = (*PUBLISHED, "paper", "co_defence", "cheating")  # judges that benchmarks of this name begin with
-READERS = ("trl", "spa_vl", "beavertails_v", "rlaif_v", "rlhf_v", "vlguard", "hh_text", "llava_instruct")
+SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
+READERS = ("trl", "spa_vl", "beavertails_v", "rlaif_v", "rlhf_v", "hh_text", *SFT_ONLY)
 ONE_PART = "+data@data.parts.a=microworld"
 PARTS = ("data=mmsafe_po", "benchmark.mm_safetybench.path=some/path", "benchmark.harmeval.path=some/path")
 
@@ -88,8 +90,8 @@ BESIDE = {
     **{("evaluate", "data", name): (f"benchmark={name}",) for name in READERS},
     **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in (*READERS, "mix")},
     **{("train", "judge", name): ("data=mmsafe_po",) for name in (*READERS, "mix")},
-    **{("train", "data", name): ("objective=sft",) for name in ("vlguard", "llava_instruct")},
-    **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind")},
+    **{("train", "data", name): ("objective=sft",) for name in SFT_ONLY},
+    **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind", "prepare", "inspect", "tag")},
     ("evaluate", "data", "mix"): ("benchmark=mix", ONE_PART),
     ("evaluate", "benchmark", "mix"): (ONE_PART,),
     **{("evaluate", "benchmark", probe): ("data=microworld",) for probe in ("co_defence", "cheating")},
@@ -219,9 +221,9 @@ def test_every_experiment_composes_with_every_objective_and_changes_something(ex
     assert composed("train", f"experiment={experiment}", *others) != composed("train", *others)
 
 
-def test_every_experiment_has_its_page_in_the_lab_book():
+def test_every_experiment_and_every_sweep_that_was_run_has_its_page_in_the_lab_book():
     pages = {path.parent.name for path in (ROOT / "experiments").glob("*/README.md")}
-    assert set(options("experiment")) == pages
+    assert set(options("experiment")) | set(options("sweep")) - {"optuna", "paper_grid"} == pages
 
 
 def test_benchmark_decides_data_and_judge_of_an_evaluation():

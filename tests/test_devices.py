@@ -47,8 +47,8 @@ def test_an_evaluation_is_the_same_to_the_last_digit(tmp_path: Path, base: Path)
     for name in ("metrics.json", "generations.jsonl", "judgements.jsonl"):
         assert (two / name).read_bytes() == (one / name).read_bytes()
     assert {"eval/safety_rate", "eval/pairwise_accuracy_reward"} <= set(json.loads((two / "metrics.json").read_text()))
-    expected = {".hydra", "evaluate.log", "generations.jsonl", "judgements.jsonl", "metrics.json", "run.json"}
-    assert {path.name for path in two.iterdir()} == expected
+    made = {"generations.jsonl", "judgements.jsonl", "metrics.json", "metrics_by_tag.csv", "run.json"}
+    assert {path.name for path in two.iterdir()} == {".hydra", "evaluate.log", *made}
 
 
 def test_blind_responses_are_the_same(tmp_path: Path) -> None:

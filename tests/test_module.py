@@ -29,7 +29,7 @@ from mmsafe.objectives.sft import SFT
 from mmsafe.options import options
 from mmsafe.reference import Frozen, Reference
 from mmsafe.reference.policies import ReferencePolicy
-from mmsafe.scoring import Padded, Scoring
+from mmsafe.scoring import Padded, Scoring, SharedPrefix
 from mmsafe.settings import AdamW, Checkpoint, Trainer
 from mmsafe.training import fit
 
@@ -80,10 +80,11 @@ def trained(
     steps, batch, accumulate = (changes.pop(key, 1) for key in ("steps", "batch_size", "accumulate"))
     llava, recorder = dataclasses.replace(llava, model=copy.deepcopy(llava.model)), Recorder()
     reference: Reference = changes.pop("reference", Frozen())
+    scoring: Scoring = changes.pop("scoring", Padded())
     given: dict[str, Any] = {
         "objective": objective,
-        "scoring": Padded(),
-        "reference": reference.policy(llava, Padded(), "32-true") if objective.needs_reference else None,
+        "scoring": scoring,
+        "reference": reference.policy(llava, scoring, "32-true") if objective.needs_reference else None,
         "optimizer": AdamW(lr=1e-3, schedule="constant", warmup_steps=0),
         "trainer": Trainer(
             max_steps=steps,
@@ -155,6 +156,24 @@ def test_metrics_have_the_names_of_trl_with_blind_beside_them(
     assert module.latest == rows[-1]
     assert module.trained_steps == 2
     assert rows[0]["train/loss"] == pytest.approx(sum(v for k, v in rows[0].items() if k.startswith("loss/")))
+
+
+@pytest.mark.parametrize("scoring", [Padded(), SharedPrefix()], ids=["padded", "shared-prefix"])
+def test_a_mixture_tells_its_sources_and_trains_as_without(small: Llava, examples: list[Example], scoring: Scoring):
+    """Three examples are of a and one of b: an overall mean is three quarters of a's and a quarter of b's."""
+    mixed = [dataclasses.replace(e, tags={**e.tags, "source": "b" if i == 2 else "a"}) for i, e in enumerate(examples)]
+    words: dict[str, Any] = {"scoring": scoring, "batch_size": 2, "accumulate": 2, "steps": 2}
+    _, plain, without = trained(small, examples, BPO(), **words)
+    _, sliced, rows = trained(small, mixed, BPO(), **words)
+    for name, weight in plain.model.state_dict().items():
+        assert torch.equal(sliced.model.state_dict()[name], weight), name
+    assert [{name: value for name, value in row.items() if "=" not in name} for row in rows] == without
+    names = {name for name in BLIND_NAMES | DPO_NAMES if "margins" in name or "accuracies" in name} | {"train/loss"}
+    assert {name for name in rows[-1] if "=" in name} == {f"{name}/source={part}" for name in names for part in "ab"}
+    for name in names:
+        of_a, of_b = (rows[-1][f"{name}/source={part}"] for part in "ab")
+        assert rows[-1][name] == pytest.approx(0.75 * of_a + 0.25 * of_b, abs=1e-6)
+    assert rows[-1]["train/loss/source=a"] != rows[-1]["train/loss/source=b"]
 
 
 def test_every_nth_step_is_logged(small: Llava, examples: list[Example]):

@@ -18,7 +18,7 @@ import mmsafe
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 250
-TARGETS = {"help", "setup", "demo", "test", "lint", "type", "check", "bench", "build", "clean"}
+TARGETS = {"help", "setup", "demo", "test", "lint", "type", "check", "bench", "experiments", "build", "clean"}
 
 
 def repository_files() -> list[Path]:

@@ -54,6 +54,7 @@ def split(command: str) -> tuple[str, list[str]]:
 SMALL = {
     "train": ("trainer.max_steps=2", "trainer.progress_bar=false", "generation.max_new_tokens=4"),
     "blind": ("generation.max_new_tokens=4",),
+    "inspect": (),
     "evaluate": (),
     "doctor": (),
 }
@@ -109,7 +110,7 @@ def made_small(name: str, words: list[str]) -> list[str]:
     if name not in SMALL:
         return words
     chosen = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
-    more = list(SMALL[name]) + (list(ASKED) if name != "blind" else [])
+    more = list(SMALL[name]) + (list(ASKED) if name not in ("blind", "inspect") else [])
     if chosen.get("data", chosen.get("benchmark", "microworld")) == "microworld":
         more += MICROWORLD if name != "blind" and "benchmark" not in chosen else MICROWORLD[:2]
     if chosen.get("model", "").startswith("llava"):

@@ -71,6 +71,44 @@ def test_seeds_of_the_parts_make_no_groups_and_names_make_groups(tmp_path: Path)
     assert {label: len(found) for label, found in groups.items()} == {"mine": 2, "lr=1": 2, "lr=2": 2}
 
 
+def noted(folder: Path, **choices: str) -> None:
+    """What Hydra leaves in a run folder."""
+    (folder / ".hydra").mkdir()
+    OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, folder / ".hydra" / "hydra.yaml")
+
+
+def test_a_choice_that_decides_several_options_is_named_in_their_place(tmp_path: Path):
+    sizes = {"tiny": {"width": 128, "layers": 3}, "small": {"width": 192, "layers": 4}}
+    for model, size in sizes.items():
+        for objective, beta in (("dpo", 0.1), ("bpo", 0.1), ("bpo", 0.5)):
+            folder = tmp_path / f"{model}-{objective}-{beta}"
+            config = {"name": None, "seed": 0, "model": size}
+            write_run(folder, {**config, "objective": {"_target_": f"x.{objective.upper()}", "beta": beta}}, {})
+            noted(folder, model=model, objective=objective, data="microworld")
+    assert sorted(grouped(read_runs([tmp_path]))) == [
+        "model=small objective=bpo objective.beta=0.1",
+        "model=small objective=bpo objective.beta=0.5",
+        "model=small objective=dpo objective.beta=0.1",
+        "model=tiny objective=bpo objective.beta=0.1",
+        "model=tiny objective=bpo objective.beta=0.5",
+        "model=tiny objective=dpo objective.beta=0.1",
+    ]
+
+
+def test_where_a_run_has_no_note_of_its_choices_the_options_are_named(tmp_path: Path):
+    for width in (128, 192):
+        write_run(tmp_path / f"{width}", {"name": None, "seed": 0, "model": {"width": width}}, {})
+    noted(tmp_path / "128", model="tiny")
+    assert sorted(grouped(read_runs([tmp_path]))) == ["model.width=128", "model.width=192"]
+
+
+def test_a_run_with_a_name_makes_no_labels_of_others_longer(tmp_path: Path):
+    write_run(tmp_path / "base", {"name": "base", "seed": 0, "lr": 1, "batch": 1}, {})
+    write_run(tmp_path / "a", {"name": None, "seed": 0, "lr": 1, "batch": 2}, {})
+    write_run(tmp_path / "b", {"name": None, "seed": 0, "lr": 2, "batch": 2}, {})
+    assert sorted(grouped(read_runs([tmp_path]))) == ["base", "lr=1", "lr=2"]
+
+
 def test_one_run_alone_is_a_group(tmp_path: Path):
     write_run(tmp_path / "only", {"name": None, "seed": 0, "lr": 1}, {SAFE: 1.0})
     assert list(grouped(read_runs([tmp_path / "only"]))) == ["run"]
@@ -121,6 +159,19 @@ def test_against_adds_the_paired_differences(runs: Path, capsys: Any, monkeypatc
     output = report(capsys, monkeypatch, runs, "--against", "objective=DPO")
     assert "difference from objective=DPO, paired by seed" in " ".join(output.split())
     assert row(output, "safety rate") == ["safety rate", "0.200 ± 0.124"]
+
+
+def test_many_groups_stand_below_each_other_in_tables_that_can_be_read(tmp_path: Path, capsys: Any, monkeypatch: Any):
+    rates = [number / 10 for number in range(7)]
+    for rate in rates:
+        write_run(tmp_path / f"r{rate}", {"name": None, "seed": 0, "lr": rate}, {SAFE: rate})
+    output = report(capsys, monkeypatch, tmp_path, "--against", "lr=0.0")
+    labels = [f"lr={rate} (n=1)" for rate in rates]
+    heads = [line for line in output.splitlines() if "metric" in line]
+    assert [[label for label in labels if label in head] for head in heads] == [labels[:5], labels[5:], [], []]
+    assert [[rate for rate in rates if f"lr={rate} " in head] for head in heads[2:]] == [rates[1:6], rates[6:]]
+    values = [line.split("│")[2:-1] for line in output.splitlines() if "safety rate" in line]
+    assert [[float(value) for value in found] for found in values] == [rates[:5], rates[5:], rates[1:6], rates[6:]]
 
 
 def test_results_csv_holds_every_run_and_metric(runs: Path, capsys: Any, monkeypatch: Any):
@@ -175,6 +226,15 @@ def test_bad_input_is_one_line_and_status_2(
     assert message in said.err
     assert len(said.err.splitlines()) == 1
     assert said.out == ""
+
+
+def test_a_job_that_failed_before_it_began_is_in_the_table_too(runs: Path, capsys: Any, monkeypatch: Any):
+    (runs / "bpo-never").mkdir()
+    (runs / "bpo-never" / "failed.json").write_text(json.dumps({"message": "killed by SIGKILL", "status": -9}))
+    report(capsys, monkeypatch, str(runs))
+    with (runs / "report" / "results.csv").open() as file:
+        status = {row["folder"]: row["status"] for row in csv.DictReader(file)}
+    assert status["bpo-never"] == "failed"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"], ids=["broken", "list", "of another tool"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,9 +50,8 @@ class HHConversations(Stage):
     @cached_property
     def _records(self) -> list[Record]:
         assert self.path is not None  # __post_init__ has refused that
-        return read_records(self.path, "conversations.path", self.split, split_option="conversations.split")[
-            : self.limit
-        ]
+        records = read_records(self.path, "conversations.path", self.split, split_option="conversations.split")
+        return list(islice(records, self.limit))
 
     def _outcome(self, record: Record) -> Outcome:
         try:

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmsafe.data.batch_images import Images
 from mmsafe.data.example import Example, digest
+from mmsafe.data.slices import Slice
 from mmsafe.errors import UserError
 from mmsafe.objectives.base import Row, Rows
 
@@ -54,6 +55,8 @@ class Batch:
     """Identity of the images in `pixel_values`, where a cache of features wants to know it."""
     reference: Tensor | None = None
     """Reference log-probs of all response tokens, in the order of `target_mask`; where they were computed before."""
+    members: Tensor | None = None
+    """Which items belong to which of the collator's slices; `[slices, batch]`, where there are any."""
 
     def __len__(self) -> int:
         return self.group.numel()
@@ -107,6 +110,8 @@ class Collator(ABC):
         self.max_length = max_length
         self.corruption = corruption
         self.features: FeatureCache | None = None
+        self.slices: tuple[Slice, ...] = ()
+        """Parts of the training set, of which a step tells its metrics one by one."""
         self.blank_image = False
         """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
 
@@ -123,6 +128,16 @@ class Collator(ABC):
     def shown(self, item: Item, row: Row) -> Example:
         """The example as the model is shown it in this row."""
         return view(item.example, row, self.corruption)
+
+    def of_items(self, items: Sequence[Item]) -> dict[str, Any]:
+        """What a batch says of its items, however they are laid out."""
+        found = {
+            "group": torch.tensor([item.group for item in items]),
+            "weight": torch.tensor([item.weight for item in items]),
+        }
+        if self.slices:
+            found["members"] = torch.tensor([[part.has(item.example) for item in items] for part in self.slices])
+        return found
 
     def clipped(self, prompt: list[int], example: Example, name: str) -> list[int]:
         """Ids of a response, as many as `max_length` leaves room for, and at least one."""
@@ -156,11 +171,10 @@ class PaddedCollator(Collator):
         ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
         return PaddedBatch(
             rows=names,
-            group=torch.tensor([item.group for item in items]),
-            weight=torch.tensor([item.weight for item in items]),
             input_ids=ids,
             attention_mask=attention,
             target_mask=mask[:, 1:],
+            **self.of_items(items),
             **images.fields(),
         )
 

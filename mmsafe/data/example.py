@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -87,6 +87,30 @@ def sources(examples: Sequence[Example]) -> dict[str, int]:
     return dict(Counter(example.tags["source"] for example in examples if "source" in example.tags))
 
 
-def fingerprint(examples: Sequence[Example]) -> str:
-    """Hash of a data set: ids, prompts, images and responses, in order."""
-    return digest([[e.id, e.prompt_key(), sorted(e.responses.items()), sorted(e.cut)] for e in examples])
+class Fingerprint:
+    """Hash of a data set, one example after the other: ids, prompts, images and responses, in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._before = "["
+
+    def add(self, example: Example) -> None:
+        """The next example."""
+        parts = [example.id, example.prompt_key(), sorted(example.responses.items()), sorted(example.cut)]
+        self._hash.update(f"{self._before}{json.dumps(parts)}".encode())
+        self._before = ", "
+
+    def value(self) -> str:
+        """32 hexadecimal digits, as `digest` has them."""
+        end = "[]" if self._before == "[" else "]"
+        whole = self._hash.copy()
+        whole.update(end.encode())
+        return whole.hexdigest()[:32]
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Hash of a data set that is there as a whole."""
+    found = Fingerprint()
+    for example in examples:
+        found.add(example)
+    return found.value()

@@ -55,6 +55,13 @@ class FileImage:
         """The path."""
         return str(self.path)
 
+    def data(self) -> bytes:
+        """The encoded file; raises `UserError` naming it where it cannot be read."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise _failed(self.path, f"cannot be read: {error.strerror}") from error
+
     def load(self) -> Image.Image:
         """Decode every pixel to RGB, upright; raises `UserError` naming the file where that fails."""
         with _opened(self.path) as image:

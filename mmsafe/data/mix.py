@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
@@ -74,6 +75,10 @@ class Mix(DataSource):
         """What every part brings."""
         return frozenset.intersection(*(part.brings() for part in self.parts.values()))
 
+    def files(self) -> list[Path]:
+        """Those of every part."""
+        return [*super().files(), *(file for part in self.parts.values() for file in part.files())]
+
     def train(self) -> Loaded:
         """The parts in the proportion of `weights`."""
         loaded = self._loaded("train")
@@ -110,7 +115,7 @@ class Mix(DataSource):
             with _named(name):
                 loaded = part.train() if which == "train" else part.holdout() if which == "holdout" else part.test()
             examples = [replace(e, id=f"{name}/{e.id}", tags={**e.tags, "source": name}) for e in loaded.examples]
-            found[name] = Loaded(examples, {f"{name}: {reason}": number for reason, number in loaded.dropped.items()})
+            found[name] = Loaded(self.categorised(examples), [row._replace(source=name) for row in loaded.bad_rows])
         return found
 
     def _own(self, example: Example) -> tuple[DataSource, Example]:
@@ -139,4 +144,4 @@ def _renamed(found: Example | None, example: Example) -> Example | None:
 
 def _together(loaded: Mapping[str, Loaded]) -> Loaded:
     examples = [example for part in loaded.values() for example in part.examples]
-    return Loaded(examples, {reason: number for part in loaded.values() for reason, number in part.dropped.items()})
+    return Loaded(examples, [row for part in loaded.values() for row in part.bad_rows])

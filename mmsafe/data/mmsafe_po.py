@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question, preference, response
@@ -59,10 +58,12 @@ class MMSafePO(RowSource):
             raise UserError(f"{row.place}: 'text_prompt' holds {PLACEHOLDER}, where words alone are expected")
         return replace(example, turns=turns, image=None, responses={})
 
-    def _records(self, path: Path) -> list[Record]:
-        return read_records(path, "data.path", self.split, self.keywords)
+    def records(self, *, streamed: bool = False) -> Iterator[Record]:
+        """Those of the files that `keywords` names."""
+        assert self.path is not None  # __post_init__ has refused that
+        return read_records(self.path, "data.path", self.split, self.keywords, streamed=streamed)
 
     @cached_property
     def _by_prompt(self) -> dict[tuple[str, tuple[Turn, ...]], Row]:
-        rows = [*self._rows[0], *(self._eval_rows[0] if self._evaluates_others else [])]
+        rows = [*self._rows[0], *(self._eval_rows[0] if self.evaluates_others else [])]
         return {(row.example.id, row.example.turns): row for row in rows}

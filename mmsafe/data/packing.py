@@ -104,14 +104,13 @@ class PackedCollator(Collator):
         ordered = [sequences[place] for place in range(len(sequences))]
         return PackedBatch(
             rows=names,
-            group=torch.tensor([item.group for item in items]),
-            weight=torch.tensor([item.weight for item in items]),
             input_ids=_table([line.ids for line in lines], self.encoder.pad_id, time),
             position_ids=_table([line.position for line in lines], 0, time),
             segment=_table([line.segment for line in lines], PAD, time),
             source=_indices(line * time + column for line, columns, _ in ordered for column in columns),
             target=_indices(token for _, _, tokens in ordered for token in tokens),
             target_mask=_mask([len(tokens) for _, _, tokens in ordered]),
+            **self.of_items(items),
             **images.fields(self.features),
         )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmsafe.data.splits import files_of_split, unknown
+from mmsafe.data.splits import TABLES, files_of_split, unknown
 from mmsafe.errors import UserError
 
 MAX_TEXT = 2**20
@@ -53,64 +55,73 @@ def read_records(
     split: str | None = None,
     keywords: Sequence[str] | None = None,
     split_option: str = "data.split",
-) -> list[Record]:
-    """The rows of a file, of a folder's files for `split`, or of the files that a keyed file names."""
-    if path.is_dir():
-        files = files_of_split(path, option, split, split_option)
-        if len(files) > 1:
-            return [
-                record for file in files for record in _records(file, _rows(file, option), split, _prefix(file, path))
-            ]
-        path = files[0]
-    content = _contents(path, option)
-    if isinstance(content, list):
-        if keywords is not None:
-            raise UserError(f"data.keywords is set, but {path} is a list of rows without keywords: set it to null")
-        return _records(path, content, split)
-    return _keyed_records(path, content, split, keywords)
+    *,
+    streamed: bool = False,
+) -> Iterator[Record]:
+    """The rows of a file, of a folder's files for `split`, or of the files that a keyed file names.
+
+    With `streamed`, images in tables can be read only until the next rows are asked for, and memory holds a portion of
+    the rows: of all files but .json ones.
+    """
+    files = files_of_split(path, option, split, split_option) if path.is_dir() else [path]
+    if len(files) > 1:
+        for file in files:
+            yield from _records(file, _rows(file, option, streamed), split, _prefix(file, path))
+        return
+    (file,) = files
+    content = None if _is_rows(file) else _json(file, option)
+    if isinstance(content, dict):
+        yield from _keyed_records(file, content, split, keywords, streamed)
+        return
+    if keywords is not None:
+        raise UserError(f"data.keywords is set, but {file} is a list of rows without keywords: set it to null")
+    yield from _records(file, _rows(file, option, streamed) if content is None else _numbered(content), split)
 
 
 def _keyed_records(
-    file: Path, content: dict[str, Any], split: str | None, keywords: Sequence[str] | None
-) -> list[Record]:
+    file: Path, content: dict[str, Any], split: str | None, keywords: Sequence[str] | None, streamed: bool
+) -> Iterator[Record]:
     if set(REQUIRED) & set(content) or not all(isinstance(name, str) for name in content.values()):
         raise UserError(f"{file}: is one JSON object, where a list of rows or {{keyword: file name}} is expected")
-    records = []
     for keyword in content if keywords is None else dict.fromkeys(keywords):
         if keyword not in content:
             raise unknown(f"data.keywords: {file} has no keyword", keyword, content)
         part = file.parent / content[keyword]
-        rows = _rows(part, f"keyword {keyword!r} of {file}")
-        records += [record._replace(keyword=keyword) for record in _records(part, rows, split, f"{keyword}/")]
-    return records
+        rows = _rows(part, f"keyword {keyword!r} of {file}", streamed)
+        for record in _records(part, rows, split, f"{keyword}/"):
+            yield record._replace(keyword=keyword)
 
 
 def read_object(file: Path, option: str) -> dict[str, Any]:
     """The one JSON object that a file holds."""
-    content = _contents(file, option)
+    content = _json(file, option)
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds a list, where one object is expected")
     return content
 
 
-def _records(file: Path, rows: list[tuple[int, Any]], split: str | None, prefix: str = "") -> list[Record]:
+Fields = Sequence[str] | None  # of a table, which are read; None: all
+Rows = Callable[[Fields], Iterable[tuple[int, Any]]]  # the numbered rows of a file, at each call from the first on
+
+
+def _records(file: Path, rows: Rows, split: str | None, prefix: str = "") -> Iterator[Record]:
     """The rows of a file that belong to `split`: all, if none of them says to which split it belongs."""
-    objects = ((number, row) for number, row in rows if isinstance(row, dict))
-    named = {number: row["split"] for number, row in objects if isinstance(row.get("split"), str)}
-    if split is not None and named and split not in named.values():
-        raise unknown(f"data.split: no row of {file} has split", split, set(named.values()))
-    records = []
-    for number, row in rows:
+    named: set[str] = set()
+    if split is not None:
+        objects = (row for _, row in rows(["split"]) if isinstance(row, dict))
+        named = {row["split"] for row in objects if isinstance(row.get("split"), str)}
+    if named and split not in named:
+        raise unknown(f"data.split: no row of {file} has split", str(split), named)
+    for number, row in rows(None):
         record = Record(file, number, row, prefix=prefix)
         if isinstance(row, RowError):
             record = record._replace(value=None, problem=row)
-        elif split is not None and named and isinstance(row, dict) and number not in named:
+        elif named and isinstance(row, dict) and not isinstance(row.get("split"), str):
             problem = RowError("missing field", "has no text field 'split', which other rows of the file have")
             record = record._replace(problem=problem)
-        elif split is not None and named.get(number, split) != split:
+        elif named and isinstance(row, dict) and row["split"] != split:
             continue
-        records.append(record)
-    return records
+        yield record
 
 
 def _prefix(file: Path, folder: Path) -> str:
@@ -118,36 +129,57 @@ def _prefix(file: Path, folder: Path) -> str:
     return f"{file.relative_to(folder).with_suffix('').as_posix()}/"
 
 
-def _rows(file: Path, origin: str) -> list[tuple[int, Any]]:
-    """The numbered rows of a file that holds a list of them."""
-    rows = _contents(file, origin)
-    if isinstance(rows, dict):
+def _is_rows(file: Path) -> bool:
+    """Whether the file's ending says that it holds rows; else it is one JSON value."""
+    return file.suffix in TABLES or file.name.endswith((".jsonl", ".jsonl.gz"))
+
+
+def _rows(file: Path, origin: str, streamed: bool) -> Rows:
+    """The rows of a file that holds a list of them; unless they are streamed, they are read once and kept."""
+    if _is_rows(file):
+        if streamed:
+            return partial(_read, file, origin)
+        found = list(_read(file, origin, stored=True))
+        return lambda fields: found
+    if isinstance(content := _json(file, origin), dict):
         raise UserError(f"{origin}: {file} holds an object, where a list of rows is expected")
-    return rows
+    return _numbered(content)
 
 
-def _contents(file: Path, option: str) -> list[tuple[int, Any]] | dict[str, Any]:
-    """The numbered rows of a file, or the object that it holds; JSONL is read line by line.
+def _numbered(content: list[Any]) -> Rows:
+    return lambda fields: enumerate(content, 1)
 
-    A row of a table that cannot be read is a `RowError`.
-    """
-    try:
-        if file.suffix == ".parquet":
-            from mmsafe.data.tables import table_rows
 
-            return list(table_rows(file))
-        if file.name.endswith((".jsonl", ".jsonl.gz")):
-            return [(number, _parse(line, file, number)) for number, line in _lines(file) if line.strip()]
+def _read(file: Path, origin: str, fields: Fields = None, *, stored: bool = False) -> Iterator[tuple[int, Any]]:
+    """The numbered rows of a table or of JSONL; a row of a table that cannot be read is a `RowError`."""
+    with _readable(file, origin):
+        if file.suffix in TABLES:
+            from mmsafe.data.tables import streamed_rows, table_rows
+
+            yield from table_rows(file) if stored else streamed_rows(file, fields)
+        else:
+            yield from ((number, _parse(line, file, number)) for number, line in _lines(file) if line.strip())
+
+
+def _json(file: Path, origin: str) -> list[Any] | dict[str, Any]:
+    """The list or object that a file holds."""
+    with _readable(file, origin):
         if (size := file.stat().st_size) > MAX_JSON:
             raise UserError(f"{file}: has {size / 2**30:.0f} GiB, too much for one JSON text; write it as .jsonl")
         value = _parse(file.read_bytes(), file, 1)
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
-        raise UserError(f"{option}: cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-    if isinstance(value, dict):
-        return value
-    if not isinstance(value, list):
+    if not isinstance(value, list | dict):
         raise UserError(f"{file}: holds {kind(value)}, where a list of rows or {{keyword: file name}} is expected")
-    return list(enumerate(value, 1))
+    return value
+
+
+@contextmanager
+def _readable(file: Path, origin: str) -> Iterator[None]:
+    """Raises `UserError` if the file cannot be read; `origin` is the option that names it."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
+        told = f"{origin}: cannot read {file}: {getattr(error, 'strerror', None) or error}"
+        raise UserError(" ".join(told.splitlines())) from error
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

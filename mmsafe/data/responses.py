@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.cache import cache_dir
+from mmsafe.chat import Chat, NoAnswerError, ask_all
 from mmsafe.claims import Claims
 from mmsafe.data.example import Example, digest
+from mmsafe.endpoint import Endpoint
+from mmsafe.errors import UserError
 from mmsafe.row_store import RowStore
 from mmsafe.settings import Generation
 
@@ -93,6 +96,25 @@ def kept_responses(
                     store.append(batch)
                     tell(key for key, _ in batch)
     return store.found
+
+
+def served_responses(
+    endpoint: Endpoint, ask: Callable[[Chat, Example], Awaitable[Response]], prompts: Mapping[str, Example], label: str
+) -> Iterator[list[tuple[str, Response]]]:
+    """The response to every prompt with its key, as they come from `endpoint`.
+
+    Raises `UserError` if any prompt got none, after all others were answered.
+    """
+    keys, failed = list(prompts), {}
+    for position, found in ask_all(endpoint, ask, list(prompts.values())):
+        if isinstance(found, NoAnswerError):
+            failed[prompts[keys[position]].id] = found
+        else:
+            yield [(keys[position], found)]
+    if failed:
+        name, why = next(iter(failed.items()))
+        told = f"{len(failed)} of {len(keys)} prompts got no answer, such as {name} ({why})"
+        raise UserError(f"{label}: {told}; the others are kept, and the same command asks for these alone")
 
 
 def _draws(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -29,8 +30,13 @@ class RowImages:
         try:
             if isinstance(value, StoredImage) and value.path is None:
                 return self._known.setdefault(value.key, value), value.key
-            name = checked_text(value.path if isinstance(value, StoredImage) else value, field)
+            name = checked_text(self._below(value.path) if isinstance(value, StoredImage) else value, field)
             path = find_image(self.folder, name)
         except UserError as error:
             raise RowError("missing image", str(error)) from error
         return self._known.setdefault(path, FileImage(path)), unquote(name)
+
+    def _below(self, path: str | None) -> str | None:
+        """Tables name files by absolute paths, as `datasets` wants it: one that begins with the folder is its rest."""
+        folder = os.path.abspath(self.folder)
+        return os.path.relpath(path, folder) if path is not None and Path(path).is_relative_to(folder) else path

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.data import images
-from mmsafe.data.example import Example, digest
+from mmsafe.data.example import Example
+from mmsafe.data.holdout import hold_out
 from mmsafe.data.records import Record, RowError, kind, read_records
 from mmsafe.data.row_images import RowImage, RowImages
-from mmsafe.data.source import DataSource, Loaded
-from mmsafe.data.splits import listed
+from mmsafe.data.source import BadRow, DataSource, Loaded
+from mmsafe.data.splits import files_of_split, listed
 from mmsafe.errors import UserError
 from mmsafe.options import Share, options
+
+DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
 
 
 class Row(NamedTuple):
@@ -42,7 +45,7 @@ class RowSource(DataSource):
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
     path: Path | None = None
-    """Required: a .json, .jsonl, .jsonl.gz or .parquet file, or the folder of all splits."""
+    """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, or the folder of all splits."""
     image_dir: Path | None = None
     """Folder of the images; null: `images` beside the file if there is one, else the file's own folder."""
     split: str | None = None
@@ -78,84 +81,117 @@ class RowSource(DataSource):
             raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")
         if lacking := sum(not self.brings() <= example.responses.keys() for example in kept):
             raise UserError(f"{self.path}: {lacking} rows are prompts without responses; choose a split to train on")
-        return Loaded(kept, dict(dropped))
+        return Loaded(kept, dropped)
 
     def holdout(self) -> Loaded:
         """What is evaluated on: other rows, or the held-out rows of `path`, whose dropped rows `train` counts."""
-        if not self._evaluates_others:
+        if not self.evaluates_others:
             return Loaded([row.example for row in self._rows[0] if row.group in self._held_out])
         rows, dropped = self._eval_rows
-        return Loaded([row.example for row in rows], dict(dropped))
+        return Loaded([row.example for row in rows], dropped)
 
     def test(self) -> Loaded:
         """All rows of `path`."""
         rows, dropped = self._rows
-        return Loaded([row.example for row in rows], dict(dropped))
+        return Loaded([row.example for row in rows], dropped)
 
     @property
-    def _evaluates_others(self) -> bool:
+    def evaluates_others(self) -> bool:
+        """Whether other rows are evaluated on than a share of `path`."""
         return self.eval_path is not None or self.eval_split is not None
 
-    @cached_property
-    def _rows(self) -> tuple[list[Row], Counter[str]]:
+    def files(self) -> list[Path]:
+        """Those of `path` and of what is evaluated on; a keyed file, but not the files that it names."""
         assert self.path is not None  # __post_init__ has refused that
-        return self._read(self._records(self.path), self.path)
+        found = [*super().files(), *_files(self.path, "data.path", self.split)]
+        return (
+            [*found, *_files(self.eval_path or self.path, "data.eval_path", self.eval_split)]
+            if self.evaluates_others
+            else found
+        )
 
-    def _records(self, path: Path) -> list[Record]:
-        return read_records(path, "data.path", self.split)
+    def records(self, *, streamed: bool = False) -> Iterator[Record]:
+        """The records of `path`, as `read_records` reads them."""
+        assert self.path is not None  # __post_init__ has refused that
+        return read_records(self.path, "data.path", self.split, streamed=streamed)
 
-    @cached_property
-    def _eval_rows(self) -> tuple[list[Row], Counter[str]]:
+    def eval_records(self, *, streamed: bool = False) -> Iterator[Record]:
+        """The records of what is evaluated on, where that is not a share of `path`."""
         path, option = (self.eval_path, "data.eval_path") if self.eval_path else (self.path, "data.path")
         assert path is not None  # __post_init__ has refused that
-        records = read_records(path, option, self.eval_split, split_option="data.eval_split")
-        if self.eval_path is None and path.is_file() and not any("split" in fields_of(record) for record in records):
+        if self.eval_path is None and path.is_file() and not _tells_splits(read_records(path, option, streamed=True)):
             raise UserError(
                 f"data.eval_split={self.eval_split}: no row of {path} has a 'split', so all would be trained on, too; "
                 "name the folder of all splits, or set data.eval_split=null to hold out a share"
             )
-        return self._read(records, path)
+        return read_records(path, option, self.eval_split, split_option="data.eval_split", streamed=streamed)
 
-    @cached_property
-    def _held_out(self) -> set[str]:
-        return hold_out([row.group for row in self._rows[0]], 0 if self._evaluates_others else self.holdout_share)
+    def outcomes(self, records: Iterable[Record], path: Path) -> Iterator[tuple[Record, dict[str, Row] | RowError]]:
+        """Each record with its rows by id, or with why it cannot be used; their images are found, but not looked at.
 
-    def _read(self, records: Sequence[Record], path: Path) -> tuple[list[Row], Counter[str]]:
-        """Turn records into rows and check their images; returns the rows and the reasons for dropping others."""
-        self._refuse_other_fields(records, path)
-        rows: dict[str, Row] = {}
-        bad: list[tuple[str, RowError]] = []
+        `path` is where the user said that the records are. An image that several rows have is one object.
+        """
         known: dict[Path | str, RowImage] = {}
-        finders = {file: RowImages(self._image_folder(file, path), known) for file in {r.file for r in records}}
+        finders: dict[Path, RowImages] = {}
         for record in records:
+            if record.file not in finders:
+                finders[record.file] = RowImages(self._image_folder(record.file, path), known)
+            found: dict[str, Row] | RowError
             try:
                 found = self._rows_of(record, finders[record.file])
-                if any(name in rows for name in found):
-                    raise RowError("duplicate id", "an earlier row has the same id; give each row its own")
-                rows |= found
             except RowError as error:
-                bad.append((record.place(), error))
-        if not bad or self.on_bad == "skip":  # decoding takes longest, so it waits until all else is well
-            failed = self._failing(rows.values())
-            bad += {rows[name].place: RowError("damaged image", str(error)) for name, error in failed.items()}.items()
-            rows = {name: row for name, row in rows.items() if name not in failed}
-        dropped = Counter(error.reason for _, error in bad)
-        if bad and self.on_bad == "error":
-            more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
-            raise UserError(f"{_first(bad)}; {more}data.on_bad=skip drops and counts them")
-        if not rows:
-            reasons = f"can be used: {dict(dropped)}; the first: {_first(bad)}" if bad else "is in it"
-            raise UserError(f"{path}: no row {reasons}")
-        return list(rows.values()), dropped
+                found = error
+            yield record, found
 
-    def _refuse_other_fields(self, records: Sequence[Record], path: Path) -> None:
-        """Raise `UserError` if a field that is expected is in no row: then these are not rows of this data set."""
-        found = dict.fromkeys(field for record in records for field in fields_of(record))
+    def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
+        """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
         if found and (missing := [field for field in self.expected if field not in found]):
             raise UserError(
                 f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
                 f"expected: {', '.join(self.expected)}"
             )
+
+    @cached_property
+    def _rows(self) -> tuple[list[Row], list[BadRow]]:
+        assert self.path is not None  # __post_init__ has refused that
+        return self._read(list(self.records()), self.path)
+
+    @cached_property
+    def _eval_rows(self) -> tuple[list[Row], list[BadRow]]:
+        path = self.eval_path or self.path
+        assert path is not None  # __post_init__ has refused that
+        return self._read(list(self.eval_records()), path)
+
+    @cached_property
+    def _held_out(self) -> set[str]:
+        return hold_out([row.group for row in self._rows[0]], 0 if self.evaluates_others else self.holdout_share)
+
+    def _read(self, records: Sequence[Record], path: Path) -> tuple[list[Row], list[BadRow]]:
+        """Turn records into rows and check their images; returns the rows, and those that were dropped."""
+        self.refuse_other_fields(dict.fromkeys(field for record in records for field in fields_of(record)), path)
+        rows: dict[str, Row] = {}
+        bad: list[tuple[str, RowError]] = []
+        for record, found in self.outcomes(records, path):
+            if isinstance(found, RowError):
+                bad.append((record.place(), found))
+            elif any(name in rows for name in found):
+                bad.append((record.place(), DUPLICATE))
+            else:
+                rows |= found
+        if not bad or self.on_bad == "skip":  # decoding takes longest, so it waits until all else is well
+            failed = self._failing(rows.values())
+            bad += {rows[name].place: RowError("damaged image", str(error)) for name, error in failed.items()}.items()
+            rows = {name: row for name, row in rows.items() if name not in failed}
+        if bad and self.on_bad == "error":
+            more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
+            raise UserError(f"{_first(bad)}; {more}data.on_bad=skip drops and counts them")
+        if not rows:
+            counts = dict(Counter(error.reason for _, error in bad))
+            reasons = f"can be used: {counts}; the first: {_first(bad)}" if bad else "is in it"
+            raise UserError(f"{path}: no row {reasons}")
+        examples = self.categorised([row.example for row in rows.values()])
+        kept = [row._replace(example=example) for row, example in zip(rows.values(), examples, strict=True)]
+        return kept, [BadRow(place, error.reason) for place, error in bad]
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, Row]:
         """Rows by id."""
@@ -190,24 +226,12 @@ class RowSource(DataSource):
         return next((folder for folder in beside if folder.is_dir()), file.parent)
 
 
-def hold_out(groups: Sequence[str], share: float) -> set[str]:
-    """Choose groups that together hold about `share` of the rows, by hash: the same on each machine, in any order.
+def _files(path: Path, option: str, split: str | None) -> list[Path]:
+    return files_of_split(path, option, split) if path.is_dir() else [path]
 
-    `groups` names the group of each row. With two or more groups and a share between 0 and 1, neither side is empty.
-    """
-    sizes = Counter(groups)
-    if share == 1:
-        return set(sizes)
-    if share == 0 or len(sizes) < 2:
-        return set()
-    room = min(max(round(share * len(groups)), 1), len(groups) - 1)
-    held = set()
-    order = sorted(sizes, key=digest)
-    for group in order:
-        if sizes[group] <= room:
-            held.add(group)
-            room -= sizes[group]
-    return held or {min(order, key=sizes.__getitem__)}
+
+def _tells_splits(records: Iterable[Record]) -> bool:
+    return any("split" in fields_of(record) for record in records)
 
 
 def fields_of(record: Record) -> Mapping[str, Any]:

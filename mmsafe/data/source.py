@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
+from mmsafe.data.categories import with_categories
 from mmsafe.data.example import Example
 from mmsafe.errors import UserError
 from mmsafe.options import Count, options
@@ -14,12 +19,29 @@ GENERATED = ("blind", "weakened")
 """Responses that a row may bring, and that are made where it does not."""
 
 
+class BadRow(NamedTuple):
+    """A row that could not be used, and was dropped."""
+
+    place: str
+    """Where to look for it: file, row and id."""
+    reason: str
+    """In the words by which such rows are counted."""
+    source: str = ""
+    """The part of a mixture that it is from."""
+
+
 @dataclass
 class Loaded:
-    """Examples read from a source, and how many rows were dropped for which reason."""
+    """Examples read from a source, and the rows that were dropped."""
 
     examples: list[Example]
-    dropped: dict[str, int] = field(default_factory=dict)
+    bad_rows: list[BadRow] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many rows were dropped for which reason."""
+        reasons = (f"{row.source}: {row.reason}" if row.source else row.reason for row in self.bad_rows)
+        return dict(Counter(reasons))
 
 
 @options
@@ -32,6 +54,8 @@ class DataSource(ABC):
     """Worker processes that decode and collate."""
     group_by_length: bool = False
     """Batches of similar length: less padding, slightly less random."""
+    categories: Path | None = None
+    """File of `mmsafe.tag` that gives examples their tag `category`, in place of one that they have; null: none."""
 
     @abstractmethod
     def train(self) -> Loaded:
@@ -45,9 +69,17 @@ class DataSource(ABC):
         """The examples that `mmsafe.evaluate` measures a finished model on."""
         return self.holdout()
 
+    def categorised(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the categories of the file; every data set sends through here what it has read."""
+        return list(examples) if self.categories is None else with_categories(examples, self.categories)
+
     def brings(self) -> frozenset[str]:
         """Names of the responses that every example to train on has."""
         return PAIR
+
+    def files(self) -> list[Path]:
+        """The files that examples are read from, without their images; none where examples are made."""
+        return [] if self.categories is None else [self.categories]
 
     def text_only(self, example: Example) -> Example | None:
         """The same harmful request in words alone; None where this data has no such form of it."""

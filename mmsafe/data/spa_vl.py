@@ -17,14 +17,15 @@ CLASSES = ("class1", "class2", "class3")
 
 @options
 class SPAVL(RowSource):
-    """Columns `image`, `question`, `class1` to `class3` and, in `train` and `validation`, `chosen` and `rejected`.
+    """Columns `image`, `question` and, in `train` and `validation`, `chosen` and `rejected`.
 
-    The test splits, `harm` and `help`, are prompts alone: they can be evaluated on, not trained on. Which classes there
-    are is read from the rows. JSON exports of the same columns name their images' files.
+    `validation` and the test splits also have `class1` to `class3`, from domain to subcategory; by the set's card,
+    `train` has none. Which classes there are is read from the rows. The test splits, `harm` and `help`, are prompts
+    alone: they can be evaluated on, not trained on. JSON exports of the same columns name their images' files.
     """
 
     get: ClassVar[str] = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
-    expected: ClassVar[tuple[str, ...]] = ("image", "question", *CLASSES)
+    expected: ClassVar[tuple[str, ...]] = ("image", "question")
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmsafe.errors import UserError
 
 JSON = (".json", ".jsonl", ".jsonl.gz")
+TABLES = (".parquet", ".arrow")
 MANY, LONGEST = 20, 60
 """Names that a message lists, and characters of each."""
 SHARD = re.compile(r"[-_]\d+(-of-\d+)?$")
@@ -19,12 +20,12 @@ SHARD = re.compile(r"[-_]\d+(-of-\d+)?$")
 def files_of_split(folder: Path, option: str, split: str | None, split_option: str = "data.split") -> list[Path]:
     """The files of `split`, in order; of the only split that there is, where `split` is None.
 
-    Parquet files count at any depth and with their shards: `train-00000-of-00002.parquet` and `train/0000.parquet` are
-    of the split `train`. Without any, JSON files directly in the folder do, one for each split.
+    Tables count at any depth and with their shards: `train-00000-of-00002.parquet` and `train/0000.parquet` are of the
+    split `train`. Without any, JSON files directly in the folder do, one for each split.
     """
     splits = _tables(folder) or _json(folder)
     if not splits:
-        raise UserError(f"{option}: the folder {folder} holds no .json, .jsonl, .jsonl.gz or .parquet file")
+        raise UserError(f"{option}: the folder {folder} holds no .json, .jsonl, .jsonl.gz, .parquet or .arrow file")
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
     if split is None:
@@ -49,7 +50,7 @@ def listed(names: Sequence[str]) -> str:
 
 def _tables(folder: Path) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in sorted(file for ending in TABLES for file in folder.rglob(f"*{ending}")):
         splits[file.parent.name if file.stem.isdecimal() else SHARD.sub("", file.stem)].append(file)
     return dict(splits)
 

@@ -1,9 +1,9 @@
-"""Rows of parquet files, kept as Arrow tables on disk; the images in them are read when they are needed."""
+"""Rows of parquet and Arrow files, mapped from disk or in portions; images in them are read when they are needed."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 1000
+PORTION = 100
+"""Rows of a parquet file that are in memory at once where it is streamed, with their images."""
+BUFFER = 2**20
+"""Bytes that are read of a column at once."""
+Rows = Iterator[tuple[int, "dict[str, Any] | RowError"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +32,7 @@ class StoredImage:
 
     name: str
     column: Any = field(repr=False)
-    """A `pyarrow.ChunkedArray`, which is mapped from disk."""
+    """A `pyarrow.ChunkedArray`, which is mapped from disk, or a portion of it in memory."""
     row: int
     position: int | None = None
     """In the list that the cell holds; None: the cell is the image."""
@@ -47,6 +52,10 @@ class StoredImage:
         """Decode every pixel to RGB, upright; raises `UserError` naming the row where that fails."""
         return self._encoded().load()
 
+    def data(self) -> bytes:
+        """The encoded file."""
+        return self._encoded().data
+
     def check(self, decode: bool) -> None:
         """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
         self._encoded().check(decode)
@@ -63,35 +72,84 @@ class StoredImage:
         return (value, None) if isinstance(value, bytes) else (value.get("bytes"), value.get("path"))
 
 
-def table_rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
+def table_rows(file: Path) -> Rows:
     """Numbered rows, in which images and lists of them are `StoredImage`s; a `RowError` stands for one that is broken.
 
-    Raises `UserError` if the file cannot be read. `datasets` keeps it as an Arrow file in the cache.
+    Raises `UserError` if the file cannot be read. An Arrow file is mapped from disk; of a parquet file `datasets` makes
+    one in the cache.
     """
-    table = _table(file)
+    return _rows(_table(file), file)
+
+
+def streamed_rows(file: Path, fields: Sequence[str] | None = None) -> Rows:
+    """The same rows, a portion in memory at a time, of which nothing is kept; only `fields`, where they are named."""
+    from pyarrow import ArrowException
+
+    _refuse_missing(file)
+    count = 0
+    try:
+        for table in _portions(file, fields):
+            yield from _rows(table, file, count)
+            count += len(table)
+    except (OSError, ValueError, ArrowException) as error:
+        raise _unreadable(file, error) from error
+
+
+def _rows(table: Any, file: Path, before: int = 0) -> Rows:
+    """The rows of a table that is a part of a file, with so many rows `before` it."""
     columns = {name: table.column(name) for name in table.column_names}
     stored = {name: column for name, column in columns.items() if _holds_images(column.type)}
     plain = table.select([name for name in columns if name not in stored])
     for begin in range(0, len(table), BATCH):
         for row, values in enumerate(_values(plain.slice(begin, BATCH), len(table) - begin), begin):
+            number = before + row + 1
             if isinstance(values, dict):
-                values |= {name: _image(file, name, column, row) for name, column in stored.items()}
-            yield row + 1, values
+                images = {name: _image(f"'{name}' of {file}: row {number}", stored[name], row) for name in stored}
+                values |= images
+            yield number, values
 
 
 def _table(file: Path) -> Any:
     from datasets import Dataset
     from datasets.exceptions import DatasetsError
 
-    if not file.is_file():
-        raise FileNotFoundError(2, "No such file or directory")
+    _refuse_missing(file)
     try:
+        if file.suffix == ".arrow":
+            return Dataset.from_file(str(file)).data.table
         with needs_room(cache_dir("tables"), ADVICE):
             found = Dataset.from_parquet(glob.escape(str(file.resolve())), cache_dir=str(cache_dir("tables")))
     except (OSError, ValueError, DatasetsError) as error:
-        cause = type(error.__cause__ or error).__name__
-        raise UserError(f"{file}: cannot be read as parquet ({cause}); get it again") from error
+        raise _unreadable(file, error) from error
     return found.data.table
+
+
+def _portions(file: Path, fields: Sequence[str] | None) -> Iterator[Any]:
+    """Tables of a few rows, read and not mapped: mapped pages would count as memory of this process."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    with file.open("rb") as opened:
+        if file.suffix == ".arrow":
+            for batch in pa.ipc.open_stream(opened):
+                table = pa.Table.from_batches([batch])
+                yield table if fields is None else table.select([name for name in fields if name in table.column_names])
+            return
+        with ParquetFile(opened, buffer_size=BUFFER, pre_buffer=False) as parquet:
+            names = parquet.schema_arrow.names
+            columns = [name for name in names if fields is None or name in fields]
+            for batch in parquet.iter_batches(PORTION, columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
+
+
+def _refuse_missing(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(2, "No such file or directory")
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    kind, cause = file.suffix.removeprefix("."), type(error.__cause__ or error).__name__
+    return UserError(f"{file}: cannot be read as {kind} ({cause}); get it again")
 
 
 def _holds_images(kind: Any) -> bool:
@@ -117,13 +175,12 @@ def _values(rows: Any, at_most: int) -> list[dict[str, Any] | RowError]:
         return [value for row in range(len(rows)) for value in _values(rows.slice(row, 1), 1)]
 
 
-def _image(file: Path, name: str, column: Any, row: int) -> StoredImage | list[StoredImage] | None:
+def _image(place: str, column: Any, row: int) -> StoredImage | list[StoredImage] | None:
     from pyarrow.types import is_large_list, is_list
 
     cell = column[row]
     if not cell.is_valid:
         return None
-    place = f"'{name}' of {file}: row {row + 1}"
     if is_list(cell.type) or is_large_list(cell.type):
         return [StoredImage(place, column, row, position) for position in range(len(cell))]
     return StoredImage(place, column, row)

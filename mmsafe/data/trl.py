@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from mmsafe.data.conversation import PLACEHOLDER, as_turns, preference, response, with_image
+from mmsafe.data.conversation import PLACEHOLDER, as_turns, preference, response, tags_of, with_image
 from mmsafe.data.example import Example, Turn, digest
 from mmsafe.data.records import Record, RowError, checked_text, kind, row_id
 from mmsafe.data.row_images import RowImages
@@ -21,7 +21,8 @@ class TRLPreference(RowSource):
     """Columns `prompt`, `chosen`, `rejected` and, where there are images, `images` or `image`, one image a row.
 
     A text as prompt is one turn of the user. In conversational sets the prompt may be left out: it is what both
-    conversations begin with. Rows may bring `blind` responses.
+    conversations begin with. Rows may bring `blind` responses, an `id` and `tags`, an object of texts; those with
+    neither response are prompts.
     """
 
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
@@ -30,44 +31,37 @@ class TRLPreference(RowSource):
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""
         value = record.value
-        chosen, rejected = _said(value.get("chosen"), "chosen"), _said(value.get("rejected"), "rejected")
+        if value.get("prompt") is not None and all(value.get(name) is None for name in self.expected):
+            yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
+            return
+        chosen, rejected = said(value.get("chosen"), "chosen"), said(value.get("rejected"), "rejected")
         if value.get("prompt") is not None:
-            prompt = _said(value["prompt"], "prompt", role="user")
+            prompt = said(value["prompt"], "prompt", role="user")
         elif len(chosen) > 1:
             prompt = chosen[:-1]
         else:
             raise RowError("missing field", "has no 'prompt', and its responses are not conversations that hold one")
-        for said, field in ((chosen, "chosen"), (rejected, "rejected")):
-            if said[-1][0] != "assistant" or said[:-1] not in ([], prompt):
-                raise RowError("two conversations", f"'{field}' is not one answer to the prompt")
-        responses = preference(chosen[-1][1], rejected[-1][1])
-        responses |= {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
-        shown = _shown(value)
-        image, group = find.find(shown[0]) if shown else (None, digest(prompt))
-        turns = with_image(as_turns(prompt, "prompt"), bool(shown), "prompt")
-        yield Row(Example(row_id(record), turns, image, responses, {"turns": _length(turns)}), group)
+        pair = preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
+        yield trl_row(record, find, prompt, pair)
 
 
-def _length(turns: tuple[Turn, ...]) -> str:
-    return "single" if len(turns) == 1 else "multi"
+def trl_row(record: Record, find: RowImages, prompt: Said, responses: Mapping[str, str]) -> Row:
+    """The example of a prompt with its responses, those that are generated among the row's own fields."""
+    value = record.value
+    generated = {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
+    shown = _shown(value)
+    image, group = find.find(shown[0]) if shown else (None, digest(prompt))
+    turns = with_image(as_turns(prompt, "prompt"), bool(shown), "prompt")
+    return Row(Example(_id(record), turns, image, {**responses, **generated}, _tags(value, turns)), group)
 
 
-def _shown(value: dict[str, Any]) -> list[Any]:
-    """The images of a row, at most one."""
-    shown = value["images"] if value.get("images") is not None else value.get("image")
-    shown = shown if isinstance(shown, list) else [] if shown is None else [shown]
-    if len(shown) > 1:
-        raise RowError("not one image", f"has {len(shown)} images, where one is possible")
-    return shown
-
-
-def _said(value: object, field: str, role: str = "assistant") -> Said:
+def said(value: object, field: str, role: str = "assistant") -> Said:
     """A text or a list of messages as (role, text), with a placeholder for an image."""
     if isinstance(value, str):
         return [(role, checked_text(value, field))]
     if not isinstance(value, list) or not value:
         raise RowError("wrong type", f"'{field}' is {kind(value)}, where text or a list of messages is expected")
-    said = []
+    found = []
     for message in value:
         if not isinstance(message, dict):
             raise RowError("wrong type", f"'{field}' holds {kind(message)}, where a message is expected")
@@ -76,8 +70,38 @@ def _said(value: object, field: str, role: str = "assistant") -> Said:
             raise RowError(
                 "system message", f"'{field}' holds a system message, which LLaVA's prompts have no place for"
             )
-        said.append((who, _content(message.get("content"), f"{field}.content")))
-    return said
+        found.append((who, _content(message.get("content"), f"{field}.content")))
+    return found
+
+
+def answer(found: Said, prompt: Said, field: str) -> str:
+    """The one answer to the prompt, which may stand before it."""
+    if found[-1][0] != "assistant" or found[:-1] not in ([], prompt):
+        raise RowError("two conversations", f"'{field}' is not one answer to the prompt")
+    return found[-1][1]
+
+
+def _id(record: Record) -> str:
+    """A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each."""
+    name = record.value.get("id")
+    return checked_text(name, "id") if isinstance(name, str) else row_id(record)
+
+
+def _tags(value: Mapping[str, Any], turns: tuple[Turn, ...]) -> dict[str, str]:
+    """Those that the row brings, or else how many turns it has."""
+    tags = value.get("tags")
+    if isinstance(tags, dict):
+        return tags_of(tags, *tags)
+    return {"turns": "single" if len(turns) == 1 else "multi"}
+
+
+def _shown(value: Mapping[str, Any]) -> list[Any]:
+    """The images of a row, at most one."""
+    shown = value["images"] if value.get("images") is not None else value.get("image")
+    shown = shown if isinstance(shown, list) else [] if shown is None else [shown]
+    if len(shown) > 1:
+        raise RowError("not one image", f"has {len(shown)} images, where one is possible")
+    return shown
 
 
 def _content(value: object, field: str) -> str:

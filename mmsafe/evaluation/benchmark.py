@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Part = Literal["holdout", "test"]
+CATEGORIES = ("source", "category", "class1", "class2", "class3")
+"""Tags that tell of any data where an example is from and which harm it is about."""
 
 
 def examples(data: DataSource, part: Part) -> list[Example]:

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.cache import cache_dir
-from mmsafe.chat import Chat, NoAnswerError, ask_all, estimated_tokens
+from mmsafe.chat import Chat, NoAnswerError, estimated_tokens
 from mmsafe.data.data_url import image_part
 from mmsafe.data.example import Example, digest
 from mmsafe.endpoint import Endpoint
-from mmsafe.errors import UserError
 from mmsafe.options import options
 
 if TYPE_CHECKING:
@@ -40,24 +39,15 @@ class Served(Endpoint, Engine):
 
         Raises `UserError` if any prompt got none, after all others were answered and kept.
         """
-        from mmsafe.data.responses import kept_responses
+        from mmsafe.data.responses import kept_responses, served_responses
 
         asked = {prompt.prompt_key(): prompt for prompt in prompts}
 
-        def make(own: list[str]) -> Iterator[list[tuple[str, Response]]]:
-            failed = {}
-            for position, found in ask_all(self, request, [asked[key] for key in own]):
-                if isinstance(found, NoAnswerError):
-                    failed[asked[own[position]].id] = found
-                else:
-                    yield [(own[position], found)]
-            if failed:
-                name, why = next(iter(failed.items()))
-                told = f"{len(failed)} of {len(own)} prompts got no answer, such as {name} ({why})"
-                raise UserError(f"{label}: {told}; the others are kept, and the same command asks for these alone")
-
         async def request(chat: Chat, prompt: Example) -> Response:
             return await self._response(chat, prompt, max_new_tokens)
+
+        def make(own: list[str]) -> Iterator[list[tuple[str, Response]]]:
+            return served_responses(self, request, {key: asked[key] for key in own}, label)
 
         folder = cache_dir("responses") / digest([{"served": self.model}, {"max_new_tokens": max_new_tokens}])
         found = kept_responses(folder, [prompt.prompt_key() for prompt in prompts], make, len(asked), label)

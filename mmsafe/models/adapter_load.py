@@ -60,7 +60,7 @@ def base_of(folder: Path, chosen: str | None, *, allow_pickle: bool) -> str:
     base = chosen or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise CheckpointError("is a LoRA adapter that does not say what it was trained on; name that by model.base")
-    with _about_base():
+    with about_base():
         place = located(str(base), allow_pickle=allow_pickle)
     if place is not None and is_adapter(place):
         raise CheckpointError(f"its base {base} is a LoRA adapter too; export that first, and name the result")
@@ -68,7 +68,7 @@ def base_of(folder: Path, chosen: str | None, *, allow_pickle: bool) -> str:
 
 
 @contextmanager
-def _about_base() -> Iterator[None]:
+def about_base() -> Iterator[None]:
     """What is wrong with a base, said as something that is wrong with its adapter."""
     try:
         yield
@@ -88,7 +88,7 @@ def load_merged(source: PretrainedLlava, folder: Path) -> Llava:
         raise CheckpointError(f"holds an adapter of type {about.get('peft_type')}; only LORA can be merged")
     state = _state(folder, allow_pickle=source.allow_pickle)
     base = base_of(folder, source.base, allow_pickle=source.allow_pickle)
-    with _about_base():
+    with about_base():
         llava = load_pretrained(replace(source, path=base, base=None))
     if run_config(folder).get("peft", {}).get("method") == "qlora":
         llava = quantised(llava, llava.model.dtype, torch.device("cpu"))

@@ -74,10 +74,14 @@ class Encoder:
         if not text.strip():
             return end  # what a model says that ends at once
         anchor = self._anchor_ids
-        joined = self._plain_ids(f"{self._anchor} {text.strip()}")
+        joined = self.text_ids(f"{self._anchor} {text.strip()}")
         if joined[: len(anchor)] != anchor:
             raise UserError("the tokenizer merges the end of the prompt with the response; this model is not supported")
         return [*joined[len(anchor) :], *end]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of text in which `</s>` or `<image>` are words like any other."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def pixels(self, image: ImageSource) -> Tensor:
         """Preprocessed image, `[3, height, width]`; what a corruption does to pixels comes last."""
@@ -96,8 +100,4 @@ class Encoder:
 
     @cached_property
     def _anchor_ids(self) -> list[int]:
-        return self._plain_ids(self._anchor)
-
-    def _plain_ids(self, text: str) -> list[int]:
-        """Ids of text in which `</s>` or `<image>` are words like any other."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return self.text_ids(self._anchor)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,36 +135,44 @@ def load_pretrained(source: PretrainedLlava) -> Llava:
         raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
     from mmsafe.models.adapter_load import is_adapter, load_merged
 
-    try:
+    with in_one_line(source.path):
         path = located(source.path, allow_pickle=source.allow_pickle)
         if path is not None and is_adapter(path):
             return load_merged(source, path)
         form, weights = ("hf", None) if path is None else format_of(path, allow_pickle=source.allow_pickle)
         if form == "original" and path and weights:
             model, tokenizer, image_processor = load_original(source, path, weights)
-            template = _original_template(path)
         else:
             if source.vision_tower is not None:
                 raise CheckpointError("brings its vision tower with it; model.vision_tower is for the original format")
-            name = source.path if path is None else str(path)
-            model, tokenizer, image_processor = _load_hf(source, name)
-            template = "" if source.chat_template else _own_template(name, tokenizer)
-        if source.chat_template is not None:
-            template = chosen_template(source.chat_template)
-    except CheckpointError as error:
-        raise UserError(f"model.path={source.path}: {error}") from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"model.path={source.path}: {_reason(source.path, error)}") from error
+            model, tokenizer, image_processor = _load_hf(source, source.path if path is None else str(path))
+        template = template_of(source, path, tokenizer, original=form == "original")
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)
     return Llava(model, make_processor(model.config, tokenizer, image_processor, template), source)
 
 
+@contextmanager
+def in_one_line(path: str) -> Iterator[None]:
+    """What is wrong with the checkpoint that `model.path` names, as a `UserError`."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise UserError(f"model.path={path}: {error}") from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"model.path={path}: {_reason(path, error)}") from error
+
+
+def hf_processing(source: PretrainedLlava, path: str) -> tuple[Any, Any]:
+    """Tokenizer and image processor, read by `transformers`."""
+    pads = source.image_aspect_ratio == "pad"
+    return AutoTokenizer.from_pretrained(path), LlavaImageProcessorPil.from_pretrained(path, do_pad=pads)
+
+
 def _load_hf(source: PretrainedLlava, path: str) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor, read by `transformers`."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    image_processor = LlavaImageProcessorPil.from_pretrained(path, do_pad=source.image_aspect_ratio == "pad")
+    tokenizer, image_processor = hf_processing(source, path)
     load: Any = LlavaForConditionalGeneration.from_pretrained
     model, loading = load(
         path,
@@ -204,15 +214,17 @@ def format_at(source: PretrainedLlava) -> str:
     return "hf" if path is None else format_of(path, allow_pickle=source.allow_pickle)[0]
 
 
-def chosen_template(chosen: Path | str) -> str:
-    """The chat template of that name in `mmsafe/models/templates/`, or the Jinja file."""
-    return chosen.read_text(encoding="utf-8") if isinstance(chosen, Path) else shipped_template(chosen)
-
-
-def _original_template(folder: Path) -> str:
-    """LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights."""
-    path = folder / "chat_template.jinja"
-    return path.read_text(encoding="utf-8") if path.is_file() else shipped_template("vicuna_v1")
+def template_of(source: PretrainedLlava, folder: Path | None, tokenizer: Any, *, original: bool) -> str:
+    """The chat template: of that name in `mmsafe/models/templates/`, a Jinja file, or the checkpoint's own."""
+    chosen = source.chat_template
+    if isinstance(chosen, str):
+        return shipped_template(chosen)
+    if chosen is not None:
+        return chosen.read_text(encoding="utf-8")
+    if original and folder is not None:  # LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights
+        path = folder / "chat_template.jinja"
+        return path.read_text(encoding="utf-8") if path.is_file() else shipped_template("vicuna_v1")
+    return _own_template(str(folder or source.path), tokenizer)
 
 
 def _own_template(path: str, tokenizer: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import AddedToken
@@ -31,8 +31,20 @@ IMAGE, PAD = "<image>", "<pad>"
 MULTIPLE = 64
 
 
-def load_original(source: PretrainedLlava, folder: Path, weights: WeightFiles) -> tuple[Any, Any, Any]:
-    """Model, tokenizer and image processor of the checkpoint in `folder`.
+class Parts(NamedTuple):
+    """All of a checkpoint but its weights."""
+
+    config: Any
+    tokenizer: Any
+    image_processor: Any
+    tower: str
+    """Folder or hub name of the vision tower."""
+    vocabulary: int
+    """Tokens before the vocabulary grew."""
+
+
+def read_parts(source: PretrainedLlava, folder: Path) -> Parts:
+    """What the checkpoint in `folder` has beside its weights.
 
     Raises `CheckpointError` where a part is missing, damaged or not LLaVA-1.5's.
     """
@@ -42,7 +54,6 @@ def load_original(source: PretrainedLlava, folder: Path, weights: WeightFiles) -
     vocabulary = int(original["vocab_size"])
     if len(tokenizer) - 2 > vocabulary:
         raise CheckpointError(f"its tokenizer has {len(tokenizer) - 2} tokens, config.json says {vocabulary}")
-    inside = any(name.startswith(form.TOWER) for name in weights.names)
     tower = _tower_place(source.vision_tower or original["mm_vision_tower"], folder)
     vision = _tower_config(tower)
     config = form.hf_config(
@@ -52,17 +63,25 @@ def load_original(source: PretrainedLlava, folder: Path, weights: WeightFiles) -
         image_id=tokenizer.convert_tokens_to_ids(IMAGE),
         pad_id=tokenizer.pad_token_id,
     )
+    image_processor = _image_processor(tower, vision, pad=source.image_aspect_ratio == "pad")
+    return Parts(config, tokenizer, image_processor, tower, vocabulary)
+
+
+def load_original(source: PretrainedLlava, folder: Path, weights: WeightFiles) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor of the checkpoint in `folder`; raises `CheckpointError` as `read_parts`."""
+    config, tokenizer, image_processor, tower, vocabulary = read_parts(source, folder)
+    inside = any(name.startswith(form.TOWER) for name in weights.names)
     with no_init_weights():  # one allocation, filled file by file below
         model = LlavaModel._from_config(
             config, dtype=getattr(torch, source.dtype), attn_implementation=source.attention
         )
     if not inside:
-        model.model.vision_tower.load_state_dict(_tower_weights(tower, vision, source.allow_pickle))
+        model.model.vision_tower.load_state_dict(_tower_weights(tower, config.vision_config, source.allow_pickle))
     _fill(model, weights, vocabulary, tower_inside=inside)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    return model.eval(), tokenizer, _image_processor(tower, vision, pad=source.image_aspect_ratio == "pad")
+    return model.eval(), tokenizer, image_processor
 
 
 def load_tokenizer(folder: Path) -> LlamaTokenizer:

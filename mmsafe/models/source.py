@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from mmsafe.options import Positive, options
 
 if TYPE_CHECKING:
+    from mmsafe.models.encoding import Encoder
     from mmsafe.models.llava import Llava
 
 
@@ -36,6 +37,10 @@ class ModelSource(ABC):
     @abstractmethod
     def load(self) -> Llava:
         """Model and processor, ready to use; raises `UserError` saying what to download where it is missing."""
+
+    def encoder(self) -> Encoder:
+        """What turns examples into this model's token ids; models of ours load no weights for it."""
+        return self.load().encoder()
 
 
 @options
@@ -65,3 +70,9 @@ class PretrainedLlava(ModelSource):
         from mmsafe.models.llava import load_pretrained
 
         return load_pretrained(self)
+
+    def encoder(self) -> Encoder:
+        """Read tokenizer, image processor and chat template from `path`, and no weights."""
+        from mmsafe.models.encoder_load import load_encoder
+
+        return load_encoder(self)

@@ -8,6 +8,7 @@ from mmsafe.models.source import ModelSource
 from mmsafe.options import Count, Positive, options
 
 if TYPE_CHECKING:
+    from mmsafe.models.encoding import Encoder
     from mmsafe.models.llava import Llava
 
 
@@ -67,3 +68,9 @@ class TinyModel(ModelSource):
         from mmsafe.models.tiny_build import load_tiny
 
         return load_tiny(self)
+
+    def encoder(self) -> Encoder:
+        """Of the model before it is pre-trained, which changes nothing about tokens."""
+        from mmsafe.models.tiny_build import build
+
+        return build(self).encoder()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def rendered(name: str, **values: Any) -> str:
-    """`templates/<name>.html.j2` with `<name>.css` and `<name>.js`; every value is escaped.
+def rendered(name: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
+    """`templates/<name>.html.j2` with `<name>.css` and `<name>.js`, or the named ones together; every value is escaped.
 
     The template finds `style` and `script`, and `hashes` of both, by which a page's policy names what it lets in.
     """
     environment = Environment(
         loader=PackageLoader("mmsafe.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    own = {kind: _source(environment, f"{name}.{end}") for kind, end in (("style", "css"), ("script", "js"))}
+    own = {
+        "style": Markup("").join(_source(environment, f"{part}.css") for part in styles or [name]),
+        "script": Markup("").join(_source(environment, f"{part}.js") for part in scripts or [name]),
+    }
     hashes = {kind: _hash(text) for kind, text in own.items()}
     return environment.get_template(f"{name}.html.j2").render(**values, **own, hashes=hashes)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from mmsafe.reporting.by_tag import FILE, by_tag
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.files import write_atomically
 from mmsafe.reporting.html_page import rendered
@@ -62,7 +63,8 @@ def page(
     """The page, to be put into `folder`."""
     runs = [run for members in groups.values() for run in members]
     root = _root(runs)
-    tables = [_means(groups), *([_differences(groups, against)] if against else []), _runs(groups, root)]
+    tables = [_means(groups), *([_differences(groups, against)] if against else []), *_by_tag(groups)]
+    tables.append(_runs(groups, root))
     return rendered(
         "report",
         title=", ".join(groups),
@@ -100,6 +102,26 @@ def _differences(groups: Mapping[str, Sequence[Run]], against: str) -> Table:
             rows.append([Cell(name, name), *(_interval(interval) for interval in found)])
     note = "paired by seed, ± half of the 95 % interval; p of a two-sided paired t-test, not corrected for their number"
     return Table(f"Difference from {against}", ["group", *(label for _, label in measured)], rows, note)
+
+
+def _by_tag(groups: Mapping[str, Sequence[Run]]) -> list[Table]:
+    """The main metrics by category and other tags, where any run measured them so."""
+    found = [[by_tag(run.metrics) for run in runs] for runs in groups.values()]
+    labels = dict(HEADLINE)
+    told = {key: row for runs in found for measured in runs for key, row in measured.items()}
+    rows = []
+    for key, (tag, value, metric, *_) in sorted(told.items(), key=lambda item: item[1][:3]):
+        if (label := labels.get(f"eval/{metric}")) is None:
+            continue
+        same = [[measured[key] for measured in runs if key in measured] for runs in found]
+        prompts = sorted({int(row.n) for runs in same for row in runs})
+        counts = Cell("–".join(map(str, dict.fromkeys((prompts[0], prompts[-1])))), prompts[0])
+        means = [_interval(over_seeds([row.estimate for row in runs]) if runs else None) for runs in same]
+        rows.append([Cell(f"{tag}={value}", f"{tag}={value}"), Cell(label, label), counts, *means])
+    note = (
+        f"mean over seeds ± half of the 95 % interval (Student t); n: prompts of a run, whose own interval is in {FILE}"
+    )
+    return [Table("By category", ["tag", "metric", "n", *groups], rows, note)] if rows else []
 
 
 def _runs(groups: Mapping[str, Sequence[Run]], root: Path) -> Table:

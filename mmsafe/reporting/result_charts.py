@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmsafe.evaluation.benchmarks.paper import PAPER
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, ends, look, references
-from mmsafe.reporting.summary import Interval, Run, differing, label, over_seeds
+from mmsafe.reporting.summary import Interval, Run, label, over_seeds, telling
 from mmsafe.reporting.table import HEADLINE
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ def _by_group(groups: Groups, metric: str, title: str) -> Chart:
 
 
 def _curves_over_beta(runs: Sequence[Run], metric: str) -> list[Curve]:
-    others = [name for name in differing([run.config for run in runs]) if name != BETA]
+    others = [name for name in telling(runs) if name != BETA]
     by_curve: dict[str, dict[float, list[float]]] = {}
     for run in runs:
-        nameless = Run(run.path, {**run.config, "name": None}, run.metrics)
+        nameless = replace(run, config={**run.config, "name": None})
         betas = by_curve.setdefault(label(nameless, others), {})
         betas.setdefault(float(run.config[BETA]), []).append(run.metrics[metric])
     found = []

@@ -20,6 +20,7 @@ from mmsafe.config import SHOWN, resolved
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
 from mmsafe.ranks import is_first
+from mmsafe.reporting.by_tag import write_by_tag
 from mmsafe.reporting.files import write_json
 from mmsafe.reporting.secrets import without_secret_values
 from mmsafe.storage import needs_room
@@ -69,8 +70,9 @@ class RunFolder:
         self.note(**fingerprints)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write `metrics.json`, the last file of a run."""
+        """Write `metrics.json`, the last file of a run, and before it what was measured by tag."""
         if is_first():
+            write_by_tag(self.path, metrics)
             write_json(self.path / METRICS, dict(sorted(metrics.items())))
 
     def save_trained(self, llava: Any) -> None:

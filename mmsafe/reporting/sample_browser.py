@@ -31,13 +31,14 @@ def page(runs: Sequence[SampledRun]) -> str:
     values = {
         "runs": [{"label": run.label, "benchmark": run.benchmark.name, "judge": run.judge} for run in runs],
         "prompts": prompts,
-        "images": _thumbnails([sample.prompt.image for run in runs for sample in run.samples]),
+        "images": thumbnails([sample.prompt.image for run in runs for sample in run.samples]),
     }
     return rendered(
         "samples",
+        scripts=("articles", "samples"),
         data=values,
         categories=sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]}),
-        tags=_tags(prompts),
+        tags=filter_tags(prompts),
     )
 
 
@@ -79,7 +80,7 @@ def _answer(sample: Sample) -> dict[str, Any]:
     return {**answer, **told, "details": details, "error": verdict.get("error", "")}
 
 
-def _tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def filter_tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Tags that tell groups of prompts apart, with their values."""
     values: dict[str, set[str]] = defaultdict(set)
     for row in prompts:
@@ -88,8 +89,8 @@ def _tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {tag: sorted(found) for tag, found in sorted(values.items()) if 1 < len(found) <= MOST_VALUES}
 
 
-def _thumbnails(images: Sequence[ImageSource | None]) -> dict[str, str]:
-    """By key, each image once."""
+def thumbnails(images: Sequence[ImageSource | None]) -> dict[str, str]:
+    """As `data:` URLs by key, each image once."""
     distinct = {image.key: image for image in images if image is not None}
     found = {}
     with progress("thumbnails", len(distinct)) as advance, ThreadPoolExecutor(THREADS) as pool:

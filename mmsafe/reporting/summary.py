@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +12,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmsafe.errors import UserError
-from mmsafe.reporting.files import write_atomically
+from mmsafe.reporting import files
+from mmsafe.reporting.runs import FAILED
 from mmsafe.reporting.secrets import LEFT_OUT, public
 
 IGNORED = ("seed", "name", "progress_bar")
 """Last part of options that make no difference between groups."""
+ABOUT = "run.json"
 ROUNDING = 1e-9
 """Below it, differences of rates are the same difference."""
-FAILED = "failed.json"
-"""What a sweep leaves in the folder of a job that failed."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class Run:
     """The rest of `run.json`, flattened too: versions, commit, fingerprints, counts."""
     overrides: Sequence[str] = ()
     """Of the command line."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """What was chosen of each config group, as Hydra noted it."""
     message: str | None = None
     """Why it failed as a job of a sweep; None if it did not."""
 
@@ -69,9 +69,9 @@ class Interval:
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
-    """Every run folder at or below `folders`, in order of its path."""
+    """Every run folder at or below `folders`, in order of its path; also one of a job that failed before it began."""
     roots = list(folders)
-    paths = sorted({path.parent for root in roots for path in root.rglob("run.json")})
+    paths = sorted({path.parent for root in roots for name in (ABOUT, FAILED) for path in root.rglob(name)})
     if not paths:
         raise UserError(f"no run.json at or below {', '.join(map(str, roots))}: name folders of runs or sweeps")
     return [_read(path) for path in paths]
@@ -80,11 +80,12 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 def _read(path: Path) -> Run:
     results = path / "metrics.json"
     try:
-        about = public(json.loads((path / "run.json").read_text()))
+        began = (path / ABOUT).exists()
+        about = public(json.loads((path / ABOUT).read_text())) if began else {"config": {"name": path.name}}
         config = about.pop("config")
         metrics = json.loads(results.read_text()) if results.exists() else {}
         message = public(json.loads((path / FAILED).read_text()))["message"] if (path / FAILED).exists() else None
-        return Run(path, dict(_flat(config)), metrics, dict(_flat(about)), _overrides(path), message)
+        return Run(path, dict(_flat(config)), metrics, dict(_flat(about)), _overrides(path), _choices(path), message)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: run.json, metrics.json or failed.json is damaged or not mmsafe's; move the folder away"
@@ -99,6 +100,12 @@ def _overrides(path: Path) -> Sequence[str]:
     return tuple(f"{key}={public({key: value}).get(key, LEFT_OUT)}" for key, _, value in pairs)
 
 
+def _choices(path: Path) -> dict[str, str]:
+    file = path / ".hydra" / "hydra.yaml"
+    noted = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.choices") if file.exists() else None
+    return {str(group): str(choice) for group, choice in (noted or {}).items()}
+
+
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):
@@ -108,12 +115,26 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by name, or else by the options in which they differ; seeds do not make a group."""
-    distinct = differing([run.config for run in runs])
+    """Runs by name, or else by what tells those without a name apart; seeds do not make a group."""
+    distinct = telling([run for run in runs if not run.config.get("name")])
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(label(run, distinct), []).append(run)
     return groups
+
+
+def telling(runs: Sequence[Run]) -> list[str]:
+    """Options in which runs differ; where the choice of a config group decides an option, the group in its place."""
+    found = []
+    for name in differing([run.config for run in runs]):
+        group = name.partition(".")[0]
+        by_choice: dict[str | None, set[str]] = {}
+        for run in runs:
+            if name in run.config:
+                by_choice.setdefault(run.choices.get(group), set()).add(json.dumps(run.config[name], default=str))
+        decided = None not in by_choice and all(len(values) == 1 for values in by_choice.values())
+        found.append(group if decided else name)
+    return list(dict.fromkeys(found))
 
 
 def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -131,13 +152,15 @@ def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def label(run: Run, differing: Sequence[str]) -> str:
-    """The run's name, or else its values of the options in which runs differ."""
+def label(run: Run, telling: Sequence[str]) -> str:
+    """The run's name, or else what it has of the options and config groups that tell runs apart."""
     if run.config.get("name"):
         return str(run.config["name"])
     parts = []
-    for key in differing:
-        if key in run.config:
+    for key in telling:
+        if key in run.choices:
+            parts.append(f"{key}={run.choices[key]}")
+        elif key in run.config:
             value = str(run.config[key])
             owner, _, option = key.rpartition(".")
             parts.append(f"{owner}={value.rpartition('.')[2]}" if option == "_target_" else f"{key}={value}")
@@ -182,14 +205,12 @@ def write_csv(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     runs = [(label, run) for label, members in groups.items() for run in members]
     names = sorted({name for _, run in runs for name in run.metrics})
     options = differing([run.config for _, run in runs])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "folder", "seed", "status", *options, "overrides", *names])
+    rows: list[list[Any]] = [["group", "folder", "seed", "status", *options, "overrides", *names]]
     for label, run in runs:
         chosen = [run.config.get(name) for name in options]
         cells = [_cell(run.metrics.get(name)) for name in names]
-        writer.writerow([label, run.path.name, run.seed, run.status, *chosen, " ".join(run.overrides), *cells])
-    write_atomically(path, text.getvalue())
+        rows.append([label, run.path.name, run.seed, run.status, *chosen, " ".join(run.overrides), *cells])
+    files.write_csv(path, rows)
 
 
 def _cell(value: Any) -> Any:

@@ -73,7 +73,7 @@ def _tag_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
         (key, f"{label}, {key.removeprefix(prefix)}")
         for prefix, label in wanted.items()
         for key in names
-        if key.startswith(prefix) and not key.endswith(("_low", "_high", "_n"))
+        if key.startswith(prefix) and any(f"{key}_n" in metrics for metrics in runs.values())
     ]
 
 

@@ -13,7 +13,7 @@ Rows = Sequence[Mapping[str, float]]
 POINTS = 300
 """Of a curve at most; where there are more steps, a point is the mean of neighbours."""
 KINDS = {
-    "loss": r"train/loss|loss/.*",
+    "loss": r"train/loss(/.*)?|loss/.*",
     "margins": r"rewards/margins(/.*)?",
     "accuracies": r"rewards/accuracies(/.*)?",
     "gradient norm": r"train/grad_norm",

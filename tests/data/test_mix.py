@@ -24,6 +24,7 @@ from mmsafe.data.vlguard import VLGuard
 from mmsafe.errors import UserError
 from mmsafe.options import options
 from mmsafe.preflight import check
+from mmsafe.reporting.metrics_csv import read_metrics
 from mmsafe.train import TrainConfig
 
 
@@ -204,3 +205,9 @@ def test_a_run_tells_its_sources(
     for measure in ("safety_rate", "pairwise_accuracy", "pairwise_accuracy_reward"):
         assert metrics[f"eval/{measure}/source=world_n"] == 8
         assert metrics[f"eval/{measure}_n"] == 8 + metrics[f"eval/{measure}/source=words_n"]
+    steps = read_metrics(folder / "metrics.csv")
+    for name in ("train/loss", "rewards/margins", "rewards/accuracies"):
+        assert any(f"{name}/source=words" in step for step in steps)
+        for step in steps:
+            parts = [step[key] for part in ("world", "words") if (key := f"{name}/source={part}") in step]
+            assert min(parts) - 1e-6 <= step[name] <= max(parts) + 1e-6, "an overall mean is between those of the parts"

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mmsafe.data.conversation import parse_question
 from mmsafe.data.example import Turn, fingerprint
+from mmsafe.data.holdout import hold_out
 from mmsafe.data.mmsafe_po import MMSafePO
 from mmsafe.data.records import RowError
-from mmsafe.data.row_source import hold_out
 from mmsafe.errors import UserError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/mmsafe_po_sample.json"

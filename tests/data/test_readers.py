@@ -13,20 +13,19 @@ from typing import Any
 
 import pytest
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
+from roots import ROOTS
 
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.row_source import RowSource
+from mmsafe.data.spa_vl import SPAVL
 from mmsafe.errors import UserError
-from mmsafe.evaluate import EvaluateConfig
 from mmsafe.preflight import check
-from mmsafe.train import TrainConfig
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/datasets.md"
-ROOTS = {"mmsafe.train": TrainConfig, "mmsafe.evaluate": EvaluateConfig}
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
 ASKED = (Turn("user", "What is it?", image=True),)
 SAID = {"chosen": "A tree.", "rejected": "A house."}
-SFT_ONLY = ("vlguard", "llava_instruct")
+SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
 
 
 @pytest.fixture
@@ -65,6 +64,18 @@ def test_a_pair_beside_an_image(folder: Path, name: str) -> None:
     assert example.tags == EXPECTED[name]
     assert example.image is not None
     assert example.image.name == str(folder / "images/a.png")
+
+
+def test_spa_vl_has_no_classes_to_train_on_by_its_card_and_classes_to_evaluate_on(tmp_path: Path) -> None:
+    classes = {name: value for name, value in ROWS["spa_vl"].items() if name.startswith("class")}
+    without = {name: value for name, value in ROWS["spa_vl"].items() if name not in classes} | {"image_name": "a.png"}
+    image = picture(tmp_path / "a.png").read_bytes()
+    parquet(tmp_path / "SPA-VL/data/train-00000-of-00008.parquet", [without | {"image": image}])
+    parquet(tmp_path / "SPA-VL/validation/validation-00000-of-00001.parquet", [ROWS["spa_vl"] | {"image": image}])
+    data = SPAVL(path=tmp_path / "SPA-VL", split="train", eval_split="validation")
+    (trained,), (held,) = data.train().examples, data.holdout().examples
+    assert (trained.responses, trained.tags) == (SAID, {})
+    assert (held.responses, held.tags) == (SAID, classes)
 
 
 def test_beavertails_more_helpful(folder: Path) -> None:
@@ -143,6 +154,27 @@ def test_trl_texts_have_no_image_and_may_bring_blind_responses(tmp_path: Path) -
     (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
     assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
     assert example.responses["blind"] == "Well"
+
+
+def test_trl_rows_bring_tags_in_place_of_ours(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "tags": {"kind": "greeting", "language": None}}
+    (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
+    assert example.tags == {"kind": "greeting"}
+
+
+def test_trl_rows_without_responses_are_prompts(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi", "chosen": None, "rejected": None}]
+    data = reader("trl", json_file(tmp_path / "d.json", rows), holdout_share=0)
+    assert data.test().examples[0].responses == {}
+    with pytest.raises(UserError, match="1 rows are prompts without responses"):
+        data.train()
+
+
+@pytest.mark.parametrize("completion", ["A tree.", [TREE], [USER, TREE]])
+def test_trl_answers(folder: Path, completion: Any) -> None:
+    row = ROWS["trl_sft"] | {"completion": completion}
+    (example,) = reader("trl_sft", json_file(folder / "d.json", [row])).test().examples
+    assert (example.turns, example.responses, example.tags) == (ASKED, {"chosen": "A tree."}, {"turns": "single"})
 
 
 # --- Parquet -----------------------------------------------------------------------------------------------------
@@ -250,9 +282,14 @@ BAD = [
     ("trl", {"images": ["a.png"] * 2}, "not one image", "has 2 images"),
     ("trl", {"images": []}, "not one image", "the row has none"),
     ("trl", {"chosen": [USER]}, "two conversations", "'chosen' is not one answer"),
+    ("trl", {"chosen": None}, "wrong type", "'chosen' is null"),
+    ("trl", {"tags": {"kind": 3}}, "wrong type", "'kind' is a number"),
+    ("trl_sft", {"completion": [USER]}, "two conversations", "'completion' is not one answer"),
+    ("trl_sft", {"completion": None}, "wrong type", "'completion' is null"),
+    ("trl_sft", {"images": [3]}, "wrong type", "'image' is a number"),
     ("trl", {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "wrong type", "neither text nor image"),
     *[(name, {"image": "b.png"}, "missing image", "no image 'b.png'") for name in TABLES],
-    *[(name, {"image": 3}, "wrong type", "'image' is a number") for name in (*TABLES, *SFT_ONLY)],
+    *[(name, {"image": 3}, "wrong type", "'image' is a number") for name in (*TABLES, "vlguard", "llava_instruct")],
 ]
 
 
@@ -292,7 +329,8 @@ def test_documented_commands_pass_the_check() -> None:
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
     assert len(lines) > 3
     for _, _, module, *words in lines:
-        check(module.removeprefix("mmsafe."), ROOTS[module], words)
+        name = module.removeprefix("mmsafe.")
+        check(name, ROOTS[name], words)
 
 
 def test_importing_the_readers_is_cheap() -> None:

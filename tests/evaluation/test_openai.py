@@ -335,7 +335,7 @@ def test_cost_is_told_before_and_after_and_refused_above_the_limit(caplog: pytes
     cases = [case(0), case(1)]
     prices = {"price_per_million_input": 0, "price_per_million_output": 1000, "max_tokens": 500}
     with ChatServer(lambda request: OK) as server, caplog.at_level(logging.INFO):
-        with pytest.raises(UserError, match=r"2 cases cost about 1\.00 at most, .* judge\.max_cost=0\.9"):
+        with pytest.raises(UserError, match=r"2 requests cost about 1\.00 at most, .* judge\.max_cost=0\.9"):
             verdicts_on(cases, judge(server, **prices, max_cost=0.9))
         assert server.requests == []
         caplog.clear()

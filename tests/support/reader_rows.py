@@ -18,6 +18,7 @@ from mmsafe.data.rlhf_v import RLHFV
 from mmsafe.data.row_source import RowSource
 from mmsafe.data.spa_vl import SPAVL
 from mmsafe.data.trl import TRLPreference
+from mmsafe.data.trl_sft import TRLSupervised
 from mmsafe.data.vlguard import VLGuard
 
 READERS: dict[str, type[RowSource]] = {
@@ -30,6 +31,7 @@ READERS: dict[str, type[RowSource]] = {
     "hh_text": HHText,
     "llava_instruct": LLaVAInstruct,
     "trl": TRLPreference,
+    "trl_sft": TRLSupervised,
 }
 PAIR = {"question": "What is it?", "chosen": "A tree.", "rejected": "A house."}
 ROWS: dict[str, dict[str, Any]] = {
@@ -78,6 +80,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "rejected": [{"role": "assistant", "content": "A house."}],
         "images": ["a.png"],
     },
+    "trl_sft": {"prompt": "What is it?", "completion": "A tree.", "images": ["a.png"]},
 }
 
 

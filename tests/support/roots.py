@@ -11,6 +11,9 @@ from mmsafe.compare import CompareConfig
 from mmsafe.doctor import DoctorConfig
 from mmsafe.evaluate import EvaluateConfig
 from mmsafe.export import ExportConfig
+from mmsafe.inspect import InspectConfig
+from mmsafe.prepare import PrepareConfig
+from mmsafe.tag import TagConfig
 from mmsafe.train import TrainConfig
 
 ROOTS: dict[str, type[Any]] = {
@@ -21,5 +24,8 @@ ROOTS: dict[str, type[Any]] = {
     "export": ExportConfig,
     "compare": CompareConfig,
     "build": BuildConfig,
+    "prepare": PrepareConfig,
+    "inspect": InspectConfig,
+    "tag": TagConfig,
     "agreement": AgreementConfig,
 }

@@ -82,4 +82,4 @@ class MicroWorld(DataSource):
             chosen, rejected = annotator.rank(rng, scene.tags(), *pool.draw_two(rng, scene))
             responses = {"chosen": chosen, "rejected": rejected}
             examples.append(scene.example(f"microworld-{part}-{self.seed}-{i}", responses, self.image_size))
-        return examples
+        return self.categorised(examples)

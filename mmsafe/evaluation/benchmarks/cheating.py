@@ -12,7 +12,7 @@ from typing import ClassVar
 from mmsafe.data.example import Example
 from mmsafe.data.images import FileImage
 from mmsafe.data.source import DataSource, NoData
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part, examples
+from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Judged, Part, examples
 from mmsafe.evaluation.judges.base import Verdict
 from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.options import options
@@ -30,7 +30,7 @@ class Cheating(Benchmark):
     """
 
     name: ClassVar[str] = "cheating"
-    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns")
+    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
     needs: ClassVar[frozenset[str]] = frozenset({"refused"})
     harmless_image: Path | None = None
     """An image to swap in where the data know none; null: such instructions are not swapped."""

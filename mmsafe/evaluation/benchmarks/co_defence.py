@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource, NoData
 from mmsafe.errors import UserError
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part, examples
+from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Judged, Part, examples
 from mmsafe.evaluation.statistics import Estimate, paired, rate
 from mmsafe.options import options
 
@@ -34,7 +34,7 @@ class CoDefence(Benchmark):
     """
 
     name: ClassVar[str] = "co_defence"
-    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns")
+    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
 
     def check_data(self, data: DataSource) -> None:
         """There must be some."""

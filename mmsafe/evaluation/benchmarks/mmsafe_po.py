@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mmsafe.evaluation.benchmark import CATEGORIES
 from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
 from mmsafe.options import options
 
@@ -13,4 +14,4 @@ class MMSafePOTest(OwnPrompts):
     """Every instruction of the test set is answered."""
 
     name: ClassVar[str] = "mmsafe_po"
-    tags: ClassVar[tuple[str, ...]] = ("entity_type", "turns")
+    tags: ClassVar[tuple[str, ...]] = ("entity_type", "turns", *CATEGORIES)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource, NoData
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part, examples
+from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Judged, Part, examples
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.options import options
 
@@ -21,8 +21,8 @@ class OwnPrompts(Benchmark):
 
     name: ClassVar[str] = "own_prompts"
     tags: ClassVar[tuple[str, ...]] = (
-        *("source", "class1", "class2", "class3", "category", "image_severity"),
-        *("harmful_category", "harmful_subcategory", "request", "origin_dataset", "turns"),
+        *CATEGORIES,
+        *("image_severity", "harmful_category", "harmful_subcategory", "request", "origin_dataset", "turns"),
     )
 
     def check_data(self, data: DataSource) -> None:

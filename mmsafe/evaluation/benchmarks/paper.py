@@ -65,6 +65,7 @@ class PaperTables(Benchmark):
     """
 
     name: ClassVar[str] = "paper"
+    tags: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
     mm_safetybench: MMSafetyBench = Field(default_factory=MMSafetyBench)
     harmeval: HarmEval = Field(default_factory=HarmEval)
     skip: list[Name] = Field(default_factory=list)

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from mmsafe.chat import Answer, Chat, NoAnswerError, ask_all, estimated_tokens
 from mmsafe.data.data_url import ImageFormat, image_part
 from mmsafe.endpoint import Endpoint
-from mmsafe.errors import UserError
 from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judges.fence import mark, shortened, transcript, visible
 from mmsafe.evaluation.judges.prompt_files import prompt, without_version
@@ -81,10 +80,7 @@ class OpenAI(Endpoint, Prices, Judge):
         limit = self.max_response_characters
         if cut := sum(len(case.response) > limit for case in cases):
             log.warning("judge %s: %d responses are cut at %d characters for the judge", self.label, cut, limit)
-        cost = self.cost(needed)
-        if self.max_cost is not None and cost is not None and cost > self.max_cost:
-            told = f"about {cost:.2f} at most, which is more than judge.max_cost={self.max_cost:g}"
-            raise UserError(f"judge={self.label}: {len(cases)} cases cost {told}; nothing was asked")
+        self.refuse_cost(needed, f"judge={self.label}", "judge")
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         """As replies come. Raises `UserError` if the first one says that nothing can be judged here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from mmsafe.errors import UserError
 from mmsafe.options import NonNegative, options
 
 TILE, TOKENS_PER_TILE, TOKENS_PER_IMAGE = 512, 170, 85
@@ -37,6 +38,13 @@ class Prices:
             (spent.output_tokens, self.price_per_million_output),
         )
         return sum(tokens * (price or 0) for tokens, price in parts) / 1e6
+
+    def refuse_cost(self, needed: Spent, label: str, group: str) -> None:
+        """Raise `UserError` if these requests, of the option group `group`, cost more than `max_cost`."""
+        cost = self.cost(needed)
+        if self.max_cost is not None and cost is not None and cost > self.max_cost:
+            told = f"about {cost:.2f} at most, which is more than {group}.max_cost={self.max_cost:g}"
+            raise UserError(f"{label}: {needed.requests} requests cost {told}; nothing was asked")
 
     def told(self, spent: Spent) -> str:
         """Tokens and cost for a log."""

@@ -1,0 +1,31 @@
+"""Answers to learn from, in TRL's prompt-completion format, with or without an image; for SFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from mmsafe.data.conversation import response
+from mmsafe.data.records import Record
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import Row, RowSource
+from mmsafe.data.trl import answer, said, trl_row
+from mmsafe.options import options
+
+
+@options
+class TRLSupervised(RowSource):
+    """Columns `prompt` and `completion`, and beside them the same as with `data=trl`."""
+
+    get: ClassVar[str] = "a set in TRL's prompt-completion format and set data.path to its file or folder"
+    expected: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+
+    def brings(self) -> frozenset[str]:
+        """There is nothing to prefer to."""
+        return frozenset({"chosen"})
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
+        """One example."""
+        prompt = said(record.value.get("prompt"), "prompt", role="user")
+        completion = answer(said(record.value.get("completion"), "completion"), prompt, "completion")
+        yield trl_row(record, find, prompt, {"chosen": response(completion, "completion")})

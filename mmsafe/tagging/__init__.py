@@ -1,0 +1,1 @@
+"""Categories for data sets that have none: what `mmsafe.tag` does."""
