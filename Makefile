@@ -10,10 +10,10 @@ PY   := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check bench build clean
+.PHONY: help setup demo test lint type check bench experiments build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: PYTHON=$(PYTHON)  EXTRAS=$(EXTRAS) (of dev,wandb,board,deepspeed)  ARGS= (for pytest and the benchmark)"
 
 setup: $(STAMP) ## create .venv and install mmsafe into it, editable, with the tested versions
@@ -35,6 +35,13 @@ check: lint type test ## everything a change has to pass
 
 bench: setup ## packed against padded scoring; benchmarks/ has more
 	$(PY) -m benchmarks.scoring $(ARGS)
+
+# Run by run, in the order of their names. A finished run is left alone, so a second call takes seconds.
+BOOK := $(sort $(wildcard experiments/*/run.sh))
+.PHONY: $(BOOK)
+experiments: $(BOOK) ## re-run the lab book, hours of CPU, and put the results into its pages; JOBS=2: two at a time
+$(BOOK): setup
+	PYTHON=$(PY) bash $@
 
 build: setup ## source distribution and wheel into dist/
 	rm -rf dist

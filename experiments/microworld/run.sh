@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
-# Usage: experiments/microworld/run.sh [FOLDER]     JOBS=2: two at a time     SEEDS="1 2": other seeds
+# Usage: experiments/microworld/run.sh [FOLDER]     JOBS=2: two at a time     SEEDS=1,2: other seeds
 # Finished runs are skipped and interrupted ones continue, so the same command can be given again.
 set -euo pipefail
-folder=${1:-outputs/experiments/microworld}
-python=${PYTHON:-python}
-declare -A arms=(
-    [dpo]="objective=dpo"
-    [dpo-2x]="objective=dpo trainer.max_epochs=2"
-    [bpo]="objective=bpo"
-    [bpo-concat]="objective=bpo objective.mode=concat"
-    [sighted]="objective=bpo generation.image_view=real"
-)
-jobs() {
-    for seed in ${SEEDS:-1 2 3 4 5}; do
-        echo "evaluate name=base experiment=microworld seed=$seed hydra.run.dir=$folder/base-$seed"
-        for arm in dpo dpo-2x bpo bpo-concat sighted; do
-            echo "train name=$arm experiment=microworld seed=$seed ${arms[$arm]} hydra.run.dir=$folder/$arm-$seed"
-        done
-    done
+folder=${1:-outputs/experiments/microworld} python=${PYTHON:-python} page=$(dirname "$0")
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+shared=(experiment=microworld seed="${SEEDS:-1,2,3,4,5}")
+arm() {
+  $python -m mmsafe.train -m name="$1" "${@:2}" "${shared[@]}" hydra.sweep.dir="$folder/$1" launcher.jobs="${JOBS:-1}"
 }
-jobs | xargs -P "${JOBS:-1}" -I{} bash -c "$python -m mmsafe.{} > /dev/null"
-$python -m mmsafe.report "$folder" --out "$folder/report" --against dpo
+$python -m mmsafe.evaluate -m name=base "${shared[@]}" hydra.sweep.dir="$folder/base"
+arm dpo objective=dpo
+arm dpo-2x objective=dpo trainer.max_epochs=2
+arm sighted objective=bpo generation.image_view=real
+arm bpo objective=bpo
+arm bpo-concat objective=bpo_concat
+$python -m mmsafe.report "$folder" --against dpo
+$python "$page/../page.py" "$page" "$folder/report/results.csv" \
+  --arms base dpo dpo-2x sighted bpo bpo-concat --differences \
+  'bpo - dpo' \
+  'sighted - dpo' \
+  'bpo - sighted' \
+  'bpo - dpo-2x' \
+  'bpo-concat - dpo-2x' \
+  'bpo-concat - bpo'

@@ -1,0 +1,182 @@
+"""Puts results of an experiment into its page of the lab book: results.csv, figure.png and the tables of README.md.
+
+`python experiments/page.py experiments/NAME REPORT/results.csv`, as each run.sh does. The verdict is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from mmsafe.reporting.figures import STYLE, look
+from mmsafe.reporting.summary import Interval, over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METRICS = {
+    "eval/safety_rate": "safety rate ↑",
+    "eval/over_refusal_rate": "over-refusal ↓",
+    "eval/cheating_gap": "cheating gap ↓",
+    "eval/both_right": "both images right ↑",
+    "eval/neutral_accuracy": "neutral questions ↑",
+    "eval/fluent_rate": "fluent ↑",
+    "eval/pairwise_accuracy": "pairwise, log-prob ↑",
+    "eval/pairwise_accuracy_reward": "pairwise, reward ↑",
+}
+MAIN = tuple(METRICS)[:4]
+"""Of the figure and of the differences."""
+MARKS = ("<!-- results -->", "<!-- end of results -->")
+Row = Mapping[str, str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("experiments/page.py", description="Put results into a page of the lab book.")
+    parser.add_argument("page", type=Path, help="folder of the page")
+    parser.add_argument("results", type=Path, help="results.csv of mmsafe.report")
+    parser.add_argument("--arms", nargs="*", default=[], help="those to be shown first, in this order")
+    parser.add_argument("--over", help="option on the x axis, such as objective.beta; without it the arms")
+    parser.add_argument("--differences", nargs="*", default=[], help="'ARM - ARM', to be paired by seed")
+    args = parser.parse_args()
+    rows = read(args.results)
+    if args.results.resolve() != (args.page / "results.csv").resolve():
+        shutil.copyfile(args.results, args.page / "results.csv")
+    first = {name: place for place, name in enumerate(args.arms)}
+    rows.sort(key=lambda row: first.get(arm(row), len(first)))
+    contrasts = [text.split(" - ") for text in args.differences]
+    tables = "\n".join([*means(rows), "", *differences(rows, contrasts)])
+    write_between_marks(args.page / "README.md", tables)
+    with matplotlib.rc_context(STYLE):
+        draw(rows, args.over).savefig(args.page / "figure.png", dpi=110)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of finished runs. Ends the program if one is not finished: a page shows whole experiments."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if unfinished := [row["folder"] for row in rows if row["status"] != "finished"]:
+        raise SystemExit(f"{path}: {', '.join(unfinished)} did not finish; give the command of the sweep again")
+    return rows
+
+
+def arm(row: Row) -> str:
+    """`bpo beta=0.1` of `objective=bpo objective.beta=0.1`."""
+    return re.sub(r"(?<!\S)(?:[a-z_]+=|\S+\.(?=\w+=))", "", row["group"])
+
+
+def values(rows: Sequence[Row], name: str, metric: str) -> dict[str, float]:
+    """Of an arm, by seed."""
+    return {row["seed"]: float(row[metric]) for row in rows if arm(row) == name and row.get(metric)}
+
+
+def means(rows: Sequence[Row]) -> list[str]:
+    """A Markdown table: mean over seeds and half of the 95 % Student t interval."""
+    shown = [metric for metric in METRICS if any(row.get(metric) for row in rows)]
+    lines = [f"| arm | seeds | {' | '.join(METRICS[metric] for metric in shown)} |", "|---" * (2 + len(shown)) + "|"]
+    for name in dict.fromkeys(map(arm, rows)):
+        found = [list(values(rows, name, metric).values()) for metric in shown]
+        cells = [str(over_seeds(each)) if each else "–" for each in found]
+        lines.append(f"| {name} | {max(map(len, found))} | {' | '.join(cells)} |")
+    return lines
+
+
+def differences(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table of differences paired by seed, in bold where the 95 % interval excludes zero."""
+    heads = [METRICS[metric] for metric in MAIN]
+    lines = [f"| difference | {' | '.join(heads)} | seeds with more of both right |", "|---" * (2 + len(MAIN)) + "|"]
+    for first, second in contrasts:
+        found = {metric: paired(rows, first, second, metric) for metric in MAIN}
+        gains = found["eval/both_right"]
+        cells = [signed(over_seeds(each)) for each in found.values()]
+        more = f"{sum(gain > 1e-9 for gain in gains)} of {len(gains)}"
+        lines.append(f"| {first} − {second} | {' | '.join(cells)} | {more} |")
+    return lines if contrasts else []
+
+
+def paired(rows: Sequence[Row], first: str, second: str, metric: str) -> list[float]:
+    """`first` minus `second`, seed by seed. Ends the program where there is none to pair."""
+    a, b = values(rows, first, metric), values(rows, second, metric)
+    if not a.keys() & b.keys():
+        raise SystemExit(f"{first} - {second}: no seed of both; arms are {', '.join(dict.fromkeys(map(arm, rows)))}")
+    return [a[seed] - b[seed] for seed in a if seed in b]
+
+
+def signed(found: Interval) -> str:
+    text = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]".replace("-", "−")
+    return f"**{text}**" if found.low > 0 or found.high < 0 else text
+
+
+def write_between_marks(path: Path, text: str) -> None:
+    """Put `text` between the marks of a file."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (begin and end):
+        raise SystemExit(f"{path}: has no lines {MARKS[0]} and {MARKS[1]}")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def draw(rows: Sequence[Row], over: str | None) -> Figure:
+    """A panel for each main metric: seeds as points, means with 95 % intervals."""
+    figure = Figure(figsize=(14, 3.9), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(MAIN)), MAIN, strict=True):
+        if over is None:
+            by_arm(axes, rows, metric)
+        else:
+            by_option(axes, rows, metric, over)
+        axes.set_title(METRICS[metric], fontsize=11)
+        axes.set_ylim(min(0, *axes.get_ylim()), 1)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    seeds = len({row["seed"] for row in rows})
+    figure.suptitle(f"{seeds} replicates: points; means with 95 % intervals", fontsize=11)
+    return figure
+
+
+def by_arm(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+    """A place on the x axis for each arm."""
+    names = list(dict.fromkeys(map(arm, rows)))
+    for x, name in enumerate(names):
+        if found := list(values(rows, name, metric).values()):
+            points(axes, x, found, look(x)[0])
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+
+
+def by_option(axes: Axes, rows: Sequence[Row], metric: str, option: str) -> None:
+    """A curve over an option for each of the arms that differ in something else."""
+    word = re.compile(rf" ?\b{option.rpartition('.')[2]}=\S+")
+    curves: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        curve = curves.setdefault(word.sub("", arm(row)).strip(), {})
+        curve.setdefault(float(row[option]), []).append(float(row[metric]))
+    for number, (name, curve) in enumerate(curves.items()):
+        colour, _ = look(number)
+        beside = 1.03 ** (number - (len(curves) - 1) / 2)  # so that curves do not hide each other's intervals
+        for x, found in curve.items():
+            points(axes, x * beside, found, colour)
+        places = sorted(curve)
+        axes.plot([x * beside for x in places], [over_seeds(curve[x]).mean for x in places], color=colour, label=name)
+    ticks = sorted({x for curve in curves.values() for x in curve})
+    if ticks[-1] > 10 * ticks[0]:
+        axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(option)
+
+
+def points(axes: Axes, x: float, found: Sequence[float], colour: str) -> None:
+    mean = over_seeds(found)
+    axes.plot([x] * len(found), found, ".", color=colour, alpha=0.5)
+    axes.errorbar(x, mean.mean, mean.high - mean.mean, fmt="o", color=colour, capsize=4, markersize=5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""The lab book: every page has its parts, its tables say what its results.csv does, and its commands can be run."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from PIL import Image
+from roots import ROOTS
+
+from mmsafe.preflight import check
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "experiments"
+PAGES = sorted(path.parent.name for path in BOOK.glob("*/run.sh"))
+WITH_RESULTS = [name for name in PAGES if (BOOK / name / "results.csv").exists()]
+NOT_RUN = "**Verdict.** Not run yet: no result is claimed."
+T = {2: 12.706205, 3: 4.302653, 4: 3.182446, 5: 2.776445, 6: 2.570582}
+"""0.975 quantile of Student's t for a mean over so many seeds."""
+METRICS = {
+    "safety rate": "eval/safety_rate",
+    "over-refusal": "eval/over_refusal_rate",
+    "cheating gap": "eval/cheating_gap",
+    "both images right": "eval/both_right",
+    "neutral questions": "eval/neutral_accuracy",
+    "fluent": "eval/fluent_rate",
+    "pairwise, log-prob": "eval/pairwise_accuracy",
+    "pairwise, reward": "eval/pairwise_accuracy_reward",
+}
+HALF_A_DIGIT = 0.0005 + 1e-6
+NUMBER = r"[+−]?\d\.\d{3}"
+
+
+@pytest.fixture(params=PAGES)
+def page(request: pytest.FixtureRequest) -> Path:
+    return BOOK / str(request.param)
+
+
+@pytest.fixture(params=WITH_RESULTS)
+def result(request: pytest.FixtureRequest) -> Path:
+    """A page whose experiment was run."""
+    return BOOK / str(request.param)
+
+
+def seeds_of(page: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Of each arm, as its page calls it, and each metric: the value of every seed."""
+    found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    with (page / "results.csv").open() as file:
+        for row in csv.DictReader(file):
+            words = [word.partition("=") for word in row["group"].split()]
+            arm = " ".join(f"{key.split('.')[-1]}={value}" if "." in key else value or key for key, _, value in words)
+            for name, column in METRICS.items():
+                if row.get(column):
+                    found[arm][name][row["seed"]] = float(row[column])
+    return found
+
+
+def table(page: Path, first: str) -> list[dict[str, str]]:
+    """The rows of the table whose first column has this head."""
+    lines = (page / "README.md").read_text(encoding="utf-8").split("<!-- results -->")[1].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    head = [name.strip(" ↑↓") for name in lines[start].strip("|").split("|")]
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(dict(zip(head, (cell.strip() for cell in line.strip("|").split("|")), strict=True)))
+    return rows
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number.replace("−", "-")) for number in re.findall(NUMBER, cell)]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half of the 95 % Student t interval."""
+    return mean(values), T[len(values)] * stdev(values) / math.sqrt(len(values))
+
+
+def test_the_pages_are_those_of_the_sweeps():
+    assert set(PAGES) == {"microworld", "beta", "datasets", "joint_vs_concat", "model_size", "objectives"}
+
+
+def test_a_page_has_all_its_parts(page: Path):
+    text = (page / "README.md").read_text(encoding="utf-8")
+    for part in ("**Question.**", "**Command.**", f"bash experiments/{page.name}/run.sh", "**Result**"):
+        assert part in text, part
+    assert "TODO" not in text
+    if page.name not in WITH_RESULTS:
+        assert NOT_RUN in text
+        assert not (page / "figure.png").exists()
+        return
+    assert NOT_RUN not in text
+    assert "**Verdict**\n\n- " in text
+    assert "![figure](figure.png)" in text
+    with Image.open(page / "figure.png") as figure:
+        assert figure.width > figure.height > 300
+
+
+def test_every_run_of_a_page_is_finished_and_arms_have_three_seeds_or_more(result: Path):
+    with (result / "results.csv").open() as file:
+        assert {row["status"] for row in csv.DictReader(file)} == {"finished"}
+    arms = seeds_of(result)
+    assert len(arms) >= 4
+    assert {tuple(by_metric["safety rate"]) for by_metric in arms.values()} in ({("1", "2", "3")}, {tuple("12345")})
+
+
+def test_means_and_intervals_are_those_of_the_results(result: Path):
+    arms, rows = seeds_of(result), table(result, "arm")
+    assert {row["arm"] for row in rows} == set(arms)
+    for row in rows:
+        assert int(row["seeds"]) == len(arms[row["arm"]]["safety rate"])
+        for name in METRICS.keys() & row.keys():
+            found = arms[row["arm"]][name]
+            expected = interval(list(found.values())) if found else ()
+            assert numbers(row[name]) == pytest.approx(expected, abs=HALF_A_DIGIT), (row["arm"], name)
+
+
+def test_differences_are_paired_by_seed_and_bold_where_they_exclude_zero(result: Path):
+    arms = seeds_of(result)
+    for row in table(result, "difference"):
+        first, second = row["difference"].split(" − ")
+        for name in METRICS.keys() & row.keys():
+            a, b = arms[first][name], arms[second][name]
+            centre, half = interval([a[seed] - b[seed] for seed in a])
+            assert numbers(row[name]) == pytest.approx([centre, centre - half, centre + half], abs=HALF_A_DIGIT)
+            assert row[name].startswith("**") == (abs(centre) > half), (row["difference"], name)
+        a, b = arms[first]["both images right"], arms[second]["both images right"]
+        more = sum(a[seed] - b[seed] > 1e-6 for seed in a)
+        assert row["seeds with more of both right"] == f"{more} of {len(a)}"
+
+
+def commands(page: Path, folder: Path) -> list[list[str]]:
+    """The words after `python` of all that a run.sh starts, for one seed."""
+    recorder = folder / "recorder"
+    recorder.write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >> "$RECORD"\necho >> "$RECORD"\n')
+    recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
+    environment = {**os.environ, "PYTHON": str(recorder), "RECORD": str(folder / "record"), "SEEDS": "1"}
+    subprocess.run(["bash", str(page / "run.sh")], cwd=folder, env=environment, check=True)
+    return [shlex.split(line) for line in (folder / "record").read_text().splitlines()]
+
+
+def test_every_command_of_a_run_composes_and_ends_in_a_report_and_the_page(page: Path, tmp_path: Path):
+    found = commands(page, tmp_path)
+    *runs, report, last = found
+    assert runs
+    for _, module, *words in runs:
+        name = module.removeprefix("mmsafe.")
+        assert name in ("train", "evaluate")
+        check(name, ROOTS[name], words)
+    folder = f"outputs/experiments/{page.name}"
+    assert all(f"hydra.sweep.dir={folder}" in " ".join(words) for words in runs)
+    assert report[1:3] == ["mmsafe.report", folder]
+    assert Path(last[0]).resolve() == BOOK / "page.py"
+    assert last[2] == f"{folder}/report/results.csv"
+
+
+def test_a_page_is_what_its_command_makes_of_its_results(result: Path, tmp_path: Path):
+    *_, (script, _, _, *options) = commands(result, tmp_path)
+    copy = shutil.copytree(result, tmp_path / result.name)
+    (copy / "figure.png").unlink()
+    words = [sys.executable, script, str(copy), str(result / "results.csv"), *options]
+    subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (copy / "README.md").read_text() == (result / "README.md").read_text()
+    assert (copy / "figure.png").exists()
+
+
+def test_results_of_an_unfinished_run_are_not_put_into_a_page(tmp_path: Path):
+    folder = shutil.copytree(BOOK / "microworld", tmp_path / "microworld")
+    text = (folder / "results.csv").read_text().replace(",finished,", ",failed,", 1)
+    (tmp_path / "results.csv").write_text(text)
+    words = [sys.executable, str(BOOK / "page.py"), str(folder), str(tmp_path / "results.csv")]
+    ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 1
+    assert "base-1 did not finish" in ended.stderr
+    assert (folder / "results.csv").read_text() == (BOOK / "microworld" / "results.csv").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_runs_every_experiment():
+    shown = subprocess.run(["make", "-n", "experiments"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"bash experiments/(\w+)/run\.sh", shown) == PAGES
+
+
+def test_the_list_of_the_book_links_every_page():
+    text = (BOOK / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((\w+)/README\.md\)", text)) == {path.parent.name for path in BOOK.glob("*/README.md")}
