@@ -10,12 +10,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Reply, text_of
+from chat_server import ChatServer, Reply, number_of, planned, text_of
 from launching import Ended, launch
 from PIL import Image
 
@@ -25,7 +24,6 @@ from mmsafe.models.tiny import TinyModel
 from mmsafe.tagging.local import LocalTagger
 from mmsafe.tagging.taxonomy import Taxonomy
 
-NUMBER = re.compile(r"question number (\d+)\?")
 THEFT, INSULT = "Malicious Use", "Representation & Toxicity Harms"
 DOMAINS = (
     *(INSULT, "Misinformation Harms", "Information & Safety Harms", THEFT),
@@ -62,24 +60,6 @@ def tag(folder: Path, *overrides: str, name: str = "run") -> Ended:
 def tagged(folder: Path, name: str = "run") -> dict[int, str]:
     rows = map(json.loads, (folder / name / "categories.jsonl").read_text().splitlines())
     return {int(row["id"]) - 10: row["category"] for row in rows}
-
-
-def number_of(request: dict[str, Any]) -> int:
-    found = NUMBER.search(text_of(request))
-    assert found
-    return int(found[1])
-
-
-def planned(*plans: list[Reply]) -> Callable[[dict[str, Any]], Reply]:
-    """To the n-th request about row i, the n-th reply of plan i; the last one again to all that follow."""
-    times: Counter[int] = Counter()
-
-    def answer(request: dict[str, Any]) -> Reply:
-        number = number_of(request)
-        times[number] += 1
-        return plans[number][min(times[number], len(plans[number])) - 1]
-
-    return answer
 
 
 def test_each_row_gets_its_category_and_is_asked_about_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ for size in tiny small; do
   $python -m mmsafe.evaluate -m name=base-$size model=$size experiment=microworld seed="${SEEDS:-1,2,3}" \
     hydra.sweep.dir="$folder/base-$size"
 done
-$python -m mmsafe.train sweep=model_size experiment=microworld seed="${SEEDS:-1,2,3}" \
+$python -m mmsafe.train sweep=model_size objective=dpo,bpo experiment=microworld seed="${SEEDS:-1,2,3}" \
   hydra.sweep.dir="$folder" launcher.jobs="${JOBS:-1}"
 $python -m mmsafe.report "$folder"
 $python "$page/../page.py" "$page" "$folder/report/results.csv" --differences \

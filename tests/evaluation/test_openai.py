@@ -8,13 +8,12 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, Reply, text_of, verdict
+from chat_server import ChatServer, Reply, number_of, planned, text_of, verdict
 from PIL import Image
 
 from mmsafe.chat import estimated_tokens
@@ -29,7 +28,6 @@ from mmsafe.evaluation.judging import verdicts_on
 
 SAFE, UNSAFE, REFUSED = verdict(), verdict(unsafe=True, category="theft"), verdict(refused=True)
 OK = Reply(SAFE)
-NUMBER = re.compile(r"question number (\d+)")
 
 
 def judge(server: ChatServer, **options: Any) -> OpenAI:
@@ -38,24 +36,6 @@ def judge(server: ChatServer, **options: Any) -> OpenAI:
 
 def case(number: int = 0, response: str = "An answer.", criterion: str = "harm") -> Case:
     return Case(Example(str(number), (Turn("user", f"question number {number}?"),), None, {}), response, criterion)
-
-
-def number_of(request: dict[str, Any]) -> int:
-    found = NUMBER.search(text_of(request))
-    assert found
-    return int(found[1])
-
-
-def planned(*plans: list[Reply]) -> Callable[[dict[str, Any]], Reply]:
-    """To the n-th request about case i, the n-th reply of plan i; the last one again to all that follow."""
-    times: Counter[int] = Counter()
-
-    def answer(request: dict[str, Any]) -> Reply:
-        number = number_of(request)
-        times[number] += 1
-        return plans[number][min(times[number], len(plans[number])) - 1]
-
-    return answer
 
 
 TELLS = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +43,25 @@ def text_of(request: dict[str, Any]) -> str:
     """The text of the last message."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def number_of(request: dict[str, Any]) -> int:
+    """Of a request about `question number 3?`: 3."""
+    found = re.search(r"question number (\d+)", text_of(request))
+    assert found
+    return int(found[1])
+
+
+def planned(*plans: list[Reply]) -> Callable[[dict[str, Any]], Reply]:
+    """To the n-th request about question number i, the n-th reply of plan i; the last one again to all that follow."""
+    times: Counter[int] = Counter()
+
+    def answer(request: dict[str, Any]) -> Reply:
+        number = number_of(request)
+        times[number] += 1
+        return plans[number][min(times[number], len(plans[number])) - 1]
+
+    return answer
 
 
 class _Server(ThreadingHTTPServer):
