@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_server import ChatServer, Reply, verdict
@@ -133,7 +134,13 @@ def test_the_two_commands_to_begin_with_are_there():
     assert commands(README)[:2] == ["make demo", "make test"]
 
 
-@pytest.mark.parametrize("command", list(dict.fromkeys(documented())))
+def cases() -> list[Any]:
+    """Sweeps take a minute, for every job is a process."""
+    found = dict.fromkeys(documented())
+    return [pytest.param(one, marks=pytest.mark.slow) if " -m " in one.partition("-m mmsafe")[2] else one for one in found]
+
+
+@pytest.mark.parametrize("command", cases())
 def test_documented_command_works(command: str, place: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "support"))  # of the processes that a command starts
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

@@ -113,7 +113,7 @@ def test_a_run_ends_well_shows_a_table_and_touches_its_folder_only(
 
 def test_the_run_folder_holds_what_the_readme_says(folder: Path):
     names = {path.name for path in folder.iterdir()}
-    files = {"run.json", "metrics.csv", "metrics.json", "generations.jsonl", "judgements.jsonl"}
+    files = {"run.json", "metrics.csv", "metrics.json", "generations.jsonl", "judgements.jsonl", "metrics_by_tag.csv"}
     assert names == {".hydra", "model", "train.log", *files}
     assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert "objective=bpo" in (folder / ".hydra" / "overrides.yaml").read_text()
