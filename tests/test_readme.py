@@ -135,9 +135,9 @@ def test_the_two_commands_to_begin_with_are_there():
 
 
 def cases() -> list[Any]:
-    """Sweeps take a minute, for every job is a process."""
-    found = dict.fromkeys(documented())
-    return [pytest.param(one, marks=pytest.mark.slow) if " -m " in one.partition("-m mmsafe")[2] else one for one in found]
+    """Every documented command; a sweep takes a minute, for every job is a process."""
+    slow = {command: " -m " in command.partition("-m mmsafe")[2] for command in documented()}
+    return [pytest.param(command, marks=[pytest.mark.slow] * slow[command]) for command in slow]
 
 
 @pytest.mark.parametrize("command", cases())
