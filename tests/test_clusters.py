@@ -117,6 +117,7 @@ def test_a_site_is_described_by_a_file_of_its_own(tmp_path: Path):
     assert (found["partition"], found["account"], found["cpus_per_task"]) == ("a100", "safety", 8)
 
 
+@pytest.mark.slow
 def test_a_sweep_by_submitit_leaves_a_run_folder_for_each_job(one: Path, tmp_path: Path):
     words = ("-m", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", "objective=dpo,sft", "data.batch_size=8")
     environment = os.environ | {"MMSAFE_CACHE": str(one / "cache")}

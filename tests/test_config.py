@@ -214,7 +214,9 @@ def test_only_experiments_and_sweeps_are_global():
     assert found == {"experiment", "sweep"}
 
 
-@pytest.mark.parametrize("objective", options("objective"))
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=[pytest.mark.slow] * (name != "bpo")) for name in options("objective")]
+)
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes_with_every_objective_and_changes_something(experiment: str, objective: str):
     others = [f"objective={objective}", "seed=3"]

@@ -38,6 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_same_to_the_last_digit(tmp_path: Path, base: Path) -> None:
     for devices in (1, 2):
         done = run("evaluate", tmp_path / f"on-{devices}", *ASKED, f"against={base}", devices=devices)

@@ -357,6 +357,8 @@ def test_a_sweep_that_cannot_be_started_as_asked(words: list[str], message: str)
     assert message in refusal(*words)
 
 
-@pytest.mark.parametrize("preset", ["beta", "model_size", "datasets", "optuna"])
+@pytest.mark.parametrize(
+    "preset", ["beta", "optuna", *(pytest.param(name, marks=pytest.mark.slow) for name in ("model_size", "datasets"))]
+)
 def test_a_preset_needs_no_m(preset: str):
     accepted(f"sweep={preset}", "launcher.jobs=2")

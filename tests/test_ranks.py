@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "words"),
     [
         ("two", ("data.batch_size=2", "trainer.devices=2", "data.num_workers=1")),
-        ("accumulated", ("data.batch_size=2",)),
+        pytest.param("accumulated", ("data.batch_size=2",), marks=pytest.mark.slow),
     ],
 )
 def test_the_same_global_batch_gives_the_same_run(place: Path, name: str, words: tuple[str, ...]):

@@ -181,6 +181,7 @@ def test_cost_is_told_and_refused_above_the_limit(tmp_path: Path) -> None:
     assert "took 2 requests, 200 tokens in, 20 out, cost 0.02" in done.out
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_goes_on_without_loss_or_repeat(tmp_path: Path) -> None:
     data, count, at_once = write_data(tmp_path, 40), 40, 2
     environment = os.environ | {"MMSAFE_CACHE": str(tmp_path / "cache")}

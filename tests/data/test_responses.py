@@ -394,6 +394,7 @@ def test_processes_divide_the_prompts_among_them(
     assert len(on_disk) == len(set(on_disk)) == 16
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_done_by_the_other(
     llava: Any,
     prompts: list[Example],
@@ -415,6 +416,7 @@ def test_what_a_killed_process_left_is_done_by_the_other(
     assert len(on_disk) == len(set(on_disk)) == 16
 
 
+@pytest.mark.slow
 def test_processes_that_want_different_prompts_share_what_both_want(
     llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path, start: Any
 ) -> None:

@@ -389,7 +389,9 @@ def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
         list(Guard(model=str(folder), **ON_CPU).verdicts(CASES))
 
 
-@pytest.mark.parametrize("model", ["no/such/folder/", "meta-llama/Llama-Guard-3-11B-Vision"])
+@pytest.mark.parametrize(
+    "model", ["no/such/folder/", pytest.param("meta-llama/Llama-Guard-3-11B-Vision", marks=pytest.mark.slow)]
+)
 def test_a_missing_judge_ends_the_command_before_anything_is_generated(
     command: Callable[..., Any], tmp_path: Path, model: str
 ) -> None:
