@@ -94,6 +94,7 @@ def test_batches_without_an_image_do_not_stop_the_others(place: Path, tmp_path: 
         assert other["train/loss"] == pytest.approx(one["train/loss"], rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_command_stops_all_and_the_same_command_goes_on(place: Path, tmp_path: Path):
     words = (
         *RUN,

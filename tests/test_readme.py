@@ -135,8 +135,8 @@ def test_the_two_commands_to_begin_with_are_there():
 
 
 def cases() -> list[Any]:
-    """Every documented command; a sweep takes a minute, for every job is a process."""
-    slow = {command: " -m " in command.partition("-m mmsafe")[2] for command in documented()}
+    """Every documented command; one that starts several processes takes half a minute."""
+    slow = {command: bool(re.search(r"mmsafe\.train (-m|.*\bdevices=8)", command)) for command in documented()}
     return [pytest.param(command, marks=[pytest.mark.slow] * slow[command]) for command in slow]
 
 

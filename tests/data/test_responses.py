@@ -383,6 +383,7 @@ def test_a_kill_loses_no_finished_batch(
 # Several processes
 
 
+@pytest.mark.slow
 def test_processes_divide_the_prompts_among_them(
     uninterrupted: list[Response], own_cache: Path, start: Any, tmp_path: Path
 ) -> None:
