@@ -172,10 +172,11 @@ def test_root_composes_with_its_defaults_and_has_the_keys_of_its_class(root: str
 @pytest.mark.parametrize(
     ("root", "group", "option"),
     [
-        pytest.param(*found, marks=[pytest.mark.slow] * (found[0] != "train" and found[1] in groups("train")))
+        pytest.param(
+            *found, id="-".join(found), marks=[pytest.mark.slow] * (found[0] != "train" and found[1] in groups("train"))
+        )
         for found in every_choice()
     ],
-    ids="-".join,
 )
 def test_every_option_composes_is_typed_and_mirrors_its_class(root: str, group: str, option: str):
     node = composed(root, f"{group}={option}", *BESIDE.get((root, group, option), ())).get(group, {})
