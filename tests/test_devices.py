@@ -52,6 +52,7 @@ def test_an_evaluation_is_the_same_to_the_last_digit(tmp_path: Path, base: Path)
     assert {path.name for path in two.iterdir()} == {".hydra", "evaluate.log", *made}
 
 
+@pytest.mark.slow
 def test_blind_responses_are_the_same(tmp_path: Path) -> None:
     for devices in (1, 2):
         done = run("blind", tmp_path / f"on-{devices}", *SAMPLED, devices=devices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 import signal
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -100,6 +101,13 @@ def saved(folder: Path) -> int:
     return int(json.loads(pointer.read_text())["step"]) if pointer.exists() else 0
 
 
+def tracebacks(log: Path) -> int:
+    """How many there are, but for those of signals in a callback or `__del__`, which Python tells of and goes on."""
+    return len(
+        re.findall(r"(?<!Exception ignored)\nTraceback", re.sub(r"(Exception ignored) in.*", r"\1", log.read_text()))
+    )
+
+
 def assert_same(found: Path, expected: Path) -> None:
     """The weights bit by bit, all that was logged but times, all that was measured, and both caches."""
     for folder in (found, expected):
@@ -140,7 +148,7 @@ def test_a_run_that_is_ended_at_every_point_ends_as_if_it_had_not_been(
         (tmp_path / "reached").unlink()
         assert logged(tmp_path) - saved(tmp_path) <= EVERY, fault
     assert ended(started(processes, tmp_path)) == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert tracebacks(tmp_path / "log") == 0
     assert_same(tmp_path, undisturbed)
 
 
@@ -158,5 +166,5 @@ def test_a_run_that_is_ended_at_any_moment_ends_as_if_it_had_not_been(
         stopped += status != 0
     assert stopped >= 10
     assert ended(started(processes, tmp_path)) == 0
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert tracebacks(tmp_path / "log") == 0
     assert_same(tmp_path, undisturbed)
