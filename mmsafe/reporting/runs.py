@@ -27,6 +27,7 @@ from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.json"
+ABOUT = "run.json"
 FAILED = "failed.json"
 """What a sweep leaves in the folder of a job that failed."""
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
@@ -57,7 +58,7 @@ class RunFolder:
         """Add facts to `run.json`: versions, fingerprints, counts."""
         self.about |= facts
         if is_first():
-            write_json(self.path / "run.json", self.about)
+            write_json(self.path / ABOUT, self.about)
 
     def note_inputs(self, **fingerprints: str) -> None:
         """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""
@@ -105,7 +106,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 
 def about_run(folder: Path) -> dict[str, Any]:
     """What `run.json` says of a run; empty where there is none. Raises `UserError` if it is damaged."""
-    path = folder / "run.json"
+    path = folder / ABOUT
     if not path.exists():
         return {}
     try:

@@ -13,12 +13,11 @@ from omegaconf import OmegaConf
 
 from mmsafe.errors import UserError
 from mmsafe.reporting import files
-from mmsafe.reporting.runs import FAILED
+from mmsafe.reporting.runs import ABOUT, FAILED, METRICS
 from mmsafe.reporting.secrets import LEFT_OUT, public
 
 IGNORED = ("seed", "name", "progress_bar")
 """Last part of options that make no difference between groups."""
-ABOUT = "run.json"
 ROUNDING = 1e-9
 """Below it, differences of rates are the same difference."""
 
@@ -78,7 +77,7 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
-    results = path / "metrics.json"
+    results = path / METRICS
     try:
         began = (path / ABOUT).exists()
         about = public(json.loads((path / ABOUT).read_text())) if began else {"config": {"name": path.name}}
