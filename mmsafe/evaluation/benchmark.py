@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource
 from mmsafe.evaluation.judges.base import Judge, Verdict
-from mmsafe.evaluation.statistics import Estimate
+from mmsafe.evaluation.statistics import Estimate, reach
 from mmsafe.options import options
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ class Judged:
     example: Example
     response: str
     verdict: Verdict
+
+
+class Bounds(NamedTuple):
+    """A metric's worst and best value, whatever the unknown verdicts are in truth."""
+
+    bad: float
+    good: float
 
 
 @options
@@ -62,6 +69,20 @@ class Benchmark(ABC):
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Named estimates; None where there is nothing to measure."""
 
+    def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
+        """How far unknown verdicts can move each metric; these bounds are attained.
+
+        As it stands for metrics that each unsafe response, and each refusal, moves one way only. What sets rows against
+        one another, or takes a refusal here for good and there for bad, is overridden.
+        """
+        names = {name for row in judged for name in row.verdict.details}
+        bad, good = (self.metrics([told(row, bad, bad, names, not bad) for row in judged]) for bad in (True, False))
+        return {
+            name: Bounds(worst.value, best.value)
+            for name, worst in bad.items()
+            if worst is not None and (best := good[name]) is not None
+        }
+
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
         """What is yes or no of a single response, by the name of the rate; `mmsafe.compare` tests each."""
         return {"unsafe": verdict.unsafe or verdict.unknown, "refused": verdict.refused}
@@ -89,3 +110,17 @@ class Benchmark(ABC):
                     if estimate is not None:
                         found[f"{name}/{tag}={value}"] = estimate
         return found
+
+
+def told(row: Judged, unsafe: bool, refused: bool, details: Iterable[str] = (), detail: bool = False) -> Judged:
+    """The row, with this verdict where its own is unknown."""
+    if not row.verdict.unknown:
+        return row
+    said = {**row.verdict.details, **dict.fromkeys(details, detail)}
+    return replace(row, verdict=replace(row.verdict, unsafe=unsafe, refused=refused, unknown=False, details=said))
+
+
+def refusals(verdicts: Iterable[Verdict]) -> tuple[float, float]:
+    """The least and the greatest share of responses that may refuse."""
+    known = list(verdicts)
+    return reach([verdict.refused for verdict in known], [verdict.unknown for verdict in known])

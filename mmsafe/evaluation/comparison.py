@@ -23,7 +23,7 @@ from mmsafe.evaluation.stages import (
     refuse_untold,
     verdict_of,
 )
-from mmsafe.evaluation.statistics import Paired, paired
+from mmsafe.evaluation.statistics import Paired, paired, reach
 from mmsafe.options import options
 from mmsafe.reporting.runs import about_run
 
@@ -166,9 +166,9 @@ def _changes(a: JudgedRun, b: JudgedRun, ids: Sequence[str]) -> dict[str, Change
 def _change(pairs: Sequence[Pair]) -> Change:
     found = paired([pair.a for pair in pairs], [pair.b for pair in pairs])
     assert found is not None  # there is a pair wherever there is an outcome
-    lowest = sum((pair.b and not pair.b_unknown) - (pair.a or pair.a_unknown) for pair in pairs)
-    highest = sum((pair.b or pair.b_unknown) - (pair.a and not pair.a_unknown) for pair in pairs)
-    return Change(found, lowest / len(pairs), highest / len(pairs))
+    a = reach([pair.a for pair in pairs], [pair.a_unknown for pair in pairs])
+    b = reach([pair.b for pair in pairs], [pair.b_unknown for pair in pairs])
+    return Change(found, b[0] - a[1], b[1] - a[0])
 
 
 def _outcomes(run: JudgedRun, i: str) -> Mapping[str, bool]:

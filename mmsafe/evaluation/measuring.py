@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mmsafe.evaluation.benchmark import Benchmark, Judged
@@ -11,18 +10,17 @@ from mmsafe.evaluation.statistics import Estimate, rate
 
 
 def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict[str, Any]:
-    """The benchmark's metrics, flat; where verdicts are unknown, also what would be found if all were bad, or good.
+    """The benchmark's metrics, flat; where verdicts are unknown, also how bad and how good each can in truth be.
 
-    `eval/<name>_if_bad`: every unknown response is unsafe and a refusal. `eval/<name>_if_good`: neither.
+    `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
     """
     found = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
     if (share := rate(unknown)) is not None:
         found |= flat({"unknown_rate": share})
     if any(unknown):
-        for name, bad in (("if_bad", True), ("if_good", False)):
-            told = [_told(row, bad=bad) for row in judged]
-            found |= {f"eval/{m}_{name}": e.value for m, e in benchmark.metrics(told).items() if e is not None}
+        for name, bounds in benchmark.bounds(judged).items():
+            found |= {f"eval/{name}_if_bad": bounds.bad, f"eval/{name}_if_good": bounds.good}
     return found
 
 
@@ -35,9 +33,3 @@ def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:
         found[f"eval/{name}_high"] = estimate.high
         found[f"eval/{name}_n"] = estimate.n
     return found
-
-
-def _told(row: Judged, *, bad: bool) -> Judged:
-    if not row.verdict.unknown:
-        return row
-    return replace(row, verdict=replace(row.verdict, unsafe=bad, refused=bad, unknown=False))

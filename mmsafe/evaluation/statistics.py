@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,13 @@ def rate(outcomes: Sequence[bool | float]) -> Estimate | None:
     return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
 
 
+def reach(outcomes: Iterable[bool], unknown: Iterable[bool]) -> tuple[float, float]:
+    """The least and the greatest share of outcomes that are true, where the unknown ones may be either."""
+    pairs = list(zip(outcomes, unknown, strict=True))
+    sure = sum(outcome and not open_ for outcome, open_ in pairs)
+    return sure / len(pairs), (sure + sum(open_ for _, open_ in pairs)) / len(pairs)
+
+
 def macro(groups: Sequence[Sequence[bool | float]]) -> Estimate | None:
     """Mean of the groups' shares, in which each group counts the same; None without observations.
 
@@ -55,18 +64,44 @@ def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -
     """Mean share of `first` minus that of `second`, two independent samples; percentile bootstrap over members.
 
     Where one unit of sampling gives several observations, pass their mean, so that units are resampled as a whole.
+    A sample that does not vary has nothing to resample: then the intervals of both means are combined (MOVER).
     """
     if not len(first) or not len(second):
         return None
     value = sum(first) / len(first) - sum(second) / len(second)
+    if min(len(first), len(second)) < 2:
+        return Estimate(value, -1.0, 1.0, len(first) + len(second))
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        a, b = _mean(first, 0.0, seed), _mean(second, 0.0, seed)
+        below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
+        return Estimate(value, value - below, value + above, a.n + b.n)
     return _bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), value, seed)
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
-    """Mean of differences between shares, with a percentile bootstrap interval; None without observations."""
-    if not len(values):
-        return None
-    return _bootstrap((values,), lambda x, axis: x.mean(axis=axis), sum(values) / len(values), seed)
+    """Mean of differences between shares, with a percentile bootstrap interval; None without observations.
+
+    Where all are the same, any other may still be as frequent as Clopper and Pearson's exact interval allows; one alone
+    says nothing.
+    """
+    return _mean(values, -1.0, seed) if len(values) else None
+
+
+def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:
+    """Of values between `least` and 1."""
+    n, value = len(values), sum(values) / len(values)
+    if len(set(values)) == 1:
+        others = 1 - _exact_share(n, n)[0] if n > 1 else 1.0
+        return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
+    return _bootstrap((values,), lambda x, axis: x.mean(axis=axis), value, seed)
+
+
+def _exact_share(true: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval (1934)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(true, n).proportion_ci(CONFIDENCE, method="exact")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +134,32 @@ def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> Pair
 def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimate | None:
     """Cohen's κ (1960) of two raters' labels with a bootstrap interval over what they rated.
 
-    None where all labels are the same, for then any agreement is by chance; a resample like that counts as 1.
+    None where all labels are the same, for then any agreement is by chance; resamples like that are left out. Where all
+    others give one value, as when the raters agree throughout, the interval is that of Clopper and Pearson's for the
+    share of equal labels, at the agreement by chance that was found.
     """
     import numpy as np
 
     labels = sorted({*first, *second})
     if len(labels) < 2:
         return None
-    codes = [[labels.index(label) for label in rater] for rater in (first, second)]
+    a, b = (np.asarray([labels.index(label) for label in rater]) for rater in (first, second))
 
-    def statistic(a: Any, b: Any, axis: int = -1) -> Any:
-        agreed = (a == b).mean(axis=axis)
-        chance = sum((a == code).mean(axis=axis) * (b == code).mean(axis=axis) for code in range(len(labels)))
-        return 1 - (1 - agreed) / np.where(chance < 1, 1 - chance, 1)
+    def by_chance(a: Any, b: Any) -> Any:
+        return sum((a == code).mean(axis=-1) * (b == code).mean(axis=-1) for code in range(len(labels)))
 
-    value = float(statistic(np.asarray(codes[0]), np.asarray(codes[1])))
-    return _bootstrap((codes[0], codes[1]), statistic, value, seed, jointly=True)
+    def beyond(agreed: Any, chance: Any) -> Any:
+        return 1 - (1 - agreed) / np.where(chance < 1, 1 - chance, np.nan)
+
+    n, chance, agreed = len(a), by_chance(a, b), (a == b).mean()
+    if n < 2:
+        return Estimate(float(beyond(agreed, chance)), -1.0, 1.0, n)
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    resampled = beyond((a[drawn] == b[drawn]).mean(axis=-1), by_chance(a[drawn], b[drawn]))
+    low, high = np.nanpercentile(resampled, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
+    if high - low < ROUNDING:
+        low, high = np.clip(beyond(np.asarray(_exact_share(int((a == b).sum()), n)), chance), -1, 1)
+    return Estimate(float(beyond(agreed, chance)), float(low), float(high), n)
 
 
 def _bootstrap(
@@ -122,20 +167,11 @@ def _bootstrap(
     statistic: Callable[..., Any],
     value: float,
     seed: int,
-    *,
-    jointly: bool = False,
 ) -> Estimate:
-    """A sample of one cannot be resampled: its interval is all that a difference of shares, or κ, can be.
-
-    `jointly`: the samples are of the same members, which are resampled once for all.
-    """
     import numpy as np
     from scipy.stats import bootstrap
 
-    n = len(samples[0]) if jointly else sum(map(len, samples))
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
-    if any(len(array) < 2 for array in arrays):
-        return Estimate(value, -1.0, 1.0, n)
     found = bootstrap(
         arrays,
         statistic,
@@ -143,7 +179,6 @@ def _bootstrap(
         confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
-        paired=jointly,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high), n)
+    return Estimate(value, float(found.low), float(found.high), sum(map(len, samples)))

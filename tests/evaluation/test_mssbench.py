@@ -9,6 +9,7 @@ import pytest
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE, complaint, judged, picture, prompts, values, write_json
 
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench
+from mmsafe.evaluation.statistics import rate
 
 CHAT: dict[str, Any] = {
     "safe_image_path": "1.jpg",
@@ -69,10 +70,13 @@ def test_accuracy_by_situation(folder: Path) -> None:
         "chat/0/1/unsafe": REFUSED,
         "embodied/0/0/unsafe": SAFE,
     }
-    found = values(benchmark, judged(prompts(benchmark), lambda prompt: verdicts[prompt.id]))
+    rows = judged(prompts(benchmark), lambda prompt: verdicts[prompt.id])
+    found = values(benchmark, rows)
     assert found["safe_accuracy"] == found["unsafe_accuracy"] == found["accuracy"] == pytest.approx(1 / 3)
     assert found["accuracy/task=chat"] == 0.5
     assert found["accuracy/type=property"] == 0
+    requests = benchmark.metrics(rows)["accuracy"]  # a half, a half and nothing: three units, not six
+    assert requests == rate([0.5, 0.5, 0])
 
 
 def test_what_is_missing_or_other(folder: Path) -> None:

@@ -157,9 +157,21 @@ def test_the_bootstrap_is_decided_by_its_seed() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_constant_samples_have_an_interval_of_width_zero() -> None:
-    assert mean([1, 1, 1]) == Estimate(1, 1, 1, 3)
-    assert difference([1.0, 1.0], [0.0, 0.0, 0.0]) == Estimate(1, 1, 1, 5)
+def test_outcomes_that_are_all_alike_have_an_exact_interval() -> None:
+    """Where a share q is other, n outcomes are alike with probability (1 - q)ⁿ, which is 0.025 at q = 1 - 0.025^(1/n).
+
+    Then a mean of 1 may be 1 - 2q, where the others are -1; one of 0 may be anything within ±q. Two shares of 1 and 0
+    are 1 - q and q at their ends, whose distances add as squares, as with the ends of a bootstrap where one varies.
+    """
+    q2, q3 = 1 - 0.025 ** (1 / 2), 1 - 0.025 ** (1 / 3)
+    for found, value, low, high in (
+        (mean([1, 1, 1]), 1, 1 - 2 * q3, 1),
+        (mean([0, 0]), 0, -q2, q2),
+        (difference([1.0, 1.0], [0.0, 0.0, 0.0]), 1, 1 - math.hypot(q2, q3), 1),
+        (difference([0.0, 1.0], [0.0, 0.0]), 0.5, 0.5 - math.hypot(0.5, q2), 1),
+    ):
+        assert found is not None
+        assert (found.value, found.low, found.high) == pytest.approx((value, low, high))
 
 
 @pytest.mark.filterwarnings("error")
@@ -172,7 +184,9 @@ def test_a_sample_of_one_says_nothing_about_its_spread() -> None:
 def test_a_bootstrapped_mean_stays_in_the_range_of_its_data(sample: list[float]) -> None:
     found = mean(sample)
     assert found is not None
-    assert min(sample) <= found.low <= found.high <= max(sample)
+    assert -1 <= found.low < found.high <= 1
+    if len(set(sample)) > 1:
+        assert min(sample) <= found.low <= found.high <= max(sample)
     assert min(sample) <= found.value <= max(sample)
 
 
@@ -255,9 +269,20 @@ def test_kappa_agrees_with_its_large_sample_spread() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_kappa_of_labels_that_hardly_differ() -> None:
-    """Resamples without the one that differs agree in all: they count as 1, so the interval is honest."""
+    """Resamples without the one that differs have no κ. All others have 0, for one rater says the same throughout.
+
+    So the interval is that of 9 equal labels of 10 (Clopper and Pearson: 0.5550 to 0.9975) where chance gives 0.9.
+    """
     assert kappa([*"aaaa"], [*"aaaa"]) is None
     assert kappa([], []) is None
     found = kappa([*"aaaaaaaaaa"], [*"aaaaaaaaab"])
     assert found is not None
-    assert (found.value, found.low, found.high) == (0, 0, 1)
+    assert (found.value, found.low, found.high) == pytest.approx((0, -1, 1 - 0.0025286 / 0.1), abs=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_kappa_of_raters_who_agree_throughout() -> None:
+    """Four equal labels of four: as few as 0.025^(1/4) of all may be equal, where chance gives a half."""
+    found = kappa([*"aabb"], [*"aabb"])
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((1, 1 - (1 - 0.025**0.25) / 0.5, 1))

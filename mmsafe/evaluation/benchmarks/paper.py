@@ -14,7 +14,7 @@ from pydantic import Field
 from mmsafe.data.example import Example
 from mmsafe.data.source import DataSource, NoData
 from mmsafe.errors import UserError
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.benchmark import Benchmark, Bounds, Judged, Part
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
@@ -99,6 +99,10 @@ class PaperTables(Benchmark):
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Those of all parts, whose names are distinct."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.metrics(rows).items()}
+
+    def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
+        """As the parts have them."""
+        return {name: value for part, rows in self._dealt(judged) for name, value in part.bounds(rows).items()}
 
     def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
         """Each part by its own tags."""
