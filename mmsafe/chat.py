@@ -53,6 +53,8 @@ class Chat:
     def __init__(self, endpoint: Endpoint) -> None:
         from openai import AsyncOpenAI
 
+        from mmsafe.bounded_http import BoundedClient
+
         for name in CONNECTION_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         self._endpoint = endpoint
@@ -61,6 +63,7 @@ class Chat:
             api_key=endpoint.key or "none",  # the client refuses an empty one
             timeout=endpoint.timeout,
             max_retries=endpoint.max_retries,
+            http_client=BoundedClient(endpoint.timeout),
         )
         self._free_from = 0.0
 
@@ -75,6 +78,8 @@ class Chat:
         """Ask; `tokens` estimates what it takes, in and out. Raises `NoAnswerError`, after retries where they help."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
+        from mmsafe.bounded_http import RefusedReplyError
+
         await self._wait(tokens)
         try:
             create: Any = self._client.chat.completions.with_raw_response.create
@@ -83,6 +88,8 @@ class Chat:
             raise NoAnswerError(f"no answer within {self._endpoint.timeout:g} s") from error
         except APIConnectionError as error:
             raise NoAnswerError("the connection failed", hopeless=_never_connected(error)) from error
+        except RefusedReplyError as error:
+            raise NoAnswerError(f"the reply is {error}", hopeless=error.leads_away) from error
         except APIStatusError as error:
             raise self._refused(error.status_code, error.body) from error
         return _answer(reply.content)

@@ -26,7 +26,7 @@ class Endpoint:
     concurrency: Count = 8
     """Requests under way at a time."""
     timeout: Positive = 120.0
-    """Seconds that a request may take."""
+    """Seconds that a request may take as a whole; each retry has as many."""
     max_retries: Annotated[int, Field(ge=0)] = 5
     """Of a request, after 408, 409, 429, 5xx, a time-out or a closed connection; the wait is what the server asks for,
     or doubles each time, with jitter."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AGAIN = {408, 429, 500, 502, 503, 504}
 """Statuses after which the same request may succeed."""
-REDIRECTS = 5
 CONNECTION_LOGGERS = ("httpx2", "httpcore2")
 """They log every address, and at their lowest levels every header."""
 
@@ -35,7 +34,7 @@ class Politeness:
     """Requests under way at a time; Wikimedia asks for no more than this when files are fetched."""
     requests_per_second: Positive = 2.0
     timeout: Positive = 60.0
-    """Seconds that a request may take."""
+    """Seconds that a request may take as a whole."""
     max_retries: Annotated[int, Field(ge=0)] = 5
     """Of a request; the wait is what the server asks for, or 1, 2, 4, … seconds."""
     max_wait: Positive = 300.0
@@ -62,15 +61,13 @@ class PoliteClient:
     """A connection pool within the limits of `Politeness`, entered in the event loop that uses it."""
 
     def __init__(self, limits: Politeness) -> None:
-        from httpx2 import AsyncClient
+        from mmsafe.bounded_http import BoundedClient
 
         for name in CONNECTION_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         self._limits = limits
         agent = f"mmsafe/{__version__} ({limits.contact}) httpx2"
-        self._client = AsyncClient(
-            headers={"User-Agent": agent}, follow_redirects=True, max_redirects=REDIRECTS, timeout=None
-        )
+        self._client = BoundedClient(limits.timeout, agent)
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._free_from = 0.0
 
@@ -117,22 +114,24 @@ class PoliteClient:
     ) -> T:
         import httpx2
 
+        from mmsafe.bounded_http import RefusedReplyError
+
+        bound = {"max_bytes": max_bytes}
         try:
-            async with (
-                asyncio.timeout(self._limits.timeout),
-                self._client.stream("GET", url, params=params, headers=headers) as reply,
-            ):
-                if reply.status_code in AGAIN:
-                    raise AgainError(f"HTTP {reply.status_code}", asked_wait(reply.headers))
-                if reply.status_code != httpx2.codes.OK:
-                    raise RefusedError(f"HTTP {reply.status_code}")
-                return read(reply, await _content(reply, max_bytes))
-        except TimeoutError as error:
+            reply = await self._client.get(url, params=params, headers=headers, extensions=bound)
+        except httpx2.ReadTimeout as error:
             raise AgainError(f"no complete reply within {self._limits.timeout:g} s") from error
+        except RefusedReplyError as error:
+            raise RefusedError(str(error)) from error
         except (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
             raise RefusedError("redirected to nowhere") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise AgainError(f"the connection failed ({type(error).__name__})") from error
+        if reply.status_code in AGAIN:
+            raise AgainError(f"HTTP {reply.status_code}", asked_wait(reply.headers))
+        if reply.status_code != httpx2.codes.OK:
+            raise RefusedError(f"HTTP {reply.status_code}")
+        return read(reply, reply.content)
 
     async def _turn(self) -> None:
         """Wait until the next request may start."""
@@ -160,13 +159,3 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
         return None
     aware = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max((aware - datetime.now(UTC)).total_seconds(), 0.0)
-
-
-async def _content(reply: Response, max_bytes: int) -> bytes:
-    """The body, as far as it is no larger than allowed."""
-    content = bytearray()
-    async for part in reply.aiter_bytes():
-        content += part
-        if len(content) > max_bytes:
-            raise RefusedError("larger than allowed")
-    return bytes(content)
