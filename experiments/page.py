@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.figure import Figure
+from scipy.stats import ttest_1samp
 
 from mmsafe.reporting.figures import STYLE, look
+from mmsafe.reporting.files import csv_rows
 from mmsafe.reporting.summary import Interval, over_seeds
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main() -> None:
     first = {name: place for place, name in enumerate(args.arms)}
     rows.sort(key=lambda row: first.get(arm(row), len(first)))
     contrasts = [text.split(" - ") for text in args.differences]
-    tables = "\n".join([*means(rows), "", *differences(rows, contrasts)])
+    tables = "\n".join([*means(rows), "", *differences(rows, contrasts), *corrected(rows, contrasts)])
     write_between_marks(args.page / "README.md", tables)
     with matplotlib.rc_context(STYLE):
         draw(rows, args.over).savefig(args.page / "figure.png", dpi=110)
@@ -61,7 +62,8 @@ def main() -> None:
 def read(path: Path) -> list[Row]:
     """The rows of finished runs. Ends the program if one is not finished: a page shows whole experiments."""
     with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        names, *lines = csv_rows(file)
+        rows = [dict(zip(names, line, strict=True)) for line in lines]
     if unfinished := [row["folder"] for row in rows if row["status"] != "finished"]:
         raise SystemExit(f"{path}: {', '.join(unfinished)} did not finish; give the command of the sweep again")
     return rows
@@ -99,6 +101,24 @@ def differences(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list
         more = f"{sum(gain > 1e-9 for gain in gains)} of {len(gains)}"
         lines.append(f"| {first} − {second} | {' | '.join(cells)} | {more} |")
     return lines if contrasts else []
+
+
+def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list[str]:
+    """What is left of the differences after Holm's correction (1979) of their t-tests for their number."""
+    tests = {
+        f"{first} − {second}, {METRICS[metric][:-2]}": float(ttest_1samp(paired(rows, first, second, metric), 0).pvalue)
+        for first, second in contrasts
+        for metric in MAIN
+    }
+    if not tests:
+        return []
+    found, least = [], 0.0
+    for place, (name, p) in enumerate(sorted(tests.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, p * (len(tests) - place)))
+        found.append((least, f"{name} (p = {least:.3f})"))
+    kept, bold = [name for p, name in found if p < 0.05], sum(p < 0.05 for p in tests.values())
+    told = "; ".join(kept) if kept else f"none; next is {found[0][1]}"
+    return ["", f"In bold are {bold} of {len(tests)}; after Holm's correction for all {len(tests)}, at 5 %: {told}."]
 
 
 def paired(rows: Sequence[Row], first: str, second: str, metric: str) -> list[float]:

@@ -18,6 +18,7 @@ from statistics import mean, stdev
 import pytest
 from PIL import Image
 from roots import ROOTS
+from scipy.stats import t
 
 from mmsafe.preflight import check
 
@@ -139,6 +140,33 @@ def test_differences_are_paired_by_seed_and_bold_where_they_exclude_zero(result:
         a, b = arms[first]["both images right"], arms[second]["both images right"]
         more = sum(a[seed] - b[seed] > 1e-6 for seed in a)
         assert row["seeds with more of both right"] == f"{more} of {len(a)}"
+
+
+def test_a_page_says_what_is_left_of_its_differences_after_a_correction_for_their_number(result: Path):
+    """Holm (1979): the i-th smallest of n p-values is multiplied by n - i + 1, and none comes before a smaller one."""
+    arms, rows = seeds_of(result), table(result, "difference")
+    p = {}
+    for row in rows:
+        first, second = row["difference"].split(" − ")
+        for name in METRICS.keys() & row.keys():
+            a, b = arms[first][name], arms[second][name]
+            centre, half = interval([a[seed] - b[seed] for seed in a])
+            p[f"{row['difference']}, {name}"] = 2 * t.sf(abs(centre) * T[len(a)] / half, len(a) - 1)
+    ranked = sorted(p, key=p.__getitem__)
+    holm = {
+        name: max(p[other] * (len(p) - i) for i, other in enumerate(ranked[: ranked.index(name) + 1])) for name in p
+    }
+    text = (result / "README.md").read_text(encoding="utf-8")
+    told = (
+        f"In bold are {sum(row[m].startswith('**') for row in rows for m in METRICS.keys() & row.keys())} of {len(p)};"
+    )
+    (line,) = [line for line in text.splitlines() if line.startswith(told)]
+    said = {
+        name: float(value) for name, value in re.findall(r"(?:5 %: |; |next is )([^;:]+?) \(p = (\d\.\d{3})\)", line)
+    }
+    left = {name for name, value in holm.items() if value < 0.05} or {ranked[0]}
+    assert said == pytest.approx({name: min(1, holm[name]) for name in left}, abs=HALF_A_DIGIT)
+    assert ("5 %: none; next" in line) == (min(holm.values()) >= 0.05)
 
 
 def commands(page: Path, folder: Path) -> list[list[str]]:

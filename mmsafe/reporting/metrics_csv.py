@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsafe.errors import UserError
+from mmsafe.reporting.files import csv_rows
 
 STEP = "step"
 
@@ -27,7 +28,7 @@ def read_columns(path: Path) -> tuple[list[str], dict[int, dict[str, float]]]:
     try:
         text = path.read_bytes().decode("utf-8")
         # A line is complete with its line break, and neither a name nor a number holds another one.
-        lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        lines = csv_rows(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
         first, *columns = next(lines, [STEP])
         if first != STEP:
             raise ValueError(f"its first column is not {STEP!r}")

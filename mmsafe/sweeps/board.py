@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -15,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmsafe.reporting.files import csv_rows
 from mmsafe.sweeps.job import Job, State
 
 SHOWN_METRICS = ("eval/safety_rate", "train/loss")
@@ -96,7 +96,7 @@ def last_row(path: Path) -> dict[str, float]:
         return {}
     if not rows or not rows[-1]:
         return {}
-    header, cells = csv.reader([names, rows[-1]])
+    header, cells = csv_rows([names, rows[-1]])
     return {name: float(cell) for name, cell in zip(header, cells, strict=False) if cell}
 
 

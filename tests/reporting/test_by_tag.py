@@ -70,6 +70,12 @@ def test_the_file_has_a_row_for_each_with_its_interval(tmp_path: Path) -> None:
     assert numbers[0] == numbers[1] == 0 < numbers[2]
 
 
+def test_a_category_that_a_spreadsheet_would_run_is_text(tmp_path: Path) -> None:
+    name = "eval/safety_rate/source=@SUM(1+1)"
+    write_by_tag(tmp_path, {name: 0.5, f"{name}_low": -0.5, f"{name}_high": 1, f"{name}_n": 2})
+    assert (tmp_path / FILE).read_text().splitlines()[1] == "source,'@SUM(1+1),safety_rate,0.5,-0.5,1,2"
+
+
 def test_without_tags_there_is_no_file(tmp_path: Path) -> None:
     metrics = {"eval/safety_rate": 0.5, "eval/safety_rate_n": 2, "eval/judge": "test", "train/loss/source=a": 0.1}
     write_by_tag(tmp_path, metrics)

@@ -1,4 +1,8 @@
+import contextlib
+import csv
+import io
 import math
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,11 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
+import mmsafe
 from mmsafe.errors import UserError
 from mmsafe.reporting.csv_log import CsvLog, read_metrics
+from mmsafe.reporting.files import csv_rows, csv_text
+from mmsafe.sweeps.board import last_row
 
 
 def text(folder: Path) -> str:
@@ -92,6 +99,41 @@ def test_a_name_that_the_file_cannot_hold_is_refused(tmp_path: Path, name: str) 
     with pytest.raises(ValueError, match="a metric cannot be called"):
         CsvLog(tmp_path).log_metrics({name: 1.0}, step=2)
     assert not list(tmp_path.iterdir())
+
+
+RUN = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", " =1", '"=1', "'=1", "''-1", "＝1", "\tx")
+CELLS = (*RUN, "a=1", "-0.5", "-inf", "x", "x\r=1")
+"""What a spreadsheet would run, and what it would not."""
+
+
+def test_what_a_spreadsheet_would_run_is_text_in_the_file_and_comes_back_as_it_was() -> None:
+    written = list(csv.reader(io.StringIO(csv_text([CELLS, [-0.5, 3, None, Path("=x")]]), newline="")))
+    assert written == [[f"'{cell}" if cell in RUN else cell for cell in CELLS], ["-0.5", "3", "", "'=x"]]
+    assert list(csv_rows(io.StringIO(csv_text([CELLS]), newline=""))) == [list(CELLS)]
+
+
+@given(st.lists(st.text(st.sampled_from("=+-@\t\r\n '\",;1.e٣x"), min_size=1), min_size=1, max_size=4))
+def test_any_cells_come_back(cells: list[str]) -> None:
+    text = csv_text([cells])
+    assert list(csv_rows(io.StringIO(text, newline=""))) == [cells]
+    for cell in next(csv.reader(io.StringIO(text, newline=""))):
+        with contextlib.suppress(ValueError):
+            float(cell)
+            continue
+        assert cell[0] not in "=+-@\t\r\n"
+
+
+def test_a_metric_that_is_called_like_a_formula_is_read_back(tmp_path: Path) -> None:
+    logged(tmp_path, 1)
+    log = CsvLog(tmp_path)
+    log.log_metrics({"=1+1": -0.5}, step=2)
+    assert text(tmp_path) == "step,loss,'=1+1\n1,1.0,\n2,,-0.5\n"
+    assert read_metrics(tmp_path / "metrics.csv")[1] == last_row(tmp_path / "metrics.csv") == {"step": 2, "=1+1": -0.5}
+
+
+def test_every_table_is_written_by_the_one_writer() -> None:
+    files = Path(mmsafe.__file__).parent.rglob("*.py")
+    assert [file.name for file in files if re.search(r"csv\.(Dict)?[wW]riter|to_csv", file.read_text())] == ["files.py"]
 
 
 def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
