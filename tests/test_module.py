@@ -180,6 +180,41 @@ def test_a_mixture_tells_its_sources_and_trains_as_without(small: Llava, example
     assert rows[-1]["train/loss/source=a"] != rows[-1]["train/loss/source=b"]
 
 
+@pytest.mark.parametrize(
+    ("lr", "steps", "message"),
+    [
+        (1e-3, 1, r"^step 1: \d+ weights are not finite, such as [\w.]+; lower optimizer\.lr"),
+        (1e30, 2, r"^step 2: the loss is nan; lower optimizer\.lr"),
+    ],
+    ids=["weights of the last step", "loss of the last step"],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_not_finite_ends_training(
+    small: Llava, examples: list[Example], tmp_path: Path, lr: float, steps: int, message: str, accumulate: int
+):
+    """Whatever is logged, and again when the run is continued where it ended."""
+
+    class Overflow(Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            """The gradient of a finite loss."""
+            if lr < 1:
+                next(p for p in module.policy.parameters() if p.requires_grad).grad.fill_(math.inf)
+
+    trainer = Trainer(
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        log_every_n_steps=5,
+        accelerator="cpu",
+        precision="32-true",
+        progress_bar=False,
+    )
+    again = {"folder": tmp_path, "checkpoint": Checkpoint(every_n_steps=1)}
+    adamw = AdamW(lr=lr, schedule="constant", warmup_steps=0)
+    for _ in range(2):
+        with pytest.raises(UserError, match=message):
+            trained(small, examples, SFT(), trainer=trainer, optimizer=adamw, callbacks=[Overflow()], **again)
+
+
 def test_every_nth_step_is_logged(small: Llava, examples: list[Example]):
     trainer = Trainer(max_steps=5, log_every_n_steps=2, accelerator="cpu", precision="32-true", progress_bar=False)
     module, _, rows = trained(small, examples, SFT(), trainer=trainer)

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -257,6 +258,22 @@ def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path, cache
     assert metrics["train/loss"] == pytest.approx(metrics["loss/nll"])
     assert not [key for key in metrics if key.startswith("rewards/")]
     assert not list((tmp_path / "own").glob("responses/*"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def step(self: Any, closure: Callable[[], Any]) -> None:
+        closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data.fill_(math.nan)
+
+    monkeypatch.setattr("torch.optim.AdamW.step", step)
+    ended = launch("train", *SHORT, "trainer.max_steps=1", "hydra.run.dir=run", cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert re.search(r"^mmsafe\.train: step 1: \d+ weights are not finite.*\n\Z", ended.err, re.MULTILINE), ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
