@@ -31,8 +31,8 @@ class ImageFiles:
     async def fetched(self, url: str) -> Path:
         """The image at `url` as a file; one that is wanted several times at once is fetched once.
 
-        Raises `UnreachableError`, `RefusedError` if there is none or what is there is not an image, or `UserError` if the
-        file is not as it was fetched.
+        Raises `UnreachableError`, `RefusedError` if there is none or what is there is not an image, or `UserError` if
+        the file is not as it was fetched.
         """
         path = self._cache / digest(url)
         if path.exists():
