@@ -6,9 +6,12 @@ import csv
 import json
 import math
 import os
+import multiprocessing
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -274,6 +277,26 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, cache: Path, 
     assert "Traceback" not in ended.err
     assert not (tmp_path / "run" / "model").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "at", ["mmsafe.module.PreferenceModule.training_step", "mmsafe.reference.cached.CachedLogProbs._scored"]
+)
+def test_a_killed_data_worker_is_one_line(tmp_path: Path, cache: Path, at: str, monkeypatch: pytest.MonkeyPatch):
+    """Killed while the main process does something else."""
+
+    def kill(self: Any, batches: Any, *arguments: Any) -> None:
+        batches = iter(batches) if at.endswith("_scored") else batches
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGKILL)
+        time.sleep(10)  # until PyTorch tells of it
+
+    monkeypatch.setattr(at, kill)
+    words = ("objective=dpo", *SHORT, "data.num_workers=1", "hydra.run.dir=run")
+    ended = launch("train", *words, cwd=tmp_path, cache=tmp_path / "own")
+    assert ended.status == 2
+    assert re.search(r"^mmsafe\.train: DataLoader worker \(pid.*killed.*lower data\.num_workers.*\n\Z", ended.err, re.M)
+    assert "Traceback" not in ended.err
 
 
 def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
