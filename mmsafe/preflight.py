@@ -93,7 +93,7 @@ def _refuse_read_only(chosen: Sequence[str]) -> None:
     """Hydra would end in a traceback where it cannot make the chosen folder or, if none is, one in this folder."""
     folder = Path(chosen[-1] if chosen else ".").absolute()
     there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.W_OK, effective_ids=True):
         raise UserError(f"{there}: cannot be written; choose another place by hydra.run.dir")
 
 
