@@ -19,7 +19,7 @@ from mmsafe.overrides import as_given, to_folder
 from mmsafe.preflight import check, report
 from mmsafe.requeue import requeued
 from mmsafe.settings import Devices
-from mmsafe.signals import ended_at_once
+from mmsafe.signals import ended_at_once, killed_workers
 
 Root = TypeVar("Root")
 BAD_INPUT = 2
@@ -54,7 +54,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
         try:
-            with requeued(), ended_at_once():  # here too: submitit starts with the task
+            with requeued(), ended_at_once(), killed_workers():  # here too: submitit starts with the task
                 return job(typed(without_hydra(cfg), root), cfg)
         except UserError as error:
             report(error, f"mmsafe.{command}")

@@ -13,6 +13,9 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from mmsafe.cache import OTHERWISE
+from mmsafe.storage import needs_room
+
 log = logging.getLogger(__name__)
 WAIT = 0.5
 """Seconds between two looks at what other processes are working on."""
@@ -27,13 +30,14 @@ class Claims:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "claims"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with needs_room(self.folder, OTHERWISE):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.place = 0
         """Number of this process's place: no other process at work here has it."""
         self._table = FileLock(self.folder / "table")
 
     def __enter__(self) -> Self:
-        with self._table:
+        with needs_room(self.folder, OTHERWISE), self._table:
             self.place, self._own = next(free for free in map(self._taken, count()) if free)
             self._claim([])
         return self
@@ -104,7 +108,8 @@ class Claims:
         return claimed
 
     def _claim(self, keys: Sequence[str]) -> None:
-        self._claimed(self.place).write_text(json.dumps(keys))
+        with needs_room(self.folder, OTHERWISE):
+            self._claimed(self.place).write_text(json.dumps(keys))
 
     def _claimed(self, place: int) -> Path:
         return self.folder / f"{place}.json"

@@ -23,16 +23,20 @@ def step_metrics(
     """Loss terms, rewards, margins, accuracies and log-probs of one batch: sum and count, `[2]`, without gradient.
 
     `group` is the group of each item, `[batch]`: in a batch of mixed groups a row counts under its own label, and an
-    item of group -1 does not count. Sums and counts may be added up over micro-batches and ranks; `means` divides.
+    item of group -1 does not count. Sums and counts may be added up over micro-batches and ranks; `means` divides. Loss
+    terms count as often as the item has tokens, where the objective averages over tokens.
 
     `members`, `[slices, batch]`, says which items are of which of `slices`: loss, margins and accuracies are told for
     each, as `train/loss/source=a`.
     """
     counts = group >= 0
-    found = {f"loss/{name}": _total(term[counts]) for name, term in terms.items()}
     loss = torch.stack(list(terms.values())).sum(0)
-    found["train/loss"] = _total(loss[counts])
-    found |= _by_slice("train/loss", loss, counts, members, slices)
+    share = torch.ones_like(loss)
+    if objective.tokens_of is not None:
+        share = scores[objective.tokens_of].length.clamp(min=1).to(loss.dtype)
+    found = {f"loss/{name}": _total(term[counts], share[counts]) for name, term in terms.items()}
+    found["train/loss"] = _total(loss[counts], share[counts])
+    found |= _by_slice("train/loss", loss, counts * share, members, slices)
     log_probs = {name: score.log_prob for name, score in scores.items()}
     found |= {f"logps/{label}": value for label, value in _by_label(objective, group, log_probs).items()}
     rewards = {name: reward for name, score in scores.items() if (reward := objective.reward(score)) is not None}
@@ -50,20 +54,21 @@ def means(sums: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: total / count for name, (total, count) in pairs.items() if count}
 
 
-def _total(values: Tensor) -> Tensor:
+def _total(values: Tensor, share: Tensor | None = None) -> Tensor:
     values = values.detach().float()
-    return torch.stack([values.sum(), values.new_tensor(len(values))])
+    share = torch.ones_like(values) if share is None else share.float()
+    return torch.stack([(values * share).sum(), share.sum()])
 
 
 def _by_slice(
-    name: str, values: Tensor, counts: Tensor, members: Tensor | None, slices: Sequence[object]
+    name: str, values: Tensor, share: Tensor, members: Tensor | None, slices: Sequence[object]
 ) -> dict[str, Tensor]:
-    """Total of a value over the items of each slice that count; nothing here waits for the device."""
+    """Total of a value over the items of each slice, which count `share` times; nothing waits for the device."""
     if members is None:
         return {}
-    own = members & counts
-    sums = torch.where(own, values.detach().float(), 0.0).sum(1)
-    totals = torch.stack([sums, own.sum(1).to(sums.dtype)], dim=1)
+    own = members * share.float()
+    sums = torch.where(own > 0, own * values.detach().float(), 0.0).sum(1)
+    totals = torch.stack([sums, own.sum(1)], dim=1)
     return {f"{name}/{part}": total for part, total in zip(slices, totals.unbind(), strict=True)}
 
 

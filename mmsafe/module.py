@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -65,6 +65,7 @@ class PreferenceModule(pl.LightningModule):
         self.weights: dict[str, Tensor] | None = None
         """Those of a policy that was trained in parts, on the first process."""
         self.trained_steps = 0
+        self._ended = False
 
     def setup(self, stage: str) -> None:
         """Load the policy, where it was not given."""
@@ -99,13 +100,22 @@ class PreferenceModule(pl.LightningModule):
         return loss
 
     def on_train_end(self) -> None:
-        """Put the weights together while every process still has its part."""
+        """Put the weights together while every process still has its part.
+
+        Raises `UserError` if a trained one is not finite: the loss of the last step was found before that changed them.
+        """
         if not self.parallel.whole:
             self.weights = self.parallel.whole_weights(self)
+        weights = self.policy.state_dict() if self.weights is None else self.weights
+        trained = [name for name, p in self.policy.named_parameters() if p.requires_grad and name in weights]
+        bad = [name for name in trained if not weights[name].isfinite().all()]
+        if found := {name for names in gathered(bad) for name in names}:
+            self._refuse(f"{len(found)} weights are not finite, such as {min(found)}")
+        self._ended = True
 
     def on_fit_end(self) -> None:
         """Where no step was left to take, Lightning has not called the hook above."""
-        if self.weights is None:
+        if not self._ended:
             self.on_train_end()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -126,10 +136,7 @@ class PreferenceModule(pl.LightningModule):
         self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
         self._window.clear()
         if not math.isfinite(self.latest["train/loss"]):
-            raise UserError(
-                f"step {self.global_step}: the loss is {self.latest['train/loss']}; lower optimizer.lr, or use a "
-                "trainer.precision with a wider range"
-            )
+            self._refuse(f"the loss is {self.latest['train/loss']}")
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in self.loggers:
                 logger.log_metrics({**self.latest, **timing}, step=self.global_step)
@@ -155,6 +162,11 @@ class PreferenceModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the metrics of the last step, for a run that was stopped after it."""
         self.trained_steps, self.latest = checkpoint["latest"]
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UserError(
+            f"step {self.global_step}: {what}; lower optimizer.lr, or use a trainer.precision with a wider range"
+        )
 
     def _remember(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():

@@ -1,7 +1,8 @@
-"""Signals that ask a process to stop."""
+"""Signals that ask a process to stop, and those that ended its data workers."""
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -10,7 +11,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from mmsafe.errors import UserError
+
 STOP = (signal.SIGTERM, signal.SIGINT)
+LOST = re.compile(r"DataLoader worker \(pid.*?(?=[.\n]|$)")
+"""What PyTorch says of a data worker that was killed; wherever this process is at that moment."""
 
 
 def end(number: int, frame: FrameType | None = None) -> None:
@@ -54,3 +59,16 @@ def ended_at_once() -> Iterator[None]:
         restore(before)
         if received:
             end(received[0])
+
+
+@contextmanager
+def killed_workers() -> Iterator[None]:
+    """Raises `UserError` if a data worker was killed, as a system that runs out of memory does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (told := LOST.search(str(error))) is None:
+            raise
+        raise UserError(
+            f"{told[0]}; if memory ran out, lower data.num_workers or data.batch_size; the same command continues"
+        ) from error

@@ -8,6 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 
 from mmsafe.checkpointing import Checkpoints, DirectIO, last_checkpoint
+from mmsafe.data.collate import Collator
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.data.features import FeatureCache
 from mmsafe.data.module import Items, PreferenceData
-from mmsafe.data.sampler import Part
+from mmsafe.data.sampler import Part, alike
 from mmsafe.data.slices import slices_of
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
@@ -85,6 +87,7 @@ def fit(
         group_by_length=group_by_length,
         seed=seed,
         part=Part(rank(), world_size(), trainer.accumulate_grad_batches),
+        share=_share(items, collator, objective),
     )
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
@@ -138,6 +141,12 @@ def fit(
         return module
     module.zero_grad(set_to_none=True)
     return module.to(device).eval()  # Lightning leaves it on the CPU
+
+
+def _share(items: Items, collator: Collator, objective: Objective) -> Callable[[int], int]:
+    """How often an item counts in the mean of an optimiser step; tokens are counted when its step comes."""
+    name = objective.tokens_of
+    return alike if name is None else cache(lambda index: collator.tokens(items[index], name))
 
 
 class StepLog(Callback):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import multiprocessing
+import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
 
+from mmsafe.data.collate import Item
 from mmsafe.data.example import Example
 from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.errors import UserError
@@ -176,6 +180,41 @@ def test_a_mixture_tells_its_sources_and_trains_as_without(small: Llava, example
     assert rows[-1]["train/loss/source=a"] != rows[-1]["train/loss/source=b"]
 
 
+@pytest.mark.parametrize(
+    ("lr", "steps", "message"),
+    [
+        (1e-3, 1, r"^step 1: \d+ weights are not finite, such as [\w.]+; lower optimizer\.lr"),
+        (1e30, 2, r"^step 2: the loss is nan; lower optimizer\.lr"),
+    ],
+    ids=["weights of the last step", "loss of the last step"],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_not_finite_ends_training(
+    small: Llava, examples: list[Example], tmp_path: Path, lr: float, steps: int, message: str, accumulate: int
+):
+    """Whatever is logged, and again when the run is continued where it ended."""
+
+    class Overflow(Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            """The gradient of a finite loss."""
+            if lr < 1:
+                next(p for p in module.policy.parameters() if p.requires_grad).grad.fill_(math.inf)
+
+    trainer = Trainer(
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        log_every_n_steps=5,
+        accelerator="cpu",
+        precision="32-true",
+        progress_bar=False,
+    )
+    again = {"folder": tmp_path, "checkpoint": Checkpoint(every_n_steps=1)}
+    adamw = AdamW(lr=lr, schedule="constant", warmup_steps=0)
+    for _ in range(2):
+        with pytest.raises(UserError, match=message):
+            trained(small, examples, SFT(), trainer=trainer, optimizer=adamw, callbacks=[Overflow()], **again)
+
+
 def test_every_nth_step_is_logged(small: Llava, examples: list[Example]):
     trainer = Trainer(max_steps=5, log_every_n_steps=2, accelerator="cpu", precision="32-true", progress_bar=False)
     module, _, rows = trained(small, examples, SFT(), trainer=trainer)
@@ -251,7 +290,73 @@ def test_metrics_name_only_what_a_batch_holds():
     assert not {"logps/rejected", "rewards/margins", "rewards/accuracies"} & set(found)
 
 
-@pytest.mark.parametrize("objective", [SFT(average="sequence"), DPO(), BPO()], ids=["sft", "dpo", "bpo"])
+class FirstGradient(Callback):
+    """Keeps the whole gradient of the first optimiser step."""
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        if not hasattr(self, "found"):
+            self.found = flat_gradient(module.policy)
+
+
+def flat_gradient(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def one_step(llava: Llava, examples: list[Example], **layout: Any) -> tuple[torch.Tensor, dict[str, float]]:
+    """Gradient and logged row of one optimiser step of SFT over all examples."""
+    watch = FirstGradient()
+    _, _, rows = trained(llava, examples, SFT(), scoring=SharedPrefix(), callbacks=[watch], **layout)
+    return watch.found, rows[0]
+
+
+def on_two_processes(llava: Llava, examples: list[Example], batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """The same with half of each batch on either of two processes."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "test"}
+    trainer = Trainer(
+        max_steps=1, devices=2, accumulate_grad_batches=2, accelerator="cpu", precision="32-true", progress_bar=False
+    )
+
+    def work(rank: int) -> None:
+        own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        os.environ.update(place | {name: str(value) for name, value in own.items()})
+        gradient, row = one_step(llava, examples, batch_size=batch_size, trainer=trainer)
+        results.put((gradient.numpy(), row))
+
+    processes = [context.Process(target=work, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    (gradient, row), (other, _) = (results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    assert (gradient == other).all()
+    return torch.from_numpy(gradient), row
+
+
+def test_every_token_of_a_step_counts_the_same_however_the_step_is_shared(small: Llava):
+    """The gradient of -log-probs over tokens, of all 8 examples in one batch without the training loop."""
+    examples = MicroWorld(size=8, image_size=24).train().examples
+    examples = [*examples[:3], examples[3].with_responses(chosen="No."), examples[4].blinded(), *examples[5:]]
+    llava = dataclasses.replace(small, model=copy.deepcopy(small.model).train())
+    batch = Padded().collator(llava.encoder(), SFT().groups)([Item(example) for example in examples])
+    log_probs, mask = Padded().log_probs(llava.model, batch)["chosen"]
+    assert len(set(mask.sum(1).tolist())) > 3, "responses of many lengths"
+    loss = -log_probs.sum() / mask.sum()
+    loss.backward()
+    expected = flat_gradient(llava.model)
+    # the last: micro-batches of 3, 3, 2 and no items
+    layouts = [(8, 1), (4, 2), (2, 4), (1, 8), (3, 4)]
+    found = [one_step(small, examples, batch_size=size, accumulate=count) for size, count in layouts]
+    for gradient, row in [*found, on_two_processes(small, examples, 2)]:
+        assert float((gradient - expected).norm() / expected.norm()) < 1e-6
+        assert row["train/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-6)
+        assert row["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", [SFT(), SFT(average="sequence"), DPO(), BPO()], ids=["sft", "mean", "dpo", "bpo"])
 def test_accumulating_two_batches_equals_one_of_twice_the_size(
     small: Llava, examples: list[Example], objective: Objective
 ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +55,17 @@ def test_no_room_is_one_line(tmp_path: Path, write: Callable[[Path], None]):
     path = tmp_path / "file"
     with pytest.raises(UserError, match=r"^\S*/file: cannot be written \(.*\); make room there"), needs_room(path):
         write(path)
+
+
+def test_no_right_to_write_is_one_line_and_none_to_read_is_another_matter(tmp_path: Path):
+    for number in (errno.EROFS, errno.EACCES):
+        with (
+            pytest.raises(UserError, match=r"cannot be written \(.*\); make it writable or"),
+            needs_room(tmp_path / "a", " or go elsewhere"),
+        ):
+            raise OSError(number, os.strerror(number), str(tmp_path / ".a.unfinished"))
+    with pytest.raises(PermissionError), needs_room(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/elsewhere/read")
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import math
+import multiprocessing
 import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -257,6 +263,94 @@ def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path, cache
     assert metrics["train/loss"] == pytest.approx(metrics["loss/nll"])
     assert not [key for key in metrics if key.startswith("rewards/")]
     assert not list((tmp_path / "own").glob("responses/*"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def step(self: Any, closure: Callable[[], Any]) -> None:
+        closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data.fill_(math.nan)
+
+    monkeypatch.setattr("torch.optim.AdamW.step", step)
+    ended = launch("train", *SHORT, "trainer.max_steps=1", "hydra.run.dir=run", cwd=tmp_path, cache=cache)
+    assert ended.status == 2
+    assert re.search(r"^mmsafe\.train: step 1: \d+ weights are not finite.*\n\Z", ended.err, re.MULTILINE), ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "at", ["mmsafe.module.PreferenceModule.training_step", "mmsafe.reference.cached.CachedLogProbs._scored"]
+)
+def test_a_killed_data_worker_is_one_line(tmp_path: Path, cache: Path, at: str, monkeypatch: pytest.MonkeyPatch):
+    """Killed while the main process does something else."""
+
+    def kill(self: Any, batches: Any, *arguments: Any) -> None:
+        batches = iter(batches) if at.endswith("_scored") else batches
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGKILL)
+        sleep(10)  # until PyTorch tells of it
+
+    monkeypatch.setattr(at, kill)
+    words = ("objective=dpo", *SHORT, "data.num_workers=1", "hydra.run.dir=run")
+    ended = launch("train", *words, cwd=tmp_path, cache=tmp_path / "own")
+    assert ended.status == 2
+    assert re.search(r"^mmsafe\.train: DataLoader worker \(pid.*killed.*lower data\.num_workers.*\n\Z", ended.err, re.M)
+    assert "Traceback" not in ended.err
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that any user can look into; pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def nothing_writable(folder: Path) -> Iterator[None]:
+    """As a user without rights."""
+    root, inside = os.geteuid() == 0, [folder, *folder.rglob("*")]
+    for part in inside:
+        part.chmod(0o555 if part.is_dir() else 0o444)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for part in inside:
+            part.chmod(0o755 if part.is_dir() else 0o644)
+
+
+def test_a_full_cache_need_not_be_writable(public: Path):
+    """The second run asks for what the first one has kept, and for nothing else."""
+    cache, words = public / "own", [*QUICK, "trainer.max_steps=2", "vision_cache=disk"]
+    runs = public / "runs"
+    runs.mkdir()
+    assert launch("train", *words, "hydra.run.dir=one", cwd=runs, cache=cache).status == 0
+    runs.chmod(0o777)
+    with nothing_writable(cache):
+        ended = launch("train", *words, "hydra.run.dir=two", cwd=runs, cache=cache)
+        assert ended.status == 0, ended.err
+        lacking = launch("train", *words, "seed=1", "hydra.run.dir=three", "generation.seed=2", cwd=runs, cache=cache)
+    assert read_json(runs / "two" / "metrics.json") == read_json(runs / "one" / "metrics.json")
+    assert lacking.status == 2
+    assert re.search(r"^mmsafe\.train: \S+: cannot be written \(Permission denied\); .*MMSAFE_CACHE", lacking.err, re.M)
+    assert "Traceback" not in lacking.err
+
+
+@pytest.mark.parametrize("words", [(), ("hydra.run.dir=there/run",), ("-m", "seed=0,1")], ids=" ".join)
+def test_a_folder_that_cannot_be_written_is_one_line(public: Path, words: tuple[str, ...]):
+    (public / "there").mkdir()
+    with nothing_writable(public):
+        ended = launch("train", *words, *SHORT, cwd=public, cache=public / "own")
+    assert ended.status == 2
+    assert re.fullmatch(r"mmsafe\.train: \S+: cannot be written; choose .* hydra\.run\.dir\n", ended.err)
+    assert [path.name for path in public.iterdir()] == ["there"]
 
 
 def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from mmsafe.cache import cache_dir
+from mmsafe.checksums import note, noted
 from mmsafe.construction.polite_client import PoliteClient, RefusedError
 from mmsafe.data.example import digest
 from mmsafe.data.images import FileImage
@@ -30,10 +31,12 @@ class ImageFiles:
     async def fetched(self, url: str) -> Path:
         """The image at `url` as a file; one that is wanted several times at once is fetched once.
 
-        Raises `UnreachableError`, or `RefusedError` if there is none or what is there is not an image.
+        Raises `UnreachableError`, `RefusedError` if there is none or what is there is not an image, or `UserError` if
+        the file is not as it was fetched.
         """
         path = self._cache / digest(url)
         if path.exists():
+            noted(path)
             return path
         if url not in self._fetching:
             self._fetching[url] = asyncio.create_task(self._fetch(url, path))
@@ -67,6 +70,7 @@ class ImageFiles:
         except UserError as error:
             arrived.unlink()
             raise RefusedError("not an image that can be decoded") from error
+        note(arrived, path)
         arrived.rename(path)
 
 

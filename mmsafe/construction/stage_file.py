@@ -18,7 +18,8 @@ class StageFile(RowStore[Outcome]):
     """Rows `key`, `row`, `reason`, appended as they are made; a kill costs at most the portion in the making."""
 
     key: ClassVar[str] = "key"
-    advice: ClassVar[str] = "make room there"
+    otherwise: ClassVar[str] = ""
+    remedy: ClassVar[str] = "delete the file"  # without a line, the end would say that nothing is left to make
 
     def __init__(self, folder: Path, number: int, name: str, identity: Mapping[str, Any], fingerprint: str) -> None:
         self.name, self.stem = name, f"stage_{number}_{name}"
@@ -27,6 +28,11 @@ class StageFile(RowStore[Outcome]):
         self.read()
         self.outdated = bool(self.found) and self._kept_fingerprint() != fingerprint
         """The file holds rows of another stage, of other options or of other rows."""
+
+    @property
+    def entry(self) -> str:
+        """A user may rename the folder."""
+        return self.stem
 
     def row(self, value: Outcome) -> Mapping[str, Any]:
         return value._asdict()

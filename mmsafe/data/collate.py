@@ -144,6 +144,12 @@ class Collator(ABC):
         response = self.encoder.response_ids(example.responses[name], cut=name in example.cut)
         return response if self.max_length is None else response[: max(1, self.max_length - len(prompt))]
 
+    def tokens(self, item: Item, name: str) -> int:
+        """Response tokens of a row as a batch holds them; an empty response counts as one."""
+        row = self.groups[item.group][name]
+        shown = self.shown(item, row)
+        return max(1, len(self.clipped(self.encoder.prompt_ids(shown), shown, row.response)))
+
     def row_key(self, item: Item, row: Row) -> str:
         """Hash of everything in the data that the log-probs of a row depend on."""
         example = item.example

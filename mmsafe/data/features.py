@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import torch
+import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmsafe.cache import cache_dir
 from mmsafe.data.example import digest
-from mmsafe.errors import UserError
+from mmsafe.tensor_file import load_file, save_file
 
 if TYPE_CHECKING:
     from mmsafe.models.llava import Llava
@@ -89,12 +90,7 @@ class DiskFeatures(FeatureCache):
     def get(self, key: str) -> Tensor | None:
         """Features of an image, or None; raises `UserError` if the file is damaged."""
         path = self._path(key)
-        if not path.exists():
-            return None
-        try:
-            return load_file(path)["features"]
-        except (SafetensorError, KeyError) as error:
-            raise UserError(f"{path}: is damaged ({error}); delete it, it is made again") from error
+        return load_file(path)[0]["features"] if path.exists() else None
 
     def _holds(self, key: str) -> bool:
         return self._path(key).exists()
@@ -103,7 +99,7 @@ class DiskFeatures(FeatureCache):
         path = self._path(key)
         unfinished = path.with_suffix(f".{uuid4().hex}")
         try:
-            save_file({"features": features.contiguous()}, unfinished)
+            save_file({"features": features}, unfinished, {}, path)
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:
             unfinished.unlink(missing_ok=True)
@@ -125,7 +121,7 @@ def feature_cache(options: VisionCache, llava: Llava, precision: str) -> Feature
 
 
 def features_key(llava: Llava, precision: str) -> str:
-    """Hash of everything but the image that features depend on: tower, layer, image processor, arithmetic."""
+    """Hash of all but the image that features depend on: tower, layer, image processor, arithmetic, libraries."""
     from mmsafe.models.llava import weights_hash
 
     config = llava.model.config
@@ -139,5 +135,7 @@ def features_key(llava: Llava, precision: str) -> str:
             llava.processor.image_processor.to_dict(),
             precision,
             llava.model.device.type,
+            torch.__version__,
+            transformers.__version__,
         ]
     )

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmsafe.data.collate import Item, guarded, opened
 from mmsafe.data.example import Example
-from mmsafe.data.sampler import ALONE, Draw, EpochBatches, Part, text_length
+from mmsafe.data.sampler import ALONE, Draw, EpochBatches, Part, alike, text_length
 from mmsafe.signals import STOP
 
 
@@ -72,6 +72,7 @@ class PreferenceData(pl.LightningDataModule):
         group_by_length: bool,
         seed: int,
         part: Part = ALONE,
+        share: Callable[[int], int] = alike,
     ) -> None:
         super().__init__()
         self.items = items
@@ -80,7 +81,7 @@ class PreferenceData(pl.LightningDataModule):
         self.waited = 0.0
         """Seconds that the training loop has waited for batches."""
         lengths = [text_length(items[i].example) for i in range(len(items))] if group_by_length else None
-        self.batches = EpochBatches(len(items), batch_size, seed, lengths, part)
+        self.batches = EpochBatches(len(items), batch_size, seed, lengths, part, share)
 
     def train_dataloader(self) -> ResumableLoader:
         """A generator of its own keeps the loader from drawing on the global one."""

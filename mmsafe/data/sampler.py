@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,23 +37,36 @@ class Part(NamedTuple):
 ALONE = Part()
 
 
+def alike(item: int) -> int:
+    """The share of every item where all count the same."""
+    return 1
+
+
 class EpochBatches(Sampler[list[Draw]]):
     """Shuffled batches, a new order every epoch; with `lengths`, items of similar length share a batch.
 
     Batches are cut for all ranks together, `batch_size` items for each, and dealt out. Weights make the gradient of an
-    optimiser step the mean over its items, however many ranks and micro-batches share them and however few are left at
-    the end of an epoch: a rank for which none is left repeats one with weight 0, until the step is complete. `epoch`
-    and `position` say where the next iteration begins, so that a resumed run sees what was left.
+    optimiser step the mean over its items, in which an item counts `share` times, however many ranks and micro-batches
+    share them and however few are left at the end of an epoch: a rank for which none is left repeats one with weight 0,
+    until the step is complete. `epoch` and `position` say where the next iteration begins, so that a resumed run sees
+    what was left.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None, part: Part = ALONE
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        lengths: Sequence[int] | None = None,
+        part: Part = ALONE,
+        share: Callable[[int], int] = alike,
     ) -> None:
         self.size = size
         self.batch_size = batch_size * part.world
         self.seed = seed
         self.lengths = lengths
         self.part = part
+        self.share = share
         self.epoch = 0
         self.position = 0
 
@@ -71,11 +84,11 @@ class EpochBatches(Sampler[list[Draw]]):
     def _dealt(self, batches: Sequence[list[int]], number: int) -> list[Draw]:
         rank, world, accumulate = self.part
         first = number - number % accumulate
-        step = sum(map(len, batches[first : first + accumulate]))  # items of the whole optimiser step
+        step = sum(self.share(item) for batch in batches[first : first + accumulate] for item in batch)
         own = batches[number][rank::world] if number < len(batches) else []
         if not own:
             return [Draw(batches[-1][0], 0.0)]
-        return [Draw(item, len(own) * world * accumulate / step) for item in own]
+        return [Draw(item, self.share(item) * len(own) * world * accumulate / step) for item in own]
 
     def _batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsafe.cache import ADVICE, cache_dir
+from mmsafe.cache import cached_folder
+from mmsafe.data.example import digest
 from mmsafe.data.images import EncodedImage
 from mmsafe.data.records import RowError
 from mmsafe.errors import UserError
-from mmsafe.storage import needs_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,16 +112,21 @@ def _rows(table: Any, file: Path, before: int = 0) -> Rows:
 def _table(file: Path) -> Any:
     from datasets import Dataset
     from datasets.exceptions import DatasetsError
+    from pyarrow import concat_tables
+
+    def make(folder: Path) -> None:
+        Dataset.from_parquet(glob.escape(str(file.resolve())), cache_dir=str(folder))
 
     _refuse_missing(file)
     try:
-        if file.suffix == ".arrow":
-            return Dataset.from_file(str(file)).data.table
-        with needs_room(cache_dir("tables"), ADVICE):
-            found = Dataset.from_parquet(glob.escape(str(file.resolve())), cache_dir=str(cache_dir("tables")))
+        parts = [file]
+        if file.suffix != ".arrow":
+            state = file.stat()
+            key = digest([str(file.resolve()), state.st_size, state.st_mtime_ns])
+            parts = sorted(cached_folder("tables", key, make).rglob("*.arrow"))
+        return concat_tables([Dataset.from_file(str(part)).data.table for part in parts])
     except (OSError, ValueError, DatasetsError) as error:
         raise _unreadable(file, error) from error
-    return found.data.table
 
 
 def _portions(file: Path, fields: Sequence[str] | None) -> Iterator[Any]:

@@ -88,7 +88,15 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
-        """Named loss terms, `[batch]` each; the module adds them up and averages over the batch."""
+        """Named loss terms, `[batch]` each; the module adds them up and averages over the optimiser step."""
+
+    @property
+    def tokens_of(self) -> str | None:
+        """The row whose response tokens all count the same in that average, for terms that are means over them.
+
+        An item then has as much weight as it has such tokens; None: every item has the same.
+        """
+        return None
 
     @property
     def start(self) -> Mapping[str, float]:

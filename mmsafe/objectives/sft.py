@@ -15,7 +15,7 @@ class SFT(Objective):
 
     needs_reference: ClassVar[bool] = False
     average: Literal["token", "sequence"] = "token"
-    """`token`: every response token of the batch counts the same; `sequence`: every response does."""
+    """`token`: every response token of an optimiser step counts the same; `sequence`: every response does."""
 
     @property
     def groups(self) -> tuple[Rows, ...]:
@@ -23,8 +23,10 @@ class SFT(Objective):
         return ({"chosen": Row("chosen")},)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
-        """`{"nll": [batch]}`; its batch mean is the mean over tokens or over sequences."""
-        chosen = scores["chosen"]
-        if self.average == "sequence":
-            return {"nll": -chosen.mean_log_prob}
-        return {"nll": -chosen.log_prob / chosen.length.to(chosen.policy.dtype).mean()}
+        """`{"nll": [batch]}`, averaged over the tokens of each response."""
+        return {"nll": -scores["chosen"].mean_log_prob}
+
+    @property
+    def tokens_of(self) -> str | None:
+        """The chosen response, or nothing: see `average`."""
+        return "chosen" if self.average == "token" else None

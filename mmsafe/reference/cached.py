@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -40,11 +41,12 @@ def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
     """Hash of everything but the data that log-probs depend on.
 
     That is the model with its adapters, tokenizer, chat template, image processor and end-of-response rule
-    (`Llava.fingerprint`), the way of scoring, the attention implementation, the arithmetic and the kind of device.
+    (`Llava.fingerprint`), the way of scoring, the attention implementation, the arithmetic, the kind of device and the
+    libraries that compute.
     """
     attention = llava.model.model.language_model.config._attn_implementation
     way = [type(scoring).__name__, asdict(scoring), attention, precision, llava.model.device.type]
-    return digest([llava.fingerprint(), way])
+    return digest([llava.fingerprint(), way, torch.__version__, transformers.__version__])
 
 
 class CachedLogProbs(ReferencePolicy):
@@ -71,6 +73,8 @@ class CachedLogProbs(ReferencePolicy):
         self.store.read(wanted)
         chunks = {self.store.name(chunk.keys): chunk for chunk in _chunks(items, keys, self.store.found, self.chunk)}
         log.info("%s: %d responses, %d in the cache", self.label, len(wanted), len(wanted & self.store.found.keys()))
+        if not chunks:  # nothing is written, no claim either
+            return
         size = {name: len(chunk.items) for name, chunk in chunks.items()}
         with progress(self.label, sum(size.values())) as advance, Claims(self.store.folder) as claims:
             for (name,) in claims.shared(

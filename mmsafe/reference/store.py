@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mmsafe.data.example import digest
 from mmsafe.errors import UserError
+from mmsafe.tensor_file import load_file, save_file
 
 
 class LogProbStore:
@@ -26,22 +26,15 @@ class LogProbStore:
         self._keys: dict[Path, frozenset[str]] = {}
 
     def read(self, wanted: Iterable[str]) -> None:
-        """Take up those rows of `wanted` that are on disk by now."""
+        """Take up those rows of `wanted` that are on disk by now; raises `UserError` if a file is damaged."""
         missing = set(wanted) - self.found.keys()
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in self._keys or missing & self._keys[path]:
-                rows = dict(self._rows(path))
+                tensors, about = load_file(path)
+                parts = tensors["log_probs"].split(tensors["lengths"].tolist())
+                rows = dict(zip(json.loads(about["keys"]), parts, strict=True))
                 self._keys[path] = frozenset(rows)
                 self.found |= {key: rows[key] for key in missing & rows.keys()}
-
-    def _rows(self, path: Path) -> Iterator[tuple[str, Tensor]]:
-        try:
-            with safe_open(path, "pt") as file:
-                keys = json.loads(file.metadata()["keys"])
-                lengths, flat = file.get_tensor("lengths").tolist(), file.get_tensor("log_probs")
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: is damaged ({error}); delete it, it is made again") from error
-        yield from zip(keys, flat.split(lengths), strict=True)
 
     def name(self, keys: Iterable[str]) -> str:
         """The file to which the chunk of these rows belongs."""
@@ -60,7 +53,7 @@ class LogProbStore:
             "lengths": torch.tensor([len(row) for row in rows.values()], dtype=torch.int64),
         }
         try:
-            save_file(tensors, unfinished, {"keys": json.dumps(list(rows))})
+            save_file(tensors, unfinished, {"keys": json.dumps(list(rows))}, path)
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be written ({error}); free some space or set MMSAFE_CACHE") from error

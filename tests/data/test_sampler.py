@@ -93,8 +93,11 @@ def test_company_changes_with_the_epoch():
 def test_a_step_is_the_mean_over_its_items_however_it_is_shared(
     size: int, batch_size: int, world: int, accumulate: int, data: st.DataObject
 ):
+    """Over their tokens, where an item counts as often as it has such."""
     values = data.draw(st.lists(st.floats(-9, 9), min_size=size, max_size=size))
-    ranks = [list(EpochBatches(size, batch_size, 3, part=Part(rank, world, accumulate))) for rank in range(world)]
+    tokens = data.draw(st.lists(st.integers(1, 9), min_size=size, max_size=size) | st.just([1] * size))
+    parts = [Part(rank, world, accumulate) for rank in range(world)]
+    ranks = [list(EpochBatches(size, batch_size, 3, part=part, share=tokens.__getitem__)) for part in parts]
     alone = list(EpochBatches(size, batch_size * world * accumulate, 3))
     assert len({len(batches) for batches in ranks}) == 1, "every rank takes as many batches"
     assert all(batch for batches in ranks for batch in batches), "and none is empty"
@@ -103,8 +106,9 @@ def test_a_step_is_the_mean_over_its_items_however_it_is_shared(
         drawn = [draw for batches in parts for batch in batches for draw in batch if draw.weight]
         assert sorted(draw.item for draw in drawn) == sorted(draw.item for draw in expected)
         means = [sum(d.weight * values[d.item] for d in batch) / len(batch) for part in parts for batch in part]
+        total = sum(values[draw.item] * tokens[draw.item] for draw in expected)
         assert sum(means) / (world * accumulate) == pytest.approx(
-            sum(values[draw.item] for draw in expected) / len(expected), abs=1e-9
+            total / sum(tokens[draw.item] for draw in expected), abs=1e-9
         )
 
 

@@ -105,10 +105,14 @@ def test_concat_has_half_the_gradient_of_joint():
 @PRECISIONS
 def test_sft_by_token_weighs_every_token_alike(dtype: torch.dtype, close: float):
     scores = {"chosen": row([[-1.0, -2.0, -3.0], [-4.0]], dtype=dtype)}
-    terms = SFT(average="token")(scores)
-    # mean length 2: [6, 4] / 2, whose mean 2.5 is (6 + 4) / 4 tokens
-    assert terms["nll"].tolist() == pytest.approx([3.0, 2.0], rel=close)
-    terms["nll"].mean().backward()
+    objective = SFT(average="token")
+    terms = objective(scores)
+    assert terms["nll"].tolist() == pytest.approx([2.0, 4.0], rel=close)
+    # 3 tokens of mean 2 and 1 of 4: (6 + 4) / 4 tokens
+    share = scores[objective.tokens_of].length
+    mean = (share * terms["nll"]).sum() / share.sum()
+    assert mean.item() == pytest.approx(2.5, rel=close)
+    mean.backward()
     assert scores["chosen"].policy.grad[scores["chosen"].mask].tolist() == pytest.approx([-0.25] * 4, rel=close)
 
 

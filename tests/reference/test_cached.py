@@ -250,6 +250,16 @@ def test_another_length_rule_is_scored_anew(base: Llava, scored: list[int]):
     assert sum(scored) == 27
 
 
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_another_version_of_what_computes_is_scored_anew(
+    base: Llava, scored: list[int], library: str, monkeypatch: pytest.MonkeyPatch
+):
+    prepared(base, world())
+    monkeypatch.setattr(f"{library}.__version__", "2.6.0")
+    prepared(base, world())
+    assert sum(scored) == 2 * 27
+
+
 @pytest.mark.parametrize("other", [Crop(seed=1), Crop(max_share=0.3)], ids=["seed", "share"])
 def test_another_corruption_is_scored_anew(base: Llava, scored: list[int], other: Crop):
     data = [example for example in world(12) if example.image is not None][:3]
