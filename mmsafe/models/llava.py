@@ -30,6 +30,7 @@ from mmsafe.models.checkpoints import (
     format_of_config,
     read_json,
 )
+from mmsafe.models.control_tokens import ENCODING
 from mmsafe.models.hub import reachable
 from mmsafe.models.original import shipped_template
 from mmsafe.models.original_load import load_original
@@ -60,7 +61,8 @@ class Llava:
     def fingerprint(self) -> str:
         """Hash of everything a generation depends on: weights, config, processor, template, end-of-response rule."""
         config = _lasting(self.model.config.to_dict())
-        return digest([weights_hash(self.model), config, processor_hash(self.processor), self.source.append_eos])
+        reading = [processor_hash(self.processor), self.source.append_eos, ENCODING]
+        return digest([weights_hash(self.model), config, *reading])
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain `transformers` and vLLM load."""
