@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from mmsafe.blinding import BLIND, with_generated_responses
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.data.features import feature_cache
-from mmsafe.data.lengths import fitting
+from mmsafe.data.lengths import fitting, tell
 from mmsafe.data.slices import slices_of
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
@@ -158,11 +158,13 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
     loaded = _read(config.data)
     own_device(config.accelerator)  # refused before a model is loaded
     llava = on_device(config.model.load(), config.accelerator)
-    examples = with_generated_responses(llava, loaded.examples, {BLIND}, config.generation)
+    prompts, lengths = fitting(loaded.examples, llava.encoder(), (), config.lengths)
+    tell(lengths, config.lengths)
+    examples = with_generated_responses(llava, prompts, {BLIND}, config.generation)
     path = folder.path / "blind.jsonl"
     if is_first():
         write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
-    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped)
+    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
     log.info("wrote %d blind responses to %s", len(examples), path)
     return path
 
@@ -234,11 +236,16 @@ def output_dir() -> Path:
 
 
 def prepare(config: TrainConfig, llava: Llava, examples: list[Example], folder: RunFolder) -> list[Example]:
-    """Examples with every response that the objective reads, none longer than allowed."""
-    examples = with_generated_responses(
-        llava, examples, config.objective.responses, config.generation, config.corruption
-    )
-    kept, report = fitting(examples, llava.encoder(), config.objective.responses, config.lengths)
+    """Examples with every response that the objective reads, none longer than allowed, and some of them different.
+
+    What is too long as it is goes before anything is generated for it.
+    """
+    encoder, names, rule = llava.encoder(), config.objective.responses, config.lengths
+    before, early = fitting(examples, encoder, names, rule)
+    made = with_generated_responses(llava, before, names, config.generation, config.corruption)
+    kept, report = fitting(made, encoder, names, rule, config.objective.groups)
+    report["dropped"] += early["dropped"]
+    tell(report, rule)
     folder.note(lengths=report)
     return kept
 

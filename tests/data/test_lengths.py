@@ -34,7 +34,7 @@ class Letters:
         self.calls += 1
         return [1] * (2 + sum(len(turn.text) for turn in example.turns) + 10 * (example.image is not None))
 
-    def response_ids(self, text: str) -> list[int]:
+    def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
         return [1] * (len(text) + 1)
 
 
@@ -66,13 +66,13 @@ def ids(examples: list[Example]) -> list[str]:
 def test_clip_keeps_what_has_room_for_a_response():
     kept, report = fitting(ALL, Letters(), NAMES, rule("clip"))
     assert ids(kept) == ["short", "exact", "long", "long rejected", "seen", "seen long", "almost"]
-    assert report == {"clipped": 4, "dropped": 1}
+    assert report == {"clipped": 4, "dropped": 1, "equal": 0}
 
 
 def test_drop_keeps_what_fits_whole():
     kept, report = fitting(ALL, Letters(), NAMES, rule("drop"))
     assert ids(kept) == ["short", "exact", "seen"]
-    assert report == {"clipped": 0, "dropped": 5}
+    assert report == {"clipped": 0, "dropped": 5, "equal": 0}
 
 
 class Words:
@@ -122,7 +122,7 @@ def test_clip_others_is_the_rule_of_the_paper_s_code(prompt: int, chosen: int, r
     fits = pair("fits", 2, 1, 1)
     found, report = fitting([fits, pair("this", prompt, chosen, rejected)], Words(), NAMES, PAPER)
     assert ids(found) == (["fits"] if kept is None else ["fits", "this"])
-    assert report == {"clipped": int(kept not in (None, rejected)), "dropped": int(kept is None)}
+    assert report == {"clipped": int(kept not in (None, rejected)), "dropped": int(kept is None), "equal": 0}
 
 
 def test_clip_others_leaves_these_tokens():
@@ -134,25 +134,25 @@ def test_clip_others_leaves_these_tokens():
     batch = PaddedCollator(Words(), ({name: Row(name) for name in texts},), 6)([Item(kept)])
     assert batch.input_ids.tolist() == [[1, 7, 8, 21, 22, 23], [1, 7, 8, 31, 32, 33], [1, 7, 8, 41, 42, 43]]
     assert batch.response_mask.tolist() == [[False] * 3 + [True] * 3] * 3
-    assert report == {"clipped": 1, "dropped": 0}
+    assert report == {"clipped": 1, "dropped": 0, "equal": 0}
 
 
 def test_error_names_the_example_and_how_far_it_is_over():
     with pytest.raises(UserError, match=r"^example long: 1 tokens over lengths\.max_length=30$"):
         fitting(ALL, Letters(), NAMES, rule("error"))
-    assert fitting([SHORT, EXACT, SEEN], Letters(), NAMES, rule("error"))[1] == {"clipped": 0, "dropped": 0}
+    assert fitting([SHORT, EXACT, SEEN], Letters(), NAMES, rule("error"))[1] == {"clipped": 0, "dropped": 0, "equal": 0}
 
 
 def test_null_keeps_everything_and_tokenises_nothing():
     encoder = Letters()
-    assert fitting(ALL, encoder, NAMES, rule("error", None)) == (ALL, {"clipped": 0, "dropped": 0})
+    assert fitting(ALL, encoder, NAMES, rule("error", None)) == (ALL, {"clipped": 0, "dropped": 0, "equal": 0})
     assert encoder.calls == 0
 
 
 def test_only_responses_that_the_objective_reads_count():
     kept, report = fitting([LONG_REJECTED], Letters(), ["chosen"], rule("drop"))
     assert ids(kept) == ["long rejected"]
-    assert report == {"clipped": 0, "dropped": 0}
+    assert report == {"clipped": 0, "dropped": 0, "equal": 0}
 
 
 @pytest.mark.parametrize("on_overlong", ["clip", "clip_others", "drop"])
@@ -198,7 +198,7 @@ def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
     try:
         kept, report = fitting(examples, encoder, NAMES, rule(on_overlong, max_length))
     except UserError:
-        kept, report = [], {"clipped": 0, "dropped": len(examples)}
+        kept, report = [], {"clipped": 0, "dropped": len(examples), "equal": 0}
     assert len(kept) + report["dropped"] == len(examples)
     assert {e.id for e in examples if sizes[e.id] <= max_length} <= set(ids(kept))
     assert report["clipped"] == sum(sizes[e.id] > max_length for e in kept)
