@@ -1,7 +1,7 @@
 """Over-long examples: clipped or dropped by a stated rule, and counted. Image tokens are never cut.
 
-Responses that clipping makes equal, or that are equal anyway, are told apart by nothing but rounding, which Adam scales up
-as it does any gradient: they are dropped and counted, too.
+Responses that clipping makes equal, or that are equal anyway, are told apart by nothing but rounding, which Adam scales
+up as it does any gradient: they are left out and counted, too.
 """
 
 from __future__ import annotations
@@ -76,18 +76,20 @@ def fitting(
 ) -> tuple[list[Example], dict[str, int]]:
     """The examples that can be trained on, and how many were clipped, dropped, or left out as `equal`.
 
-    The last are counted by `groups`: an example goes where none of its groups has anything to tell apart. Responses that
-    are yet to be made do not count; without any, a prompt has to leave room for one. Clipping itself happens when a
-    batch is made. Raises `UserError` for `rule.on_overlong=error`, and where nothing is left.
+    The last are counted by `groups`: an example goes where none of its groups has anything to tell apart. Responses
+    that are yet to be made do not count; without any, a prompt has to leave room for one. Clipping itself happens when
+    a batch is made. Raises `UserError` for `rule.on_overlong=error`, and where nothing is left.
     """
     report, kept = {"clipped": 0, "dropped": 0, "equal": 0}, []
     for example in examples:
         found = _fate_of(example, encoder, responses, rule)
-        if found != "fits":
-            report[found] += 1
         equal = 0 if found == "dropped" else sum(is_equal(example, rows, encoder, rule.max_length) for rows in groups)
         report["equal"] += equal
-        if found != "dropped" and (not groups or equal < len(groups)):
+        if groups and equal == len(groups):
+            continue
+        if found != "fits":
+            report[found] += 1
+        if found != "dropped":
             kept.append(example)
     if examples and not kept:
         why = f"; of {report['equal']} the responses are equal when clipped" if report["equal"] else ""
