@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar
 
@@ -100,7 +101,8 @@ def judge_answers(
     """
     cases = [Case(p, text_of(answer), benchmark.criterion(p)) for p, answer in zip(prompts, answers, strict=True)]
     given = iter(verdicts_on([case for case, answer in zip(cases, answers, strict=True) if answer], judge))
-    verdicts = [next(given) if answer else unknown(error=UNASKED) for answer in answers]
+    unasked = replace(unknown(error=UNASKED), details=dict.fromkeys(sorted(benchmark.needs - {"refused"}), False))
+    verdicts = [next(given) if answer else unasked for answer in answers]
     rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
     if is_first():
         write_rows(folder / JUDGEMENTS, rows)

@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from mmsafe.data import lengths
 from mmsafe.data.collate import Item, PaddedCollator
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.lengths import fitting
+from mmsafe.data.lengths import equal_items, fitting, overlong
 from mmsafe.data.microworld.icons import IconImage
+from mmsafe.data.module import Items
 from mmsafe.errors import UserError
-from mmsafe.objectives.base import Row
+from mmsafe.objectives.base import Objective, Row
+from mmsafe.objectives.bootstrapped_po import BootstrappedPO
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.mdpo import MDPO
+from mmsafe.objectives.orpo import ORPO
+from mmsafe.objectives.sft import SFT
+from mmsafe.objectives.simpo import SimPO
 from mmsafe.settings import Lengths
 
 NAMES = ("chosen", "rejected")
@@ -135,6 +143,62 @@ def test_clip_others_leaves_these_tokens():
     assert batch.input_ids.tolist() == [[1, 7, 8, 21, 22, 23], [1, 7, 8, 31, 32, 33], [1, 7, 8, 41, 42, 43]]
     assert batch.response_mask.tolist() == [[False] * 3 + [True] * 3] * 3
     assert report == {"clipped": 1, "dropped": 0, "equal": 0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "chosen", "rejected", "blind", "equal", "items"),
+    [
+        (DPO(), "21 22 23 24", "21 22 23 25", "41", 1, []),
+        (DPO(), "21 22 23", "21 22 24", "41", 0, [0]),
+        (DPO(), "21 22", "21 22 23", "41", 0, [0]),  # shorter is different, too
+        (SimPO(), "21 22 23 24", "21 22 23 25", "41", 1, []),
+        (ORPO(), "21 22 23 24", "21 22 23 25", "41", 1, []),  # no preference, as in a row with equal responses
+        (SFT(), "21 22 23 24", "21 22 23 25", "41", 0, [0]),
+        (BPO(), "21 22 23 24", "21 22 23 25", "41", 0, [0]),  # the blind term tells something apart
+        (BPO(), "21 22 23 24", "31", "21 22 23", 0, [0]),
+        (BPO(), "21 22 23 24", "21 22 23 25", "21 22 23", 1, []),
+        (BPO(mode="concat"), "21 22 23 24", "21 22 23 25", "41", 1, [1]),
+        (BPO(mode="concat"), "21 22", "31", "21 22", 1, [0]),  # without any clipping
+        (BPO(mode="concat"), "21 22 23 24", "21 22 23 25", "21 22 23", 2, []),
+        (BootstrappedPO(), "21 22 23 24", "31", "21 22 23", 1, []),
+        (MDPO(), "21 22 23 24", "21 22 23 25", "41", 0, [0]),  # the image terms do
+    ],
+)
+def test_what_is_the_same_tokens_is_left_out(
+    objective: Objective, chosen: str, rejected: str, blind: str, equal: int, items: list[int]
+):
+    """At 6 tokens: prompt 1 7 8, so 3 for a response; `items` are the groups of the second example that are left."""
+    texts = {"chosen": chosen, "rejected": rejected, "blind": blind, "weakened": blind}
+    this = Example("this", (Turn("user", "7 8"),), None, texts)
+    other = this.with_responses(chosen="11", rejected="12", blind="13", weakened="14")
+    groups, limit = objective.groups, rule("clip", 6)
+    kept, report = fitting([other, this], Words(), objective.responses, limit, groups)
+    assert report["equal"] == equal
+    assert kept == ([other, this] if items else [other])
+    left = Items([other, this], len(groups), equal_items([other, this], groups, Words(), 6))
+    assert [left[i] for i in range(len(left))] == [
+        *(Item(other, group) for group in range(len(groups))),
+        *(Item(this, group) for group in items),
+    ]
+
+
+def test_nothing_but_equal_pairs_is_an_error():
+    same = Example("same", (Turn("user", "7 8"),), None, {"chosen": "21 22 23 24", "rejected": "21 22 23 25"})
+    with pytest.raises(UserError, match=r"max_length=6: no example fits; of 1 the responses are equal when clipped"):
+        fitting([same], Words(), NAMES, rule("clip", 6), GROUPS)
+
+
+def test_prompts_alone_leave_room_for_a_response():
+    """ALMOST has 29 tokens and room for one, HUGE_PROMPT has 30 and none; an evaluation clips nothing."""
+    kept, report = fitting(ALL, Letters(), (), rule("clip"))
+    assert ids(kept) == [e.id for e in ALL if e is not HUGE_PROMPT]
+    assert report == {"clipped": 0, "dropped": 1, "equal": 0}
+    assert overlong(ALL, Letters(), rule("clip")) == {ALL.index(HUGE_PROMPT)}
+    assert overlong(ALL, Letters(), rule("clip"), NAMES) == {ALL.index(e) for e in ALL} - {
+        ALL.index(e) for e in (SHORT, EXACT, SEEN)
+    }
+    with pytest.raises(UserError, match=r"example huge prompt: 1 tokens over lengths\.max_length=30"):
+        overlong(ALL, Letters(), rule("error"))
 
 
 def test_error_names_the_example_and_how_far_it_is_over():
