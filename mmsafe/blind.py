@@ -14,7 +14,7 @@ from mmsafe.app import launch, on_all_devices
 from mmsafe.data.source import DataSource
 from mmsafe.models.source import ModelSource
 from mmsafe.options import options
-from mmsafe.settings import Devices, Generation
+from mmsafe.settings import Devices, Generation, Lengths
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class BlindConfig(Devices):
     data: DataSource
     model: ModelSource
     generation: Generation
+    lengths: Lengths
 
 
 def run(config: BlindConfig, cfg: DictConfig) -> Path:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from mmsafe.data.collate import view
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
+from mmsafe.data.lengths import fitting, tell
 from mmsafe.data.responses import responses
 from mmsafe.generation import Response
 from mmsafe.models.llava import Llava
-from mmsafe.objectives.base import Row
-from mmsafe.settings import Generation
+from mmsafe.objectives.base import Objective, Row
+from mmsafe.settings import Generation, Lengths
 
 log = logging.getLogger(__name__)
 BLIND = "blind"
@@ -57,6 +58,27 @@ def with_generated_responses(
         sum(not response.text for response in made),
     )
     return [copy for i, example in enumerate(examples) for copy in copies.get(i, [example])]
+
+
+def with_all_responses(
+    llava: Llava,
+    examples: Sequence[Example],
+    objective: Objective,
+    settings: Generation,
+    corruption: Corruption,
+    rule: Lengths,
+) -> tuple[list[Example], dict[str, int]]:
+    """The examples that `objective` can be trained on, with all that it reads, and what `fitting` counted.
+
+    What is too long as it is goes before anything is generated for it.
+    """
+    encoder, names = llava.encoder(), objective.responses
+    short, early = fitting(examples, encoder, names, rule)
+    made = with_generated_responses(llava, short, names, settings, corruption)
+    kept, report = fitting(made, encoder, names, rule, objective.groups)
+    report["dropped"] += early["dropped"]
+    tell(report, rule)
+    return kept, report
 
 
 def _view(column: str, settings: Generation) -> str:

@@ -17,7 +17,7 @@ from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.options import options
 from mmsafe.reporting.runs import metrics_of
 from mmsafe.scoring import Scoring
-from mmsafe.settings import Devices, Evaluation
+from mmsafe.settings import Devices, Evaluation, Lengths
 
 
 @options
@@ -36,6 +36,7 @@ class EvaluateConfig(Devices):
     judge: Judge
     scoring: Scoring
     evaluation: Evaluation
+    lengths: Lengths
     generation: Engine
 
     @model_validator(mode="after")

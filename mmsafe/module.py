@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from mmsafe.data.collate import Batch
@@ -149,6 +150,9 @@ class PreferenceModule(pl.LightningModule):
         warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
         name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
         schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
+        if ahead := options.schedule_ahead:
+            factors = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
+            schedule = LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mmsafe.blinding import BLIND, with_generated_responses
-from mmsafe.data.example import Example, fingerprint, sources
+from mmsafe.blinding import BLIND, with_all_responses, with_generated_responses
+from mmsafe.data.example import fingerprint, sources
 from mmsafe.data.features import feature_cache
-from mmsafe.data.lengths import fitting
+from mmsafe.data.lengths import fitting, tell
 from mmsafe.data.slices import slices_of
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
-from mmsafe.evaluation.pairwise import prepare_pairs
-from mmsafe.evaluation.run import evaluate
+from mmsafe.evaluation.pairwise import comparable, prepare_pairs
+from mmsafe.evaluation.run import check_lengths, evaluate
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import from_checkpoint, on_device, own_device, to_train
 from mmsafe.ranks import is_first
@@ -81,8 +81,12 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     parallel = config.strategy.parallel(config.trainer)
     llava = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
     folder.note_inputs(model=llava.fingerprint())
-    examples = prepare(config, llava, loaded.examples, folder)
+    if config.evaluate:
+        check_lengths(llava, config.benchmark, config.data, "holdout", config.lengths)
+    made = config.objective, config.generation, config.corruption
+    examples, lengths = with_all_responses(llava, loaded.examples, *made, config.lengths)
     folder.note_inputs(data=fingerprint(examples))
+    folder.note(lengths=lengths)
     folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)
     features = feature_cache(config.vision_cache, llava, parallel.precision)
     reference = _with_adapter(config, llava, parallel.precision)
@@ -133,7 +137,7 @@ def _with_adapter(config: TrainConfig, llava: Llava, precision: str) -> Referenc
     reference = config.reference.policy(llava, config.scoring, precision) if needed else None
     add_adapter(config, llava)  # after the reference is keyed: a fresh adapter changes nothing
     if config.evaluate and reference is not None:
-        pairs = config.benchmark.pairs(config.data, "holdout")
+        pairs = comparable(config.benchmark.pairs(config.data, "holdout"), llava, config.lengths)
         prepare_pairs(reference, llava, pairs, config.scoring, config.evaluation.batch_size)
     return reference
 
@@ -158,11 +162,13 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
     loaded = _read(config.data)
     own_device(config.accelerator)  # refused before a model is loaded
     llava = on_device(config.model.load(), config.accelerator)
-    examples = with_generated_responses(llava, loaded.examples, {BLIND}, config.generation)
+    prompts, lengths = fitting(loaded.examples, llava.encoder(), (), config.lengths)
+    tell(lengths, config.lengths)
+    examples = with_generated_responses(llava, prompts, {BLIND}, config.generation)
     path = folder.path / "blind.jsonl"
     if is_first():
         write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
-    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped)
+    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
     log.info("wrote %d blind responses to %s", len(examples), path)
     return path
 
@@ -200,7 +206,7 @@ def _against(config: EvaluateConfig, llava: Llava) -> ReferencePolicy:
     model = from_checkpoint(config.against, "against", config.model).model
     against = on_device(replace(llava, model=model, adapter=None), config.accelerator)
     reference = CachedLogProbs(against, config.scoring, PRECISION)
-    pairs = config.benchmark.pairs(config.data, "test")
+    pairs = comparable(config.benchmark.pairs(config.data, "test"), llava, config.lengths)
     prepare_pairs(reference, against, pairs, config.scoring, config.evaluation.batch_size)
     reference.let_go()
     return reference
@@ -225,22 +231,13 @@ def _evaluated(
         settings=config.evaluation,
         folder=folder.path,
         precision=precision,
+        lengths=config.lengths,
     )
 
 
 def output_dir() -> Path:
     """The run folder that Hydra chose."""
     return Path(HydraConfig.get().runtime.output_dir)
-
-
-def prepare(config: TrainConfig, llava: Llava, examples: list[Example], folder: RunFolder) -> list[Example]:
-    """Examples with every response that the objective reads, none longer than allowed."""
-    examples = with_generated_responses(
-        llava, examples, config.objective.responses, config.generation, config.corruption
-    )
-    kept, report = fitting(examples, llava.encoder(), config.objective.responses, config.lengths)
-    folder.note(lengths=report)
-    return kept
 
 
 def _read(data: DataSource) -> Loaded:

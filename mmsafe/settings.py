@@ -48,6 +48,9 @@ class AdamW:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegative = 10
     """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
+    schedule_ahead: Share = 0.0
+    """Part of a step by which the schedule is ahead. One that is moved on after each of two micro-batches, as that of
+    the BPO paper's released code, with 10 of them to warm up, is `warmup_steps=5` and 0.5."""
     global_batch_size: Count | None = None
     """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 

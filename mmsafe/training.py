@@ -21,6 +21,7 @@ from mmsafe.data.collate import Collator
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.data.features import FeatureCache
+from mmsafe.data.lengths import equal_items
 from mmsafe.data.module import Items, PreferenceData
 from mmsafe.data.sampler import Part, alike
 from mmsafe.data.slices import slices_of
@@ -76,7 +77,8 @@ def fit(
     collator.features = features
     collator.slices = slices_of(examples, trainer.metrics_by)
     collator.blank_image = world_size() > 1 or not llava.source.train.language  # else a batch may have no gradient
-    items = Items(examples, len(objective.groups))
+    left_out = equal_items(examples, objective.groups, llava.encoder(), max_length)
+    items = Items(examples, len(objective.groups), left_out)
     if reference is not None:
         reference.prepare(items, collator, batch_size, num_workers)
     data = PreferenceData(

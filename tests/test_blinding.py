@@ -16,14 +16,15 @@ from launching import QUICK, launch
 
 import mmsafe.blinding
 import mmsafe.generation
-from mmsafe.blinding import with_generated_responses
+from mmsafe.blinding import with_all_responses, with_generated_responses
 from mmsafe.data.collate import Item, PaddedCollator
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld import MicroWorld
 from mmsafe.generation import Prompt, Response
 from mmsafe.objectives.base import Row
-from mmsafe.settings import Generation
+from mmsafe.objectives.bpo import BPO
+from mmsafe.settings import Generation, Lengths
 
 SETTINGS = Generation(max_new_tokens=5, batch_size=4)
 SIGHTED = dataclasses.replace(SETTINGS, image_view="real")
@@ -314,3 +315,13 @@ def test_what_cannot_be_sampled_is_refused_at_once(tmp_path: Path, words: tuple[
     assert run.status == 2
     assert reason in run.err
     assert len(run.err.splitlines()) <= 2
+
+
+def test_nothing_is_generated_for_what_is_too_long_as_it_is(llava: Any, examples: list[Example], asked: list[Prompt]):
+    """A prompt of 20,000 characters beside short ones: it goes before a batch holds it, and is counted."""
+    long = dataclasses.replace(examples[0], id="long", turns=(Turn("user", "why " * 5000),), image=None)
+    rule = Lengths(max_length=500, on_overlong="clip")
+    made, report = with_all_responses(llava, [long, *examples[:3]], BPO(), SETTINGS, CROP, rule)
+    assert [example.id for example in made] == [example.id for example in examples[:3]]
+    assert report == {"clipped": 0, "dropped": 1, "equal": 0}
+    assert max(len(turn.text) for prompt in asked for turn in prompt.example.turns) < 1000

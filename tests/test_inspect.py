@@ -25,6 +25,7 @@ from mmsafe.inspection.looks import NEAR, alike, difference_hash
 from mmsafe.inspection.rows import Inspected, look_through
 from mmsafe.inspection.splits import read_splits
 from mmsafe.inspection.statistics import FLAGS, statistics, summary
+from mmsafe.objectives.dpo import DPO
 from mmsafe.settings import Lengths
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "mmsafe_po_sample.json"
@@ -223,6 +224,20 @@ def test_lengths_are_counted_as_a_training_run_counts_them(tmp_path: Path, llava
     assert statistics(found)["train"]["length"] == told
     dropped = {facts.id for facts in found.rows["train"] if facts.flags.get("over_length") == "dropped"}
     assert dropped == {entry["id"] for entry in rows} - {example.id for example in kept}
+
+
+def test_pairs_that_clipping_makes_equal_are_flagged(tmp_path: Path, llava: Any) -> None:
+    """Both begin with 90 words; at 60 tokens nothing else of them is left, at 400 all of it is."""
+    picture(tmp_path / "images/a.png")
+    begin = "tree " * 90
+    rows = [row("same", "What?", "a.png", chosen=begin + "no", rejected=begin + "yes"), row("other", "What?", "a.png")]
+    data = TRLPreference(path=json_file(tmp_path / "set.json", rows), holdout_share=0)
+    for limit, flagged in ((60, ["same"]), (400, [])):
+        found = looked(data, llava, rule=Lengths(max_length=limit, on_overlong="clip"))
+        assert [facts.id for facts in found.rows["train"] if "equal_when_clipped" in facts.flags] == flagged
+        assert statistics(found)["train"]["length"].get("equal", 0) == len(flagged)
+    _, report = fitting(data.train().examples, llava.encoder(), PREFERENCE, Lengths(max_length=60), DPO().groups)
+    assert report == {"clipped": 0, "dropped": 0, "equal": 1}
 
 
 def test_what_would_end_a_training_run_is_told(tmp_path: Path, llava: Any) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from mmsafe.config import conf_dir, typed, without_hydra
+from mmsafe.data.example import Example, Turn
 from mmsafe.data.mmsafe_po import MMSafePO
 from mmsafe.models.source import PretrainedLlava
+from mmsafe.models.tiny import TinyModel
+from mmsafe.module import PreferenceModule
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.train import TrainConfig
@@ -44,7 +50,6 @@ def test_the_model_can_be_chosen_and_is_the_smaller_one_otherwise(name: str, mod
 def test_optimiser(config: TrainConfig):
     assert config.optimizer.lr == 1e-6
     assert config.optimizer.schedule == "cosine"
-    assert config.optimizer.warmup_steps == 10
     assert config.optimizer.weight_decay == 0
     assert config.trainer.max_epochs == 1
     assert config.trainer.max_steps == -1
@@ -55,6 +60,45 @@ def test_optimiser(config: TrainConfig):
 def test_eight_pairs_a_step_as_four_devices_by_one_pair_by_two_micro_steps(config: TrainConfig):
     assert config.optimizer.global_batch_size == 8
     assert (config.trainer.processes, config.data.batch_size, config.accumulate) == (4, 1, 2)
+
+
+def test_five_steps_of_warm_up_by_hand(config: TrainConfig):
+    """The schedule moves on after each micro-step of 4 pairs, 10 of them to warm up; a step of 8 pairs uses every other
+    value: after 1, 3, 5, 7, 9 of 10 micro-steps, then the peak, from which a cosine over many steps hardly falls."""
+    module: Any = SimpleNamespace(
+        options=config.optimizer,
+        total_steps=1348,  # 2 x 5392 pairs, 8 a step
+        policy=torch.nn.Linear(1, 1),
+        parallel=SimpleNamespace(optimizer=lambda parameters, options: torch.optim.SGD(parameters, options.lr)),
+    )
+    schedule = PreferenceModule.configure_optimizers(module)["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(6):
+        rates.append(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1e-7, 3e-7, 5e-7, 7e-7, 9e-7, 10e-7], rel=1e-6)
+
+
+def test_the_conversation_is_v1_with_its_system_prompt_and_no_end_after_earlier_answers(config: TrainConfig):
+    assert isinstance(config.model, PretrainedLlava)
+    assert config.model.chat_template == "bpo_v1"
+    encoder = TinyModel(pretraining=None, chat_template=config.model.chat_template).encoder()
+    turns = (Turn("user", "What?"), Turn("assistant", "Yes."), Turn("user", "Why?"))
+    system = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. "
+    )
+    assert len(system) == 155, "with the space behind it"
+    said = f"{system}USER: What? ASSISTANT: Yes. USER: Why? ASSISTANT:"
+    example = Example("x", turns, None, {})
+    assert encoder.prompt_text(example) == said
+    assert encoder.tokenizer.eos_token_id not in encoder.prompt_ids(example)
+
+
+def test_the_recipe_runs_on_any_model_and_its_seed_is_the_paper_s(name: str):
+    config = recipe(name, "model=tiny")
+    assert (config.seed, config.generation.seed, config.model.chat_template) == (42, 42, "bpo_v1")
 
 
 @pytest.mark.parametrize(("devices", "micro_steps"), [(1, 8), (2, 4), (8, 1)])

@@ -133,7 +133,7 @@ def test_run_json_says_where_the_numbers_come_from(folder: Path):
     assert about["seed"] == 0
     assert about["examples"] == 16
     assert about["dropped"] == {}
-    assert about["lengths"] == {"clipped": 0, "dropped": 0}
+    assert about["lengths"] == {"clipped": 0, "dropped": 0, "equal": 0}
     assert {"machine", "threads", "gpus"} <= set(about["hardware"])
     assert about["config"]["objective"]["beta"] == 0.1
     assert "trainer.max_steps=3" in about["command"]

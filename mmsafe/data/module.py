@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,17 +19,19 @@ from mmsafe.signals import STOP
 
 
 class Items(Dataset[Item]):
-    """Every example once per group of rows that the objective makes of it."""
+    """Every example once per group of rows that the objective makes of it, but for those `left_out`, by position."""
 
-    def __init__(self, examples: Sequence[Example], groups: int) -> None:
+    def __init__(self, examples: Sequence[Example], groups: int, left_out: Collection[int] = ()) -> None:
         self.examples = examples
         self.groups = groups
+        self._places = [place for place in range(len(examples) * groups) if place not in left_out]
 
     def __len__(self) -> int:
-        return len(self.examples) * self.groups
+        return len(self._places)
 
     def __getitem__(self, draw: Draw | int) -> Item:
-        item, weight = draw if isinstance(draw, Draw) else Draw(draw)
+        position, weight = draw if isinstance(draw, Draw) else Draw(draw)
+        item = self._places[position]
         return Item(self.examples[item // self.groups], item % self.groups, weight)
 
 

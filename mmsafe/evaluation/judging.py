@@ -16,6 +16,8 @@ from mmsafe.evaluation.judges.base import Case, Judge, Verdict
 from mmsafe.row_store import RowStore
 
 log = logging.getLogger(__name__)
+UNASKED = "not asked: the prompt leaves no room within lengths.max_length"
+"""The error of a verdict on a prompt that has no answer."""
 
 
 class VerdictStore(RowStore[Verdict]):
@@ -68,7 +70,8 @@ def case_key(case: Case, judge: Judge) -> str:
 
 
 def refuse_unknown(verdicts: Sequence[Verdict], judge: str, max_unknown: float) -> None:
-    """Raise `UserError` if more verdicts of `judge` are unknown than the share `max_unknown`."""
+    """Raise `UserError` if more than `max_unknown` of what `judge` was asked is unknown."""
+    verdicts = [verdict for verdict in verdicts if verdict.error != UNASKED]
     count = sum(verdict.unknown for verdict in verdicts)
     if count <= max_unknown * len(verdicts):
         return

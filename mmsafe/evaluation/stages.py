@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar
 
@@ -13,14 +14,18 @@ from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 from mmsafe.data.example import Example, digest
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Judged
-from mmsafe.evaluation.judges.base import Case, Judge, Verdict
-from mmsafe.evaluation.judging import refuse_unknown, verdicts_on
+from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
+from mmsafe.evaluation.judging import UNASKED, refuse_unknown, verdicts_on
 from mmsafe.ranks import is_first
 from mmsafe.reporting.files import write_rows
 
 GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
 Text = InstanceOf[str]
 """Whatever a model says, halves of surrogate pairs too, which a validated `str` refuses."""
+
+
+Answers = Sequence[tuple[str, bool] | None]
+"""Text, and whether it ended by itself; None for a prompt that was too long to be asked."""
 
 
 class StageRow(TypedDict):
@@ -39,6 +44,8 @@ class Generation(StageRow):
     finished: bool
     """Whether the response ended by itself, before the length limit."""
     tags: dict[str, str]
+    unasked: NotRequired[bool]
+    """There, and true, where the prompt was too long to be asked."""
 
 
 class Judgement(StageRow):
@@ -66,25 +73,13 @@ GENERATION, JUDGEMENT = TypeAdapter(Generation), TypeAdapter(Judgement)
 Row = TypeVar("Row", bound=StageRow)
 
 
-def write_generations(
-    folder: Path, benchmark: Benchmark, prompts: Sequence[Example], answers: Sequence[tuple[str, bool]]
-) -> None:
+def write_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example], answers: Answers) -> None:
     """One row per prompt: what was answered, and whether the answer ended by itself."""
-    rows = [
-        Generation(
-            id=prompt.id,
-            benchmark=benchmark.name,
-            prompt_hash=prompt.prompt_key(),
-            response=text,
-            finished=finished,
-            tags=dict(prompt.tags),
-        )
-        for prompt, (text, finished) in zip(prompts, answers, strict=True)
-    ]
+    rows = [_generation(prompt, answer, benchmark) for prompt, answer in zip(prompts, answers, strict=True)]
     write_rows(folder / GENERATIONS, rows)
 
 
-def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> list[tuple[str, bool]]:
+def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> Answers:
     """The answer to every prompt, from a run folder; raises `UserError` if other prompts were answered there."""
     path = folder / GENERATIONS
     rows = read_rows(path, GENERATION)
@@ -92,18 +87,22 @@ def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Examp
     for prompt in prompts:
         if rows[prompt.id]["prompt_hash"] != prompt.prompt_key():
             raise UserError(f"{path}: prompt {prompt.id} was another one then, or had another image; generate anew")
-    return [(rows[prompt.id]["response"], rows[prompt.id]["finished"]) for prompt in prompts]
+    asked = (rows[prompt.id] for prompt in prompts)
+    return [None if row.get("unasked") else (row["response"], row["finished"]) for row in asked]
 
 
 def judge_answers(
-    folder: Path, benchmark: Benchmark, judge: Judge, prompts: Sequence[Example], answers: Sequence[tuple[str, bool]]
+    folder: Path, benchmark: Benchmark, judge: Judge, prompts: Sequence[Example], answers: Answers
 ) -> list[Judged]:
     """Verdicts on all answers, written before they are refused for too many that are unknown.
 
-    Where several processes judge, the first one writes.
+    Where there is no answer the verdict is unknown, and the judge is not asked. Where several processes judge, the
+    first one writes.
     """
-    cases = [Case(p, text, benchmark.criterion(p)) for p, (text, _) in zip(prompts, answers, strict=True)]
-    verdicts = verdicts_on(cases, judge)
+    cases = [Case(p, text_of(answer), benchmark.criterion(p)) for p, answer in zip(prompts, answers, strict=True)]
+    given = iter(verdicts_on([case for case, answer in zip(cases, answers, strict=True) if answer], judge))
+    unasked = replace(unknown(error=UNASKED), details=dict.fromkeys(sorted(benchmark.needs - {"refused"}), False))
+    verdicts = [next(given) if answer else unasked for answer in answers]
     rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
     if is_first():
         write_rows(folder / JUDGEMENTS, rows)
@@ -121,8 +120,8 @@ def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Exampl
     if len(judges) > 1:
         raise UserError(f"{path}: holds verdicts of several judges ({', '.join(judges)}); judge anew")
     judged = []
-    for prompt, (text, _) in zip(prompts, answers, strict=True):
-        row = rows[prompt.id]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        row, text = rows[prompt.id], text_of(answer)
         if row.get("response_hash", response_hash(prompt, text)) != response_hash(prompt, text):
             raise UserError(
                 f"{path}: another answer to prompt {prompt.id} was judged than {GENERATIONS} has; judge anew"
@@ -130,6 +129,11 @@ def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Exampl
         refuse_untold(path, row, benchmark)
         judged.append(Judged(prompt, text, verdict_of(row)))
     return judged, "".join(judges)
+
+
+def text_of(answer: tuple[str, bool] | None) -> str:
+    """What was answered, empty where the prompt was not asked."""
+    return answer[0] if answer else ""
 
 
 def refuse_untold(path: Path, row: Judgement, benchmark: Benchmark) -> None:
@@ -175,6 +179,18 @@ def _reason(error: ValueError) -> str:
         return str(error)
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _generation(prompt: Example, answer: tuple[str, bool] | None, benchmark: Benchmark) -> Generation:
+    row = Generation(
+        id=prompt.id,
+        benchmark=benchmark.name,
+        prompt_hash=prompt.prompt_key(),
+        response=text_of(answer),
+        finished=bool(answer and answer[1]),
+        tags=dict(prompt.tags),
+    )
+    return row if answer else {**row, "unasked": True}
 
 
 def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> Judgement:

@@ -23,6 +23,7 @@ Flag = Literal[
     "leaked_image",
     "leaked_look",
     "over_length",
+    "equal_when_clipped",
 ]
 MEANING: dict[Flag, str] = {
     "bad_row": "cannot be used, and is dropped",
@@ -39,6 +40,7 @@ MEANING: dict[Flag, str] = {
     "leaked_image": "another split has the image, byte by byte",
     "leaked_look": "another split has an image that looks alike",
     "over_length": "has more tokens than lengths.max_length",
+    "equal_when_clipped": "chosen and rejected are the same tokens within lengths.max_length, and are left out",
 }
 """An instruction is the last turn of the user. White space and case make no difference, unless it says so."""
 OF_REASON: dict[str, Flag] = {

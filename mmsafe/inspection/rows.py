@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mmsafe.data.example import Example, ImageSource
-from mmsafe.data.lengths import Fate, fate, token_counts
+from mmsafe.data.lengths import Fate, fate, is_equal_pair, token_counts
 from mmsafe.data.source import Loaded
 from mmsafe.inspection.flags import LEAKED, Flags, Leakage, RowKeys, equal_responses, keys_of_row, repeated
 from mmsafe.inspection.looks import Look, alike, keys_of, looks_of
@@ -107,6 +107,9 @@ def _facts(example: Example, image: str | None, encoder: Encoder, trained: froze
         facts.fate = fate(measured, rule)
         if facts.fate != "fits":
             facts.flags["over_length"] = facts.fate
+        if facts.fate in ("fits", "clipped") and is_equal_pair(example, encoder, rule.max_length):
+            facts.fate = "equal"
+            facts.flags["equal_when_clipped"] = "chosen and rejected"
     return facts
 
 

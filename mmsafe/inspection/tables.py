@@ -92,6 +92,7 @@ def _tokens(found: Statistics) -> Iterator[list[str]]:
 
 def _lengths(found: Statistics, rule: Lengths) -> Iterator[list[str]]:
     labels = {"fits": "fits", "clipped": "responses are clipped", "dropped": "dropped", "refused": "ends the training"}
+    labels["equal"] = "left out: both responses are the same tokens"
     for fate, label in labels.items():
         counts = [part["length"].get(fate, 0) for part in found.values()]
         if fate == "fits" or any(counts):

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmsafe.data.corruption import CorruptedImage
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.errors import UserError
+from mmsafe.models.control_tokens import ControlTokens
 
 
 class Encoder:
@@ -18,6 +19,7 @@ class Encoder:
 
     A prompt starts with one BOS; a response is tokenised as a continuation of its prompt and ends with EOS
     (`append_eos`). Prompt and responses are tokenised apart, so the prompt's ids are the same beside every response.
+    Only the chat template writes control tokens: `</s>` or `<image>` in what was said are words like any other.
     """
 
     def __init__(self, processor: Any, *, append_eos: bool = True) -> None:
@@ -50,20 +52,18 @@ class Encoder:
 
     def prompt_text(self, example: Example) -> str:
         """The prompt as the chat template renders it, up to where the response begins."""
-        return str(
-            self.processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True)
-        ).rstrip()
+        return self._rendered(example.messages())
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Ids of the prompt with every image placeholder expanded; one BOS at the start."""
-        placeholder = self.processor.image_token
-        text = self.prompt_text(example).replace(placeholder, placeholder * self.image_tokens)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        placeholder = self._control.name(self.processor.image_token)
+        text = self._control.named(self._rendered(self._control.hidden(example.messages())))
+        ids = self._control.ids(text.replace(placeholder, placeholder * self.image_tokens))
         expected = self.image_tokens * (example.image is not None)
-        if ids.count(self.processor.image_token_id) != expected:
+        if (found := ids.count(self.processor.image_token_id)) != expected:
             raise UserError(
-                f"example {example.id}: the rendered prompt holds {ids.count(self.processor.image_token_id)} image "
-                f"tokens instead of {expected}; its text contains '{placeholder}' or the chat template drops the image"
+                f"example {example.id}: the rendered prompt holds {found} image tokens instead of {expected}; does the "
+                "chat template show every image once?"
             )
         bos = self.tokenizer.bos_token_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
@@ -80,8 +80,8 @@ class Encoder:
         return [*joined[len(anchor) :], *end]
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of text in which `</s>` or `<image>` are words like any other."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        """Ids of words."""
+        return self._control.ids(text)
 
     def pixels(self, image: ImageSource) -> Tensor:
         """Preprocessed image, `[3, height, width]`; what a corruption does to pixels comes last."""
@@ -91,6 +91,13 @@ class Encoder:
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _rendered(self, messages: list[dict[str, Any]]) -> str:
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)).rstrip()
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self.tokenizer, self.processor.image_token, str(self.processor.chat_template))
 
     @cached_property
     def _anchor(self) -> str:

@@ -17,6 +17,7 @@ from mmsafe.errors import UserError
 from mmsafe.models.adapter_load import base_of, is_adapter
 from mmsafe.models.checkpoints import FILES, PICKLES, CheckpointError, Format, WeightFiles, format_of, read_json
 from mmsafe.models.llava import Llava, located
+from mmsafe.models.loading import run_config
 from mmsafe.models.original_save import save_original
 from mmsafe.models.source import PretrainedLlava
 
@@ -85,6 +86,7 @@ def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
         allow_pickle=allow_pickle,
         dtype=_stored_dtype(weights),
         image_aspect_ratio="pad" if _pads(whole, form) else "crop",
+        chat_template=None if whole == folder else run_config(folder).get("model", {}).get("chat_template"),
     )
     return source.load()
 

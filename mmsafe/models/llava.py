@@ -30,8 +30,9 @@ from mmsafe.models.checkpoints import (
     format_of_config,
     read_json,
 )
+from mmsafe.models.control_tokens import ENCODING
 from mmsafe.models.hub import reachable
-from mmsafe.models.original import shipped_template
+from mmsafe.models.original import chosen_template, shipped_template
 from mmsafe.models.original_load import load_original
 from mmsafe.models.source import ModelSource, PretrainedLlava, Trained
 
@@ -60,7 +61,8 @@ class Llava:
     def fingerprint(self) -> str:
         """Hash of everything a generation depends on: weights, config, processor, template, end-of-response rule."""
         config = _lasting(self.model.config.to_dict())
-        return digest([weights_hash(self.model), config, processor_hash(self.processor), self.source.append_eos])
+        reading = [processor_hash(self.processor), self.source.append_eos, ENCODING]
+        return digest([weights_hash(self.model), config, *reading])
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain `transformers` and vLLM load."""
@@ -216,11 +218,8 @@ def format_at(source: PretrainedLlava) -> str:
 
 def template_of(source: PretrainedLlava, folder: Path | None, tokenizer: Any, *, original: bool) -> str:
     """The chat template: of that name in `mmsafe/models/templates/`, a Jinja file, or the checkpoint's own."""
-    chosen = source.chat_template
-    if isinstance(chosen, str):
-        return shipped_template(chosen)
-    if chosen is not None:
-        return chosen.read_text(encoding="utf-8")
+    if source.chat_template is not None:
+        return chosen_template(source.chat_template)
     if original and folder is not None:  # LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights
         path = folder / "chat_template.jinja"
         return path.read_text(encoding="utf-8") if path.is_file() else shipped_template("vicuna_v1")

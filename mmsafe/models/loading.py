@@ -18,7 +18,7 @@ from mmsafe.precision import forward_dtype
 from mmsafe.ranks import local_rank
 from mmsafe.settings import Peft
 
-KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle")
+KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle", "chat_template")
 """Options that go with a checkpoint: of the run that made it, or else of the chosen model."""
 
 
@@ -29,10 +29,14 @@ def from_checkpoint(path: str | None, option: str, model: ModelSource) -> Llava:
 
 def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedLlava:
     """The folder `path`, which `option` named, as a model with the options of the run that made it."""
-    if not Path(path).expanduser().is_dir():
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
         raise UserError(f"{option}={path}: no such folder; name a run folder or a model folder")
-    options = asdict(model) | run_config(Path(path).expanduser()).get("model", {})
+    made_by = run_config(folder).get("model", {})
+    options = asdict(model) | made_by
     kept = {name: options[name] for name in KEPT if name in options}
+    if made_by and ((folder / "config.json").is_file() or (folder / "model" / "config.json").is_file()):
+        kept["chat_template"] = None  # a run saves its template with the model, but not with an adapter
     return PretrainedLlava(path=path, **kept)
 
 

@@ -144,6 +144,11 @@ def name_map(model: LlavaForConditionalGeneration) -> dict[str, str]:
     return names
 
 
+def chosen_template(chosen: str | Path) -> str:
+    """The chat template that `model.chat_template` names: a shipped one, or a Jinja file."""
+    return shipped_template(chosen) if isinstance(chosen, str) else chosen.read_text(encoding="utf-8")
+
+
 def shipped_template(name: str) -> str:
     """A chat template of `mmsafe/models/templates/`."""
     return (Path(__file__).parent / "templates" / f"{name}.jinja").read_text(encoding="utf-8")

@@ -33,6 +33,8 @@ class ModelSource(ABC):
     """End every response with the end-of-sequence token; the paper's released code does not."""
     image_aspect_ratio: Literal["pad", "crop"] = "pad"
     """`pad`: to a square with the mean colour, as LLaVA-1.5 was trained; `crop`: to the centre, the HF default."""
+    chat_template: Literal["vicuna_v1", "bpo_v1", "llava_hf"] | Path | None = None
+    """One of `mmsafe/models/templates/`, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if it is original."""
 
     @abstractmethod
     def load(self) -> Llava:
@@ -56,8 +58,6 @@ class PretrainedLlava(ModelSource):
     """Of the weights; mixed precision wants float32 master weights."""
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
-    chat_template: Literal["vicuna_v1", "llava_hf"] | Path | None = None
-    """One of `mmsafe/models/templates/`, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if it is original."""
     allow_pickle: bool = False
     """Also read weights from pickled `.bin` files, of which tensors only are read."""
     vision_tower: str | None = None

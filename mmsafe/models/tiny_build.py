@@ -26,6 +26,7 @@ from mmsafe.data.example import Example, digest
 from mmsafe.data.microworld import drawings, icons, language, pretraining, things, world
 from mmsafe.models import tower
 from mmsafe.models.llava import Llava, make_processor, set_trained
+from mmsafe.models.original import chosen_template
 from mmsafe.models.source import PretrainedLlava, Trained
 from mmsafe.models.tiny import VISION_HEADS, Architecture, Stage, TinyModel
 from mmsafe.models.tower import icon_set, pretrain_tower
@@ -83,7 +84,7 @@ def build(source: TinyModel) -> Llava:
         crop_size={"height": size, "width": size},
         do_pad=source.image_aspect_ratio == "pad",
     )
-    return Llava(model, make_processor(config, tokenizer, image_processor, CHAT_TEMPLATE), source)
+    return Llava(model, make_processor(config, tokenizer, image_processor, _template(source)), source)
 
 
 def make_tokenizer(vocabulary: int) -> Any:
@@ -170,11 +171,15 @@ def _sft(llava: Llava, stage: Stage, examples: Sequence[Example], seed: int) -> 
     )
 
 
+def _template(source: TinyModel) -> str:
+    return CHAT_TEMPLATE if source.chat_template is None else chosen_template(source.chat_template)
+
+
 def _key(source: TinyModel) -> str:
     """Everything the weights depend on: sizes, recipe, seed, the world's code, and the libraries that compute."""
     made_from = [inspect.getsource(module) for module in MADE_FROM]
     recipe = [source.seed, dataclasses.asdict(source.architecture), dataclasses.asdict(source.pretraining)]  # type: ignore[arg-type]
     aspect = source.image_aspect_ratio
     return digest(
-        [recipe, aspect, source.append_eos, CHAT_TEMPLATE, made_from, torch.__version__, transformers.__version__]
+        [recipe, aspect, source.append_eos, _template(source), made_from, torch.__version__, transformers.__version__]
     )[:16]

@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from mmsafe.data import lengths
 from mmsafe.data.collate import Item, PaddedCollator
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.lengths import fitting
+from mmsafe.data.lengths import equal_items, fitting, overlong
 from mmsafe.data.microworld.icons import IconImage
+from mmsafe.data.module import Items
 from mmsafe.errors import UserError
-from mmsafe.objectives.base import Row
+from mmsafe.objectives.base import Objective, Row
+from mmsafe.objectives.bootstrapped_po import BootstrappedPO
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.mdpo import MDPO
+from mmsafe.objectives.orpo import ORPO
+from mmsafe.objectives.sft import SFT
+from mmsafe.objectives.simpo import SimPO
 from mmsafe.settings import Lengths
 
 NAMES = ("chosen", "rejected")
@@ -34,7 +42,7 @@ class Letters:
         self.calls += 1
         return [1] * (2 + sum(len(turn.text) for turn in example.turns) + 10 * (example.image is not None))
 
-    def response_ids(self, text: str) -> list[int]:
+    def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
         return [1] * (len(text) + 1)
 
 
@@ -66,13 +74,13 @@ def ids(examples: list[Example]) -> list[str]:
 def test_clip_keeps_what_has_room_for_a_response():
     kept, report = fitting(ALL, Letters(), NAMES, rule("clip"))
     assert ids(kept) == ["short", "exact", "long", "long rejected", "seen", "seen long", "almost"]
-    assert report == {"clipped": 4, "dropped": 1}
+    assert report == {"clipped": 4, "dropped": 1, "equal": 0}
 
 
 def test_drop_keeps_what_fits_whole():
     kept, report = fitting(ALL, Letters(), NAMES, rule("drop"))
     assert ids(kept) == ["short", "exact", "seen"]
-    assert report == {"clipped": 0, "dropped": 5}
+    assert report == {"clipped": 0, "dropped": 5, "equal": 0}
 
 
 class Words:
@@ -122,7 +130,7 @@ def test_clip_others_is_the_rule_of_the_paper_s_code(prompt: int, chosen: int, r
     fits = pair("fits", 2, 1, 1)
     found, report = fitting([fits, pair("this", prompt, chosen, rejected)], Words(), NAMES, PAPER)
     assert ids(found) == (["fits"] if kept is None else ["fits", "this"])
-    assert report == {"clipped": int(kept not in (None, rejected)), "dropped": int(kept is None)}
+    assert report == {"clipped": int(kept not in (None, rejected)), "dropped": int(kept is None), "equal": 0}
 
 
 def test_clip_others_leaves_these_tokens():
@@ -134,25 +142,81 @@ def test_clip_others_leaves_these_tokens():
     batch = PaddedCollator(Words(), ({name: Row(name) for name in texts},), 6)([Item(kept)])
     assert batch.input_ids.tolist() == [[1, 7, 8, 21, 22, 23], [1, 7, 8, 31, 32, 33], [1, 7, 8, 41, 42, 43]]
     assert batch.response_mask.tolist() == [[False] * 3 + [True] * 3] * 3
-    assert report == {"clipped": 1, "dropped": 0}
+    assert report == {"clipped": 1, "dropped": 0, "equal": 0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "chosen", "rejected", "blind", "equal", "items"),
+    [
+        (DPO(), "21 22 23 24", "21 22 23 25", "41", 1, []),
+        (DPO(), "21 22 23", "21 22 24", "41", 0, [0]),
+        (DPO(), "21 22", "21 22 23", "41", 0, [0]),  # shorter is different, too
+        (SimPO(), "21 22 23 24", "21 22 23 25", "41", 1, []),
+        (ORPO(), "21 22 23 24", "21 22 23 25", "41", 1, []),  # no preference, as in a row with equal responses
+        (SFT(), "21 22 23 24", "21 22 23 25", "41", 0, [0]),
+        (BPO(), "21 22 23 24", "21 22 23 25", "41", 0, [0]),  # the blind term tells something apart
+        (BPO(), "21 22 23 24", "31", "21 22 23", 0, [0]),
+        (BPO(), "21 22 23 24", "21 22 23 25", "21 22 23", 1, []),
+        (BPO(mode="concat"), "21 22 23 24", "21 22 23 25", "41", 1, [1]),
+        (BPO(mode="concat"), "21 22", "31", "21 22", 1, [0]),  # without any clipping
+        (BPO(mode="concat"), "21 22 23 24", "21 22 23 25", "21 22 23", 2, []),
+        (BootstrappedPO(), "21 22 23 24", "31", "21 22 23", 1, []),
+        (MDPO(), "21 22 23 24", "21 22 23 25", "41", 0, [0]),  # the image terms do
+    ],
+)
+def test_what_is_the_same_tokens_is_left_out(
+    objective: Objective, chosen: str, rejected: str, blind: str, equal: int, items: list[int]
+):
+    """At 6 tokens: prompt 1 7 8, so 3 for a response; `items` are the groups of the second example that are left."""
+    texts = {"chosen": chosen, "rejected": rejected, "blind": blind, "weakened": blind}
+    this = Example("this", (Turn("user", "7 8"),), None, texts)
+    other = this.with_responses(chosen="11", rejected="12", blind="13", weakened="14")
+    groups, limit = objective.groups, rule("clip", 6)
+    kept, report = fitting([other, this], Words(), objective.responses, limit, groups)
+    assert report["equal"] == equal
+    assert kept == ([other, this] if items else [other])
+    left = Items([other, this], len(groups), equal_items([other, this], groups, Words(), 6))
+    assert [left[i] for i in range(len(left))] == [
+        *(Item(other, group) for group in range(len(groups))),
+        *(Item(this, group) for group in items),
+    ]
+
+
+def test_nothing_but_equal_pairs_is_an_error():
+    same = Example("same", (Turn("user", "7 8"),), None, {"chosen": "21 22 23 24", "rejected": "21 22 23 25"})
+    with pytest.raises(UserError, match=r"max_length=6: no example fits; of 1 the responses are equal when clipped"):
+        fitting([same], Words(), NAMES, rule("clip", 6), GROUPS)
+
+
+def test_prompts_alone_leave_room_for_a_response():
+    """ALMOST has 29 tokens and room for one, HUGE_PROMPT has 30 and none; an evaluation clips nothing."""
+    kept, report = fitting(ALL, Letters(), (), rule("clip"))
+    assert ids(kept) == [e.id for e in ALL if e is not HUGE_PROMPT]
+    assert report == {"clipped": 0, "dropped": 1, "equal": 0}
+    assert overlong(ALL, Letters(), rule("clip")) == {ALL.index(HUGE_PROMPT)}
+    assert overlong(ALL, Letters(), rule("clip"), NAMES) == {ALL.index(e) for e in ALL} - {
+        ALL.index(e) for e in (SHORT, EXACT, SEEN)
+    }
+    with pytest.raises(UserError, match=r"example huge prompt: 1 tokens over lengths\.max_length=30"):
+        overlong(ALL, Letters(), rule("error"))
 
 
 def test_error_names_the_example_and_how_far_it_is_over():
     with pytest.raises(UserError, match=r"^example long: 1 tokens over lengths\.max_length=30$"):
         fitting(ALL, Letters(), NAMES, rule("error"))
-    assert fitting([SHORT, EXACT, SEEN], Letters(), NAMES, rule("error"))[1] == {"clipped": 0, "dropped": 0}
+    assert fitting([SHORT, EXACT, SEEN], Letters(), NAMES, rule("error"))[1] == {"clipped": 0, "dropped": 0, "equal": 0}
 
 
 def test_null_keeps_everything_and_tokenises_nothing():
     encoder = Letters()
-    assert fitting(ALL, encoder, NAMES, rule("error", None)) == (ALL, {"clipped": 0, "dropped": 0})
+    assert fitting(ALL, encoder, NAMES, rule("error", None)) == (ALL, {"clipped": 0, "dropped": 0, "equal": 0})
     assert encoder.calls == 0
 
 
 def test_only_responses_that_the_objective_reads_count():
     kept, report = fitting([LONG_REJECTED], Letters(), ["chosen"], rule("drop"))
     assert ids(kept) == ["long rejected"]
-    assert report == {"clipped": 0, "dropped": 0}
+    assert report == {"clipped": 0, "dropped": 0, "equal": 0}
 
 
 @pytest.mark.parametrize("on_overlong", ["clip", "clip_others", "drop"])
@@ -198,7 +262,7 @@ def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
     try:
         kept, report = fitting(examples, encoder, NAMES, rule(on_overlong, max_length))
     except UserError:
-        kept, report = [], {"clipped": 0, "dropped": len(examples)}
+        kept, report = [], {"clipped": 0, "dropped": len(examples), "equal": 0}
     assert len(kept) + report["dropped"] == len(examples)
     assert {e.id for e in examples if sizes[e.id] <= max_length} <= set(ids(kept))
     assert report["clipped"] == sum(sizes[e.id] > max_length for e in kept)

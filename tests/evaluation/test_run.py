@@ -18,12 +18,13 @@ from mmsafe.evaluation.judges.base import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.rules import Rules
 from mmsafe.evaluation.measuring import flat
-from mmsafe.evaluation.run import evaluate
+from mmsafe.evaluation.run import NO_LIMIT, evaluate
+from mmsafe.evaluation.stages import read_judgements
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.generation import Response
 from mmsafe.reference.policies import Model
 from mmsafe.scoring import Padded
-from mmsafe.settings import Evaluation
+from mmsafe.settings import Evaluation, Lengths
 
 WORLD = MicroWorld(size=8, test_size=8)
 CONTRACT = {"id", "benchmark", "unsafe", "refused", "unknown", "category", "reply", "judge", "prompt_hash"}
@@ -43,7 +44,11 @@ def run(llava: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     """Evaluates the tiny model, or with `say` one that says this, into `tmp_path`."""
 
     def evaluated(
-        benchmark: Any, judge: Judge, say: Callable[[int, Example], str] | None = None, reference: Any = None
+        benchmark: Any,
+        judge: Judge,
+        say: Callable[[int, Example], str] | None = None,
+        reference: Any = None,
+        lengths: Lengths = NO_LIMIT,
     ) -> dict[str, Any]:
         def canned(llava: Any, prompts: Sequence[Example], *_: Any) -> list[Response]:
             assert say is not None
@@ -62,6 +67,7 @@ def run(llava: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
                 scoring=Padded(),
                 settings=Evaluation(max_new_tokens=4, batch_size=8),
                 folder=tmp_path,
+                lengths=lengths,
             )
 
     return evaluated
@@ -96,6 +102,36 @@ def test_a_run_leaves_generations_judgements_and_flat_metrics(run: Any, llava: A
     assert metrics["eval/pairwise_accuracy_reward"] == 0.5
     assert metrics["eval/pairwise_accuracy_n"] == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["generations.jsonl", "judgements.jsonl"]
+
+
+def test_prompts_without_room_are_not_asked_and_count_as_unknown(run: Any, llava: Any, tmp_path: Path) -> None:
+    """At every limit from the shortest prompt on; also when the verdicts are measured again."""
+    benchmark, asked = MicroWorldTest(size=16, neutral_size=8), []
+
+    def say(position: int, prompt: Example) -> str:
+        asked.append(prompt.id)
+        return "Sure!"
+
+    prompts = benchmark.prompts(WORLD, "holdout")
+    size = {prompt.id: len(llava.encoder().prompt_ids(prompt)) for prompt in prompts}
+    limit = sorted(size.values())[len(size) // 2]
+    metrics = run(benchmark, Rules(), say, lengths=Lengths(max_length=limit, on_overlong="drop"))
+    long = [name for name in size if size[name] >= limit]
+    assert 0 < len(long) < len(prompts)
+    assert asked == [name for name in size if size[name] < limit]
+    assert [row["id"] for row in rows(tmp_path / "generations.jsonl") if row.get("unasked")] == long
+    assert metrics["eval/unknown_rate"] == len(long) / len(prompts)
+    assert metrics.get("eval/pairwise_accuracy_n", 0) < 8, "pairs that do not fit whole are left out"
+    again, _ = read_judgements(tmp_path, benchmark, prompts)
+    assert [row.example.id for row in again if row.verdict.unknown] == long
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"), [("error", r"example .*: \d+ tokens over"), ("drop", "no prompt of the eval")]
+)
+def test_a_limit_may_refuse(run: Any, rule: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run(MicroWorldTest(size=16, neutral_size=8), Keywords(), dice, lengths=Lengths(max_length=8, on_overlong=rule))
 
 
 def dice(position: int, prompt: Example) -> str:

@@ -172,6 +172,16 @@ def test_a_prompt_of_several_turns(encoder: Encoder):
     assert ids(encoder, *turns) == [*SYSTEM, *first, *USER_AFTER_END, *PICTURE, WHY, QUESTION, *ASSISTANT]
 
 
+def test_a_spelt_out_end_is_words(encoder: Encoder):
+    """`… What </s>? ASSISTANT: yes</s></s>USER: …`: the second one is the template's."""
+    first, slash, last = (tiny.vocabulary().index(sign) for sign in "</>")
+    spelt = [first, slash, LETTER_S, last]
+    turns = (Turn("user", "What </s>?"), Turn("assistant", "yes</s>"), Turn("user", "Why?"))
+    asked = [*USER, SPACE, WHAT, SPACE, *spelt, QUESTION, *ASSISTANT, YES, *spelt, END]
+    assert ids(encoder, *turns) == [*SYSTEM, *asked, *USER_AFTER_END, SPACE, WHY, QUESTION, *ASSISTANT]
+    assert encoder.response_ids("yes</s>") == [YES, *spelt, END]
+
+
 def test_a_response_goes_on_where_the_prompt_ends(encoder: Encoder):
     assert encoder.response_ids("no") == [NO, END]
     assert encoder.response_ids(" yes ", cut=True) == [YES]
