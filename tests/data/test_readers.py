@@ -70,7 +70,7 @@ def test_spa_vl_has_no_classes_to_train_on_by_its_card_and_classes_to_evaluate_o
     classes = {name: value for name, value in ROWS["spa_vl"].items() if name.startswith("class")}
     without = {name: value for name, value in ROWS["spa_vl"].items() if name not in classes} | {"image_name": "a.png"}
     image = picture(tmp_path / "a.png").read_bytes()
-    parquet(tmp_path / "SPA-VL/data/train-00000-of-00008.parquet", [without | {"image": image}])
+    parquet(tmp_path / "SPA-VL/data/train-00000-of-00001.parquet", [without | {"image": image}])
     parquet(tmp_path / "SPA-VL/validation/validation-00000-of-00001.parquet", [ROWS["spa_vl"] | {"image": image}])
     data = SPAVL(path=tmp_path / "SPA-VL", split="train", eval_split="validation")
     (trained,), (held,) = data.train().examples, data.holdout().examples
@@ -94,7 +94,7 @@ def test_vlguard_makes_an_example_of_every_request_and_finds_images_in_the_folde
     }
     rows = [ROWS["vlguard"] | {"image": "bad_ads/a.png"}, unsafe]
     first, second, third = reader("vlguard", json_file(tmp_path / "train.json", rows)).test().examples
-    assert (first.id, second.id, third.id) == ("7/safe_instruction", "7/unsafe_instruction", "8")
+    assert (first.id, second.id, third.id) == ("1/safe_instruction", "1/unsafe_instruction", "2")
     assert (first.responses, second.responses, third.responses) == ({"chosen": "A tree."}, *[{"chosen": "No."}] * 2)
     assert [e.tags["request"] for e in (first, second, third)] == ["safe", "unsafe request", "unsafe image"]
     assert first.tags["harmful_subcategory"] == "disinformation"
@@ -285,7 +285,6 @@ BAD = [
     ("trl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("trl", {"tags": {"kind": 3}}, "wrong type", "'kind' is a number"),
     ("trl_sft", {"completion": [USER]}, "two conversations", "'completion' is not one answer"),
-    ("trl_sft", {"completion": None}, "wrong type", "'completion' is null"),
     ("trl_sft", {"images": [3]}, "wrong type", "'image' is a number"),
     ("trl", {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "wrong type", "neither text nor image"),
     *[(name, {"image": "b.png"}, "missing image", "no image 'b.png'") for name in TABLES],
