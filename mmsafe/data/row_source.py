@@ -77,10 +77,9 @@ class RowSource(DataSource):
         """The rows of `path` that are not held out, and the count of everything dropped from `path`."""
         lacking = [row for row in self._rows[0] if self.lacks(row)]
         if lacking and (self.on_bad == "error" or not self._answered):
-            raise UserError(
-                f"{self.path}: {len(lacking)} rows are prompts without responses; choose a split to train on, or leave "
-                f"them out by data.on_bad=skip; the first: {lacking[0].place}"
-            )
+            others = ", or leave them out by data.on_bad=skip" if self._answered else ""
+            told = f"{self.path}: {len(lacking)} rows are prompts without responses; choose a split to train on{others}"
+            raise UserError(f"{told}; the first: {lacking[0].place}")
         kept = [row.example for row in self._answered if row.group not in self._held_out]
         if not kept:
             raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")
