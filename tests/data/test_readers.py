@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
 from roots import ROOTS
 
+from mmsafe.config import built
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.row_source import RowSource
 from mmsafe.data.spa_vl import SPAVL
@@ -27,6 +29,7 @@ from mmsafe.preflight import check
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/datasets.md"
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
+CONF = DOCUMENT.parents[1] / "conf/data"
 ASKED = (Turn("user", "What is it?", image=True),)
 SAID = {"chosen": "A tree.", "rejected": "A house."}
 SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
@@ -112,6 +115,19 @@ def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
     (example,) = reader("hh_text", path).test().examples
     assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?"))
     assert (example.responses, example.image, example.tags) == (SAID, None, {"turns": "multi"})
+
+
+def test_hh_as_published_is_read_by_its_config_and_malformed_transcripts_are_counted(tmp_path: Path) -> None:
+    malformed = ROWS["hh_text"] | {"chosen": "\n\nHuman: Hi\n\nHuman: Hi?\n\nAssistant: Hello"}
+    lines = "\n".join(json.dumps(row) for row in (ROWS["hh_text"], malformed))
+    for split in ("train", "test"):
+        (tmp_path / f"harmless-base/{split}.jsonl.gz").parent.mkdir(exist_ok=True)
+        (tmp_path / f"harmless-base/{split}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    options = {**yaml.safe_load((CONF / "trl.yaml").read_text()), **yaml.safe_load((CONF / "hh_text.yaml").read_text())}
+    del options["defaults"]
+    data = built(options | {"path": str(tmp_path / "harmless-base")}, "data")
+    for loaded in (data.train(), data.holdout()):
+        assert (len(loaded.examples), loaded.dropped) == (1, {"malformed chosen": 1})
 
 
 def test_llava_learns_every_answer_or_the_last(folder: Path) -> None:
