@@ -34,7 +34,10 @@ class BeaverTailsV(RowSource):
         "response_2",
         *COLUMN.values(),
     )
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("response_1", "response_2", *COLUMN.values()),)
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("response_1", "response_2"),
+        ("response_1", "response_2", *COLUMN.values()),
+    )
     preferred: Literal["safer", "more_helpful"] = "safer"
     """Which of the two responses is the chosen one."""
 
