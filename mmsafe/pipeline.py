@@ -18,7 +18,7 @@ from mmsafe.data.example import fingerprint, sources
 from mmsafe.data.features import feature_cache
 from mmsafe.data.lengths import fitting, tell
 from mmsafe.data.slices import slices_of
-from mmsafe.data.source import DataSource, Loaded
+from mmsafe.data.source import Loaded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.pairwise import comparable, prepare_pairs
@@ -74,7 +74,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
     added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
     loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
-    loaded = _read(config.data)
+    loaded = _read(config.data.train())
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
     if config.evaluate:
         _check_holdout(config)
@@ -159,7 +159,7 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
         raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
     folder = RunFolder(output_dir(), cfg)
     folder.claim()
-    loaded = _read(config.data)
+    loaded = _read(config.data.prompts())
     own_device(config.accelerator)  # refused before a model is loaded
     llava = on_device(config.model.load(), config.accelerator)
     prompts, lengths = fitting(loaded.examples, llava.encoder(), (), config.lengths)
@@ -240,8 +240,7 @@ def output_dir() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def _read(data: DataSource) -> Loaded:
-    loaded = data.train()
+def _read(loaded: Loaded) -> Loaded:
     dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
-    log.info("%d training examples; dropped: %s", len(loaded.examples), dropped)
+    log.info("%d examples; dropped: %s", len(loaded.examples), dropped)
     return loaded

@@ -63,7 +63,7 @@ def _read(config: TagConfig) -> list[Example]:
     """The examples of all parts; one that is in several of them once."""
     found: dict[tuple[str, str], Example] = {}
     for part in config.parts:
-        loaded = getattr(config.data, part)()
+        loaded = config.data.prompts() if part == "train" else getattr(config.data, part)()
         found |= {(example.id, example.prompt_key()): example for example in loaded.examples}
     if not found:
         raise UserError(f"parts=[{', '.join(config.parts)}]: there is no example in them; name others")

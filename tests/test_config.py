@@ -43,7 +43,7 @@ PARTS = ("data=mmsafe_po", "benchmark.mm_safetybench.path=some/path", "benchmark
 OTHER_THAN_CLASS = {
     **{f"data={name}": {"path", "num_workers"} for name in ("mmsafe_po", *READERS)},  # NEEDED
     "data=spa_vl": {"path", "num_workers", "split", "eval_split"},
-    "data=hh_text": {"path", "num_workers", "split", "eval_split"},
+    "data=hh_text": {"path", "num_workers", "split", "eval_split", "on_bad"},
     "data=beavertails_v": {"path", "num_workers", "split"},
     "data=mix": {"parts", "num_workers"},
     **{f"benchmark={name}": {"path"} for name in PUBLISHED},

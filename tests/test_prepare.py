@@ -154,6 +154,25 @@ def test_published_splits_are_kept_whole(folder: Path) -> None:
         prepared(source, folder / "other", splits=["tset"])
 
 
+@pytest.mark.parametrize(
+    ("name", "unanswered"),
+    [
+        ("mmsafe_po", {"chosen": None, "rejected": None}),
+        ("vlguard", {"instr-resp": [{"safe_instruction": "What is it?", "response": ""}]}),
+    ],
+)
+def test_prompts_alone_are_prepared_by_name_and_left_out_of_what_is_trained_on(
+    folder: Path, name: str, unanswered: dict[str, Any]
+) -> None:
+    prompt, answered = ROWS[name] | {"id": "1"} | unanswered, ROWS[name] | {"id": "2"}
+    source = READERS[name](path=json_file(folder / "p.json", [prompt]))
+    prepared(source, folder / "prompts", splits=["test"])
+    same(read_back(source, folder / "prompts", "test"), source.test().examples)
+    both = READERS[name](path=json_file(folder / "d.json", [prompt, answered]), on_bad="skip", holdout_share=0)
+    assert prepared(both, folder / "out")["refused"] == {"no response": 1} == both.train().dropped
+    same(read_back(both, folder / "out", "train"), both.train().examples)
+
+
 def test_rows_of_a_file_are_of_the_split_that_they_name(folder: Path) -> None:
     rows = [{"prompt": f"{i}", "chosen": "yes", "rejected": "no", "split": "ab"[i % 2]} for i in range(6)]
     path = folder / "d.jsonl"

@@ -73,8 +73,18 @@ def response(value: object, field: str) -> str:
     return text
 
 
+def unanswered(*responses: object) -> bool:
+    """Whether a row has none of its responses: absent, null or empty, as published sets of prompts have them."""
+    return all(value is None or value == [] or (isinstance(value, str) and not value.strip()) for value in responses)
+
+
 def preference(chosen: object, rejected: object, fields: tuple[str, str] = ("chosen", "rejected")) -> dict[str, str]:
-    """`{"chosen": …, "rejected": …}`, two different responses; `fields` is what the row calls them."""
+    """`{"chosen": …, "rejected": …}`, two different responses; `fields` is what the row calls them.
+
+    Nothing, if it has neither: the row is a prompt.
+    """
+    if unanswered(chosen, rejected):
+        return {}
     pair = {"chosen": response(chosen, fields[0]), "rejected": response(rejected, fields[1])}
     if pair["chosen"] == pair["rejected"]:
         raise RowError("no preference", f"'{fields[0]}' and '{fields[1]}' are the same; remove the row")

@@ -81,7 +81,14 @@ class Mix(DataSource):
 
     def train(self) -> Loaded:
         """The parts in the proportion of `weights`."""
-        loaded = self._loaded("train")
+        return self._weighted("train")
+
+    def prompts(self) -> Loaded:
+        """The same, with parts that are prompts alone."""
+        return self._weighted("prompts")
+
+    def _weighted(self, which: Literal["train", "prompts"]) -> Loaded:
+        loaded = self._loaded(which)
         if empty := [name for name, part in loaded.items() if not part.examples]:
             raise UserError(f"data.parts.{empty[0]}: has nothing to train on")
         if self.weights is not None:
@@ -109,11 +116,11 @@ class Mix(DataSource):
         part, own = self._own(example)
         return _renamed(part.image_swapped(own), example)
 
-    def _loaded(self, which: Literal["train", "holdout", "test"]) -> dict[str, Loaded]:
+    def _loaded(self, which: Literal["train", "prompts", "holdout", "test"]) -> dict[str, Loaded]:
         found = {}
         for name, part in self.parts.items():
             with _named(name):
-                loaded = part.train() if which == "train" else part.holdout() if which == "holdout" else part.test()
+                loaded: Loaded = getattr(part, which)()
             examples = [replace(e, id=f"{name}/{e.id}", tags={**e.tags, "source": name}) for e in loaded.examples]
             found[name] = Loaded(self.categorised(examples), [row._replace(source=name) for row in loaded.bad_rows])
         return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question, preference, response
+from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question, preference, response, unanswered
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.records import REQUIRED, Record, RowError, read_records, row_id, text_field
 from mmsafe.data.row_images import RowImages
@@ -23,27 +23,30 @@ TAGS = ("type", "entity_type")
 class MMSafePO(RowSource):
     """Reader of MMSafe-PO and of other sets with its fields: `question`, `image`, `chosen`, `rejected`.
 
-    `path` may also be a keyed file, one object `{"keyword": "path.json"}`.
+    `path` may also be a keyed file, one object `{"keyword": "path.json"}`. Rows with neither response are prompts.
     """
 
     get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
     expected: ClassVar[tuple[str, ...]] = REQUIRED
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
     keywords: list[str] | None = None
     """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""
         value = record.value
-        texts = {field: text_field(value, field) for field in REQUIRED}
-        turns = parse_question(texts["question"])
+        answered = not unanswered(value.get("chosen"), value.get("rejected"))
+        turns = parse_question(text_field(value, "question"))
         generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}
         tags = {field: text_field(value, field) for field in TAGS if value.get(field) is not None}
         tags["turns"] = "single" if len(turns) == 1 else "multi"
         if record.keyword is not None:
             tags["keyword"] = record.keyword
-        responses = preference(texts["chosen"], texts["rejected"]) | generated
-        image, group = find.find(texts["image"])
-        yield Row(Example(row_id(record), turns, image, responses, tags), group, value.get("text_prompt"))
+        responses = preference(text_field(value, "chosen"), text_field(value, "rejected")) if answered else {}
+        if "image" not in value:
+            raise RowError("missing field", "has no field 'image'")
+        image, group = find.find(value["image"])
+        yield Row(Example(row_id(record), turns, image, responses | generated, tags), group, value.get("text_prompt"))
 
     def text_only(self, example: Example) -> Example | None:
         """The conversation of the row's `text_prompt`, from which the multimodal one was made."""

@@ -15,12 +15,16 @@ from mmsafe.options import options
 
 @options
 class RLAIFV(RowSource):
-    """Columns `image`, `question`, `chosen`, `rejected`, `origin_dataset`."""
+    """Columns `image`, `question`, `chosen`, `rejected`, and `origin_dataset`, by which metrics are told.
+
+    Rows with neither response are prompts.
+    """
 
     get: ClassVar[str] = (
         "RLAIF-V (https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset) and set data.path to its folder"
     )
-    expected: ClassVar[tuple[str, ...]] = ("image", "question", "chosen", "rejected", "origin_dataset")
+    expected: ClassVar[tuple[str, ...]] = ("image", "question", "chosen", "rejected")
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""

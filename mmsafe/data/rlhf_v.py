@@ -18,7 +18,8 @@ class RLHFV(RLAIFV):
     get: ClassVar[str] = (
         "RLHF-V (https://huggingface.co/datasets/openbmb/RLHF-V-Dataset) and set data.path to its folder"
     )
-    expected: ClassVar[tuple[str, ...]] = ("image", "text", "origin_dataset")
+    expected: ClassVar[tuple[str, ...]] = ("image", "text")
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def pair(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """In `text`."""

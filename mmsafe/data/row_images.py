@@ -25,8 +25,15 @@ class RowImages:
     def find(self, value: Any, field: str = "image") -> tuple[RowImage, str]:
         """The image in a field, and what groups rows of the same image; raises `RowError` if there is none.
 
-        Files are found in `folder` only, whatever their names say.
+        Files are found in `folder` only, whatever their names say. An object is one as `datasets` exports it, with the
+        `path` of a file; the one image of a list is that image.
         """
+        if isinstance(value, list) and any(isinstance(one, StoredImage | dict) for one in value):
+            if len(value) > 1:
+                raise RowError("not one image", f"'{field}' holds {len(value)} images, where one is possible")
+            (value,) = value
+        if isinstance(value, dict) and value.get("bytes") is None and "path" in value:
+            value = value["path"]
         try:
             if isinstance(value, StoredImage) and value.path is None:
                 return self._known.setdefault(value.key, value), value.key

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.data import images
+from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
 from mmsafe.data.example import Example
 from mmsafe.data.holdout import hold_out
 from mmsafe.data.records import Record, RowError, kind, read_records
@@ -18,8 +18,6 @@ from mmsafe.data.source import BadRow, DataSource, Loaded
 from mmsafe.data.splits import files_of_split, listed
 from mmsafe.errors import UserError
 from mmsafe.options import Share, options
-
-DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
 
 
 class Row(NamedTuple):
@@ -41,6 +39,8 @@ class RowSource(DataSource):
     """What to get, and where."""
     expected: ClassVar[tuple[str, ...]]
     """Fields that rows have, as published."""
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Those of them that may be missing together: the responses, where rows are prompts alone."""
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
@@ -75,18 +75,24 @@ class RowSource(DataSource):
 
     def train(self) -> Loaded:
         """The rows of `path` that are not held out, and the count of everything dropped from `path`."""
-        rows, dropped = self._rows
-        kept = [row.example for row in rows if row.group not in self._held_out]
+        lacking = [row for row in self._rows[0] if self.lacks(row)]
+        if lacking and (self.on_bad == "error" or not self._answered):
+            others = ", or leave them out by data.on_bad=skip" if self._answered else ""
+            told = f"{self.path}: {len(lacking)} rows are prompts without responses; choose a split to train on{others}"
+            raise UserError(f"{told}; the first: {lacking[0].place}")
+        kept = [row.example for row in self._answered if row.group not in self._held_out]
         if not kept:
             raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")
-        if lacking := sum(not self.brings() <= example.responses.keys() for example in kept):
-            raise UserError(f"{self.path}: {lacking} rows are prompts without responses; choose a split to train on")
-        return Loaded(kept, dropped)
+        return Loaded(kept, [*self._rows[1], *(BadRow(row.place, UNANSWERED) for row in lacking)])
+
+    def prompts(self) -> Loaded:
+        """The rows of `train`; of a set of prompts alone, which has none, all rows."""
+        return self.train() if self._answered else self.test()
 
     def holdout(self) -> Loaded:
         """What is evaluated on: other rows, or the held-out rows of `path`, whose dropped rows `train` counts."""
         if not self.evaluates_others:
-            return Loaded([row.example for row in self._rows[0] if row.group in self._held_out])
+            return Loaded([row.example for row in self._answered if row.group in self._held_out])
         rows, dropped = self._eval_rows
         return Loaded([row.example for row in rows], dropped)
 
@@ -103,12 +109,15 @@ class RowSource(DataSource):
     def files(self) -> list[Path]:
         """Those of `path` and of what is evaluated on; a keyed file, but not the files that it names."""
         assert self.path is not None  # __post_init__ has refused that
-        found = [*super().files(), *_files(self.path, "data.path", self.split)]
-        return (
-            [*found, *_files(self.eval_path or self.path, "data.eval_path", self.eval_split)]
-            if self.evaluates_others
-            else found
-        )
+        others = _files(*self._evaluated, self.eval_split, "data.eval_split") if self.evaluates_others else []
+        return [*super().files(), *_files(self.path, "data.path", self.split, "data.split"), *others]
+
+    @property
+    def _evaluated(self) -> tuple[Path, str]:
+        """Where other rows that are evaluated on are, and the option that says so."""
+        path, option = (self.eval_path, "data.eval_path") if self.eval_path else (self.path, "data.path")
+        assert path is not None  # __post_init__ has refused that
+        return path, option
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of `path`, as `read_records` reads them."""
@@ -117,13 +126,15 @@ class RowSource(DataSource):
 
     def eval_records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of what is evaluated on, where that is not a share of `path`."""
-        path, option = (self.eval_path, "data.eval_path") if self.eval_path else (self.path, "data.path")
-        assert path is not None  # __post_init__ has refused that
-        if self.eval_path is None and path.is_file() and not _tells_splits(read_records(path, option, streamed=True)):
-            raise UserError(
-                f"data.eval_split={self.eval_split}: no row of {path} has a 'split', so all would be trained on, too; "
-                "name the folder of all splits, or set data.eval_split=null to hold out a share"
-            )
+        path, option = self._evaluated
+        if self.eval_path is None and path.is_file():
+            if not any("split" in fields_of(record) for record in read_records(path, option, streamed=True)):
+                raise UserError(
+                    f"data.eval_split={self.eval_split}: no row of {path} has a 'split', so all would be trained on, "
+                    "too; name the folder of all splits, or set data.eval_split=null to hold out a share"
+                )
+        elif self.eval_path is None and self.split is not None and len(files := self.files()) > len(set(files)):
+            raise UserError("data.eval_split names files that data.split names, too: leave it null to hold out a share")
         return read_records(path, option, self.eval_split, split_option="data.eval_split", streamed=streamed)
 
     def outcomes(self, records: Iterable[Record], path: Path) -> Iterator[tuple[Record, dict[str, Row] | RowError]]:
@@ -145,7 +156,8 @@ class RowSource(DataSource):
 
     def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
         """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
-        if found and (missing := [field for field in self.expected if field not in found]):
+        missing = tuple(field for field in self.expected if field not in found)
+        if found and missing and missing not in self.optional:
             raise UserError(
                 f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
                 f"expected: {', '.join(self.expected)}"
@@ -158,13 +170,20 @@ class RowSource(DataSource):
 
     @cached_property
     def _eval_rows(self) -> tuple[list[Row], list[BadRow]]:
-        path = self.eval_path or self.path
-        assert path is not None  # __post_init__ has refused that
-        return self._read(list(self.eval_records()), path)
+        return self._read(list(self.eval_records()), self._evaluated[0])
+
+    def lacks(self, row: Row) -> bool:
+        """Whether a row cannot be trained on, because it is a prompt without the responses of others."""
+        return not self.brings() <= row.example.responses.keys()
+
+    @cached_property
+    def _answered(self) -> list[Row]:
+        """The rows of `path` that can be trained on or held out of that."""
+        return [row for row in self._rows[0] if not self.lacks(row)]
 
     @cached_property
     def _held_out(self) -> set[str]:
-        return hold_out([row.group for row in self._rows[0]], 0 if self.evaluates_others else self.holdout_share)
+        return hold_out([row.group for row in self._answered], 0 if self.evaluates_others else self.holdout_share)
 
     def _read(self, records: Sequence[Record], path: Path) -> tuple[list[Row], list[BadRow]]:
         """Turn records into rows and check their images; returns the rows, and those that were dropped."""
@@ -182,16 +201,10 @@ class RowSource(DataSource):
             failed = self._failing(rows.values())
             bad += {rows[name].place: RowError("damaged image", str(error)) for name, error in failed.items()}.items()
             rows = {name: row for name, row in rows.items() if name not in failed}
-        if bad and self.on_bad == "error":
-            more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
-            raise UserError(f"{_first(bad)}; {more}data.on_bad=skip drops and counts them")
-        if not rows:
-            counts = dict(Counter(error.reason for _, error in bad))
-            reasons = f"can be used: {counts}; the first: {_first(bad)}" if bad else "is in it"
-            raise UserError(f"{path}: no row {reasons}")
+        lost = leave_out(path, bad, len(rows), skip=self.on_bad == "skip")
         examples = self.categorised([row.example for row in rows.values()])
         kept = [row._replace(example=example) for row, example in zip(rows.values(), examples, strict=True)]
-        return kept, [BadRow(place, error.reason) for place, error in bad]
+        return kept, lost
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, Row]:
         """Rows by id."""
@@ -226,19 +239,10 @@ class RowSource(DataSource):
         return next((folder for folder in beside if folder.is_dir()), file.parent)
 
 
-def _files(path: Path, option: str, split: str | None) -> list[Path]:
-    return files_of_split(path, option, split) if path.is_dir() else [path]
-
-
-def _tells_splits(records: Iterable[Record]) -> bool:
-    return any("split" in fields_of(record) for record in records)
+def _files(path: Path, option: str, split: str | None, split_option: str) -> list[Path]:
+    return files_of_split(path, option, split, split_option) if path.is_dir() else [path]
 
 
 def fields_of(record: Record) -> Mapping[str, Any]:
     """The fields of a record; none, if it is no object."""
     return record.value if isinstance(record.value, dict) else {}
-
-
-def _first(bad: Sequence[tuple[str, RowError]]) -> str:
-    place, error = bad[0]
-    return " ".join(f"{place}: {error}".splitlines())

@@ -65,6 +65,10 @@ class DataSource(ABC):
     def holdout(self) -> Loaded:
         """The examples that a training run is evaluated on; disjoint from `train()`."""
 
+    def prompts(self) -> Loaded:
+        """What blind responses are made for, and what is inspected: the examples to train on, or prompts alone."""
+        return self.train()
+
     def test(self) -> Loaded:
         """The examples that `mmsafe.evaluate` measures a finished model on."""
         return self.holdout()

@@ -25,13 +25,13 @@ class SPAVL(RowSource):
     """
 
     get: ClassVar[str] = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
-    expected: ClassVar[tuple[str, ...]] = ("image", "question")
+    expected: ClassVar[tuple[str, ...]] = ("image", "question", "chosen", "rejected")
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""
         value = record.value
-        pair = value.get("chosen") is not None or value.get("rejected") is not None
-        responses = preference(value.get("chosen"), value.get("rejected")) if pair else {}
+        responses = preference(value.get("chosen"), value.get("rejected"))
         image, group = find.find(value.get("image"))
         turns = question(value.get("question"), "question")
         yield Row(Example(numbered(record), turns, image, responses, tags_of(value, *CLASSES)), group)

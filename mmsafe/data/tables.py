@@ -161,11 +161,17 @@ def _holds_images(kind: Any) -> bool:
     """Whether a column is of images as `datasets` stores them, of lists of them, or of bytes."""
     import pyarrow.types as is_
 
-    if is_.is_list(kind) or is_.is_large_list(kind):
+    if _is_list(kind):
         return _holds_images(kind.value_type)
     if is_.is_struct(kind):
-        return {"bytes", "path"} == {part.name for part in kind}
+        return any(part.name == "bytes" and (is_.is_null(part.type) or _holds_images(part.type)) for part in kind)
     return bool(is_.is_binary(kind) or is_.is_large_binary(kind))
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as is_
+
+    return bool(is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind))
 
 
 def _values(rows: Any, at_most: int) -> list[dict[str, Any] | RowError]:
@@ -181,11 +187,13 @@ def _values(rows: Any, at_most: int) -> list[dict[str, Any] | RowError]:
 
 
 def _image(place: str, column: Any, row: int) -> StoredImage | list[StoredImage] | None:
-    from pyarrow.types import is_large_list, is_list
+    from pyarrow.types import is_struct
 
     cell = column[row]
     if not cell.is_valid:
         return None
-    if is_list(cell.type) or is_large_list(cell.type):
+    if is_struct(cell.type) and not any(part.is_valid for part in cell.values()):
+        return None  # as rows without image are written by what knows no null structs
+    if _is_list(cell.type):
         return [StoredImage(place, column, row, position) for position in range(len(cell))]
     return StoredImage(place, column, row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from mmsafe.data.conversation import PLACEHOLDER, as_turns, preference, response, tags_of, with_image
+from mmsafe.data.conversation import PLACEHOLDER, as_turns, preference, response, tags_of, unanswered, with_image
 from mmsafe.data.example import Example, Turn, digest
 from mmsafe.data.records import Record, RowError, checked_text, kind, row_id
 from mmsafe.data.row_images import RowImages
@@ -26,12 +26,13 @@ class TRLPreference(RowSource):
     """
 
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
-    expected: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""
         value = record.value
-        if value.get("prompt") is not None and all(value.get(name) is None for name in self.expected):
+        if value.get("prompt") is not None and unanswered(value.get("chosen"), value.get("rejected")):
             yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
             return
         chosen, rejected = said(value.get("chosen"), "chosen"), said(value.get("rejected"), "rejected")

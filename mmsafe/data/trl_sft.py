@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from mmsafe.data.conversation import response
+from mmsafe.data.conversation import response, unanswered
 from mmsafe.data.records import Record
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import Row, RowSource
@@ -15,10 +15,11 @@ from mmsafe.options import options
 
 @options
 class TRLSupervised(RowSource):
-    """Columns `prompt` and `completion`, and beside them the same as with `data=trl`."""
+    """Columns `prompt` and `completion`, and beside them the same as with `data=trl`; without the latter, prompts."""
 
     get: ClassVar[str] = "a set in TRL's prompt-completion format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("completion",),)
 
     def brings(self) -> frozenset[str]:
         """There is nothing to prefer to."""
@@ -27,5 +28,7 @@ class TRLSupervised(RowSource):
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""
         prompt = said(record.value.get("prompt"), "prompt", role="user")
-        completion = answer(said(record.value.get("completion"), "completion"), prompt, "completion")
-        yield trl_row(record, find, prompt, {"chosen": response(completion, "completion")})
+        completion, responses = record.value.get("completion"), {}
+        if not unanswered(completion):
+            responses["chosen"] = response(answer(said(completion, "completion"), prompt, "completion"), "completion")
+        yield trl_row(record, find, prompt, responses)

@@ -19,7 +19,7 @@ def read_splits(data: DataSource, names: Sequence[str] | None) -> dict[str, Load
     data = _tolerant(data)
     if names is not None:
         return {name: _split(data, name) for name in names}
-    found = {"train": data.train(), "holdout": data.holdout()}
+    found = {"train": data.prompts(), "holdout": data.holdout()}
     return {name: loaded for name, loaded in found.items() if loaded.examples or loaded.bad_rows}
 
 

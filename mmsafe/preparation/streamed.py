@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED
 from mmsafe.data.example import Example, digest
 from mmsafe.data.images import check_images
 from mmsafe.data.records import Record, RowError
 from mmsafe.data.row_images import RowImage
-from mmsafe.data.row_source import DUPLICATE, Row, RowSource, fields_of
+from mmsafe.data.row_source import Row, RowSource, fields_of
 from mmsafe.data.source import BadRow
 from mmsafe.data.tables import PORTION
 from mmsafe.errors import UserError
@@ -74,7 +75,7 @@ class Streamed:
                     continue
                 if isinstance(found, RowError):
                     raise UserError(f"{record.place()}: has changed since it was checked; run the same command again")
-                for row in found.values():
+                for row in _trained_on(reading, found).values():
                     yield TEST if held and digest(row.group) in held else reading.split, row.example
             index.close()
 
@@ -92,15 +93,21 @@ def _checked(reading: Reading, index: RowIndex, refuse: Callable[[BadRow], None]
                 index.leave_out(count)
                 refuse(BadRow(record.place(), found.reason))
             else:
-                good += len(found)
-                lacking += sum(not source.brings() <= row.example.responses.keys() for row in found.values())
-                yield from _entered(found, index, reading.share)
+                kept = _trained_on(reading, found)
+                for _ in range(len(found) - len(kept)):
+                    lacking += 1
+                    refuse(BadRow(record.place(), UNANSWERED))
+                good += len(kept)
+                yield from _entered(kept, index, reading.share)
             count += 1
     source.refuse_other_fields(fields, reading.path)
+    if lacking and (source.on_bad == "error" or not good):
+        raise UserError(
+            f"{reading.path}: {lacking} rows are prompts without responses; name their split in splits=[…], or leave "
+            "them out by data.on_bad=skip"
+        )
     if not good:
         raise UserError(f"{reading.path}: no row {'can be used' if count else 'is in it'}")
-    if lacking and reading.trained_on:
-        raise UserError(f"{reading.path}: {lacking} rows are prompts without responses; name their split in splits=[…]")
     if reading.share == 1:
         raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")
 
@@ -123,6 +130,11 @@ def _judgement(found: Found, errors: Mapping[Any, UserError], index: RowIndex) -
     damaged = (errors[row.example.image] for row in found.values() if row.example.image in errors)
     error = next(damaged, None)
     return found if error is None else RowError("damaged image", str(error))
+
+
+def _trained_on(reading: Reading, found: Mapping[str, Row]) -> Mapping[str, Row]:
+    """What a training run would take of a record's rows, where the reading is for one: no prompts alone."""
+    return {name: row for name, row in found.items() if not (reading.trained_on and reading.source.lacks(row))}
 
 
 def _entered(found: Mapping[str, Row], index: RowIndex, share: float) -> Iterator[Example]:

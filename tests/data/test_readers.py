@@ -8,13 +8,19 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
 from roots import ROOTS
 
+from mmsafe.config import built
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.row_source import RowSource
 from mmsafe.data.spa_vl import SPAVL
@@ -23,6 +29,7 @@ from mmsafe.preflight import check
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/datasets.md"
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
+CONF = DOCUMENT.parents[1] / "conf/data"
 ASKED = (Turn("user", "What is it?", image=True),)
 SAID = {"chosen": "A tree.", "rejected": "A house."}
 SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
@@ -70,7 +77,7 @@ def test_spa_vl_has_no_classes_to_train_on_by_its_card_and_classes_to_evaluate_o
     classes = {name: value for name, value in ROWS["spa_vl"].items() if name.startswith("class")}
     without = {name: value for name, value in ROWS["spa_vl"].items() if name not in classes} | {"image_name": "a.png"}
     image = picture(tmp_path / "a.png").read_bytes()
-    parquet(tmp_path / "SPA-VL/data/train-00000-of-00008.parquet", [without | {"image": image}])
+    parquet(tmp_path / "SPA-VL/data/train-00000-of-00001.parquet", [without | {"image": image}])
     parquet(tmp_path / "SPA-VL/validation/validation-00000-of-00001.parquet", [ROWS["spa_vl"] | {"image": image}])
     data = SPAVL(path=tmp_path / "SPA-VL", split="train", eval_split="validation")
     (trained,), (held,) = data.train().examples, data.holdout().examples
@@ -94,7 +101,7 @@ def test_vlguard_makes_an_example_of_every_request_and_finds_images_in_the_folde
     }
     rows = [ROWS["vlguard"] | {"image": "bad_ads/a.png"}, unsafe]
     first, second, third = reader("vlguard", json_file(tmp_path / "train.json", rows)).test().examples
-    assert (first.id, second.id, third.id) == ("7/safe_instruction", "7/unsafe_instruction", "8")
+    assert (first.id, second.id, third.id) == ("1/safe_instruction", "1/unsafe_instruction", "2")
     assert (first.responses, second.responses, third.responses) == ({"chosen": "A tree."}, *[{"chosen": "No."}] * 2)
     assert [e.tags["request"] for e in (first, second, third)] == ["safe", "unsafe request", "unsafe image"]
     assert first.tags["harmful_subcategory"] == "disinformation"
@@ -108,6 +115,19 @@ def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
     (example,) = reader("hh_text", path).test().examples
     assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?"))
     assert (example.responses, example.image, example.tags) == (SAID, None, {"turns": "multi"})
+
+
+def test_hh_as_published_is_read_by_its_config_and_malformed_transcripts_are_counted(tmp_path: Path) -> None:
+    malformed = ROWS["hh_text"] | {"chosen": "\n\nHuman: Hi\n\nHuman: Hi?\n\nAssistant: Hello"}
+    lines = "\n".join(json.dumps(row) for row in (ROWS["hh_text"], malformed))
+    for split in ("train", "test"):
+        (tmp_path / f"harmless-base/{split}.jsonl.gz").parent.mkdir(exist_ok=True)
+        (tmp_path / f"harmless-base/{split}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    options = {**yaml.safe_load((CONF / "trl.yaml").read_text()), **yaml.safe_load((CONF / "hh_text.yaml").read_text())}
+    del options["defaults"]
+    data = built(options | {"path": str(tmp_path / "harmless-base")}, "data")
+    for loaded in (data.train(), data.holdout()):
+        assert (len(loaded.examples), loaded.dropped) == (1, {"malformed chosen": 1})
 
 
 def test_llava_learns_every_answer_or_the_last(folder: Path) -> None:
@@ -170,6 +190,60 @@ def test_trl_rows_without_responses_are_prompts(tmp_path: Path) -> None:
         data.train()
 
 
+ANSWERS = {
+    "mmsafe_po": ("chosen", "rejected"),
+    "spa_vl": ("chosen", "rejected"),
+    "beavertails_v": ("response_1", "response_2", "safer_response_id", "more_helpful_response_id"),
+    "rlaif_v": ("chosen", "rejected"),
+    "trl": ("chosen", "rejected"),
+    "trl_sft": ("completion",),
+}
+
+
+@pytest.mark.parametrize("absent", ["not there", None, " "])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_rows_without_responses_are_prompts_and_nothing_is_trained_on_them(
+    folder: Path, name: str, absent: str | None
+) -> None:
+    row = ROWS[name] | dict.fromkeys(ANSWERS[name], absent)
+    if absent == "not there":
+        row = {field: value for field, value in row.items() if value != absent}
+    prompts = reader(name, json_file(folder / "d.json", [row | {"id": "1"}, row | {"id": "2"}]))
+    assert [(e.turns, e.responses) for e in prompts.test().examples] == [(ASKED, {})] * 2
+    assert [e.id for e in prompts.prompts().examples] == ["1", "2"]
+    with pytest.raises(
+        UserError, match=r"2 rows are prompts without responses; choose a split to train on; the first: "
+    ):
+        prompts.train()
+    among_pairs = json_file(folder / "d.json", [ROWS[name] | {"id": "1"}, row | {"id": "2"}])
+    skipping = reader(name, among_pairs, on_bad="skip", holdout_share=0)
+    assert [e.id for e in skipping.prompts().examples] == ["1"] == [e.id for e in skipping.train().examples]
+    assert skipping.train().dropped == {"no response": 1}
+    assert len(skipping.test().examples) == 2
+    with pytest.raises(UserError, match=r"1 rows are prompts .* or leave them out by data\.on_bad=skip; .*row 2"):
+        reader(name, among_pairs).train()
+
+
+def test_vlguard_as_published_has_558_prompts_and_counts_rows_whose_id_is_another_s(folder: Path) -> None:
+    safe = [{"safe_instruction": "What?", "response": ""}, {"unsafe_instruction": "Burn it?", "response": "No."}]
+    asked = {"id": "7", "image": "a.png", "instr-resp": safe}
+    unsafe = asked | {"instr-resp": [{"instruction": "Do?", "response": "No."}]}
+    found = reader("vlguard", json_file(folder / "test.json", [asked] * 558 + [unsafe] * 442)).test().examples
+    answered = Counter((e.tags["request"], "chosen" in e.responses) for e in found)
+    assert answered == {("safe", False): 558, ("unsafe request", True): 558, ("unsafe image", True): 442}
+    assert len({e.id for e in found}) == 1558
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("rlaif_v", "origin_dataset"), ("rlhf_v", "origin_dataset"), ("beavertails_v", "category"), ("vlguard", "safe")],
+)
+def test_what_only_tells_metrics_may_be_missing(folder: Path, name: str, field: str) -> None:
+    row = {own: value for own, value in ROWS[name].items() if own != field}
+    (example, *_) = reader(name, json_file(folder / "d.json", [row])).test().examples
+    assert field not in example.tags
+
+
 @pytest.mark.parametrize("completion", ["A tree.", [TREE], [USER, TREE]])
 def test_trl_answers(folder: Path, completion: Any) -> None:
     row = ROWS["trl_sft"] | {"completion": completion}
@@ -204,6 +278,46 @@ def test_a_table_of_lists_of_images(folder: Path) -> None:
     assert loaded.dropped == {"not one image": 1}
 
 
+ENCODED: dict[str, Callable[[bytes], Any]] = {
+    "a struct": lambda data: {"bytes": data, "path": "p.png"},
+    "a struct without path": lambda data: {"bytes": data},
+    "a struct of more": lambda data: {"path": None, "bytes": data, "width": 4},
+    "a list of a struct": lambda data: [{"bytes": data, "path": None}],
+    "bytes": lambda data: data,
+    "a list of bytes": lambda data: [data],
+    "a struct with a file's name": lambda _: {"bytes": None, "path": "a.png"},
+    "a list with a file's name": lambda _: [{"bytes": None, "path": "a.png"}],
+}
+WITH_IMAGE = [name for name in READERS if name != "hh_text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, "a struct") for name in WITH_IMAGE), *(("mmsafe_po", form) for form in ENCODED)],
+)
+def test_every_reader_takes_an_image_in_whichever_form_a_table_holds_it(folder: Path, name: str, form: str) -> None:
+    row = {field: value for field, value in ROWS[name].items() if field != "images"}
+    row |= {"image": ENCODED[form]((folder / "images/a.png").read_bytes())}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "d.parquet")
+    found = reader(name, folder / "d.parquet").test().examples
+    assert fingerprint(found) == fingerprint(reader(name, json_file(folder / "d.json", [ROWS[name]])).test().examples)
+    assert found[0].image is not None
+    assert found[0].image.load().size == (4, 4)
+
+
+def test_two_images_are_one_too_many_and_a_struct_of_nothing_is_none(folder: Path) -> None:
+    data = (folder / "images/a.png").read_bytes()
+    pq.write_table(pa.Table.from_pylist([ROWS["mmsafe_po"] | {"image": [data, data]}]), folder / "two.parquet")
+    assert "row 1: 'image' holds 2 images, where one is possible" in error_of(
+        reader("mmsafe_po", folder / "two.parquet")
+    )
+    words = {"prompt": "What is it?", **SAID, "image": {"bytes": None, "path": None}}
+    pq.write_table(
+        pa.Table.from_pylist([words, words | {"image": {"bytes": data, "path": None}}]), folder / "d.parquet"
+    )
+    assert [e.image is None for e in reader("trl", folder / "d.parquet").test().examples] == [True, False]
+
+
 def test_rows_of_one_image_are_held_out_together(tmp_path: Path) -> None:
     images = [picture(tmp_path / f"{i}.png", i).read_bytes() for i in range(10)]
     rows = [ROWS["spa_vl"] | {"image": images[i % 10]} for i in range(40)]
@@ -231,6 +345,9 @@ def test_splits_of_a_published_folder_and_their_shards(folder: Path) -> None:
 
 
 def test_a_split_to_evaluate_on_must_not_be_what_is_trained_on(folder: Path) -> None:
+    json_file(folder / "words/train/rows.json", [ROWS["hh_text"]])
+    with pytest.raises(UserError, match=r"data\.eval_split names files that data\.split names, too"):
+        reader("hh_text", folder / "words", split="train", eval_split="rows").holdout()
     path = json_file(folder / "d.json", [ROWS["spa_vl"]])
     with pytest.raises(UserError, match=r"data\.eval_split=validation: no row of .* has a 'split'"):
         reader("spa_vl", path, split="train", eval_split="validation").holdout()
@@ -285,7 +402,6 @@ BAD = [
     ("trl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("trl", {"tags": {"kind": 3}}, "wrong type", "'kind' is a number"),
     ("trl_sft", {"completion": [USER]}, "two conversations", "'completion' is not one answer"),
-    ("trl_sft", {"completion": None}, "wrong type", "'completion' is null"),
     ("trl_sft", {"images": [3]}, "wrong type", "'image' is a number"),
     ("trl", {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "wrong type", "neither text nor image"),
     *[(name, {"image": "b.png"}, "missing image", "no image 'b.png'") for name in TABLES],

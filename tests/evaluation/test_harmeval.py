@@ -16,7 +16,7 @@ from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 COLUMNS = ["image", "question", "class1", "class2", "class3"]
 
 
-def parquet(folder: Path, count: int = 3) -> Path:
+def parquet(folder: Path, name: str = "test/harm-00000-of-00001.parquet", count: int = 3) -> Path:
     """The split as the hub has it: images are bytes in the table."""
 
     def encoded(number: int) -> dict[str, object]:
@@ -30,14 +30,17 @@ def parquet(folder: Path, count: int = 3) -> Path:
         **{name: [f"{name} {number % 2}" for number in range(count)] for name in COLUMNS[2:]},
     }
     features = Features({"image": Image(), **{name: Value("string") for name in COLUMNS[1:]}})
-    path = folder / "test" / "harm-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     Dataset.from_dict(rows, features=features).to_parquet(path)
     return path
 
 
-def test_parquet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    parquet(tmp_path)
+@pytest.mark.parametrize("name", ["test/harm-00000-of-00001.parquet", "test/harm/0000.parquet", "harm.parquet"])
+def test_parquet(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    for other in (".cache/harm.parquet", "test/help/0000.parquet", "train/train/0000.parquet"):
+        parquet(tmp_path, other, 1)
+    parquet(tmp_path, name)
     found = prompts(HarmEval(path=tmp_path))
     assert [prompt.id for prompt in found] == ["0", "1", "2"]
     assert found[1].turns[0].text == "question 1"
@@ -75,6 +78,13 @@ def test_an_empty_folder_says_what_to_get(tmp_path: Path) -> None:
     told = complaint(HarmEval(path=tmp_path))
     assert "huggingface.co/datasets/sqrti/SPA-VL" in told
     assert "benchmark.path" in told
+
+
+def test_two_versions_of_the_split_are_not_asked_together(tmp_path: Path) -> None:
+    parquet(tmp_path, "test/harm/0000.parquet")
+    parquet(tmp_path, "old/harm-00000-of-00001.parquet")
+    told = complaint(HarmEval(path=tmp_path))
+    assert "several of split 'harm': old/harm-00000-of-00001.parquet, test/harm/0000.parquet" in told
 
 
 def test_other_columns_are_listed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_object, read_records
+from mmsafe.data.splits import TABLES, files_of_split
 from mmsafe.data.tables import StoredImage
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, harmful, prompt, text_of
@@ -24,10 +25,10 @@ class HarmEval(PublishedBenchmark):
 
     usr: unsafe response rate.
 
-    `path` is a folder with the split's parquet files, `harm*.parquet` at any depth, in which the images are; or with
-    one JSON file `*harm*.json`, a list of rows or an object of rows, whose images are files in `images/` or beside it.
-    The columns are those of `datasets.load_dataset("sqrti/SPA-VL", "test")["harm"]`; the names of its files on the hub
-    could not be looked up.
+    `path` is a folder with one JSON file `*harm*.json`, a list of rows or an object of rows, whose images are files in
+    `images/` or beside it; or with tables of the split `harm`, found as `data.split=harm` finds them, in which the
+    images are. The columns are those of `datasets.load_dataset("sqrti/SPA-VL", "test")["harm"]`; the names of its files
+    on the hub could not be looked up, so that the layouts of the set and of its branch `refs/convert/parquet` are read.
     """
 
     name: ClassVar[str] = "harmeval"
@@ -37,7 +38,7 @@ class HarmEval(PublishedBenchmark):
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """Rows are known by their position, which is their key in exports as one JSON object."""
-        files = sorted(folder.path.rglob("harm*.parquet")) or [_json(folder)]
+        files = _files(folder)
         for number, (place, value) in enumerate(row for file in files for row in _rows(file)):
             row = fields(value, COLUMNS, place)
             image = row["image"]
@@ -53,8 +54,11 @@ class HarmEval(PublishedBenchmark):
         return {"usr": rate([harmful(row) for row in judged])}
 
 
-def _json(folder: Folder) -> Path:
-    return folder.file(*sorted(path.name for path in folder.path.glob("*harm*.json")) or ["harm.parquet"])
+def _files(folder: Folder) -> list[Path]:
+    exported = sorted(path.name for path in folder.path.glob("*harm*.json"))
+    if exported or not any(file.suffix in TABLES for file in folder.path.rglob("*")):
+        return [folder.file(*exported or ["harm.parquet"])]
+    return files_of_split(folder.path, "benchmark.path", "harm", "benchmark.path")
 
 
 def _rows(file: Path) -> list[tuple[str, Any]]:
