@@ -151,7 +151,7 @@ class PreferenceModule(pl.LightningModule):
         name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
         schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
         if ahead := options.schedule_ahead:
-            factors = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
+            factors: list[Any] = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
             schedule = LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -13,6 +13,7 @@ from mmsafe.data.example import Example, Turn
 from mmsafe.data.microworld.icons import IconImage
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
+from mmsafe.models.loading import checkpoint_source
 from mmsafe.models.source import PretrainedLlava
 from mmsafe.models.tiny import TinyModel
 
@@ -77,3 +78,20 @@ def test_what_is_missing_is_one_line(tmp_path: Path, config: dict[str, Any] | No
         PretrainedLlava(path=str(tmp_path)).encoder()
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"model.path={tmp_path}: ")
+
+
+@pytest.mark.parametrize("name", ["bpo_v1", "vicuna_v1"])
+def test_a_chosen_template_comes_back_from_the_folder_of_a_run_and_changes_the_fingerprint(
+    tmp_path: Path, llava: Llava, name: Any
+) -> None:
+    source = TinyModel(pretraining=None, chat_template=name)
+    chosen = source.load()
+    assert chosen.fingerprint() != TinyModel(pretraining=None).load().fingerprint()
+    chosen.save(tmp_path / "model")
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"model": {"chat_template": name}}}))
+    again = checkpoint_source(str(tmp_path), "checkpoint", TinyModel())
+    assert again.chat_template is None, "it is in the folder, whatever happened to the file that was named"
+    assert ids(again.encoder()) == ids(chosen.encoder()) != ids(llava.encoder())
+    (tmp_path / "model").rename(tmp_path / "adapter")
+    (tmp_path / "adapter" / "config.json").unlink()
+    assert checkpoint_source(str(tmp_path), "checkpoint", TinyModel()).chat_template == name, "an adapter has none"
