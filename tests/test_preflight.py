@@ -89,8 +89,14 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["hydra.run.dirr=x"], "hydra.run.dirr: hydra.run has no option 'dirr'; did you mean 'dir'?"),
         (["objective@foo=bpo"], "objective@foo"),
         # classes
-        (["objective._target_=nope.X"], "objective._target_=nope.X: cannot be imported (No module named 'nope')"),
-        (["objective._target_=os.path.join"], "objective._target_=os.path.join: is not a class"),
+        (["objective._target_=os.system"], "if you trust the package os, add plugins=[os]"),
+        (["objective._target_=os.system", "plugins=[os]"], "objective._target_=os.system: is not a class of options"),
+        (["objective._target_=nope.X", "plugins=[nope]"], "nope.X: cannot be imported (No module named 'nope')"),
+        (["objective._target_=mmsafe.config.importlib.import_module"], "import_module: cannot be imported"),
+        (["objective._target_=mmsafe.sweeps.local.Popen"], "Popen: is not a class of options"),
+        (["objective._target_=mmsafe_evil.X"], "add plugins=[mmsafe_evil]"),
+        (["objective._target_=.mmsafe.X"], "'.mmsafe.X': is not the name of a class"),
+        (["plugins=mine"], "plugins=mine: is no list of packages, such as plugins=[mine]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -218,12 +224,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_user_s_own_option_is_found_and_checked_like_ours(plugin: Path):
-    own = ["--config-dir", str(plugin), "objective=louder"]
+    own = ["--config-dir", str(plugin), "plugins=[my_objective]", "objective=louder"]
     accepted(*own, "objective.volume=5", "objective.beta=0.2")
-    accepted("-m", *own[:2], "objective=louder,bpo")
+    accepted("-m", *own[:3], "objective=louder,bpo")
     assert "objective.volume=-1: should be greater than 0" in refusal(*own, "objective.volume=-1")
     assert "objective=louder has no option 'volum'; did you mean 'volume'?" in refusal(*own, "objective.volum=1")
-    assert "did you mean 'louder'?" in refusal(*own[:2], "objective=loudr")
+    assert "did you mean 'louder'?" in refusal(*own[:3], "objective=loudr")
     assert "no such objective" in refusal("objective=louder")
 
 
