@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,17 @@ log = logging.getLogger(__name__)
 BAD_INPUT = 2
 NO_READER = 128 + signal.SIGPIPE
 PLACE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ESTALE),
+    *(
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    ),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ESTALE, errno.ENAMETOOLONG),
 }
 """What is wrong with a file or folder, and not with the code that wants it."""
 
@@ -72,8 +82,6 @@ def _end(command: str, message: str) -> None:
 
 def _reader_is_gone() -> bool:
     """Whether it is stdout that is broken, and not a pipe to another process."""
-    try:
-        flush()
-    except BrokenPipeError:
-        return True
-    return False
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
