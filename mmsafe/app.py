@@ -21,7 +21,6 @@ from mmsafe.endings import told
 from mmsafe.errors import UserError
 from mmsafe.overrides import as_given, one_line, to_folder
 from mmsafe.preflight import check
-from mmsafe.reporting.secrets import mask_logs
 from mmsafe.requeue import requeued
 from mmsafe.run_lock import held
 from mmsafe.settings import Devices
@@ -58,7 +57,6 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
 
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
-        mask_logs()
         with requeued(), told(name):  # here too: submitit starts with the task
             folder = Path(HydraConfig.get().runtime.output_dir)
             with held(folder) if getattr(root, "runs_here", True) else nullcontext():

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmsafe.errors import UserError
-from mmsafe.reporting.secrets import masked
+from mmsafe.reporting.secrets import MaskedRecord, masked
 from mmsafe.signals import ended_at_once
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ def told(command: str) -> Iterator[None]:
 
     Bad input, and files or folders that cannot be read or written, end the process with one line and status 2; the
     first SIGTERM or SIGINT with 143 or 130; a reader of the output that has gone, as `| head` does, with 141. What the
-    encoding of the output lacks is written as an escape.
+    encoding of the output lacks is written as an escape, and logs are written without secrets.
     """
+    logging.setLogRecordFactory(MaskedRecord)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mmsafe.consolidate import consolidated
 from mmsafe.errors import UserError
 from mmsafe.evaluation.comparison import read_judged_run
 from mmsafe.reporting.samples import Asked, read_samples
-from mmsafe.reporting.secrets import LEFT_OUT, MaskedLog, masked
+from mmsafe.reporting.secrets import LEFT_OUT, MaskedRecord, masked
 
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Thing:\n    pass\n"
 PLUGIN = (
@@ -139,6 +138,6 @@ def test_what_is_masked_stays_otherwise_as_it_is(monkeypatch: pytest.MonkeyPatch
     plain = {"a": [1, None, True, "x@y", "http://host/@x"], "b": {"c": "${oc.env:HOME}"}}
     assert masked(plain) == plain
     assert masked([f"a={TOKEN}b", URL]) == [f"a={LEFT_OUT}b", f"http://{LEFT_OUT}@localhost:9/v1"]
-    record = logging.LogRecord("x", logging.INFO, "", 0, "asks %s", (URL,), None)
-    assert MaskedLog(None).format(record) == f"asks http://{LEFT_OUT}@localhost:9/v1"
-    assert os.environ["MY_API_TOKEN"] == TOKEN
+    error = ValueError(TOKEN)
+    record = MaskedRecord("x", logging.INFO, "", 0, "asks %s", (URL,), (ValueError, error, None))
+    assert logging.Formatter().format(record) == f"asks http://{LEFT_OUT}@localhost:9/v1\nValueError: {LEFT_OUT}"

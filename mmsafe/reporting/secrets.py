@@ -43,22 +43,16 @@ def masked(value: Any) -> Any:
     return copied(value)
 
 
-class MaskedLog(logging.Formatter):
-    """What another formatter makes of a record, tracebacks too, without secrets."""
+class MaskedRecord(logging.LogRecord):
+    """A record of a log in which neither message nor traceback holds a secret, whichever handler writes it."""
 
-    def __init__(self, inner: logging.Formatter | None) -> None:
-        super().__init__()
-        self.inner = inner or logging.Formatter()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.exc_info and self.exc_info[0]:
+            self.exc_text = str(masked(logging.Formatter().formatException(self.exc_info)))
 
-    def format(self, record: logging.LogRecord) -> str:
-        return str(masked(self.inner.format(record)))
-
-
-def mask_logs() -> None:
-    """Leave secrets out of all that the handlers of the root logger write from here on."""
-    for handler in logging.getLogger().handlers:
-        if not isinstance(handler.formatter, MaskedLog):
-            handler.setFormatter(MaskedLog(handler.formatter))
+    def getMessage(self) -> str:  # noqa: N802
+        return str(masked(super().getMessage()))
 
 
 def _secrets() -> list[str]:
