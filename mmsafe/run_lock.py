@@ -57,8 +57,9 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         os.environ.pop(RUN)
         os.environ.update(before)
-        _descriptors.discard(lock)
-        _let_go(folder, lock)
+        if lock in _descriptors:  # not in a forked child that passes here
+            _descriptors.discard(lock)
+            _let_go(folder, lock)
 
 
 def refuse_held(folder: Path) -> None:
