@@ -71,6 +71,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective.beta=0"], "objective.beta=0: should be greater than 0"),
         (["objective.beta=nan"], "objective.beta=NaN: should be a finite number"),
         (["data.cue_correlation=1.2"], "data.cue_correlation=1.2: should be less than or equal to 1"),
+        (["seed=4294967296"], "seed=4294967296: should be less than 4294967296"),
         (["trainer.max_steps=1.5"], "trainer.max_steps=1.5: should be a valid integer"),
         (["trainer.precision=bf16"], 'trainer.precision="bf16": must be one of auto, 32-true, bf16-mixed, 16-mixed'),
         (["objective.mode=concatt"], "must be one of joint, concat; did you mean 'concat'?"),
