@@ -93,11 +93,12 @@ def test_a_damaged_record_of_a_run_is_one_line_in_every_command_that_reads_it(
             ("evaluate", "checkpoint=run"),
         ],
         "metrics.json": [("report", "run"), ("samples", "run")],
+        "judgements.jsonl": [("agreement", "a=run", "b=run"), ("samples", "run"), pair],
         ".hydra/overrides.yaml": [("report", "run")],
         ".hydra/hydra.yaml": [("report", "run")],
     }
     for name, readers in commands.items():
-        if name != "run.json" and "config" in content:
+        if name not in ("run.json", "judgements.jsonl") and "config" in content:
             continue  # a mapping, as it should be
         if (name, content) in {(".hydra/overrides.yaml", "[]"), (".hydra/hydra.yaml", '{"a": [1]}')}:
             continue
