@@ -1,18 +1,15 @@
-"""What Hydra finds: the launcher and the sweeper of mmsafe, which are in `mmsafe.sweeps`, and what it writes."""
+"""What Hydra finds: the launcher and the sweeper of mmsafe, which are in `mmsafe.sweeps`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import hydra.core.utils
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-
-from mmsafe.reporting.hydra_files import save_config
 
 
 def _sweep_name(words: Sequence[str]) -> str:
@@ -21,7 +18,6 @@ def _sweep_name(words: Sequence[str]) -> str:
     return sweep_name(words)
 
 
-hydra.core.utils._save_config = save_config  # here, for Hydra imports this in the jobs of every launcher
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import hydra
+import hydra.core.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -21,10 +22,12 @@ from mmsafe.endings import told
 from mmsafe.errors import UserError
 from mmsafe.overrides import as_given, one_line, to_folder
 from mmsafe.preflight import check
+from mmsafe.reporting.hydra_files import save_config
 from mmsafe.requeue import requeued
 from mmsafe.run_lock import held
 from mmsafe.settings import Devices
 
+hydra.core.utils._save_config = save_config  # at import: for jobs of every launcher
 Root = TypeVar("Root")
 
 
