@@ -93,7 +93,7 @@ def test_a_damaged_record_of_a_run_is_one_line_in_every_command_that_reads_it(
             ("evaluate", "checkpoint=run"),
         ],
         "metrics.json": [("report", "run"), ("samples", "run")],
-        "judgements.jsonl": [("agreement", "a=run", "b=run"), ("samples", "run"), pair],
+        "judgements.jsonl": [("agreement", "a=run", "b=run"), ("samples", "run"), ("compare", "a=run", "b=run")],
         ".hydra/overrides.yaml": [("report", "run")],
         ".hydra/hydra.yaml": [("report", "run")],
     }
