@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import hydra
+import hydra.core.utils
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mmsafe import ranks
-from mmsafe.config import conf_dir, typed, without_hydra
+from mmsafe.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
+from mmsafe.endings import told
 from mmsafe.errors import UserError
-from mmsafe.overrides import as_given, to_folder
-from mmsafe.preflight import check, report
+from mmsafe.overrides import as_given, one_line, to_folder
+from mmsafe.preflight import check
+from mmsafe.reporting.hydra_files import save_config
 from mmsafe.requeue import requeued
+from mmsafe.run_lock import held
 from mmsafe.settings import Devices
-from mmsafe.signals import ended_at_once, killed_workers
+from mmsafe.signals import killed_workers
 
+hydra.core.utils._save_config = save_config  # at import: for jobs of every launcher
 Root = TypeVar("Root")
-BAD_INPUT = 2
 
 
 def on_all_devices(devices: Devices, group: str = "") -> Path:
@@ -48,30 +55,29 @@ def on_all_devices(devices: Devices, group: str = "") -> Path:
 def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], object]) -> None:
     """Run `job` with the config `conf/<command>.yaml` and the overrides of this process's command line.
 
-    Ends the process with status 2 and one line on bad input.
+    Ends the process with status 2 and one line on bad input, and where it cannot write.
     """
+    name = f"mmsafe.{command}"
 
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
-        try:
-            with requeued(), ended_at_once(), killed_workers():  # here too: submitit starts with the task
+        with requeued(), told(name), killed_workers():  # here too: submitit starts with the task
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            with held(folder) if getattr(root, "runs_here", True) else nullcontext():
+                allow_plugins(plugins_of(cfg))
                 return job(typed(without_hydra(cfg), root), cfg)
-        except UserError as error:
-            report(error, f"mmsafe.{command}")
-            sys.exit(BAD_INPUT)
 
+    ranks.end_with_parent()
     sys.argv = ["launcher.retry_failed=true" if word == "--retry-failed" else word for word in sys.argv]
     if not ranks.is_first():
         sys.argv += ranks.QUIET
-    try:
-        with ended_at_once():
-            check(command, root, sys.argv[1:])
-            folder = str(conf_dir())
-    except UserError as error:
-        report(error, f"mmsafe.{command}")
-        sys.exit(BAD_INPUT)
-    with ended_at_once():
-        hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+    with told(name):
+        check(command, root, sys.argv[1:])
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print what goes wrong itself
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+        except HydraException as error:
+            raise UserError(one_line(error)) from error
 
 
 def _leave_the_log_to_the_first() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
 
 from omegaconf import DictConfig
-from pydantic import Field
 
 from mmsafe import ranks
 from mmsafe.app import launch, on_all_devices
 from mmsafe.data.source import DataSource
 from mmsafe.models.source import ModelSource
-from mmsafe.options import options
+from mmsafe.options import Seed, options
 from mmsafe.settings import Devices, Generation, Lengths
 
 log = logging.getLogger(__name__)
@@ -23,7 +21,7 @@ log = logging.getLogger(__name__)
 class BlindConfig(Devices):
     """`conf/blind.yaml`, typed."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     data: DataSource
     model: ModelSource
     generation: Generation

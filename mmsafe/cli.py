@@ -6,6 +6,8 @@ import importlib
 import sys
 
 from mmsafe.config import suggestion
+from mmsafe.endings import told
+from mmsafe.errors import UserError
 
 COMMANDS = {
     "build": "make a multimodal preference set from a text-only one",
@@ -28,13 +30,17 @@ COMMANDS = {
 
 def main() -> None:
     """Run `mmsafe COMMAND …` as `python -m mmsafe.COMMAND …`."""
+    with told("mmsafe"):
+        _run()
+
+
+def _run() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in {"-h", "--help"}:
         print("usage: mmsafe COMMAND [overrides]\n")
         print("\n".join(f"  {command:11s}{about}" for command, about in COMMANDS.items()))
         return
     if name not in COMMANDS:
-        print(f"mmsafe: no command '{name}'{suggestion(name, COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
+        raise UserError(f"no command '{name}'{suggestion(name, COMMANDS)}")
     sys.argv = [f"mmsafe {name}", *sys.argv[2:]]
     importlib.import_module(f"mmsafe.{name}").main()

@@ -12,15 +12,34 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import is_pydantic_dataclass
 
 from mmsafe.errors import UserError
+from mmsafe.reporting.secrets import masked
 
 Root = TypeVar("Root")
 TARGET = "_target_"
 STARTING = ("hydra", "launcher", "search")
 """Nodes that say how jobs are started and chosen, not what a job does: Hydra's own, and two beside it."""
+PLUGINS = "plugins"
+"""The node that names packages of the user's own. It is no option of the job, so no run folder can bring one."""
 SHOWN = ("trainer.progress_bar", "data.num_workers")
 """Options that change no result: a run can be continued with other ones."""
+
+
+_allowed: tuple[str, ...] = ()
+
+
+def allow_plugins(packages: Any) -> None:
+    """From here on a `_target_` may also name classes of `packages`, in place of those allowed before.
+
+    They hold for this process, because the configs that it reads may be a run folder's as well as its own. Raises
+    `UserError` if they are no list of names.
+    """
+    global _allowed
+    if not isinstance(packages, list | tuple) or not all(map(_is_dotted_name, packages)):
+        raise UserError(f"{PLUGINS}={packages}: is no list of packages, such as {PLUGINS}=[mine]")
+    _allowed = tuple(packages)
 
 
 def conf_dir() -> Path:
@@ -43,7 +62,12 @@ def typed(cfg: DictConfig, root: type[Root]) -> Root:
         key = getattr(error, "full_key", None) or "config"
         raise UserError(f"{key}: {_first_line(error)}") from error
     assert isinstance(plain, dict)
-    return _checked(root, {str(key): built(value, str(key)) for key, value in plain.items()}, "")
+    return recorded(cast("dict[str, Any]", plain), root)
+
+
+def recorded(config: Mapping[str, Any], root: type[Root]) -> Root:
+    """The same from plain values, as a run folder has them, in which nothing is resolved."""
+    return _checked(root, {key: built(value, key) for key, value in config.items()}, "")
 
 
 def built(value: Any, path: str) -> Any:
@@ -58,14 +82,20 @@ def built(value: Any, path: str) -> Any:
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """The config of the job itself: without Hydra's node, whose interpolations are resolved in a job only."""
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in STARTING])
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in (*STARTING, PLUGINS)])
     OmegaConf.set_struct(plain, True)
     return plain
 
 
+def plugins_of(cfg: DictConfig) -> Any:
+    """What a command's config names in `plugins`, as it stands there."""
+    packages = cfg.get(PLUGINS, [])
+    return OmegaConf.to_container(packages, resolve=True) if OmegaConf.is_list(packages) else packages
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config of a job as plain values, Hydra's own node left out."""
-    return cast("dict[str, Any]", OmegaConf.to_container(without_hydra(cfg), resolve=True))
+    """The config of a job as plain values to record: without Hydra's own node, and without secrets."""
+    return cast("dict[str, Any]", masked(OmegaConf.to_container(without_hydra(cfg), resolve=True)))
 
 
 def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
@@ -77,15 +107,38 @@ def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]
 
 
 def _target(name: Any, path: str) -> type[Any]:
-    """The class that a `_target_` names."""
+    """The options class that a `_target_` names.
+
+    A config may come from a stranger's run folder, so nothing is imported that is not from `mmsafe` or allowed, and
+    nothing is called that is not an options class defined there: what a module merely imports is not.
+    """
+    named = f"{path}.{TARGET}={str(name)[:100]!r}" if not _is_dotted_name(name) else f"{path}.{TARGET}={name}"
     module, _, attribute = str(name).rpartition(".")
+    if not module or not _is_dotted_name(name):
+        raise UserError(f"{named}: is not the name of a class, such as mmsafe.settings.Lengths")
+    _refuse_foreign(module, named)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}._target_={name}: cannot be imported ({error})") from error
-    if not isinstance(found, type):
-        raise UserError(f"{path}._target_={name}: is not a class")
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{named}: cannot be imported ({_first_line(error)})") from error
+    if not (isinstance(found, type) and is_pydantic_dataclass(found)):
+        raise UserError(f"{named}: is not a class of options, which mmsafe.options.options makes")
+    _refuse_foreign(found.__module__, named)
     return found
+
+
+def _refuse_foreign(module: str, named: str) -> None:
+    """Raise `UserError` unless `module` is one of `mmsafe`'s or of an allowed package."""
+    if not any(f"{module}.".startswith(f"{package}.") for package in ("mmsafe", *_allowed)):
+        package = module.partition(".")[0]
+        raise UserError(
+            f"{named}: only classes of mmsafe are imported; if you trust the package {package}, "
+            f"add {PLUGINS}=[{package}]"
+        )
+
+
+def _is_dotted_name(text: Any) -> bool:
+    return isinstance(text, str) and all(part.isidentifier() for part in text.split("."))
 
 
 def _checked(cls: type[Root], options: dict[str, Any], path: str, *, strict: bool = False) -> Root:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from mmsafe.checkpointing import current_checkpoint
-from mmsafe.config import typed
+from mmsafe.config import recorded
 from mmsafe.errors import UserError
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
+from mmsafe.reporting.runs import about_run
 from mmsafe.train import TrainConfig
 
 PREFIX = "policy."
@@ -29,7 +28,9 @@ def consolidated(folder: Path) -> Llava:
     """The model of the last checkpoint in the run folder, its adapter merged; raises `UserError` if it does not fit."""
     path = current_checkpoint(folder)
     assert path is not None
-    config = typed(OmegaConf.create(json.loads((folder / "run.json").read_text())["config"]), TrainConfig)
+    if not (about := about_run(folder)):
+        raise UserError(f"{folder}: has no run.json, which says what model its checkpoint is of; name a run folder")
+    config = recorded(about["config"], TrainConfig)
     llava = config.model.load()
     if config.peft.method != "none":
         add_lora(llava, config.peft)

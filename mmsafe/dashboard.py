@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmsafe.endings import told
 from mmsafe.errors import UserError
-from mmsafe.preflight import report as report_error
 
 
 def main() -> None:
@@ -17,15 +16,12 @@ def main() -> None:
     parser.add_argument("--project", default="mmsafe", help="as in logger.wandb.project (default: mmsafe)")
     parser.add_argument("--entity", help="user or team that owns the project (default: yours)")
     parser.add_argument("--dry-run", type=Path, metavar="FILE", help="write its JSON instead; no key, no network")
-    args = parser.parse_args()
-    try:
+    with told("mmsafe.dashboard"):
+        args = parser.parse_args()
         if find_spec("wandb_workspaces") is None:
             raise UserError("wandb-workspaces is not installed; run pip install 'mmsafe[wandb]'")
         for place in _write(args) if args.dry_run else _send(args):
             print(place)
-    except UserError as error:
-        report_error(error, "mmsafe.dashboard")
-        sys.exit(2)
 
 
 def _write(args: argparse.Namespace) -> list[str]:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmsafe.endings import told
+
 ARMS = {
     "base": ["mmsafe.evaluate"],
     "DPO": ["mmsafe.train", "objective=dpo"],
@@ -21,6 +23,11 @@ def command(arm: str, folder: Path) -> list[str]:
 
 def main() -> None:
     """Run the three jobs, skipping what is finished, and print one table; ends with a job's status if it fails."""
+    with told("mmsafe.demo"):
+        _run()
+
+
+def _run() -> None:
     from mmsafe.reporting.runs import metrics_of
     from mmsafe.reporting.table import print_tables, result_table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from omegaconf import DictConfig
 from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.base import Judge
 from mmsafe.models.source import ModelSource, PretrainedLlava
-from mmsafe.options import options
+from mmsafe.options import Seed, options
 from mmsafe.reporting.runs import metrics_of
 from mmsafe.scoring import Scoring
 from mmsafe.settings import Devices, Evaluation, Lengths
@@ -29,7 +29,7 @@ class EvaluateConfig(Devices):
     against: str | None
     generations: str | None
     judgements: str | None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     data: DataSource = Field(default_factory=NoData)
     model: ModelSource
     benchmark: Benchmark

@@ -13,7 +13,7 @@ from mmsafe.data.source import DataSource
 from mmsafe.errors import UserError
 from mmsafe.inspection.flags import Flag
 from mmsafe.models.source import ModelSource
-from mmsafe.options import options
+from mmsafe.options import Seed, options
 from mmsafe.settings import Lengths
 
 
@@ -27,7 +27,7 @@ class InspectConfig:
     splits: Annotated[list[str], Field(min_length=1)] | None
     decode: bool
     samples: Annotated[int, Field(ge=0)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     fail_on: list[Flag]
 
     def __post_init__(self) -> None:

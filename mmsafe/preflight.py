@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,14 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from mmsafe.config import built, conf_dir, resolved, typed, without_hydra
+from mmsafe.config import allow_plugins, built, conf_dir, plugins_of, resolved, typed, without_hydra
 from mmsafe.errors import UserError
 from mmsafe.launchers import check_launch
 from mmsafe.overrides import all_groups, check_choice, check_key, composed, key_of
 from mmsafe.reporting.runs import refuse_other_config
+from mmsafe.run_lock import refuse_held
 from mmsafe.sweeps.expansion import parsed, plan
 from mmsafe.sweeps.holdout import check_search
-
-OUTPUT = ("hydra.run.dir", "hydra.sweep.dir")
-"""Where a command writes."""
 
 
 def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
@@ -78,25 +74,13 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
         if key_of(word) not in groups and not word.is_add():
             check_key(word, base, groups)
     cfg = base if choices == words else composed(config_name, overrides)
+    allow_plugins(plugins_of(cfg))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
         built(OmegaConf.to_container(cfg.search, resolve=True), "search")
         check_search(config)
     check_launch(cfg, multirun, [key_of(word) for word in words])
-    _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])
     folder = [word.value() for word in words if key_of(word) == "hydra.run.dir"]
     if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it
+        refuse_held(Path(str(folder[-1])))
         refuse_other_config(Path(str(folder[-1])), resolved(cfg))
-
-
-def _refuse_read_only(chosen: Sequence[str]) -> None:
-    """Hydra would end in a traceback where it cannot make the chosen folder or, if none is, one in this folder."""
-    folder = Path(chosen[-1] if chosen else ".").absolute()
-    there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not os.access(there, os.W_OK, effective_ids=True):
-        raise UserError(f"{there}: cannot be written; choose another place by hydra.run.dir")
-
-
-def report(error: UserError, command: str) -> None:
-    """Print the one line that a user is meant to read."""
-    print(f"{command}: {error}", file=sys.stderr)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -12,6 +16,10 @@ GRACE = 300
 """Seconds that the processes of a machine have for the end of a step and a checkpoint, before they are killed."""
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 """Overrides of all processes but the first, which would write the same files again."""
+
+
+PARENT = "MMSAFE_PARENT"
+"""Variable with the number of the process that started this one by `torchrun`."""
 
 
 def rank() -> int:
@@ -78,13 +86,34 @@ def torchrun(command: str, words: Sequence[str], devices: int) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    os.environ[PARENT] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", f"mmsafe.{command}", *words)
     except SignalException as stop:
         return 128 + stop.sigval
     except ChildFailedError as error:
         return int(error.get_first_failure()[1].exitcode)
+    finally:
+        del os.environ[PARENT]
     return 0
+
+
+def end_with_parent() -> None:
+    """Have this process killed as soon as the one that started it by `torchrun` is dead, however that died."""
+    parent = int(os.environ.get(PARENT, "0"))
+    if not parent:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == parent:
+            return
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()  # elsewhere, and where it is dead by now
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _number(*names: str) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from mmsafe.endings import told
 from mmsafe.errors import UserError
-from mmsafe.preflight import report as report_error
 from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
 from mmsafe.reporting.table import HEADLINE, judges, print_tables
@@ -25,8 +24,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, sweep folders, or any folder above them")
     parser.add_argument("--out", type=Path, help="folder to write (default: report in the first folder)")
     parser.add_argument("--against", help="group that the others are compared with, seed by seed")
-    args = parser.parse_args()
-    try:
+    with told("mmsafe.report"):
+        args = parser.parse_args()
         groups = grouped(read_runs(args.folders))
         if args.against and args.against not in groups:
             raise UserError(f"--against {args.against}: no such group; groups are {', '.join(groups)}")
@@ -37,11 +36,8 @@ def main() -> None:
         folder = args.out or args.folders[0] / "report"
         write_csv(folder / "results.csv", groups)
         page = write_page(groups, folder, args.against)
-    except UserError as error:
-        report_error(error, "mmsafe.report")
-        sys.exit(2)
-    print_tables(tables)
-    print(page)
+        print_tables(tables)
+        print(page)
 
 
 def in_parts(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Sequence[Run]]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from mmsafe.errors import UserError
-from mmsafe.preflight import report
+from mmsafe.config import allow_plugins
+from mmsafe.endings import told
 
 FORMATS = {"html": "samples.html", "inspect": "inspect", "lm_eval": "lm_eval"}
 """What is written where, unless `--out` says otherwise: a page, or a folder."""
@@ -32,13 +31,19 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="in place of what the runs recorded, where files have moved: data.path=FILE, benchmark.path=FOLDER, …",
     )
-    args = parser.parse_args()
-    try:
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of your own that the runs took classes from; it is imported",
+    )
+    with told("mmsafe.samples"):
+        args = parser.parse_args()
+        allow_plugins(args.plugins)
         for path in _write(args):
             print(path)
-    except UserError as error:
-        report(error, "mmsafe.samples")
-        sys.exit(2)
 
 
 def _write(args: argparse.Namespace) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from mmsafe.options import Count, NonNegative, Positive, Share, options
+from mmsafe.options import Count, NonNegative, Positive, Seed, Share, options
 
 
 @options
@@ -20,7 +20,7 @@ class Generation:
     """0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling; 1 keeps the whole distribution."""
-    seed: int = 0
+    seed: Seed = 0
     """Each sample draws its own noise from this seed and its prompt, whatever batch it falls into."""
     num_return_sequences: Count = 1
     """Samples of each prompt: an example becomes so many, each with a response of its own."""
@@ -119,7 +119,7 @@ class Peft:
     alpha: Count = 256
     """The product of the adapter's matrices is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: int = 0
+    seed: Seed = 0
     """Of the adapters' first weights."""
 
     def refusal(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 from omegaconf import DictConfig
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from mmsafe import ranks
 from mmsafe.app import launch, on_all_devices
@@ -16,7 +16,7 @@ from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges.base import Judge
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.objectives.base import Objective
-from mmsafe.options import options
+from mmsafe.options import Seed, options
 from mmsafe.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.reporting.runs import metrics_of, score
@@ -30,7 +30,7 @@ class TrainConfig:
     """`conf/train.yaml`, typed."""
 
     name: str | None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     evaluate: bool
     data: DataSource
     model: ModelSource

@@ -71,6 +71,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective.beta=0"], "objective.beta=0: should be greater than 0"),
         (["objective.beta=nan"], "objective.beta=NaN: should be a finite number"),
         (["data.cue_correlation=1.2"], "data.cue_correlation=1.2: should be less than or equal to 1"),
+        (["seed=4294967296"], "seed=4294967296: should be less than 4294967296"),
         (["trainer.max_steps=1.5"], "trainer.max_steps=1.5: should be a valid integer"),
         (["trainer.precision=bf16"], 'trainer.precision="bf16": must be one of auto, 32-true, bf16-mixed, 16-mixed'),
         (["objective.mode=concatt"], "must be one of joint, concat; did you mean 'concat'?"),
@@ -89,8 +90,14 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["hydra.run.dirr=x"], "hydra.run.dirr: hydra.run has no option 'dirr'; did you mean 'dir'?"),
         (["objective@foo=bpo"], "objective@foo"),
         # classes
-        (["objective._target_=nope.X"], "objective._target_=nope.X: cannot be imported (No module named 'nope')"),
-        (["objective._target_=os.path.join"], "objective._target_=os.path.join: is not a class"),
+        (["objective._target_=os.system"], "if you trust the package os, add plugins=[os]"),
+        (["objective._target_=os.system", "plugins=[os]"], "objective._target_=os.system: is not a class of options"),
+        (["objective._target_=nope.X", "plugins=[nope]"], "nope.X: cannot be imported (No module named 'nope')"),
+        (["objective._target_=mmsafe.config.importlib.import_module"], "import_module: cannot be imported"),
+        (["objective._target_=mmsafe.sweeps.local.Popen"], "Popen: is not a class of options"),
+        (["objective._target_=mmsafe_evil.X"], "add plugins=[mmsafe_evil]"),
+        (["objective._target_=.mmsafe.X"], "'.mmsafe.X': is not the name of a class"),
+        (["plugins=mine"], "plugins=mine: is no list of packages, such as plugins=[mine]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -218,12 +225,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_user_s_own_option_is_found_and_checked_like_ours(plugin: Path):
-    own = ["--config-dir", str(plugin), "objective=louder"]
+    own = ["--config-dir", str(plugin), "plugins=[my_objective]", "objective=louder"]
     accepted(*own, "objective.volume=5", "objective.beta=0.2")
-    accepted("-m", *own[:2], "objective=louder,bpo")
+    accepted("-m", *own[:3], "objective=louder,bpo")
     assert "objective.volume=-1: should be greater than 0" in refusal(*own, "objective.volume=-1")
     assert "objective=louder has no option 'volum'; did you mean 'volume'?" in refusal(*own, "objective.volum=1")
-    assert "did you mean 'louder'?" in refusal(*own[:2], "objective=loudr")
+    assert "did you mean 'louder'?" in refusal(*own[:3], "objective=loudr")
     assert "no such objective" in refusal("objective=louder")
 
 

@@ -119,7 +119,7 @@ def made_small(name: str, words: list[str]) -> list[str]:
     elif "model" not in chosen:
         more.append("model=random")
     if chosen.get("strategy", "").startswith("deepspeed") and name == "train":
-        more += ["strategy._target_=deepspeed_on_cpu.OnCpu", "trainer.accelerator=cpu"]
+        more += ["plugins=[deepspeed_on_cpu]", "strategy._target_=deepspeed_on_cpu.OnCpu", "trainer.accelerator=cpu"]
     more += [f"{option}=2" for option in ("devices", "trainer.devices") if option in chosen]
     return [*words, *more]
 

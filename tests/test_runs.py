@@ -93,6 +93,23 @@ def test_a_folder_belongs_to_its_first_config(tmp_path: Path):
     assert (tmp_path / "run.json").read_text() == before
 
 
+def test_a_run_that_made_nothing_says_which_one_file_to_delete(tmp_path: Path):
+    """It failed before its first step, because weights were missing, say; later there would be something to lose."""
+    RunFolder(tmp_path, config()).claim()
+    (tmp_path / ".hydra").mkdir()
+    for name in ("train.log", "console.log", "failed.json", ".lock"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"made nothing yet, so deleting {tmp_path / 'run.json'} is enough"):
+        RunFolder(tmp_path, config(seed=1)).claim()
+    (tmp_path / "metrics.csv").touch()
+    with pytest.raises(UserError) as refused:
+        RunFolder(tmp_path, config(seed=1)).claim()
+    assert str(refused.value).endswith("choose another folder or delete it")
+    (tmp_path / "metrics.csv").unlink()
+    (tmp_path / "run.json").unlink()
+    assert RunFolder(tmp_path, config(seed=1)).claim() is None
+
+
 def test_an_option_that_is_new_or_gone_is_named(tmp_path: Path):
     RunFolder(tmp_path, config(extra={"a": 1})).claim()
     with pytest.raises(UserError, match=r"\(extra\)"):

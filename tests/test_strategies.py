@@ -30,7 +30,7 @@ RUN = (
 )
 STEPS = 12
 """18 items in steps of 8, four times."""
-ON_CPU = "strategy._target_=deepspeed_on_cpu.OnCpu"
+ON_CPU = ("plugins=[deepspeed_on_cpu]", "strategy._target_=deepspeed_on_cpu.OnCpu")
 TWO = ("trainer.devices=2", "data.batch_size=2", "hydra.run.dir=run")
 TIMEOUT = 300
 
@@ -118,7 +118,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", ["zero1", "zero2"])
 def test_it_takes_the_same_steps_as_one_process(place: Path, name: str):
-    run = Run(place, name, f"strategy=deepspeed_{name}", ON_CPU)
+    run = Run(place, name, f"strategy=deepspeed_{name}", *ON_CPU)
     run.finish()
     run.check(place)
 
@@ -126,8 +126,8 @@ def test_it_takes_the_same_steps_as_one_process(place: Path, name: str):
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(("strategy=deepspeed_zero2", ON_CPU), id="zero2", marks=pytest.mark.slow),
-        pytest.param(("strategy=deepspeed_zero3", ON_CPU), id="zero3"),
+        pytest.param(("strategy=deepspeed_zero2", *ON_CPU), id="zero2", marks=pytest.mark.slow),
+        pytest.param(("strategy=deepspeed_zero3", *ON_CPU), id="zero3"),
         pytest.param(("strategy=fsdp",), id="fsdp", marks=pytest.mark.slow),
     ],
 )
@@ -150,7 +150,7 @@ def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
 
 @pytest.mark.slow
 def test_lora_in_half_precision_under_zero3(place: Path):
-    run = Run(place, "lora", "strategy=deepspeed_zero3", ON_CPU, "peft=lora", "trainer.precision=bf16-mixed")
+    run = Run(place, "lora", "strategy=deepspeed_zero3", *ON_CPU, "peft=lora", "trainer.precision=bf16-mixed")
     run.finish()
     base = load_file(place / "model" / "model.safetensors")
     own = load_file(run.folder / "model" / "model.safetensors")

@@ -379,7 +379,7 @@ def test_an_objective_of_the_user_s_own_trains(argument: str, tmp_path: Path, ca
     )
     monkeypatch.syspath_prepend(tmp_path)
     expected = 3 * LN2
-    words = ["--config-dir", "conf", argument]
+    words = ["--config-dir", "conf", "plugins=[my_loud_objective]", argument]
     if argument == "objective=concat":
         words, expected = ["objective=bpo", "objective.mode=concat"], LN2
     ended = launch("train", *words, *SHORT, "hydra.run.dir=own", cwd=tmp_path, cache=cache)

@@ -10,7 +10,7 @@ from mmsafe.construction.entities import mention
 from mmsafe.construction.stage import Outcome, Row, Site, Stage
 from mmsafe.data.conversation import format_conversation, parse_conversation
 from mmsafe.data.example import digest
-from mmsafe.options import options
+from mmsafe.options import Seed, options
 
 PORTION = 1000
 
@@ -25,7 +25,7 @@ class Substitution(Stage):
     """What may follow the noun, and points at the image."""
     occurrences: Literal["all", "first"] = "all"
     """Of the entity in the last turn of the user; the published set replaces the first one only."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the draw of noun and phrase for each row."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from mmsafe.data.example import Example, ImageSource, digest
-from mmsafe.options import Share, options
+from mmsafe.options import Seed, Share, options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ STEPS = 1000
 class Corruption:
     """Base of all corruptions: fields are options, and one of the hooks is filled in."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Decides what is drawn, together with the image."""
 
     def corrupted(self, example: Example) -> Example:

@@ -16,7 +16,7 @@ from mmsafe.config import built
 from mmsafe.data.example import Example, digest
 from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
-from mmsafe.options import Positive, options
+from mmsafe.options import Positive, Seed, options
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Mix(DataSource):
     repeat: bool = False
     """With weights, false: no example twice, what a part has too many is left out; true: every example at least once,
     the parts that have too few are repeated."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides which examples are left out or repeated."""
 
     def __post_init__(self) -> None:

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-
-from mmsafe.config import typed
+from mmsafe.config import recorded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.stages import (
@@ -90,7 +88,7 @@ def read_judged_run(folder: Path) -> JudgedRun:
     about = about_run(folder)
     if "benchmark" not in about.get("config", {}):
         raise UserError(f"{folder}: has no run.json of mmsafe.evaluate or mmsafe.train; name a run folder")
-    benchmark = typed(OmegaConf.create({"benchmark": about["config"]["benchmark"]}), Asked).benchmark
+    benchmark = recorded({"benchmark": about["config"]["benchmark"]}, Asked).benchmark
     generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
     if unmatched := generations.keys() ^ judgements.keys():
         raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")

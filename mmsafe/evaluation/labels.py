@@ -49,7 +49,7 @@ def read_rater(path: Path) -> Rater:
             judges |= {str(row["judge"])} if "judge" in row else set()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder or a file of labels") from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: is neither JSON lines nor a table with commas ({error})") from error
     if not labels:
         raise UserError(f"{path}: holds no labels")

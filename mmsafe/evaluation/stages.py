@@ -168,12 +168,12 @@ def read_rows(path: Path, kind: TypeAdapter[Row]) -> dict[str, Row]:
                     raise ValueError(f"prompt {row['id']} stands there twice")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder of an evaluation") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: line {len(found) + 1} is damaged ({_reason(error)})") from error
     return found
 
 
-def _reason(error: ValueError) -> str:
+def _reason(error: ValueError | RecursionError) -> str:
     """In one line, without the words of a model."""
     if not isinstance(error, ValidationError):
         return str(error)

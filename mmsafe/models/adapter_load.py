@@ -28,7 +28,7 @@ from mmsafe.models.checkpoints import (
     tensors_in,
 )
 from mmsafe.models.llava import Llava, load_pretrained, located, set_trained
-from mmsafe.models.loading import run_config
+from mmsafe.models.loading import run_options
 from mmsafe.models.quantised import dequantised, quantised
 from mmsafe.models.source import PretrainedLlava
 
@@ -90,7 +90,7 @@ def load_merged(source: PretrainedLlava, folder: Path) -> Llava:
     base = base_of(folder, source.base, allow_pickle=source.allow_pickle)
     with about_base():
         llava = load_pretrained(replace(source, path=base, base=None))
-    if run_config(folder).get("peft", {}).get("method") == "qlora":
+    if run_options(folder, "peft").get("method") == "qlora":
         llava = quantised(llava, llava.model.dtype, torch.device("cpu"))
         llava.model = dequantised(llava.model)
     state = {_renamed(name, llava.model): tensor for name, tensor in state.items()}

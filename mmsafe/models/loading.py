@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,11 +10,13 @@ from typing import Any
 
 import torch
 
+from mmsafe.config import TARGET, built
 from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.precision import forward_dtype
 from mmsafe.ranks import local_rank
+from mmsafe.reporting.runs import about_run
 from mmsafe.settings import Peft
 
 KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle", "chat_template")
@@ -32,20 +33,23 @@ def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedL
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise UserError(f"{option}={path}: no such folder; name a run folder or a model folder")
-    made_by = run_config(folder).get("model", {})
+    made_by = run_options(folder, "model")
     options = asdict(model) | made_by
     kept = {name: options[name] for name in KEPT if name in options}
     if made_by and ((folder / "config.json").is_file() or (folder / "model" / "config.json").is_file()):
         kept["chat_template"] = None  # a run saves its template with the model, but not with an adapter
-    return PretrainedLlava(path=path, **kept)
+    source = built({TARGET: "mmsafe.models.source.PretrainedLlava", "path": path, **kept}, option)
+    assert isinstance(source, PretrainedLlava)
+    return source
 
 
-def run_config(folder: Path) -> dict[str, Any]:
-    """The config of the training run that a run folder, or the model or adapter in it, comes from; empty for others."""
-    for about in (folder / "run.json", folder.parent / "run.json"):
-        if about.exists():
-            return dict(json.loads(about.read_text())["config"])
-    return {}
+def run_options(folder: Path, group: str) -> dict[str, Any]:
+    """Of the training run that a run folder, or the model or adapter in it, comes from; empty for others."""
+    about = about_run(folder) or about_run(folder.parent)
+    options = about["config"].get(group, {}) if about else {}
+    if not isinstance(options, dict):
+        raise UserError(f"{folder}: the run.json of this run is damaged: {group} has no options; move it away")
+    return options
 
 
 def on_device(llava: Llava, accelerator: str = "auto") -> Llava:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmsafe.models.source import ModelSource
-from mmsafe.options import Count, Positive, options
+from mmsafe.options import Count, Positive, Seed, options
 
 if TYPE_CHECKING:
     from mmsafe.models.encoding import Encoder
@@ -57,7 +57,7 @@ class Pretraining:
 class TinyModel(ModelSource):
     """A tiny LLaVA, built and pre-trained by code, cached under a key of everything that it is made from."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights and of the pre-training data."""
     architecture: Architecture = Architecture()
     pretraining: Pretraining | None = Pretraining()

@@ -22,12 +22,14 @@ from mmsafe.errors import UserError
 from mmsafe.ranks import is_first
 from mmsafe.reporting.by_tag import write_by_tag
 from mmsafe.reporting.files import write_json
-from mmsafe.reporting.secrets import without_secret_values
+from mmsafe.reporting.secrets import masked
+from mmsafe.run_lock import NAME as LOCK
 from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.json"
 ABOUT = "run.json"
+JUDGE = "eval/judge"
 FAILED = "failed.json"
 """What a sweep leaves in the folder of a job that failed."""
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
@@ -38,7 +40,7 @@ class RunFolder:
 
     def __init__(self, path: Path, cfg: DictConfig) -> None:
         self.path = path
-        self.config = without_secret_values(resolved(cfg))
+        self.config = resolved(cfg)
         self.about: dict[str, Any] = {"config_hash": digest(self.config)}
 
     def claim(self) -> dict[str, Any] | None:
@@ -58,7 +60,7 @@ class RunFolder:
         """Add facts to `run.json`: versions, fingerprints, counts."""
         self.about |= facts
         if is_first():
-            write_json(self.path / ABOUT, self.about)
+            write_json(self.path / ABOUT, masked(self.about))
 
     def note_inputs(self, **fingerprints: str) -> None:
         """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""
@@ -100,8 +102,26 @@ class RunFolder:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    """The metrics of the run that is finished in `folder`."""
-    return dict(json.loads((folder / METRICS).read_text()))
+    """The metrics of the run that is finished in `folder`, numbers but for the judge's label.
+
+    Raises `UserError` if they are damaged.
+    """
+    path = folder / METRICS
+    metrics = read_json(path)
+    if strange := [name for name, v in metrics.items() if not isinstance(v, str if name == JUDGE else int | float)]:
+        raise UserError(f"{path}: is damaged: {strange[0]:.60} is no number; move the folder away")
+    return metrics
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A record that a run left; raises `UserError` if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}); move the folder away, or choose another") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is damaged or was not written by mmsafe; move the folder away, or choose another")
+    return found
 
 
 def about_run(folder: Path) -> dict[str, Any]:
@@ -109,11 +129,9 @@ def about_run(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     if not path.exists():
         return {}
-    try:
-        about = dict(json.loads(path.read_text()))
-        dict(about["config"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: is damaged or was not written by mmsafe; choose another folder") from error
+    about = read_json(path)
+    if not isinstance(about.get("config"), dict):
+        raise UserError(f"{path}: is damaged or was not written by mmsafe: it has no config; choose another folder")
     return about
 
 
@@ -130,11 +148,18 @@ def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if not about:
         return {}
     if changed := [name for name in _changed(about["config"], config) if name not in SHOWN]:
+        enough = "" if _made(folder) else f" (it made nothing yet, so deleting {folder / ABOUT} is enough)"
         raise UserError(
             f"hydra.run.dir={folder}: holds a run with another config ({', '.join(changed[:4])}); "
-            "choose another folder or delete it"
+            f"choose another folder or delete it{enough}"
         )
     return about
+
+
+def _made(folder: Path) -> bool:
+    """Whether a run left more there than records of how it began: none of it must be lost."""
+    names = {path.name for path in folder.iterdir() if path.suffix != ".log"}
+    return bool(names - {ABOUT, FAILED, LOCK, ".hydra"})
 
 
 def environment() -> dict[str, Any]:

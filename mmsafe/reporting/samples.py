@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, model_validator
 
-from mmsafe.config import typed
+from mmsafe.config import recorded
 from mmsafe.data.data_url import image_part
 from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.data.source import DataSource, NoData
@@ -124,12 +125,16 @@ def _read(
     run: Run, label: str, changes: Sequence[str], known: dict[str, tuple[Benchmark, list[Example]]]
 ) -> SampledRun:
     path, config = run.path, about_run(run.path)["config"]
-    recorded = OmegaConf.create({name: config[name] for name in ("benchmark", "data") if name in config})
-    asked = OmegaConf.merge(recorded, OmegaConf.from_dotlist(list(changes)))
+    try:
+        then = OmegaConf.create({name: config[name] for name in ("benchmark", "data") if name in config})
+        asked = OmegaConf.to_container(OmegaConf.merge(then, OmegaConf.from_dotlist(list(changes))), resolve=False)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: its config cannot be read ({' '.join(str(error).split())[:100]})") from error
+    assert isinstance(asked, dict)
     part: Part = "holdout" if "trainer" in config else "test"  # a training run ends with its own hold-out
-    key = digest([part, OmegaConf.to_container(asked)])
+    key = digest([part, asked])
     if key not in known:
-        known[key] = _prompts(path, typed(asked, Asked), part)  # type: ignore[arg-type]  # a merge of dicts is one
+        known[key] = _prompts(path, recorded({str(name): node for name, node in asked.items()}, Asked), part)
     benchmark, prompts = known[key]
     read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
     generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,21 +25,46 @@ def public(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_entries(config, _secrets()))
 
 
-def without_secret_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `config` with every key, but no text that holds the value of a variable whose name names a secret."""
-    return dict(_masked(config, _secrets()))
+def masked(value: Any) -> Any:
+    """A copy of plain data in which no text holds a secret: all that is recorded of a config or a command line.
+
+    In its place stands `(left out)`. Secrets are the values of environment variables whose name names one, wherever
+    they were typed, and what stands before the `@` of a URL.
+    """
+    secrets = _secrets()
+
+    def copied(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {copied(key): copied(item) for key, item in node.items()}
+        if isinstance(node, list | tuple):
+            return [copied(item) for item in node]
+        return _without(node, secrets) if isinstance(node, str) else node
+
+    return copied(value)
+
+
+class MaskedRecord(logging.LogRecord):
+    """A record of a log in which neither message nor traceback holds a secret, whichever handler writes it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.exc_info and self.exc_info[0]:
+            self.exc_text = str(masked(logging.Formatter().formatException(self.exc_info)))
+
+    def getMessage(self) -> str:  # noqa: N802
+        return str(masked(super().getMessage()))
 
 
 def _secrets() -> list[str]:
-    return [value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET]
+    """The longest first: one may begin as another does."""
+    found = {value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET}
+    return sorted(found, key=len, reverse=True)
 
 
-def _masked(value: Any, secrets: Sequence[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _masked(item, secrets) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(item, secrets) for item in value]
-    return LEFT_OUT if isinstance(value, str) and any(secret in value for secret in secrets) else value
+def _without(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, LEFT_OUT)
+    return PASSWORD_IN_URL.sub(f"://{LEFT_OUT}@", text)
 
 
 def _entries(config: Mapping[str, Any], secrets: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -56,7 +82,7 @@ def _plain(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, secrets) for item in value]
     text = str(value)
-    return LEFT_OUT if PASSWORD_IN_URL.search(text) or any(secret in text for secret in secrets) else text
+    return text if _without(text, secrets) == text else LEFT_OUT
 
 
 def _names_secret(key: str) -> bool:

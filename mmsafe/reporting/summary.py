@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from mmsafe.errors import UserError
 from mmsafe.reporting import files
-from mmsafe.reporting.runs import ABOUT, FAILED, METRICS
+from mmsafe.reporting.hydra_files import noted_choices, noted_overrides
+from mmsafe.reporting.runs import ABOUT, FAILED, METRICS, about_run, metrics_of, read_json
 from mmsafe.reporting.secrets import LEFT_OUT, public
 
 IGNORED = ("seed", "name", "progress_bar")
@@ -77,32 +76,18 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
-    results = path / METRICS
-    try:
-        began = (path / ABOUT).exists()
-        about = public(json.loads((path / ABOUT).read_text())) if began else {"config": {"name": path.name}}
-        config = about.pop("config")
-        metrics = json.loads(results.read_text()) if results.exists() else {}
-        message = public(json.loads((path / FAILED).read_text()))["message"] if (path / FAILED).exists() else None
-        return Run(path, dict(_flat(config)), metrics, dict(_flat(about)), _overrides(path), _choices(path), message)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path}: run.json, metrics.json or failed.json is damaged or not mmsafe's; move the folder away"
-        ) from error
+    about = public(about_run(path) or {"config": {"name": path.name}})
+    config = about.pop("config")
+    metrics = metrics_of(path) if (path / METRICS).exists() else {}
+    message = str(public(read_json(path / FAILED)).get("message")) if (path / FAILED).exists() else None
+    facts, choices = dict(_flat(about)), noted_choices(path)
+    return Run(path, dict(_flat(config)), metrics, facts, _overrides(path), choices, message)
 
 
 def _overrides(path: Path) -> Sequence[str]:
     """What Hydra noted, without what only tells where and how to run."""
-    file = path / ".hydra" / "overrides.yaml"
-    words = [str(word) for word in OmegaConf.to_container(OmegaConf.load(file))] if file.exists() else []  # type: ignore[union-attr]
-    pairs = [word.partition("=") for word in words if not word.startswith("hydra")]
+    pairs = [word.partition("=") for word in noted_overrides(path) if not word.startswith("hydra")]
     return tuple(f"{key}={public({key: value}).get(key, LEFT_OUT)}" for key, _, value in pairs)
-
-
-def _choices(path: Path) -> dict[str, str]:
-    file = path / ".hydra" / "hydra.yaml"
-    noted = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.choices") if file.exists() else None
-    return {str(group): str(choice) for group, choice in (noted or {}).items()}
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

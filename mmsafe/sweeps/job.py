@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from mmsafe.reporting.files import write_json
-from mmsafe.reporting.runs import FAILED, METRICS, metrics_of
+from mmsafe.reporting.runs import FAILED, METRICS, metrics_of, read_json
+from mmsafe.reporting.secrets import masked
+from mmsafe.run_lock import RUN, taken
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed", "stopped"]
 """`elsewhere`: another sweep, or one that was killed, has left its process running; `stopped`: it can be continued."""
@@ -53,7 +54,7 @@ class Job:
         if (self.folder / METRICS).exists():
             self.state, self.message = "finished", ""
         elif failed.exists() and not retry_failed:
-            self.state, self.message = "failed", str(json.loads(failed.read_text())["message"])
+            self.state, self.message = "failed", str(read_json(failed).get("message"))
         else:
             self.state, self.message = "waiting", ""
 
@@ -66,13 +67,11 @@ class Job:
 
         The lock of the folder goes to the process, so that it is held as long as that lives, whatever becomes of us.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        run = uuid4().hex
+        lock = taken(self.folder, run, patience=0)
+        if lock is None:
+            return None
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
             (self.folder / FAILED).unlink(missing_ok=True)
             with self.console.open("ab") as console:
                 return subprocess.Popen(
@@ -80,7 +79,7 @@ class Job:
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=subprocess.STDOUT,
-                    env=environment,
+                    env={**environment, RUN: run},
                     pass_fds=(lock,),
                     start_new_session=True,
                 )
@@ -96,7 +95,7 @@ class Job:
         else:
             self.state, self.message = "failed", self._reason(status, console_from)
             about = {"status": status, "message": self.message, "log": str(self.console)}
-            write_json(self.folder / FAILED, about)
+            write_json(self.folder / FAILED, masked(about))
 
     def _reason(self, status: int, console_from: int) -> str:
         if status < 0:

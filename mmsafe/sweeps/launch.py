@@ -15,6 +15,7 @@ from mmsafe.config import built, without_hydra
 from mmsafe.launchers import about_devices
 from mmsafe.overrides import as_given, to_folder
 from mmsafe.reporting.runs import score
+from mmsafe.reporting.secrets import masked
 from mmsafe.sweeps.board import Board
 from mmsafe.sweeps.expansion import parsed
 from mmsafe.sweeps.job import Job
@@ -56,7 +57,7 @@ def _job(config: DictConfig, loader: ConfigLoader, words: list[str], folder: Pat
     cfg = loader.load_sweep_config(config, words)
     given = parsed(config.hydra.overrides.task, loader)
     constant = {word.get_key_element() for word in given if not word.is_sweep_override()}
-    varying = {key: value for key, _, value in (word.partition("=") for word in words) if key not in constant}
+    varying = masked({key: value for key, _, value in (word.partition("=") for word in words) if key not in constant})
     run = folder / job_name(varying, cfg)
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = str(run.absolute())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmsafe.options import Count, options
+from mmsafe.options import Count, Seed, options
 
 
 @options
@@ -30,7 +30,7 @@ class Search:
     """Jobs in all, over all the times that the command is given."""
     batch: Count = 1
     """Jobs that are chosen together, and so without knowing of each other."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the choices."""
     maximize: list[str] = Field(default_factory=lambda: ["eval/safety_rate"])
     """Metrics of training's own hold-out evaluation."""

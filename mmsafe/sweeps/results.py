@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from mmsafe.errors import UserError
 from mmsafe.reporting.files import write_csv, write_json
 from mmsafe.reporting.runs import metrics_of
 from mmsafe.reporting.table import HEADLINE
-from mmsafe.sweeps.job import Job
+from mmsafe.sweeps.job import Job, State
 
 SWEEP = "sweep.json"
 COLUMNS = 5
 """Metrics in the printed table; `results.csv` has all."""
-Entry = dict[str, Any]
+
+
+class Entry(TypedDict):
+    """What came of a job."""
+
+    job: str
+    overrides: dict[str, str]
+    status: State
+    message: str
+
+
+class Jobs(TypedDict):
+    """`sweep.json`."""
+
+    jobs: list[Entry]
+
+
+JOBS = TypeAdapter(Jobs)
 
 
 def entries(jobs: Sequence[Job]) -> list[Entry]:
@@ -35,8 +53,8 @@ def recorded(folder: Path) -> list[Entry]:
     if not path.exists():
         return []
     try:
-        return list(json.loads(path.read_text())["jobs"])
-    except (ValueError, TypeError, KeyError) as error:
+        return JOBS.validate_json(path.read_bytes(), strict=True)["jobs"]
+    except ValidationError as error:
         raise UserError(f"{path}: is damaged; delete it, the jobs beside it stay") from error
 
 

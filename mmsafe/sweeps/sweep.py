@@ -8,15 +8,15 @@ from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 
+from mmsafe.endings import BAD_INPUT, report
 from mmsafe.errors import UserError
 from mmsafe.overrides import as_given, to_folder
+from mmsafe.reporting.hydra_files import save_config
 from mmsafe.reporting.table import print_tables
 from mmsafe.sweeps.expansion import plan
 from mmsafe.sweeps.results import SWEEP, recorded, table_of_results
-
-BAD_INPUT = 2
 
 
 def with_fixed_folder(config: DictConfig) -> DictConfig:
@@ -34,8 +34,7 @@ def sweep(config: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> S
     Ends the process with status 1 if any did not finish, naming them, and with 2 on bad input.
     """
     command, folder = f"mmsafe.{config.hydra.job.name}", Path(config.hydra.sweep.dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "multirun.yaml")
+    save_config(config, "multirun.yaml", folder)
     try:
         asked = plan(config.hydra.job.config_name, [*as_given(config.hydra.overrides.hydra), *arguments])
         if asked.is_search:
@@ -48,7 +47,7 @@ def sweep(config: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> S
         if jobs := recorded(folder):  # another launcher keeps none
             print_tables([table_of_results(folder, jobs)])
     except UserError as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        report(str(error), command)
         sys.exit(BAD_INPUT)
     if failed := [returned for returned in returns if returned.status != JobStatus.COMPLETED]:
         named = ", ".join(str(returned.task_name) for returned in failed)

@@ -146,6 +146,7 @@ def start(place: Path, folder: str, *words: str) -> subprocess.Popen[str]:
         "-m",
         "mmsafe.evaluate",
         "generations=made",
+        "plugins=[slow_judge]",
         "judge=slow",
         f"judge.calls={place / 'calls'}",
     ]

@@ -15,7 +15,7 @@ from mmsafe.data.microworld.language import Cue
 from mmsafe.data.microworld.things import LOOK_ALIKE, THINGS
 from mmsafe.data.microworld.world import Scene, correlated_cue, directed_scene, image_seed, neutral_scene
 from mmsafe.data.source import DataSource, Loaded
-from mmsafe.options import Count, Share, options
+from mmsafe.options import Count, Seed, Share, options
 
 
 @options
@@ -23,7 +23,7 @@ class MicroWorld(DataSource):
     """Preference pairs ranked by a simulated annotator, in a world where the wording misleads."""
 
     batch_size: Count = 32
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides everything that is drawn."""
     size: Count = 1500
     """Pairs to train on."""

@@ -1,0 +1,128 @@
+"""How commands end where the place that they work in is at fault, or nobody reads what they say: no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from judged_runs import REFUSED, SAFE, RunWriter, write_data
+from launching import Ended, launch
+
+EVALUATE = ("evaluate", "model=random", "benchmark.size=8", "benchmark.neutral_size=2", "hydra.run.dir=run")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["train --help", "train --cfg all", "samples --help", "cli --help"])
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: str, unbuffered: str, tmp_path: Path):
+    name, *rest = words.split()
+    script = f"from mmsafe.{name} import main; main()"
+    read, write = os.pipe()
+    os.close(read)
+    command, environment = [sys.executable, "-c", script, *rest], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert done.returncode in (0, 141), "0 where argparse writes, which does not look"
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run", "/dev/null/run"])
+@pytest.mark.parametrize("command", [EVALUATE, ("compare", "a=x", "b=y", "")], ids=lambda words: words[0])
+def test_a_run_folder_that_cannot_be_made_is_one_line(folder: str, command: tuple[str, ...], tmp_path: Path):
+    (tmp_path / "file").touch()
+    ended = launch(*command[:-1], f"hydra.run.dir={folder}", cwd=tmp_path, cache=tmp_path / "cache")
+    assert ended.status == 2
+    assert "choose another place" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_disk_that_is_full_while_hydra_writes_is_one_line(size: int, tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        ended = launch(*EVALUATE, cwd=tmp_path, cache=tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.status == 2
+    assert "File too large" in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_what_the_encoding_lacks_is_escaped(run: Path):
+    command, environment = [sys.executable, "-m", "mmsafe.report", "run"], os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=run.parent, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mean over seeds \\xb1" in done.stdout
+
+
+DAMAGED = ["", "{", "[]", "3", "\xff", "[" * 100_000, '{"config": 3}', '{"config": [["a", 1]]}', '{"a": [1]}']
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with all that commands read."""
+    folder = RunWriter(write_data(tmp_path / "data", ["How?", "Why?"]))(
+        tmp_path / "run", [("Sorry.", REFUSED), ("So.", SAFE)]
+    )
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    (folder / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {objective: bpo}}}\n")
+    return folder
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Callable[..., Ended]:
+    return lambda name, *words: launch(name, *words, cwd=tmp_path, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda text: repr(text[:25]))
+def test_a_damaged_record_of_a_run_is_one_line_in_every_command_that_reads_it(
+    content: str, run: Path, call: Callable[..., Ended]
+):
+    commands = {
+        "run.json": [
+            ("report", "run"),
+            ("samples", "run"),
+            ("compare", "a=run", "b=run"),
+            ("evaluate", "checkpoint=run"),
+        ],
+        "metrics.json": [("report", "run"), ("samples", "run")],
+        "judgements.jsonl": [("agreement", "a=run", "b=run"), ("samples", "run"), ("compare", "a=run", "b=run")],
+        ".hydra/overrides.yaml": [("report", "run")],
+        ".hydra/hydra.yaml": [("report", "run")],
+    }
+    for name, readers in commands.items():
+        if name not in ("run.json", "judgements.jsonl") and "config" in content:
+            continue  # a mapping, as it should be
+        if (name, content) in {(".hydra/overrides.yaml", "[]"), (".hydra/hydra.yaml", '{"a": [1]}')}:
+            continue
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(content.encode("latin-1"))
+        for reader in readers:
+            ended = call(*reader)
+            assert ended.status == 2, (name, reader, ended.err)
+            lines = [line for line in ended.err.splitlines() if line.startswith("mmsafe.")]
+            assert len(lines) == 1, (name, reader, ended.err)
+            assert Path(name).name in lines[0]
+            assert "Traceback" not in ended.err
+        (run / name).write_bytes(whole)
+
+
+def test_a_sweep_with_a_damaged_record_says_which(tmp_path: Path):
+    from mmsafe.errors import UserError
+    from mmsafe.sweeps.job import Job
+    from mmsafe.sweeps.results import recorded
+
+    for content in (*DAMAGED, json.dumps({"jobs": [{"job": "a"}]}), json.dumps({"jobs": 3})):
+        (tmp_path / "sweep.json").write_bytes(content.encode("latin-1"))
+        with pytest.raises(UserError, match=r"sweep\.json: is damaged"):
+            recorded(tmp_path)
+    (tmp_path / "failed.json").write_text("[]")
+    with pytest.raises(UserError, match=r"failed\.json: is damaged"):
+        Job(tmp_path, []).look()
