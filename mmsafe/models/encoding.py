@@ -11,6 +11,7 @@ from torch import Tensor
 from mmsafe.data.corruption import CorruptedImage
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.errors import UserError
+from mmsafe.models.rendering import rendered
 
 
 class Encoder:
@@ -50,9 +51,7 @@ class Encoder:
 
     def prompt_text(self, example: Example) -> str:
         """The prompt as the chat template renders it, up to where the response begins."""
-        return str(
-            self.processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True)
-        ).rstrip()
+        return rendered(self.processor, example.messages(), add_generation_prompt=True).rstrip()
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Ids of the prompt with every image placeholder expanded; one BOS at the start."""
