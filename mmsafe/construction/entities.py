@@ -106,15 +106,17 @@ class TokenClassification(Entities):
             check_files(folder)
             tokenizer = from_pretrained(AutoTokenizer, folder)
             model = load_model(AutoModelForTokenClassification, folder, allow_pickle=True)
-        longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-        return TokenClassificationPipeline(
-            model=model,
-            tokenizer=tokenizer,
-            aggregation_strategy="simple",
-            stride=min(self.stride, tokenizer.model_max_length // 2),
-            device=own_device("auto"),
-        )
+            longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+            tagger = TokenClassificationPipeline(
+                model=model,
+                tokenizer=tokenizer,
+                aggregation_strategy="simple",
+                stride=min(self.stride, tokenizer.model_max_length // 2),
+                device=own_device("auto"),
+            )
+            tagger("?")
+        return tagger
 
 
 def _entity(text: str, part: Mapping[str, Any]) -> Entity:

@@ -58,12 +58,21 @@ def load_model(kind: Any, folder: Path, *, allow_pickle: bool | None, config: An
         safe = None if allow_pickle else True
         given = {} if config is None else {"config": config}
         model, report = from_pretrained(
-            kind, folder, use_safetensors=safe, output_loading_info=True, **given, **options
+            kind,
+            folder,
+            use_safetensors=safe,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **given,
+            **options,
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if wrong := sorted(report["mismatched_keys"]):
+        name, held, wanted = wrong[0]
+        raise CheckpointError(f"its weight {name} has the shape {tuple(held)}, config.json asks for {tuple(wanted)}")
     if extra := report["unexpected_keys"]:
         log.warning("%s: %d weights are not of this model and were left out: %s", folder, len(extra), first_few(extra))
     return model
