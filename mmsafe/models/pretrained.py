@@ -129,6 +129,8 @@ def _reason(error: Exception) -> str:
             "asks to run code that it brings along (auto_map in its JSON files), which is never done; name one "
             "of a kind that transformers knows"
         )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return f"does not fit into memory ({said[:100]})"
     if isinstance(error, OSError | ValueError | ImportError) and said:
         return said[:300]
     return f"cannot be read: {type(error).__name__}: {said[:200]}; copy or download it again"
