@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsafe.checkpointing import current_checkpoint
+from mmsafe.checkpointing import current_checkpoint, readable
 from mmsafe.config import recorded
 from mmsafe.errors import UserError
 from mmsafe.models.adapters import add_lora, merge
@@ -46,13 +46,15 @@ def consolidated(folder: Path) -> Llava:
 def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint, in fp32 where the optimiser keeps masters: frozen ones are not in it."""
     if checkpoint.is_file():
-        state: dict[str, Tensor] = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["state_dict"]
-        return state
+        with readable(checkpoint):
+            state: dict[str, Tensor] = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["state_dict"]
+            return state
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     except ImportError as error:
         raise UserError(f"{checkpoint}: was written by DeepSpeed; run pip install 'mmsafe[deepspeed]'") from error
-    whole: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-        str(checkpoint), tag="checkpoint", exclude_frozen_parameters=True
-    )
-    return whole
+    with readable(checkpoint):
+        whole: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoint), tag="checkpoint", exclude_frozen_parameters=True
+        )
+        return whole

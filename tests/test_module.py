@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 import multiprocessing
 import os
@@ -413,6 +414,35 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(small: Llava, examp
     saved = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=False)
     trained_names = {f"policy.{name}" for name, p in small.model.named_parameters() if p.requires_grad}
     assert set(saved["state_dict"]) == trained_names
+
+
+class Touch:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_damaged_checkpoint_is_one_line_and_none_runs(small: Llava, examples: list[Example], tmp_path: Path):
+    again = functools.partial(trained, small, examples, DPO(), folder=tmp_path, checkpoint=Checkpoint(every_n_steps=1))
+    again()
+    path = tmp_path / "checkpoints" / "step=1.ckpt"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # in the middle of a tensor, where only a check sum tells
+    for damaged in (b"", whole[:100], whole[: len(whole) // 2], bytes(len(whole)), flipped):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"step=1\.ckpt: cannot be read .* delete .*checkpoints to train"):
+            again()
+    torch.save({"state_dict": {}, "evil": Touch(tmp_path / "trace")}, path)
+    with pytest.raises(UserError, match=r"step=1\.ckpt: cannot be read"):
+        again()
+    assert not (tmp_path / "trace").exists()
+    path.write_bytes(whole)
+    again(steps=2)
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])

@@ -91,26 +91,32 @@ class TokenClassification(Entities):
         return f"{self.path} reads {count} turns of users"
 
     def _tagger(self) -> Any:
-        from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+        from huggingface_hub import snapshot_download
+        from transformers import AutoModelForTokenClassification, AutoTokenizer, TokenClassificationPipeline
 
+        from mmsafe.models.checkpoints import wanted_files
         from mmsafe.models.loading import own_device
+        from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line, load_model
 
-        path = str(Path(self.path).expanduser()) if Path(self.path).expanduser().is_dir() else self.path
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForTokenClassification.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"entities.path={self.path}: cannot be loaded: {' '.join(str(error).split())}") from error
-        longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-        return pipeline(
-            "token-classification",
-            model=model,
-            tokenizer=tokenizer,
-            aggregation_strategy="simple",
-            stride=min(self.stride, tokenizer.model_max_length // 2),
-            device=own_device("auto"),
-        )
+        folder = Path(self.path).expanduser()
+        with in_one_line(f"entities.path={self.path}"):
+            if not folder.is_dir():
+                files = [*wanted_files(pickles=True), "*.txt"]
+                folder = Path(snapshot_download(self.path, allow_patterns=files))
+            check_files(folder)
+            tokenizer = from_pretrained(AutoTokenizer, folder)
+            model = load_model(AutoModelForTokenClassification, folder, allow_pickle=True)
+            longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+            tagger = TokenClassificationPipeline(
+                model=model,
+                tokenizer=tokenizer,
+                aggregation_strategy="simple",
+                stride=min(self.stride, tokenizer.model_max_length // 2),
+                device=own_device("auto"),
+            )
+            tagger("?")
+        return tagger
 
 
 def _entity(text: str, part: Mapping[str, Any]) -> Entity:

@@ -52,19 +52,19 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).is_file() for name in WEIGHTS)
 
 
-def base_of(folder: Path, chosen: str | None, *, allow_pickle: bool) -> str:
+def base_of(folder: Path, chosen: str | None, *, allow_pickle: bool, weights: bool = True) -> str:
     """Folder or hub name of the model that the adapter in `folder` was trained on: `chosen`, or what it says itself.
 
     Raises `CheckpointError` where it says nothing, where there is no such folder, or where that holds an adapter too.
     """
     base = chosen or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    if not base:
+    if not isinstance(base, str) or not base:
         raise CheckpointError("is a LoRA adapter that does not say what it was trained on; name that by model.base")
     with about_base():
-        place = located(str(base), allow_pickle=allow_pickle)
-    if place is not None and is_adapter(place):
+        place = located(base, allow_pickle=allow_pickle, weights=weights)
+    if is_adapter(place):
         raise CheckpointError(f"its base {base} is a LoRA adapter too; export that first, and name the result")
-    return str(place or base)
+    return str(place)
 
 
 @contextmanager
@@ -139,9 +139,14 @@ def _attach(llava: Llava, folder: Path, weights: dict[str, Tensor]) -> None:
     if not modules or (unknown := modules - {name for name, _ in llava.model.named_modules()}):
         adapted = first_few(unknown) if modules else "nothing"
         raise CheckpointError(f"does not fit its base: it adapts {adapted}")
-    config = LoraConfig.from_pretrained(str(folder))
+    ranks = {weight.shape[0] for name, weight in weights.items() if f"{LORA}A." in name}
+    about = read_json(folder / ADAPTER_CONFIG)
+    if wrong := {about.get("r"), *(about.get("rank_pattern") or {}).values()} - ranks:
+        raise CheckpointError(f"does not fit its base: its weights are not of rank {first_few(map(str, wrong))}")
+    config = LoraConfig.from_peft_type(**about)
     config.target_modules = modules
     config.modules_to_save = config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    config.layer_replication = config.megatron_config = None  # would copy layers, or import a module
     llava.adapter = PeftModel(llava.model, config)
     found: Any = set_peft_model_state_dict(llava.adapter, {PEFT_PREFIX + name: w for name, w in weights.items()})
     if lost := [*found.unexpected_keys, *(name for name in found.missing_keys if LORA in name)]:

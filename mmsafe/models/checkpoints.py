@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -34,26 +36,43 @@ class CheckpointError(Exception):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises `CheckpointError` where it is missing or damaged."""
+    """A JSON object; raises `CheckpointError` where it is missing or damaged, or holds NaN."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path.name} is no file")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite)
     except FileNotFoundError as error:
         raise CheckpointError(f"has no {path.name}") from error
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise CheckpointError(f"{path.name} may not be read; change its permissions") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is damaged") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} is damaged")
     return value
 
 
+def wanted_files(*, weights: bool = True, pickles: bool = False) -> list[str]:
+    """Which files of a checkpoint to download, as patterns."""
+    return [*(FILES if weights else FILES[1:]), *([PICKLES] if pickles else [])]
+
+
+def _finite(constant: str) -> float:
+    """The value of `Infinity`, which configs hold; it is `NaN` that nobody wrote on purpose."""
+    if constant == "NaN":
+        raise ValueError("NaN")
+    return float(constant)
+
+
 class WeightFiles:
     """The weights of a folder.
 
     Raises `CheckpointError` where there are none, where a shard is missing or damaged, and where they are pickled and
-    `allow_pickle` is not set. With it, only tensors are unpickled (`weights_only`): nothing in a file is run.
+    `allow_pickle` is not set; None: there is no such option. With it, only tensors are unpickled (`weights_only`):
+    nothing in a file is run.
     """
 
-    def __init__(self, folder: Path, *, allow_pickle: bool) -> None:
+    def __init__(self, folder: Path, *, allow_pickle: bool | None) -> None:
         found = [name for name in WEIGHTS if (folder / name).is_file()]
         if not found:
             extra = "; mm_projector.bin alone is no model" if (folder / "mm_projector.bin").is_file() else ""
@@ -80,6 +99,11 @@ class WeightFiles:
         """Of all weights."""
         return list(self._map) if self._index else [name for name, _ in self.tensors()]
 
+    @cached_property
+    def count(self) -> int:
+        """Of the numbers in all of them; an upper limit where they are pickled."""
+        return sum(_count(path) for path in self.files)
+
     @property
     def dtype(self) -> torch.dtype:
         """The narrowest in which every floating-point weight keeps its value."""
@@ -97,22 +121,35 @@ class WeightFiles:
 
 def tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and value of each weight of one file; raises `CheckpointError` where it is damaged."""
-    try:
+    with _undamaged(path):
         yield from _read(path)
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
 
 
-def refuse_pickles(names: Iterable[str], *, allowed: bool) -> None:
-    """Raise `CheckpointError` if one of these files is pickled, unless that is allowed."""
+def refuse_pickles(names: Iterable[str], *, allowed: bool | None) -> None:
+    """Raise `CheckpointError` if one of these files is pickled, unless that is allowed; None: it cannot be."""
     pickled = [name for name in names if not name.endswith(".safetensors")]
     if pickled and not allowed:
-        raise CheckpointError(
-            f"its weights are pickled ({pickled[0]}); where you trust who made them, add model.allow_pickle=true, "
-            "which reads tensors only"
-        )
+        advice = "where you trust who made them, add model.allow_pickle=true, which reads tensors only"
+        if allowed is None:
+            advice = "save them as safetensors"
+        raise CheckpointError(f"its weights are pickled ({pickled[0]}); {advice}")
+
+
+def _count(path: Path) -> int:
+    if path.suffix != ".safetensors":
+        return path.stat().st_size // 2
+    with _undamaged(path), safe_open(path, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # not a dict
 
 
 def _read(path: Path) -> Iterator[tuple[str, Tensor]]:

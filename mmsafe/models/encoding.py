@@ -12,6 +12,7 @@ from mmsafe.data.corruption import CorruptedImage
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.errors import UserError
 from mmsafe.models.control_tokens import ControlTokens
+from mmsafe.models.rendering import rendered
 
 
 class Encoder:
@@ -93,7 +94,7 @@ class Encoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
-        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)).rstrip()
+        return rendered(self.processor, messages, add_generation_prompt=True).rstrip()
 
     @cached_property
     def _control(self) -> ControlTokens:

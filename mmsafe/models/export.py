@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.consolidate import consolidated, is_unfinished
 from mmsafe.errors import UserError
 from mmsafe.models.adapter_load import base_of, is_adapter
-from mmsafe.models.checkpoints import FILES, PICKLES, CheckpointError, Format, WeightFiles, format_of, read_json
+from mmsafe.models.checkpoints import CheckpointError, Format, WeightFiles, format_of, read_json
 from mmsafe.models.llava import Llava, located
 from mmsafe.models.loading import run_config
 from mmsafe.models.original_save import save_original
+from mmsafe.models.pretrained import from_pretrained, in_one_line
 from mmsafe.models.source import PretrainedLlava
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,14 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
         if is_unfinished(run := Path(checkpoint).expanduser()):
             _write(consolidated(run), target, form, run)
             return target
-        folder = _folder(checkpoint, allow_pickle=allow_pickle)
+        folder = located(checkpoint, allow_pickle=allow_pickle)
         whole = folder
         if is_adapter(folder):
-            whole = _folder(base_of(folder, base, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
+            whole = Path(base_of(folder, base, allow_pickle=allow_pickle))
         elif base is not None:
             raise CheckpointError("is a whole model; base is for LoRA adapters")
-        llava = _loaded(folder, whole, allow_pickle=allow_pickle)
+        with in_one_line(f"checkpoint={checkpoint}"):
+            llava = _loaded(folder, whole, allow_pickle=allow_pickle)
         _write(llava, target, form, whole)
     except CheckpointError as error:
         raise UserError(_in_our_words(f"checkpoint={checkpoint}: {error}")) from error
@@ -64,17 +65,6 @@ def _in_our_words(said: str) -> str:
     """What the loader says, which knows the options of this command by other names."""
     said = said.replace("model.path=", "checkpoint=")
     return said.replace("model.allow_pickle", "allow_pickle").replace("model.base", "base")
-
-
-def _folder(checkpoint: str, *, allow_pickle: bool) -> Path:
-    """Where the checkpoint is; one of the hub is downloaded, so that its files can be looked at."""
-    folder = located(checkpoint, allow_pickle=allow_pickle)
-    if folder is not None:
-        return folder
-    try:
-        return Path(snapshot_download(checkpoint, allow_patterns=[*FILES, *([PICKLES] if allow_pickle else [])]))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be downloaded: {' '.join(str(error).split())[:200]}") from error
 
 
 def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
@@ -101,7 +91,7 @@ def _pads(folder: Path, form: Format) -> bool:
     """Whether the checkpoint itself pads images to a square."""
     if form == "original":
         return bool(read_json(folder / "config.json").get("image_aspect_ratio", "pad") == "pad")
-    return bool(LlavaImageProcessorPil.from_pretrained(folder).do_pad)
+    return bool(from_pretrained(LlavaImageProcessorPil, folder).do_pad)
 
 
 def _write(llava: Llava, target: Path, form: Format, source: Path) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from huggingface_hub import snapshot_download
+from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
@@ -23,18 +20,17 @@ from mmsafe.errors import UserError
 from mmsafe.models.checkpoints import (
     ADAPTER,
     ADAPTER_CONFIG,
-    FILES,
-    PICKLES,
     CheckpointError,
     format_of,
-    format_of_config,
-    read_json,
+    wanted_files,
 )
 from mmsafe.models.control_tokens import ENCODING
 from mmsafe.models.hub import reachable
 from mmsafe.models.original import chosen_template, shipped_template
 from mmsafe.models.original_load import load_original
+from mmsafe.models.pretrained import TEMPLATE, check_files, from_pretrained, in_one_line, load_model
 from mmsafe.models.source import ModelSource, PretrainedLlava, Trained
+from mmsafe.models.trial import check_processor
 
 if TYPE_CHECKING:
     from mmsafe.models.encoding import Encoder
@@ -137,62 +133,49 @@ def load_pretrained(source: PretrainedLlava) -> Llava:
         raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
     from mmsafe.models.adapter_load import is_adapter, load_merged
 
-    with in_one_line(source.path):
-        path = located(source.path, allow_pickle=source.allow_pickle)
-        if path is not None and is_adapter(path):
-            return load_merged(source, path)
-        form, weights = ("hf", None) if path is None else format_of(path, allow_pickle=source.allow_pickle)
-        if form == "original" and path and weights:
-            model, tokenizer, image_processor = load_original(source, path, weights)
+    with in_one_line(f"model.path={source.path}"):
+        folder = located(source.path, allow_pickle=source.allow_pickle)
+        check_files(folder)
+        if is_adapter(folder):
+            return load_merged(source, folder)
+        form, weights = format_of(folder, allow_pickle=source.allow_pickle)
+        if form == "original":
+            model, tokenizer, image_processor = load_original(source, folder, weights)
         else:
             if source.vision_tower is not None:
                 raise CheckpointError("brings its vision tower with it; model.vision_tower is for the original format")
-            model, tokenizer, image_processor = _load_hf(source, source.path if path is None else str(path))
-        template = template_of(source, path, tokenizer, original=form == "original")
+            model, tokenizer, image_processor = _load_hf(source, folder)
+        template = template_of(source, folder, tokenizer, original=form == "original")
+        processor = make_processor(model.config, tokenizer, image_processor, template)
+        check_processor(processor, model.config)
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)
-    return Llava(model, make_processor(model.config, tokenizer, image_processor, template), source)
+    return Llava(model, processor, source)
 
 
-@contextmanager
-def in_one_line(path: str) -> Iterator[None]:
-    """What is wrong with the checkpoint that `model.path` names, as a `UserError`."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise UserError(f"model.path={path}: {error}") from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"model.path={path}: {_reason(path, error)}") from error
-
-
-def hf_processing(source: PretrainedLlava, path: str) -> tuple[Any, Any]:
+def hf_processing(source: PretrainedLlava, folder: Path) -> tuple[Any, Any]:
     """Tokenizer and image processor, read by `transformers`."""
     pads = source.image_aspect_ratio == "pad"
-    return AutoTokenizer.from_pretrained(path), LlavaImageProcessorPil.from_pretrained(path, do_pad=pads)
+    return from_pretrained(AutoTokenizer, folder), from_pretrained(LlavaImageProcessorPil, folder, do_pad=pads)
 
 
-def _load_hf(source: PretrainedLlava, path: str) -> tuple[Any, Any, Any]:
+def _load_hf(source: PretrainedLlava, folder: Path) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor, read by `transformers`."""
-    tokenizer, image_processor = hf_processing(source, path)
-    load: Any = LlavaForConditionalGeneration.from_pretrained
-    model, loading = load(
-        path,
+    model = load_model(
+        LlavaForConditionalGeneration,
+        folder,
+        allow_pickle=source.allow_pickle,
         dtype=getattr(torch, source.dtype),
         attn_implementation=source.attention,
-        use_safetensors=None if source.allow_pickle else True,
-        output_loading_info=True,
     )
-    if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{len(missing)} weights are missing, such as {missing[0]}")
-    return model, tokenizer, image_processor
+    return model, *hf_processing(source, folder)
 
 
-def located(path: str, *, allow_pickle: bool) -> Path | None:
-    """The folder that `path` means, None for a hub name that `transformers` loads itself.
+def located(path: str, *, allow_pickle: bool, weights: bool = True) -> Path:
+    """The folder that `path` means; a model of the hub is downloaded, its pickles only if allowed.
 
-    A run folder stands for the model in it, or else the adapter; a checkpoint in the original format is downloaded,
-    pickles only if allowed.
+    A run folder stands for the model in it, or else the adapter.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -204,39 +187,31 @@ def located(path: str, *, allow_pickle: bool) -> Path | None:
         raise UserError(f"model.path={path}: no such folder")
     if not reachable(path):
         raise UserError(f"model.path={path}: {_not_here(path)}")
-    if format_of_config(read_json(Path(hf_hub_download(path, "config.json")))) == "hf":
-        return None
-    return Path(snapshot_download(path, allow_patterns=[*FILES, *([PICKLES] if allow_pickle else [])]))
+    try:
+        wanted = wanted_files(weights=weights, pickles=weights and allow_pickle)
+        return Path(snapshot_download(path, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot be downloaded: {' '.join(str(error).split())[:200]}") from error
 
 
 def format_at(source: PretrainedLlava) -> str:
     """`hf` or `original`."""
     assert source.path is not None
-    path = located(source.path, allow_pickle=source.allow_pickle)
-    return "hf" if path is None else format_of(path, allow_pickle=source.allow_pickle)[0]
+    with in_one_line(f"model.path={source.path}"):
+        return format_of(located(source.path, allow_pickle=source.allow_pickle), allow_pickle=source.allow_pickle)[0]
 
 
-def template_of(source: PretrainedLlava, folder: Path | None, tokenizer: Any, *, original: bool) -> str:
+def template_of(source: PretrainedLlava, folder: Path, tokenizer: Any, *, original: bool) -> str:
     """The chat template: of that name in `mmsafe/models/templates/`, a Jinja file, or the checkpoint's own."""
     if source.chat_template is not None:
         return chosen_template(source.chat_template)
-    if original and folder is not None:  # LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights
-        path = folder / "chat_template.jinja"
+    if original:  # LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights
+        path = folder / TEMPLATE
         return path.read_text(encoding="utf-8") if path.is_file() else shipped_template("vicuna_v1")
-    return _own_template(str(folder or source.path), tokenizer)
-
-
-def _own_template(path: str, tokenizer: Any) -> str:
-    from transformers import AutoProcessor
-
-    template = getattr(AutoProcessor.from_pretrained(path), "chat_template", None) or tokenizer.chat_template
-    if not template:
+    template = getattr(from_pretrained(AutoProcessor, folder), "chat_template", None) or tokenizer.chat_template
+    if not isinstance(template, str) or not template:
         raise CheckpointError("has no chat template; set model.chat_template to a Jinja file")
-    return str(template)
-
-
-def _reason(path: str, error: Exception) -> str:
-    return " ".join(str(error).split())[:300] if Path(path).expanduser().is_dir() else _not_here(path)
+    return template
 
 
 def _not_here(name: str) -> str:

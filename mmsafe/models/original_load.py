@@ -10,19 +10,24 @@ most 64/32000 of itself. Saving in the original format cuts the new rows off aga
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import snapshot_download
 from tokenizers import AddedToken
 from transformers import CLIPVisionConfig, CLIPVisionModel, GenerationConfig, LlamaTokenizer
 from transformers import LlavaForConditionalGeneration as LlavaModel
 from transformers.initialization import no_init_weights
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from mmsafe.errors import UserError
 from mmsafe.models import original as form
-from mmsafe.models.checkpoints import CheckpointError, WeightFiles, first_few, read_json
+from mmsafe.models.checkpoints import CheckpointError, WeightFiles, first_few, read_json, wanted_files
 from mmsafe.models.hub import reachable
+from mmsafe.models.pretrained import check_files, check_size, from_pretrained, in_one_line, load_model
 from mmsafe.models.sentencepiece import CONTROL, UNKNOWN, USER_DEFINED, merges, read_pieces
 from mmsafe.models.source import PretrainedLlava
 
@@ -71,12 +76,14 @@ def load_original(source: PretrainedLlava, folder: Path, weights: WeightFiles) -
     """Model, tokenizer and image processor of the checkpoint in `folder`; raises `CheckpointError` as `read_parts`."""
     config, tokenizer, image_processor, tower, vocabulary = read_parts(source, folder)
     inside = any(name.startswith(form.TOWER) for name in weights.names)
+    beside = {} if inside else _tower_weights(tower, config.vision_config, source.allow_pickle)
+    check_size(LlavaModel, config, weights.count + sum(weight.numel() for weight in beside.values()))
     with no_init_weights():  # one allocation, filled file by file below
         model = LlavaModel._from_config(
             config, dtype=getattr(torch, source.dtype), attn_implementation=source.attention
         )
-    if not inside:
-        model.model.vision_tower.load_state_dict(_tower_weights(tower, config.vision_config, source.allow_pickle))
+    if beside:
+        model.model.vision_tower.load_state_dict(beside)
     _fill(model, weights, vocabulary, tower_inside=inside)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -129,44 +136,46 @@ def _tower_place(name: str, folder: Path) -> str:
 def _tower_config(tower: str) -> Any:
     if tower in form.TOWERS:
         return form.TOWERS[tower]
-    try:
-        if Path(tower).is_dir() or reachable(tower):
-            return CLIPVisionConfig.from_pretrained(tower)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"its vision tower {tower}: {' '.join(str(error).split())[:200]}") from error
-    raise CheckpointError(_where_to_get(tower))
+    folder = _tower_folder(tower, weights=False)
+    with _about_tower(tower):
+        check_files(folder)
+        return from_pretrained(CLIPVisionConfig, folder)
 
 
 def _tower_weights(tower: str, vision: Any, allow_pickle: bool) -> dict[str, torch.Tensor]:
-    if not Path(tower).is_dir() and not reachable(tower):
-        raise CheckpointError(_where_to_get(tower))
-    try:
-        loaded: Any = CLIPVisionModel.from_pretrained(
-            tower,
-            config=vision,
-            dtype="auto",
-            use_safetensors=None if allow_pickle else True,
-            output_loading_info=True,
+    folder = _tower_folder(tower, pickles=allow_pickle)
+    with _about_tower(tower):
+        model = load_model(CLIPVisionModel, folder, allow_pickle=allow_pickle, config=vision, dtype="auto")
+        return dict(model.state_dict())
+
+
+def _tower_folder(tower: str, *, weights: bool = True, pickles: bool = False) -> Path:
+    """Where the tower is; one of the hub is downloaded."""
+    if Path(tower).is_dir():
+        return Path(tower)
+    if not reachable(tower):
+        raise CheckpointError(
+            f"its vision tower '{tower}' is not in the checkpoint, and neither on this machine nor to be had from the "
+            f"hub; where there is a network run `hf download {tower} --local-dir DIR`, then add model.vision_tower=DIR"
         )
-    except Exception as error:  # a dozen kinds: missing, damaged, pickled
-        hint = "" if allow_pickle else "; where it is pickled and you trust who made it, add model.allow_pickle=true"
-        raise CheckpointError(f"its vision tower {tower}: {' '.join(str(error).split())[:200]}{hint}") from error
-    model, info = loaded
-    if info["missing_keys"]:
-        raise CheckpointError(f"its vision tower {tower} lacks weights: {first_few(info['missing_keys'])}")
-    return dict(model.state_dict())
+    with _about_tower(tower):
+        return Path(snapshot_download(tower, allow_patterns=wanted_files(weights=weights, pickles=pickles)))
 
 
-def _where_to_get(tower: str) -> str:
-    return (
-        f"its vision tower '{tower}' is not in the checkpoint, and neither on this machine nor to be had from the hub; "
-        f"where there is a network run `hf download {tower} --local-dir DIR`, then add model.vision_tower=DIR"
-    )
+@contextmanager
+def _about_tower(tower: str) -> Iterator[None]:
+    try:
+        with in_one_line(f"its vision tower {tower}"):
+            yield
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _image_processor(tower: str, vision: Any, *, pad: bool) -> LlavaImageProcessorPil:
     if (Path(tower) / "preprocessor_config.json").is_file():
-        return LlavaImageProcessorPil.from_pretrained(tower, do_pad=pad)
+        with _about_tower(tower):
+            found: LlavaImageProcessorPil = from_pretrained(LlavaImageProcessorPil, tower, do_pad=pad)
+            return found
     size = vision.image_size
     return LlavaImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=pad)
 

@@ -10,6 +10,7 @@ import torch
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
 from mmsafe.errors import UserError
+from mmsafe.models.pretrained import from_pretrained
 
 if TYPE_CHECKING:
     from mmsafe.models.llava import Llava
@@ -29,9 +30,9 @@ def quantised(llava: Llava, compute: torch.dtype, device: torch.device) -> Llava
     `compute` is the type of matrix products. Raises `UserError` where bitsandbytes cannot work on this machine.
     """
     old = llava.model
-    load: Any = LlavaForConditionalGeneration.from_pretrained
     try:
-        model = load(
+        model = from_pretrained(
+            LlavaForConditionalGeneration,
             None,
             config=old.config,
             state_dict=old.state_dict(),

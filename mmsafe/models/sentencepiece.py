@@ -18,6 +18,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 """Kinds of pieces; only normal ones are made by merging."""
 PIECE, TRAINER, NORMALIZER = 1, 2, 3
 BPE = 2
+LONGEST = 1000
+"""Characters of a token; sentencepiece itself makes 16 at most."""
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
@@ -46,6 +48,8 @@ def read_pieces(path: Path) -> list[Piece]:
         raise CheckpointError(f"{path.name} is damaged, or no sentencepiece model") from error
     kinds = [piece.kind for piece in pieces]
     special = (kinds.count(UNKNOWN), kinds.count(CONTROL)) == (1, 2)  # and those are begin and end, in this order
+    if any(len(piece.text) > LONGEST for piece in pieces):
+        raise CheckpointError(f"{path.name} is damaged: it has a token of more than {LONGEST} characters")
     if algorithm != BPE or rules or BYTE not in kinds or not special:
         raise CheckpointError(
             f"{path.name} is not the vocabulary of a Llama (byte pairs, bytes for unknown characters)"
@@ -121,12 +125,13 @@ def _fields(data: bytes | int) -> Iterator[tuple[int, bytes | int]]:
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
+    while shift < 70:  # of 64 bits
         byte = data[place]
         value |= (byte & 0x7F) << shift
         place, shift = place + 1, shift + 7
         if byte < 0x80:
             return value, place
+    raise ValueError("a number of more than 64 bits")
 
 
 def _field(number: int, value: bytes | int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from mmsafe.errors import UserError
+from mmsafe.models.checkpoints import format_of_config, read_json
+from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.models.tiny import TinyModel
 from mmsafe.plan import Shape
@@ -30,11 +31,12 @@ def shape_of(source: ModelSource) -> Shape | None:
 
     Raises `UserError` for a folder without a LLaVA's `config.json`.
     """
-    config = _config(source)
-    if config is None:
-        return None
-    with torch.device("meta"):
-        return measured(LlavaForConditionalGeneration(config))
+    with in_one_line(f"model.path={getattr(source, 'path', None)}"):
+        config = _config(source)
+        if config is None:
+            return None
+        with torch.device("meta"):
+            return measured(LlavaForConditionalGeneration(config))
 
 
 def measured(model: Any) -> Shape:
@@ -73,30 +75,23 @@ def _config(source: ModelSource) -> Any:
         return None
     folder = Path(source.path).expanduser()
     if folder.is_dir():
-        return _read(folder / "model" if (folder / "model" / "config.json").exists() else folder, source.path)
+        return _read(folder / "model" if (folder / "model" / "config.json").exists() else folder)
     if source.path in LLAVA15:
         return _llava15(LLAVA15[source.path])
     if source.path.startswith((".", "/", "~")) or source.path.count("/") != 1:
         raise UserError(f"model.path={source.path}: no such folder")
     try:
-        return AutoConfig.from_pretrained(source.path, local_files_only=True)
+        return from_pretrained(AutoConfig, source.path, local_files_only=True)
     except (OSError, ValueError):
         return None
 
 
-def _read(folder: Path, path: str) -> Any:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "mm_hidden_size" in found and "text_config" not in found:  # the original format
-            return _llava15(tuple(found[name] for name in SIZES))
-        config = AutoConfig.from_pretrained(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"model.path={path}: has no config.json") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"model.path={path}: config.json: {' '.join(str(error).split())[:200]}") from error
-    if config.model_type != "llava":
-        raise UserError(f"model.path={path}: holds a '{config.model_type}' model, not a 'llava' one")
-    return config
+def _read(folder: Path) -> Any:
+    check_files(folder)
+    found = read_json(folder / "config.json")
+    if format_of_config(found) == "original":
+        return _llava15(tuple(found[name] for name in SIZES))
+    return from_pretrained(AutoConfig, folder)
 
 
 def _llava15(sizes: tuple[int, ...]) -> LlavaConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
+from mmsafe.checkpointing import readable
 from mmsafe.models.llava import format_at
 from mmsafe.models.source import ModelSource, PretrainedLlava
 from mmsafe.ranks import is_first
@@ -38,10 +40,19 @@ class Precision(DeepSpeedPrecision):
         super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
+class Strategy(DeepSpeedStrategy):
+    """Lightning's; what is wrong with a checkpoint is one line."""
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """DeepSpeed reads pickles as they are: only those of one's own runs are safe to continue from."""
+        with readable(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, weights_only)
+
+
 class ZeRO(Parallel):
     """Optimiser, gradients and weights in parts, by stage."""
 
-    strategy: type[DeepSpeedStrategy] = DeepSpeedStrategy
+    strategy: type[DeepSpeedStrategy] = Strategy
 
     def __init__(self, options: DeepSpeed, trainer: Trainer) -> None:
         super().__init__(trainer)

@@ -125,7 +125,7 @@ def test_a_pickled_tower_needs_the_flag_too(tmp_path: Path):
     state = load_file(tmp_path / "clip" / "model.safetensors")
     (tmp_path / "clip" / "model.safetensors").unlink()
     torch.save(state, tmp_path / "clip" / "pytorch_model.bin")
-    refused(tmp_path, "its vision tower .*clip: .*add model.allow_pickle=true$")
+    refused(tmp_path, "its vision tower .*clip: .*add model.allow_pickle=true")
     assert_holds(load(tmp_path, dtype="float16", allow_pickle=True), tiny.weights())
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_tower_is_named(broken: Path):
     save_file(
         {name: weight for name, weight in state.items() if "fc1" not in name}, broken / "clip" / "model.safetensors"
     )
-    refused(broken, r"its vision tower .*clip lacks weights: .*fc1")
+    refused(broken, r"its vision tower .*clip: \d+ weights are missing, such as .*fc1")
     (broken / "clip" / "model.safetensors").write_bytes(b"nonsense")
     refused(broken, r"its vision tower .*clip: ")
 
@@ -390,7 +390,6 @@ def test_a_hub_name_in_the_original_format_is_downloaded(
     """Only the download is replaced; pickles are not asked for without the flag."""
     asked: list[list[str]] = []
     monkeypatch.setattr("mmsafe.models.llava.reachable", lambda name: True)
-    monkeypatch.setattr("mmsafe.models.llava.hf_hub_download", lambda name, file: str(folder / file))
     monkeypatch.setattr(
         "mmsafe.models.llava.snapshot_download",
         lambda name, allow_patterns: asked.append(allow_patterns) or str(folder),

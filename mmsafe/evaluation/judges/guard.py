@@ -143,7 +143,7 @@ class Guard(LocalJudge):
         """Any model that transformers can load without code of others."""
         from mmsafe.models.checkpoints import CheckpointError
 
-        kind = config.get("model_type")
+        kind = str(config.get("model_type"))
         if kind in {"mllama", "llama4"}:
             raise CheckpointError("sees images: it is judge=llama_guard")
         if kind == "internlm2":

@@ -44,7 +44,7 @@ class LlamaGuard(LocalJudge):
         """Llama 3.2 Vision or Llama 4."""
         from mmsafe.models.checkpoints import CheckpointError
 
-        kind = config.get("model_type")
+        kind = str(config.get("model_type"))
         if kind not in {"mllama", "llama4"}:
             raise CheckpointError(
                 f"holds a '{kind}' model, not Llama Guard 3 Vision or 4; guards that read text only are judge=guard"

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from jinja2 import TemplateError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -24,8 +22,11 @@ from transformers import (
 from mmsafe.errors import UserError
 from mmsafe.evaluation.judges.base import Case
 from mmsafe.evaluation.judges.reply import Reply
+from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.hub import reachable
 from mmsafe.models.loading import own_device
+from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line, load_model
+from mmsafe.models.rendering import CannotShowError, rendered
 
 if TYPE_CHECKING:
     from mmsafe.evaluation.judges.guard import Guard
@@ -69,26 +70,22 @@ class LocalModel:
     def __init__(self, judge: LlamaGuard | Guard) -> None:
         device = own_device(judge.accelerator)
         kind: Any = AutoModelForImageTextToText if judge.vision else AutoModelForCausalLM
-        load: Any = (AutoProcessor if judge.vision else AutoTokenizer).from_pretrained
         folder = judge.folder()
-        try:
-            self.processor = load(folder)
-            self.model, loading = kind.from_pretrained(
-                folder,
-                dtype=getattr(torch, judge.dtype),
-                device_map=device,
-                use_safetensors=True,
-                output_loading_info=True,
+        self.judge = judge
+        with in_one_line(f"judge.model={judge.checkpoint}"):
+            check_files(folder)
+            self.processor = from_pretrained(AutoProcessor if judge.vision else AutoTokenizer, folder)
+            self.model = load_model(
+                kind, folder, allow_pickle=None, dtype=getattr(torch, judge.dtype), device_map=device
             )
-        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-            raise UserError(f"judge.model={judge.checkpoint}: {' '.join(str(error).split())[:300]}") from error
-        if missing := sorted(loading["missing_keys"]):
-            raise UserError(f"judge.model={judge.checkpoint}: {len(missing)} weights are missing, such as {missing[0]}")
+            self._prepare()
+
+    def _prepare(self) -> None:
+        judge = self.judge
         self.tokenizer = self.processor.tokenizer if judge.vision else self.processor
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.judge = judge
         self.template, self.in_parts = (judge.chat_template, False) if judge.chat_template else self._own_template()
         self.model.eval()
         self.model.generation_config = self._greedy()
@@ -140,8 +137,11 @@ class LocalModel:
         asked: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         options = {"processor_kwargs": asked} if images and self.judge.vision else asked
         encode = self.processor if images else self.tokenizer
+        shown = [self._messages(case, images=images) for case in cases]
+        for messages in shown:  # within its bounds, which what follows does not have
+            rendered(self.tokenizer, messages, chat_template=self.template)
         return encode.apply_chat_template(
-            [self._messages(case, images=images) for case in cases],
+            shown,
             chat_template=self.template,
             tokenize=True,
             sanitize_control_tokens=True,
@@ -170,17 +170,17 @@ class LocalModel:
         """The checkpoint's own, and whether it reads contents as parts or as texts: it is taken as it shows them."""
         template = self.processor.chat_template or self.tokenizer.chat_template
         if not template:
-            raise UserError(f"judge.model={self.judge.checkpoint}: has no chat template, which a guard is asked by")
+            raise CheckpointError("has no chat template, which a guard is asked by")
         for in_parts in (True,) if self.judge.vision else (False, True):
             content = [{"type": "text", "text": MARK}] if in_parts else MARK
             messages = [{"role": role, "content": content} for role in ("user", "assistant")]
             try:
-                shown = self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-            except (TypeError, ValueError, TemplateError):
+                shown = rendered(self.tokenizer, messages, chat_template=template)
+            except CannotShowError:
                 continue
             if shown.count(MARK) == 2:
                 return template, in_parts
-        raise UserError(f"judge.model={self.judge.checkpoint}: its chat template does not show a prompt and a response")
+        raise CheckpointError("its chat template does not show a prompt and a response")
 
     def _greedy(self) -> GenerationConfig:
         """Not the checkpoint's own settings, of which only the tokens that end a reply are kept."""

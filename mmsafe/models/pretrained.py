@@ -1,0 +1,145 @@
+"""The one door to what `transformers` reads of a checkpoint: no code of it runs, and its faults are one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, dynamic_module_utils
+from transformers.initialization import no_init_weights
+from transformers.utils import logging as transformers_logging
+
+from mmsafe.errors import UserError
+from mmsafe.models.checkpoints import ADAPTER_CONFIG, CheckpointError, WeightFiles, first_few, read_json
+
+log = logging.getLogger(__name__)
+dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # never asks; not every loader passes `trust_remote_code` on
+JSON = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.json",
+    ADAPTER_CONFIG,
+)
+TEMPLATE = "chat_template.jinja"
+LAYERS = 1000
+"""More than any model has; each is built before weights are looked at."""
+SPARE = 100_000_000
+"""Weights that a config may ask for beside one and a half times those in the files, before that is called damaged."""
+
+
+def from_pretrained(kind: Any, folder: Path | str | None, **options: Any) -> Any:
+    """`kind.from_pretrained`, which never runs code that the checkpoint brings along or names."""
+    return kind.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def load_model(kind: Any, folder: Path, *, allow_pickle: bool | None, config: Any = None, **options: Any) -> Any:
+    """The model in `folder`, which has to hold every weight; `allow_pickle` as for `WeightFiles`.
+
+    Raises `CheckpointError` where weights are missing, or where `config.json` asks for far more than the files hold.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():  # `transformers` would load its base, wherever that is
+        raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
+    weights = WeightFiles(folder, allow_pickle=allow_pickle)
+    check_size(kind, from_pretrained(AutoConfig, folder) if config is None else config, weights.count)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a table of what does not fit
+    try:
+        safe = None if allow_pickle else True
+        given = {} if config is None else {"config": config}
+        model, report = from_pretrained(
+            kind,
+            folder,
+            use_safetensors=safe,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **given,
+            **options,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if wrong := sorted(report["mismatched_keys"]):
+        name, held, wanted = wrong[0]
+        raise CheckpointError(f"its weight {name} has the shape {tuple(held)}, config.json asks for {tuple(wanted)}")
+    if extra := report["unexpected_keys"]:
+        log.warning("%s: %d weights are not of this model and were left out: %s", folder, len(extra), first_few(extra))
+    return model
+
+
+def check_files(folder: Path) -> None:
+    """Raise `CheckpointError` naming the file that is damaged, of those with words and numbers in `folder`."""
+    for name in JSON:
+        if os.path.lexists(folder / name):
+            value = read_json(folder / name)
+            if name == JSON[0]:
+                _check_layers(value)
+    try:
+        (folder / TEMPLATE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{TEMPLATE} is damaged") from error
+
+
+def check_size(kind: Any, config: Any, held: int) -> None:
+    """Raise `CheckpointError` if `config` asks for far more weights than are `held`, before they have any memory."""
+    with torch.device("meta"), no_init_weights():
+        auto = hasattr(kind, "from_config")
+        model = kind.from_config(config, trust_remote_code=False) if auto else kind(config)
+    model.tie_weights()
+    wanted = sum(weight.numel() for weight in model.parameters())
+    if getattr(config, "quantization_config", None):
+        held *= 16  # several to a number
+    if wanted > 1.5 * held + SPARE:
+        raise CheckpointError(f"config.json asks for {wanted} weights, its files hold {held}; one of them is damaged")
+
+
+@contextmanager
+def in_one_line(option: str) -> Iterator[None]:
+    """What is wrong with the checkpoint that `option`, such as `model.path=DIR`, names, as a `UserError`.
+
+    Around loading only: its libraries raise whatever their parsers stumble over, `tokenizers` a plain `Exception`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except CheckpointError as error:
+        raise UserError(f"{option}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{option}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return (
+            "asks to run code that it brings along (auto_map in its JSON files), which is never done; name one "
+            "of a kind that transformers knows"
+        )
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return f"does not fit into memory ({said[:100]})"
+    if isinstance(error, OSError | ValueError | ImportError) and said:
+        return said[:300]
+    return f"cannot be read: {type(error).__name__}: {said[:200]}; copy or download it again"
+
+
+def _check_layers(config: dict[str, Any]) -> None:
+    """Of the nested configs, too."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_layers(value)
+        elif ("layer" in key or "expert" in key) and isinstance(value, int) and value > LAYERS:
+            raise CheckpointError(f"config.json is damaged: {key} is more than {LAYERS}")
