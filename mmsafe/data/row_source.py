@@ -47,7 +47,7 @@ class RowSource(DataSource):
     path: Path | None = None
     """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, or the folder of all splits."""
     image_dir: Path | None = None
-    """Folder of the images; null: `images` beside the file if there is one, else the file's own folder."""
+    """Folder of the images; null: `images` beside the file or one folder up, then the file's own folder."""
     split: str | None = None
     """Which files of a folder, and which rows of a file whose rows carry a `split`; null: all rows."""
     eval_path: Path | None = None
@@ -135,7 +135,7 @@ class RowSource(DataSource):
         finders: dict[Path, RowImages] = {}
         for record in records:
             if record.file not in finders:
-                finders[record.file] = RowImages(self._image_folder(record.file, path), known)
+                finders[record.file] = RowImages(self._image_folders(record.file, path), known)
             found: dict[str, Row] | RowError
             try:
                 found = self._rows_of(record, finders[record.file])
@@ -215,15 +215,15 @@ class RowSource(DataSource):
             errors = images.check_images(sources, self.check_images == "decode", lambda *_: advance(1))
         return {name: errors[image] for name, image in shown.items() if isinstance(image, RowImage) and image in errors}
 
-    def _image_folder(self, file: Path, path: Path) -> Path:
-        """The folder that the image names in `file` are relative to; `path` is what the user named."""
+    def _image_folders(self, file: Path, path: Path) -> list[Path]:
+        """Where the images named in `file` are looked for, in this order; `path` is what the user named."""
         if self.image_dir is not None:
             if not self.image_dir.is_dir():
                 raise UserError(f"data.image_dir: no such folder: {self.image_dir}")
-            return self.image_dir
+            return [self.image_dir]
         names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
-        beside = (parent / name for name in names for parent in (file.parent, path.parent))
-        return next((folder for folder in beside if folder.is_dir()), file.parent)
+        parents = dict.fromkeys((file.parent, path.parent, file.parent.parent))
+        return [*(folder for name in names for parent in parents if (folder := parent / name).is_dir()), file.parent]
 
 
 def _files(path: Path, option: str, split: str | None) -> list[Path]:
