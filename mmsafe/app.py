@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from mmsafe import ranks
 from mmsafe.config import conf_dir, typed, without_hydra
 from mmsafe.errors import UserError
-from mmsafe.overrides import as_given, to_folder
+from mmsafe.overrides import as_given, at_home, to_folder
 from mmsafe.preflight import check, report
 from mmsafe.requeue import requeued
 from mmsafe.settings import Devices
@@ -61,6 +61,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
             sys.exit(BAD_INPUT)
 
     sys.argv = ["launcher.retry_failed=true" if word == "--retry-failed" else word for word in sys.argv]
+    sys.argv = [at_home(word) for word in sys.argv]
     if not ranks.is_first():
         sys.argv += ranks.QUIET
     try:

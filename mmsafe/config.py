@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from mmsafe.errors import UserError
+from mmsafe.options import MISSING
 
 Root = TypeVar("Root")
 TARGET = "_target_"
@@ -109,6 +110,8 @@ def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any],
         text = f"{key}: {cls.__name__} has no such option{suggestion(str(first['loc'][-1]), known)}"
     elif first["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         text = f"{key}: must be set"
+    elif first["type"] == MISSING:
+        text = f"{key}={value}: {first['msg']}"
     elif first["type"] == "literal_error":
         choices = [choice.strip("'") for choice in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         text = f"{key}{shown}: must be one of {', '.join(choices)}{_hint(str(value), choices)}"

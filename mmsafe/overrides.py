@@ -36,6 +36,14 @@ def to_folder(option: str, folder: Path) -> str:
     return f"{option}='{quoted}'"
 
 
+def at_home(word: str) -> str:
+    """An override of the folder that Hydra writes to, with the user's folder in place of `~`; others as they are."""
+    key, _, value = word.partition("=")
+    path = value.strip("'\"")
+    is_home = key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir") and path.startswith("~/")
+    return to_folder(key, Path(path).expanduser()) if is_home else word
+
+
 def one_line(text: object) -> str:
     """A message of Hydra's without its line breaks."""
     return " ".join(str(text).split("\n    full_key")[0].split())

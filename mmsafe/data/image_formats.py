@@ -25,7 +25,7 @@ FORMATS = {
 """How what is often saved under an image's name begins, and what it is."""
 KNOWN = [(re.compile(begin.encode("latin-1"), re.DOTALL | re.IGNORECASE), what) for begin, what in FORMATS.items()]
 LONGEST_NAME = 255
-BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+=*\s*")
+BASE64 = re.compile(r"(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=[^0-9+/]*[0-9+/])[A-Za-z0-9+/\r\n]+=*\s*")
 BYTES = "write it into a file and name that, or its bytes into a parquet column"
 WEB = "it is a web address, of which nothing is fetched; download the image, and name its file"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 from urllib.parse import quote, unquote
 
 from PIL import Image, ImageOps
@@ -29,6 +29,7 @@ MAX_BYTES = 2**28
 """Of an image file; a photograph has less than a tenth of it."""
 
 
+@runtime_checkable
 class Checkable(Protocol):
     """An image that can be looked at before it is needed."""
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmsafe.data.image_formats import no_name
 from mmsafe.data.splits import TABLES, files_of_split, unknown
 from mmsafe.errors import UserError
 
@@ -20,6 +21,7 @@ MAX_LINE = 2**26
 """Bytes of a line of JSONL."""
 MAX_JSON = 2**32
 """Bytes of a JSON file, which is read as a whole."""
+POINTER = b"version https://git-lfs"
 REQUIRED = ("question", "image", "chosen", "rejected")  # fields without which a row is of no use
 
 
@@ -176,6 +178,10 @@ def _json(file: Path, origin: str) -> list[Any] | dict[str, Any]:
 def _readable(file: Path, origin: str) -> Iterator[None]:
     """Raises `UserError` if the file cannot be read; `origin` is the option that names it."""
     try:
+        if file.is_file():
+            with file.open("rb") as opened:
+                if opened.read(len(POINTER)) == POINTER:
+                    raise UserError(f"{file}: is a Git LFS pointer, not the file itself: run `git lfs pull` beside it")
         yield
     except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
         told = f"{origin}: cannot read {file}: {getattr(error, 'strerror', None) or error}"
@@ -217,6 +223,8 @@ def checked_text(text: object, field: str) -> str:
     """`text`, if it is one of a size and kind that a model can be shown; else raises `RowError`."""
     if not isinstance(text, str):
         raise RowError("wrong type", f"'{field}' is {kind(text)}, where text is expected")
+    if len(text) > MAX_TEXT and (what := no_name(text)):
+        raise RowError("missing image", f"'{field}' {what}")
     if len(text) > MAX_TEXT:
         raise RowError("too long", f"'{field}' has {len(text)} characters, more than {MAX_TEXT}; no model reads that")
     if "\0" in text:

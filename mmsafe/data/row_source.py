@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from mmsafe.data import images
 from mmsafe.data.example import Example
+from mmsafe.data.failing import failing
 from mmsafe.data.holdout import hold_out
 from mmsafe.data.records import Record, RowError, kind, read_records
 from mmsafe.data.row_images import RowImage, RowImages
 from mmsafe.data.source import BadRow, DataSource, Loaded
 from mmsafe.data.splits import files_of_split, listed
 from mmsafe.errors import UserError
-from mmsafe.options import Share, options
+from mmsafe.options import InputPath, Share, options
 
 DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
 
@@ -44,13 +44,13 @@ class RowSource(DataSource):
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
-    path: Path | None = None
+    path: InputPath | None = None
     """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, or the folder of all splits."""
-    image_dir: Path | None = None
+    image_dir: InputPath | None = None
     """Folder of the images; null: `images` beside the file or one folder up, then the file's own folder."""
     split: str | None = None
     """Which files of a folder, and which rows of a file whose rows carry a `split`; null: all rows."""
-    eval_path: Path | None = None
+    eval_path: InputPath | None = None
     """A file or folder to evaluate on, all of its rows; null: see `eval_split`."""
     eval_split: str | None = None
     """Split to evaluate on, of `eval_path` or else of `path`; null there: a share of `path` is held out."""
@@ -207,13 +207,7 @@ class RowSource(DataSource):
 
     def _failing(self, rows: Iterable[Row]) -> dict[str, UserError]:
         """Why the image of a row cannot be read, by the id of its example."""
-        from mmsafe.reporting.progress import progress
-
-        shown = {row.example.id: row.example.image for row in rows}
-        sources = {image for image in shown.values() if isinstance(image, RowImage)}
-        with progress("checking images", len(sources)) as advance:
-            errors = images.check_images(sources, self.check_images == "decode", lambda *_: advance(1))
-        return {name: errors[image] for name, image in shown.items() if isinstance(image, RowImage) and image in errors}
+        return failing((row.example for row in rows), self.check_images == "decode")
 
     def _image_folders(self, file: Path, path: Path) -> list[Path]:
         """Where the images named in `file` are looked for, in this order; `path` is what the user named."""
