@@ -37,11 +37,13 @@ def to_folder(option: str, folder: Path) -> str:
 
 
 def at_home(word: str) -> str:
-    """An override of the folder that Hydra writes to, with the user's folder in place of `~`; others as they are."""
+    """An override with the user's folder in place of a bare `~`, which Hydra cannot read; others as they are.
+
+    Quoted, it is read, and left to the options; but Hydra's own would make a folder of this name.
+    """
     key, _, value = word.partition("=")
-    path = value.strip("'\"")
-    is_home = key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir") and path.startswith("~/")
-    return to_folder(key, Path(path).expanduser()) if is_home else word
+    path = value.strip("'\"") if key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir") else value
+    return to_folder(key, Path(path).expanduser()) if path.startswith("~/") else word
 
 
 def one_line(text: object) -> str:

@@ -25,6 +25,7 @@ from mmsafe.preflight import check
 from mmsafe.train import TrainConfig
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
+SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
 LISTED = ("objective", "model", "data", "trainer", "benchmark", "judge", "logger", "experiment")
 
 
@@ -227,8 +228,12 @@ def test_evaluate_is_checked_against_its_own_options(words: list[str], message: 
         ("compare", ["a=here", "b=gone"], "b"),
         ("agreement", ["a=here", "b=[here,gone]"], "b.1"),
         ("prepare", ["data=trl", "data.path=gone", "out=new"], "data.path"),
-        ("build", ["conversations.path=gone", "out=new"], "conversations.path"),
-        ("build", ["conversations.path=here", "entities=rule", "entities.gazetteer=gone", "out=new"], "gazetteer"),
+        ("build", ["conversations.path=gone", "out=new", *SERVED], "conversations.path"),
+        (
+            "build",
+            ["conversations.path=here", "entities=rule", "entities.gazetteer=gone", "out=new", *SERVED],
+            "gazetteer",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -259,13 +264,13 @@ def test_a_missing_file_is_told_after_all_other_mistakes_and_only_where_it_is_re
     ("command", "words", "option"),
     [
         ("train", ["data=trl", "data.path='~/x'"], "data.path"),
-        ("train", ["data=trl", "data.path=~/x", "data.image_dir='~/x'"], "data.image_dir"),
-        ("train", ["benchmark=siuo", "benchmark.path=~/x", "judge=keywords"], "benchmark.path"),
-        ("train", ["model=llava_hf", "model.path=~/x"], "model.path"),
-        ("evaluate", ["checkpoint=~/x"], "checkpoint"),
-        ("prepare", ["data=trl", "data.path=~/x", "out=~/new"], "out"),
-        ("export", ["checkpoint=~/x", "out=~/new"], "out"),
-        ("build", ["conversations.path=~/x", "out=~/new"], "out"),
+        ("train", ["data=trl", "data.path='~/x'", "data.image_dir='~/x'"], "data.image_dir"),
+        ("train", ["benchmark=siuo", "benchmark.path='~/x'", "judge=keywords"], "benchmark.path"),
+        ("train", ["model=llava_hf", "model.path='~/x'"], "model.path"),
+        ("evaluate", ["checkpoint='~/x'"], "checkpoint"),
+        ("prepare", ["data=trl", "data.path='~/x'", "out='~/new'"], "out"),
+        ("export", ["checkpoint='~/x'", "out='~/new'"], "out"),
+        ("build", ["conversations.path='~/x'", "out='~/new'", *SERVED], "out"),
     ],
 )
 def test_the_user_s_folder_in_every_path(
@@ -287,10 +292,13 @@ def test_the_user_s_folder_in_every_path(
         ("hydra.run.dir=~/runs/a", "hydra.run.dir='HOME/runs/a'"),
         ("hydra.sweep.dir='~/runs'", "hydra.sweep.dir='HOME/runs'"),
         ("hydra.run.dir=./~/a", "hydra.run.dir=./~/a"),
-        ("name=~/a", "name=~/a"),
+        ("data.path=~/a b", "data.path='HOME/a b'"),
+        ("data.path='~/a'", "data.path='~/a'"),
+        ("~judge", "~judge"),
+        ("name=a~/b", "name=a~/b"),
     ],
 )
-def test_the_user_s_folder_in_those_that_hydra_writes_to(word: str, expected: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_user_s_folder_where_hydra_reads_it(word: str, expected: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home of/me")
     assert at_home(word) == expected.replace("HOME", "/home of/me")
 
