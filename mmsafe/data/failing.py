@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from mmsafe.data.example import Example
 from mmsafe.data.images import Checkable, check_images
@@ -16,7 +17,8 @@ def failing(examples: Iterable[Example], decode: bool) -> dict[str, UserError]:
     """
     from mmsafe.reporting.progress import progress
 
-    shown = {example.id: example.image for example in examples if isinstance(example.image, Checkable)}
+    shown: dict[str, Any] = {example.id: example.image for example in examples}
+    shown = {name: image for name, image in shown.items() if isinstance(image, Checkable)}
     sources = dict.fromkeys(shown.values())
     with progress("checking images", len(sources)) as advance:
         errors = check_images(sources, decode, lambda *_: advance(1))

@@ -128,12 +128,13 @@ def find_image(image_dir: Path, name: str, advice: str = MISSING, also: Sequence
     """
     if what := no_name(name):
         raise UserError(f"no image file: {name!r:.60} {what}")
-    folders = dict.fromkeys((image_dir, *also))
+    folders: list[Path] = list(dict.fromkeys((image_dir, *also)))
     plain = unquote(name)
     escape = None
     try:
         encoded = [quote(form, safe=safe) for form in (plain, name) for safe in UNESCAPED]
-        for folder, form in product(folders, dict.fromkeys((name, plain, *encoded))):
+        forms: list[str] = list(dict.fromkeys((name, plain, *encoded)))
+        for folder, form in product(folders, forms):
             if not _is_inside(folder / form, folder):
                 escape = escape or _escape(name, folder / form, folder)
                 continue
