@@ -78,7 +78,6 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
     if config.evaluate:
         _check_holdout(config)
-        folder.note(dropped_prompts=config.benchmark.dropped(config.data, "holdout"))
     parallel = config.strategy.parallel(config.trainer)
     llava = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
     folder.note_inputs(model=llava.fingerprint())
@@ -185,8 +184,7 @@ def _measure(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     config.judge.check()
     config.benchmark.prompts(config.data, "test")
     llava = from_checkpoint(config.checkpoint, "checkpoint", config.model)
-    dropped = config.benchmark.dropped(config.data, "test")
-    folder.note(seed=config.seed, model=llava.fingerprint(), dropped_prompts=dropped)
+    folder.note(seed=config.seed, model=llava.fingerprint())
     reference = _against(config, llava) if config.against else None
     llava = on_device(llava, config.accelerator)
     metrics = _evaluated(config, llava, reference, "test", folder)
@@ -216,6 +214,7 @@ def _evaluated(
     folder: RunFolder,
     precision: str = PRECISION,
 ) -> dict[str, Any]:
+    folder.note(dropped_prompts=config.benchmark.dropped(config.data, part))
     return evaluate(
         llava,
         reference=reference,

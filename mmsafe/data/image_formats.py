@@ -1,8 +1,11 @@
-"""What stands in place of an image that can be read, in the words of a message."""
+"""What stands in place of an image, or of a file, that can be read, in the words of a message."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from mmsafe.errors import UserError
 
 HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""
@@ -25,9 +28,18 @@ FORMATS = {
 """How what is often saved under an image's name begins, and what it is."""
 KNOWN = [(re.compile(begin.encode("latin-1"), re.DOTALL | re.IGNORECASE), what) for begin, what in FORMATS.items()]
 LONGEST_NAME = 255
+POINTER = b"version https://git-lfs"
 BASE64 = re.compile(r"(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=[^0-9+/]*[0-9+/])[A-Za-z0-9+/\r\n]+=*\s*")
 BYTES = "write it into a file and name that, or its bytes into a parquet column"
 WEB = "it is a web address, of which nothing is fetched; download the image, and name its file"
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raise `UserError` if it is what Git LFS puts in place of any large file."""
+    if file.is_file():
+        with file.open("rb") as opened:
+            if opened.read(len(POINTER)) == POINTER:
+                raise UserError(f"{file}: is a Git LFS pointer, not the file itself: run `git lfs pull` beside it")
 
 
 def what_it_is(head: bytes) -> str | None:
