@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from pydantic import BeforeValidator
 
 from mmsafe.app import launch
-from mmsafe.options import options
+from mmsafe.options import InputName, options
 
 if TYPE_CHECKING:
     from mmsafe.evaluation.labels import Rater
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class AgreementConfig:
     """`conf/agreement.yaml`, typed."""
 
-    a: str
-    b: str | list[str]
+    a: InputName
+    b: Annotated[list[InputName], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)]
 
 
 def run(config: AgreementConfig, cfg: DictConfig) -> None:
@@ -33,11 +34,10 @@ def run(config: AgreementConfig, cfg: DictConfig) -> None:
     from mmsafe.reporting.files import write_json, write_rows
     from mmsafe.reporting.table import print_tables
 
-    others = [config.b] if isinstance(config.b, str) else config.b
-    pairs = [agree(*two) for two in combinations(_raters([config.a, *others]), 2)]
+    pairs = [agree(*two) for two in combinations(_raters([config.a, *config.b]), 2)]
     folder = Path(HydraConfig.get().runtime.output_dir)
     write_rows(folder / "disagreements.jsonl", [row for pair in pairs for row in pair.disagreements])
-    write_json(folder / "agreement.json", {"a": config.a, "b": others, "pairs": [pair.as_json() for pair in pairs]})
+    write_json(folder / "agreement.json", {"a": config.a, "b": config.b, "pairs": [pair.as_json() for pair in pairs]})
     print_tables([table for pair in pairs for table in agreement_tables(pair)])
 
 
@@ -45,7 +45,7 @@ def _raters(names: Sequence[str]) -> list[Rater]:
     """One for each file, called by it where they would be called alike."""
     from mmsafe.evaluation.labels import read_rater
 
-    raters = [read_rater(Path(name).expanduser()) for name in names]
+    raters = [read_rater(Path(name)) for name in names]
     called = [rater.name for rater in raters]
     return [
         replace(rater, name=name) if called.count(rater.name) > 1 else rater

@@ -20,7 +20,7 @@ from mmsafe import ranks
 from mmsafe.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
 from mmsafe.endings import told
 from mmsafe.errors import UserError
-from mmsafe.overrides import as_given, one_line, to_folder
+from mmsafe.overrides import as_given, at_home, one_line, to_folder
 from mmsafe.preflight import check
 from mmsafe.reporting.hydra_files import save_config
 from mmsafe.requeue import requeued
@@ -69,6 +69,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], obj
 
     ranks.end_with_parent()
     sys.argv = ["launcher.retry_failed=true" if word == "--retry-failed" else word for word in sys.argv]
+    sys.argv = [at_home(word) for word in sys.argv]
     if not ranks.is_first():
         sys.argv += ranks.QUIET
     with told(name):

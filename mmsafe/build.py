@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from mmsafe.app import launch
 from mmsafe.construction.stage import Site, Stage
 from mmsafe.models.source import ModelSource
-from mmsafe.options import options
+from mmsafe.options import OutputPath, options
 
 STAGES = ("conversations", "entities", "entity_image", "substitution", "rewording", "quality")
 """In their order; any class of the right kind can take the place of one, by its `_target_`."""
@@ -21,7 +21,7 @@ STAGES = ("conversations", "entities", "entity_image", "substitution", "rewordin
 class BuildConfig:
     """`conf/build.yaml`, typed."""
 
-    out: Path
+    out: OutputPath
     dry_run: bool
     conversations: Stage
     entities: Stage
@@ -44,7 +44,7 @@ def run(config: BuildConfig, cfg: DictConfig) -> None:
     from mmsafe.construction.run import alone_in, carry_out
     from mmsafe.reporting.table import print_tables
 
-    out = config.out.expanduser()
+    out = config.out
     if config.dry_run:
         with nullcontext(out) if out.exists() else tempfile.TemporaryDirectory() as folder, alone_in(Path(folder)):
             print_tables([plan(config.stages, Site(Path(folder), config.model), f"dry run: {out}")])

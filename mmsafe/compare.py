@@ -8,15 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmsafe.app import launch
-from mmsafe.options import Share, options
+from mmsafe.options import InputName, Share, options
 
 
 @options
 class CompareConfig:
     """`conf/compare.yaml`, typed."""
 
-    a: str
-    b: str
+    a: InputName
+    b: InputName
     max_unpaired: Share
 
 
@@ -27,7 +27,7 @@ def run(config: CompareConfig, cfg: DictConfig) -> None:
     from mmsafe.reporting.files import write_json
     from mmsafe.reporting.table import print_tables
 
-    a, b = (read_judged_run(Path(name).expanduser()) for name in (config.a, config.b))
+    a, b = (read_judged_run(Path(name)) for name in (config.a, config.b))
     found = compare(a, b, config.max_unpaired)
     folder = Path(HydraConfig.get().runtime.output_dir)
     write_json(folder / "comparison.json", {"a": config.a, "b": config.b, **found.as_json()})

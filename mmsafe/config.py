@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 
 from mmsafe.errors import UserError
+from mmsafe.options import MISSING
 from mmsafe.reporting.secrets import masked
 
 Root = TypeVar("Root")
@@ -162,6 +163,8 @@ def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any],
         text = f"{key}: {cls.__name__} has no such option{suggestion(str(first['loc'][-1]), known)}"
     elif first["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         text = f"{key}: must be set"
+    elif first["type"] == MISSING:
+        text = f"{key}={value}: {first['msg']}"
     elif first["type"] == "literal_error":
         choices = [choice.strip("'") for choice in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         text = f"{key}{shown}: must be one of {', '.join(choices)}{_hint(str(value), choices)}"

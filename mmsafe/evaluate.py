@@ -14,7 +14,7 @@ from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.base import Judge
 from mmsafe.models.source import ModelSource, PretrainedLlava
-from mmsafe.options import Seed, options
+from mmsafe.options import InputName, Seed, options
 from mmsafe.reporting.runs import metrics_of
 from mmsafe.scoring import Scoring
 from mmsafe.settings import Devices, Evaluation, Lengths
@@ -25,10 +25,10 @@ class EvaluateConfig(Devices):
     """`conf/evaluate.yaml`, typed."""
 
     name: str | None
-    checkpoint: str | None
-    against: str | None
-    generations: str | None
-    judgements: str | None
+    checkpoint: InputName | None
+    against: InputName | None
+    generations: InputName | None
+    judgements: InputName | None
     seed: Seed
     data: DataSource = Field(default_factory=NoData)
     model: ModelSource
@@ -38,6 +38,12 @@ class EvaluateConfig(Devices):
     evaluation: Evaluation
     lengths: Lengths
     generation: Engine
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Options whose files need not be there: of a model that is not loaded."""
+        elsewhere = self.checkpoint or self.generations or self.judgements or isinstance(self.generation, Served)
+        return ("model.path",) if elsewhere else ()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -7,17 +7,17 @@ from typing import Literal
 from omegaconf import DictConfig
 
 from mmsafe.app import launch
-from mmsafe.options import options
+from mmsafe.options import CheckpointName, OutputPath, options
 
 
 @options
 class ExportConfig:
     """`conf/export.yaml`, typed."""
 
-    checkpoint: str
-    base: str | None
+    checkpoint: CheckpointName
+    base: CheckpointName | None
     format: Literal["hf", "original"]
-    out: str
+    out: OutputPath
     allow_pickle: bool
 
 
@@ -25,7 +25,7 @@ def run(config: ExportConfig, cfg: DictConfig) -> None:
     """Write `config.out`, which appears only when it is complete."""
     from mmsafe.models.export import export
 
-    export(config.checkpoint, config.out, config.format, base=config.base, allow_pickle=config.allow_pickle)
+    export(config.checkpoint, str(config.out), config.format, base=config.base, allow_pickle=config.allow_pickle)
 
 
 def main() -> None:

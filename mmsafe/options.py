@@ -7,10 +7,16 @@ before it imports anything heavy.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, TypeVar, cast, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
@@ -22,6 +28,54 @@ def options(cls: type[T]) -> type[T]:
     return cast("type[T]", dataclass(frozen=True, kw_only=True, config=config)(cls))
 
 
+MISSING = "missing_input"
+_must_exist: ContextVar[bool] = ContextVar("must_exist", default=False)
+
+
+@contextmanager
+def inputs_must_exist() -> Iterator[None]:
+    """Options built in the block refuse what is not there: those of a command, but not those of a run long past."""
+    token = _must_exist.set(True)
+    try:
+        yield
+    finally:
+        _must_exist.reset(token)
+
+
+P = TypeVar("P", str, Path)
+
+
+def home(path: P) -> P:
+    """The path with the user's folder in place of `~`."""
+    return type(path)(os.path.expanduser(path))
+
+
+def existing(path: P) -> P:
+    """The same, of a file or folder that is read; refused if it has to exist and does not."""
+    path = home(path)
+    _refuse(path, "file or folder", not os.path.exists(path))
+    return path
+
+
+def _checkpoint(name: str) -> str:
+    path = home(name)
+    _refuse(path, "folder", not os.path.isdir(path) and (path.startswith((".", "/")) or path.count("/") != 1))
+    return path
+
+
+def _refuse(path: str | Path, what: str, missing: bool) -> None:
+    if missing and _must_exist.get():
+        raise PydanticCustomError(MISSING, f"no such {what}" + ("" if os.path.isabs(path) else f" in {os.getcwd()}"))
+
+
+InputPath = Annotated[Path, AfterValidator(existing)]
+"""A file or folder that is read; `~` is the user's, and what is not there is refused before anything is done."""
+InputName = Annotated[str, AfterValidator(existing)]
+"""The same as a text."""
+CheckpointName = Annotated[str, AfterValidator(_checkpoint)]
+"""A folder that is read, or a hub name `owner/name`."""
+OutputPath = Annotated[Path, AfterValidator(home)]
+"""A file or folder that is written; `~` is the user's."""
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

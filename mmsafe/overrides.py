@@ -36,6 +36,16 @@ def to_folder(option: str, folder: Path) -> str:
     return f"{option}='{quoted}'"
 
 
+def at_home(word: str) -> str:
+    """An override with the user's folder in place of a bare `~`, which Hydra cannot read; others as they are.
+
+    Quoted, it is read, and left to the options; but Hydra's own would make a folder of this name.
+    """
+    key, _, value = word.partition("=")
+    path = value.strip("'\"") if key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir") else value
+    return to_folder(key, Path(path).expanduser()) if path.startswith("~/") else word
+
+
 def one_line(text: object) -> str:
     """A message of Hydra's without its line breaks."""
     return " ".join(str(text).split("\n    full_key")[0].split())

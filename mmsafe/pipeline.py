@@ -53,8 +53,7 @@ PRECISION = "32-true"
 def train(config: TrainConfig, cfg: DictConfig) -> float | None:
     """Load, blind, optimise, save, evaluate; returns the safety rate, or the negative loss where there is none."""
     folder = RunFolder(output_dir(), cfg)
-    metrics = folder.claim()
-    if metrics is None:
+    if (metrics := folder.claim()) is None:
         status = 1
         try:
             metrics = _train(config, folder)
@@ -220,6 +219,7 @@ def _evaluated(
     folder: RunFolder,
     precision: str = PRECISION,
 ) -> dict[str, Any]:
+    folder.note(dropped_prompts=config.benchmark.dropped(config.data, part))
     return evaluate(
         llava,
         reference=reference,

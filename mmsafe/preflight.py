@@ -10,11 +10,12 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mmsafe.config import allow_plugins, built, conf_dir, plugins_of, resolved, typed, without_hydra
 from mmsafe.errors import UserError
 from mmsafe.launchers import check_launch
+from mmsafe.options import inputs_must_exist
 from mmsafe.overrides import all_groups, check_choice, check_key, composed, key_of
 from mmsafe.reporting.runs import refuse_other_config
 from mmsafe.run_lock import refuse_held
@@ -34,8 +35,11 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
     try:
         Hydra.create_main_hydra2(config_name, _search_path(args.config_dir))
         jobs, multirun = _jobs(args.config_name or config_name, args.overrides, args.multirun)
-        for job in jobs:
-            _check_job(args.config_name or config_name, root, job, multirun)
+        checked = [_check_job(args.config_name or config_name, root, job, multirun) for job in jobs]
+        if getattr(root, "runs_here", True):
+            with inputs_must_exist():  # last: a missing file is the smallest mistake
+                for cfg in checked:
+                    typed(cfg, root)
     finally:
         GlobalHydra.instance().clear()
 
@@ -62,7 +66,8 @@ def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[
     return [overrides], False
 
 
-def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> None:
+def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
+    """The config of a job, which can be run if the files are there that it names."""
     loader = GlobalHydra.instance().config_loader()
     words = parsed(overrides, loader)
     groups = all_groups(loader)
@@ -84,3 +89,7 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
     if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it
         refuse_held(Path(str(folder[-1])))
         refuse_other_config(Path(str(folder[-1])), resolved(cfg))
+    for option in getattr(config, "unread", ()):
+        if OmegaConf.select(cfg, option) is not None:
+            OmegaConf.update(cfg, option, None)
+    return without_hydra(cfg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
@@ -11,7 +10,7 @@ from pydantic import ByteSize, Field
 from mmsafe.app import launch
 from mmsafe.config import resolved
 from mmsafe.data.source import DataSource
-from mmsafe.options import options
+from mmsafe.options import OutputPath, options
 
 OF_LOADING = ("batch_size", "num_workers", "group_by_length")
 """Options of the data that change no row."""
@@ -22,7 +21,7 @@ class PrepareConfig:
     """`conf/prepare.yaml`, typed."""
 
     data: DataSource
-    out: Path
+    out: OutputPath
     format: Literal["parquet", "arrow"]
     images: Literal["embedded", "referenced"]
     max_shard_size: Annotated[ByteSize, Field(gt=0)]

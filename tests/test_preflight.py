@@ -10,16 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from roots import ROOTS
 
+from mmsafe.config import conf_dir, typed, without_hydra
+from mmsafe.doctor import DoctorConfig
 from mmsafe.errors import UserError
 from mmsafe.evaluate import EvaluateConfig
+from mmsafe.overrides import at_home
 from mmsafe.preflight import check
 from mmsafe.train import TrainConfig
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
+SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
 LISTED = ("objective", "model", "data", "trainer", "benchmark", "judge", "logger", "experiment")
 
 
@@ -115,7 +121,7 @@ def test_message(words: list[str], message: str):
         ["lengths.max_length=null", "logger=[csv,wandb]", "logger.wandb.group=x"],
         ["trainer.deterministic=warn", "trainer.deterministic=false"],
         ["hydra.run.dir=somewhere", "hydra.verbose=true"],
-        ["data=mmsafe_po", "data.path=train.json", "data.keywords=[a,b]"],
+        ["data=mmsafe_po", "data.path=.", "data.keywords=[a,b]"],
         ["name=${oc.env:HOME}"],
         ["-m", "objective=dpo,bpo", "seed=range(2)"],
         ["-m", "hydra.sweep.dir=x", "seed=1"],
@@ -204,6 +210,104 @@ def test_a_sweep_over_all_options_of_a_group():
 )
 def test_evaluate_is_checked_against_its_own_options(words: list[str], message: str):
     assert message in refusal(*words, command="evaluate", root=EvaluateConfig)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "option"),
+    [
+        ("train", ["data=trl", "data.path=gone"], "data.path"),
+        ("train", ["-m", "data=trl", "data.path=here,gone"], "data.path"),
+        ("train", ["data=trl", "data.path=here", "data.eval_path=gone"], "data.eval_path"),
+        ("train", ["data=trl", "data.path=here", "data.image_dir=gone"], "data.image_dir"),
+        ("train", ["data.categories=gone"], "data.categories"),
+        ("train", ["data=mix", "+data@data.parts.a=trl", "data.parts.a.path=gone"], "data.parts.a.path"),
+        ("train", ["benchmark=siuo", "benchmark.path=gone", "judge=keywords"], "benchmark.path"),
+        ("train", ["model=llava_hf", "model.path=gone"], "model.path"),
+        ("train", ["model=llava7b", "model.chat_template=gone"], "model.chat_template"),
+        ("evaluate", ["checkpoint=gone"], "checkpoint"),
+        ("evaluate", ["against=gone"], "against"),
+        ("evaluate", ["generations=gone"], "generations"),
+        ("evaluate", ["judgements=gone"], "judgements"),
+        ("evaluate", ["benchmark=cheating", "data=microworld", "benchmark.harmless_image=gone"], "harmless_image"),
+        ("evaluate", ["benchmark=mmsafe_po", "data.path=here", "judge=llama_guard", "judge.model=gone"], "judge.model"),
+        ("export", ["checkpoint=gone", "out=new"], "checkpoint"),
+        ("export", ["checkpoint=here", "base=./gone", "out=new"], "base"),
+        ("compare", ["a=here", "b=gone"], "b"),
+        ("agreement", ["a=here", "b=[here,gone]"], "b.1"),
+        ("prepare", ["data=trl", "data.path=gone", "out=new"], "data.path"),
+        ("build", ["conversations.path=gone", "out=new", *SERVED], "conversations.path"),
+        (
+            "build",
+            ["conversations.path=here", "entities=rule", "entities.gazetteer=gone", "out=new", *SERVED],
+            "gazetteer",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_named_and_not_there_is_refused_before_anything_else_is_done(
+    command: str, words: list[str], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    message = refusal(*words, command=command, root=ROOTS[command])
+    assert re.search(rf"{re.escape(option)}=(\./)?gone: no such (file or )?folder in {tmp_path}", message)
+    (tmp_path / "gone").mkdir()
+    accepted(*words, command=command, root=ROOTS[command])
+
+
+def test_a_missing_file_is_told_after_all_other_mistakes_and_only_where_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert "objective.beta=-1: should be" in refusal("-m", "data=trl", "data.path=gone", "objective.beta=1,-1")
+    (tmp_path / "run").mkdir()
+    unused = ["generations=run", "model=llava_hf", "model.path=gone"]  # the answers are there, no model is loaded
+    accepted(*unused, command="evaluate", root=EvaluateConfig)
+    accepted("data=trl", "data.path=gone", command="doctor", root=DoctorConfig)  # asks about another machine
+    accepted("model=llava_hf", "model.path=owner/name")  # of the hub
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "option"),
+    [
+        ("train", ["data=trl", "data.path='~/x'"], "data.path"),
+        ("train", ["data=trl", "data.path='~/x'", "data.image_dir='~/x'"], "data.image_dir"),
+        ("train", ["benchmark=siuo", "benchmark.path='~/x'", "judge=keywords"], "benchmark.path"),
+        ("train", ["model=llava_hf", "model.path='~/x'"], "model.path"),
+        ("evaluate", ["checkpoint='~/x'"], "checkpoint"),
+        ("prepare", ["data=trl", "data.path='~/x'", "out='~/new'"], "out"),
+        ("export", ["checkpoint='~/x'", "out='~/new'"], "out"),
+        ("build", ["conversations.path='~/x'", "out='~/new'", *SERVED], "out"),
+    ],
+)
+def test_the_user_s_folder_in_every_path(
+    command: str, words: list[str], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x").mkdir()
+    accepted(*words, command=command, root=ROOTS[command])
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found: Any = typed(without_hydra(compose(command, words, return_hydra_config=True)), ROOTS[command])
+    for name in option.split("."):
+        found = getattr(found, name)
+    assert Path(found).parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("hydra.run.dir=~/runs/a", "hydra.run.dir='HOME/runs/a'"),
+        ("hydra.sweep.dir='~/runs'", "hydra.sweep.dir='HOME/runs'"),
+        ("hydra.run.dir=./~/a", "hydra.run.dir=./~/a"),
+        ("data.path=~/a b", "data.path='HOME/a b'"),
+        ("data.path='~/a'", "data.path='~/a'"),
+        ("~judge", "~judge"),
+        ("name=a~/b", "name=a~/b"),
+    ],
+)
+def test_the_user_s_folder_where_hydra_reads_it(word: str, expected: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home of/me")
+    assert at_home(word) == expected.replace("HOME", "/home of/me")
 
 
 @pytest.fixture
@@ -320,7 +424,11 @@ print("heavy", sorted({heavy} & set(sys.modules)))
 
 @pytest.mark.parametrize(
     ("module", "words", "status"),
-    [("train", ["-m", "objective.beta=0.1,-1"], 2), ("evaluate", ["--help"], None), ("blind", ["data=mmsafe_po"], 2)],
+    [
+        ("train", ["-m", "objective.beta=0.1,-1"], 2),
+        ("evaluate", ["--help"], None),
+        ("blind", ["data=trl", "data.path=gone"], 2),
+    ],
 )
 def test_nothing_heavy_is_imported_for_a_mistake_or_for_help(
     module: str, words: list[str], status: int | None, tmp_path: Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 from mmsafe.construction.stage import Outcome, Row, Site, Stage
@@ -14,7 +13,7 @@ from mmsafe.data.example import digest
 from mmsafe.data.hh_transcript import read_pair
 from mmsafe.data.records import Record, RowError, read_records
 from mmsafe.errors import UserError
-from mmsafe.options import Count, options
+from mmsafe.options import Count, InputPath, options
 
 
 @options
@@ -23,7 +22,7 @@ class HHConversations(Stage):
 
     whole: ClassVar[bool] = True
 
-    path: Path | None = None
+    path: InputPath | None = None
     """Required: a .jsonl or .jsonl.gz file, such as harmless-base/train.jsonl.gz, or a folder with `{split}` files."""
     split: str | None = None
     """Which files of a folder are read."""

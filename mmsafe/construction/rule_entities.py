@@ -14,7 +14,7 @@ from mmsafe.construction.entities import Entities, Entity
 from mmsafe.construction.stage import Site
 from mmsafe.data.records import read_object
 from mmsafe.errors import UserError
-from mmsafe.options import options
+from mmsafe.options import InputPath, options
 
 OWN = Path(__file__).with_name("gazetteer.json")
 CAPITALS = Path(__file__).with_name("capitals.json")
@@ -34,7 +34,7 @@ class RuleEntities(Entities):
     A capital at the beginning of a sentence says nothing, so a single word is an entity there only if it is listed.
     """
 
-    gazetteer: Path | None = None
+    gazetteer: InputPath | None = None
     """JSON `{"LOC": [names], …}`; null: nations, religions, large cities and companies."""
 
     def identity(self, site: Site) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     lines = 0
     try:
-        with path.expanduser().open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:
             for line in file:
                 lines += 1
                 row = ROW.validate_json(line, strict=True)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 from urllib.parse import quote, unquote
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from mmsafe.data.decoding import decoded, failed, to_rgb
+from mmsafe.data.image_formats import WEB, is_address, no_name
 from mmsafe.errors import UserError
 
 # What tools leave unescaped when they percent-encode a name: nothing (Python), brackets (browsers), colons (wikis).
@@ -25,6 +29,7 @@ MAX_BYTES = 2**28
 """Of an image file; a photograph has less than a tenth of it."""
 
 
+@runtime_checkable
 class Checkable(Protocol):
     """An image that can be looked at before it is needed."""
 
@@ -35,8 +40,29 @@ class Checkable(Protocol):
 Source = TypeVar("Source", bound=Checkable)
 
 
+class Decodable(ABC):
+    """What can be decoded: a file, or its bytes."""
+
+    @abstractmethod
+    def _opened(self) -> AbstractContextManager[Image.Image]:
+        """The image; whatever goes wrong here or inside the block becomes a `UserError` naming it."""
+
+    def load(self) -> Image.Image:
+        """Decode every pixel to RGB, upright; raises `UserError` naming the image where that fails."""
+        with self._opened() as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+
+    def check(self, decode: bool) -> None:
+        """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
+        if decode:
+            self.load()
+        else:
+            with self._opened():
+                pass
+
+
 @dataclass(frozen=True)
-class FileImage:
+class FileImage(Decodable):
     """An image in a file of any format that Pillow reads, whatever the file is called."""
 
     path: Path
@@ -48,7 +74,7 @@ class FileImage:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise _failed(self.path, f"cannot be read: {error.strerror}") from error
+            raise failed(self.path, f"cannot be read: {error.strerror}") from error
 
     @property
     def name(self) -> str:
@@ -60,24 +86,20 @@ class FileImage:
         try:
             return self.path.read_bytes()
         except OSError as error:
-            raise _failed(self.path, f"cannot be read: {error.strerror}") from error
+            raise failed(self.path, f"cannot be read: {error.strerror}") from error
 
-    def load(self) -> Image.Image:
-        """Decode every pixel to RGB, upright; raises `UserError` naming the file where that fails."""
-        with _opened(self.path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-
-    def check(self, decode: bool) -> None:
-        """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
-        if decode:
-            self.load()
-        else:
-            with _opened(self.path):
-                pass
+    def _opened(self) -> AbstractContextManager[Image.Image]:
+        if not os.path.exists(self.path):  # unlike Path.exists, no error in a folder that may not be read
+            raise failed(self.path, "no such image file")
+        if not os.path.isfile(self.path):
+            raise failed(self.path, "is not a file")
+        if (size := os.path.getsize(self.path)) > MAX_BYTES:
+            raise failed(self.path, f"has {size >> 20} MiB, too many for an image; make it smaller")
+        return decoded(self.path, self.path)
 
 
 @dataclass(frozen=True)
-class EncodedImage:
+class EncodedImage(Decodable):
     """An image that stands in a table: the bytes of an image file, and what to call it."""
 
     data: bytes = field(repr=False)
@@ -88,41 +110,42 @@ class EncodedImage:
         """SHA-256 of the bytes, as that of a file which holds them."""
         return hashlib.sha256(self.data).hexdigest()
 
-    def load(self) -> Image.Image:
-        """Decode every pixel to RGB, upright; raises `UserError` naming the image where that fails."""
-        with _decoded(self.name, io.BytesIO(self.data)) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-
-    def check(self, decode: bool) -> None:
-        """Raise `UserError` if the header cannot be read or, with `decode`, if any pixel cannot."""
-        if decode:
-            self.load()
-        else:
-            with _decoded(self.name, io.BytesIO(self.data)):
-                pass
+    def _opened(self) -> AbstractContextManager[Image.Image]:
+        return decoded(self.name, io.BytesIO(self.data))
 
 
+LONGEST = 150
+"""Characters of a name that a message quotes."""
 MISSING = "get the image, or set data.image_dir to the folder that has it"
 
 
-def find_image(image_dir: Path, name: str, advice: str = MISSING) -> Path:
+def find_image(image_dir: Path, name: str, advice: str = MISSING, also: Sequence[Path] = ()) -> Path:
     """The file in `image_dir` that a data set calls `name`: as written, percent-decoded or percent-encoded.
 
-    Raises `UserError` if there is none, and for a name that leads out of `image_dir`: an absolute path, `..`, or a
-    symbolic link. A data file is downloaded, so its names must not reach any other file of this machine.
+    A name may begin with that of the folder, and may be absolute. `also` are folders to look in after it. Raises
+    `UserError` if there is none, and for a name that leads out of the folders by `..`, from the root or by a symbolic
+    link. A data file is downloaded, so its names must not reach any other file of this machine.
     """
-    decoded = unquote(name)
+    if what := no_name(name):
+        raise UserError(f"no image file: {name!r:.60} {what}")
+    folders: list[Path] = list(dict.fromkeys((image_dir, *also)))
+    plain = unquote(name)
+    escape = None
     try:
-        encoded = [quote(form, safe=safe) for form in (decoded, name) for safe in UNESCAPED]
-        for form in dict.fromkeys((name, decoded, *encoded)):
-            path = image_dir / form
-            if os.path.isabs(form) or not _is_inside(path, image_dir):
-                raise _escape(name, path, image_dir)
-            if os.path.isfile(path):  # unlike Path.is_file, False rather than an error for an over-long name
-                return path
+        encoded = [quote(form, safe=safe) for form in (plain, name) for safe in UNESCAPED]
+        forms: list[str] = list(dict.fromkeys((name, plain, *encoded)))
+        for folder, form in product(folders, forms):
+            if not _is_inside(folder / form, folder):
+                escape = escape or _escape(name, folder / form, folder)
+                continue
+            for path in (folder / form, folder.parent / form):
+                if os.path.isfile(path) and _is_inside(path, folder):  # isfile: no error for an over-long name
+                    return folder / _relative(path, folder) if os.path.isabs(form) else path
     except ValueError as error:  # a null byte or half a surrogate pair
-        raise UserError(f"image {name!r} is no possible file name: {error}") from error
-    raise UserError(f"no image {name!r} in {image_dir}: {advice}")
+        raise UserError(f"image {name!r:.{LONGEST}} is no possible file name: {error}") from error
+    raise escape or UserError(
+        f"no image {name!r:.{LONGEST}} in {' or '.join(map(str, folders))}: {WEB if is_address(name) else advice}"
+    )
 
 
 def check_images(
@@ -152,80 +175,22 @@ def check_images(
     return errors
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong here or inside the block becomes a `UserError` naming the file."""
-    if not os.path.exists(path):  # unlike Path.exists, no error in a folder that may not be read
-        raise _failed(path, "no such image file")
-    if not os.path.isfile(path):
-        raise _failed(path, "is not a file")
-    if (size := os.path.getsize(path)) > MAX_BYTES:
-        raise _failed(path, f"has {size >> 20} MiB, too many for an image; make it smaller")
-    with _decoded(path, path) as image:
-        yield image
-
-
-@contextmanager
-def _decoded(path: Path | str, file: Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Open the image in `file`; whatever goes wrong here or inside the block becomes a `UserError` naming `path`."""
-    # Registers all formats. Image.open does so when needed, but two threads that need it at once can both miss one.
-    Image.init()
-    try:
-        with Image.open(file) as image:
-            _refuse_dangerous(path, image)
-            yield image
-    except UserError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _failed(path, f"the image is too large to decode: {error}") from error
-    except UnidentifiedImageError as error:
-        raise _failed(path, "is not an image; was a web page or an error message saved under its name?") from error
-    except Exception as error:  # on a damaged file Pillow's decoders raise almost anything
-        raise _failed(path, f"the image cannot be decoded ({type(error).__name__}: {error}); get it again") from error
-
-
-def _refuse_dangerous(path: Path | str, image: Image.Image) -> None:
-    """Refuse what should not be decoded from a stranger's file."""
-    # Between this limit and twice this limit Pillow only warns.
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise _failed(path, f"the image is too large to decode: {image.width} x {image.height} pixels")
-    if image.format == "EPS":
-        raise _failed(path, "is an EPS file, a program that Ghostscript would have to run; convert it to PNG")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8-bit RGB; transparency is dropped, as LLaVA's own code does it."""
-    if image.mode.startswith("I"):
-        return _to_8_bit(image.convert("I")).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("pixels are floating-point numbers of unknown range")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without the warning that the direct way gives
-    return image.convert("RGB")
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey, 0 to 65535, to 8-bit grey; Pillow's own conversion clips at 255."""
-    extrema = image.getextrema()
-    if min(extrema) < 0 or max(extrema) > 65535:  # type: ignore[operator]  # one band, hence two numbers
-        raise ValueError(f"pixel values {extrema} are beyond 16 bits")
-    return image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-
-
 def _is_inside(path: Path, folder: Path) -> bool:
     """Whether `path` stays in `folder` after `..` and symbolic links are followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
+def _relative(path: Path, folder: Path) -> Path:
+    """What `path` is called in `folder`, whatever links lead to either."""
+    return Path(os.path.realpath(path)).relative_to(os.path.realpath(folder))
+
+
 def _escape(name: str, path: Path, image_dir: Path) -> UserError:
     """Why `path` is refused: by its own words, or only because of a link."""
+    what = f"image {name!r:.{LONGEST}}"
     if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(image_dir)):
         return UserError(
-            f"image {name!r} is a symbolic link, or behind one, that leads out of the image folder {image_dir}, as in "
-            "a Hugging Face cache: copy the files into a folder, for instance with `hf download --local-dir FOLDER`"
+            f"{what} is a symbolic link, or behind one, that leads out of the image folder {image_dir}, as in a "
+            "Hugging Face cache: copy the files into a folder, for instance with `hf download --local-dir FOLDER`"
         )
-    return UserError(f"image {name!r} leads out of the image folder {image_dir}: give it a name inside it")
-
-
-def _failed(path: Path | str, what: str) -> UserError:
-    return UserError(" ".join(f"{path}: {what}".splitlines()))
+    return UserError(f"{what} leads out of the image folder {image_dir}: give it a name inside it")

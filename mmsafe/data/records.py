@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmsafe.data.image_formats import no_name, refuse_pointer
 from mmsafe.data.splits import TABLES, files_of_split, unknown
 from mmsafe.errors import UserError
 
@@ -94,8 +95,7 @@ def _keyed_records(
 
 def read_object(file: Path, option: str) -> dict[str, Any]:
     """The one JSON object that a file holds."""
-    content = _json(file, option)
-    if not isinstance(content, dict):
+    if not isinstance(content := _json(file, option), dict):
         raise UserError(f"{file}: holds a list, where one object is expected")
     return content
 
@@ -176,6 +176,7 @@ def _json(file: Path, origin: str) -> list[Any] | dict[str, Any]:
 def _readable(file: Path, origin: str) -> Iterator[None]:
     """Raises `UserError` if the file cannot be read; `origin` is the option that names it."""
     try:
+        refuse_pointer(file)
         yield
     except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
         told = f"{origin}: cannot read {file}: {getattr(error, 'strerror', None) or error}"
@@ -218,21 +219,20 @@ def checked_text(text: object, field: str) -> str:
     if not isinstance(text, str):
         raise RowError("wrong type", f"'{field}' is {kind(text)}, where text is expected")
     if len(text) > MAX_TEXT:
-        raise RowError("too long", f"'{field}' has {len(text)} characters, more than {MAX_TEXT}; no model reads that")
+        what = no_name(text) or f"has {len(text)} characters, more than {MAX_TEXT}; no model reads that"
+        raise RowError("too long", f"'{field}' {what}")
     if "\0" in text:
         raise RowError("broken text", f"'{field}' holds a null character at {text.index(chr(0))}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        place = error.start
-        raise RowError("broken text", f"'{field}' holds half of a surrogate pair at {place}; repair it") from error
+        raise RowError("broken text", f"'{field}' holds half a surrogate pair at {error.start}; repair it") from error
     return text
 
 
 def row_id(record: Record) -> str:
     """The row's own id, or its number; among several files, with the name of its file."""
-    name = record.value.get("id")
-    if name is None:
+    if (name := record.value.get("id")) is None:
         return numbered(record)
     if isinstance(name, int) and not isinstance(name, bool):
         return f"{record.prefix}{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,14 +18,14 @@ RowImage = FileImage | StoredImage
 class RowImages:
     """Finds images; one that is found again is the same object, so that it is hashed and decoded once."""
 
-    def __init__(self, folder: Path, known: dict[Path | str, RowImage]) -> None:
-        self.folder = folder
+    def __init__(self, folders: Sequence[Path], known: dict[Path | str, RowImage]) -> None:
+        self.folders = folders
         self._known = known
 
     def find(self, value: Any, field: str = "image") -> tuple[RowImage, str]:
         """The image in a field, and what groups rows of the same image; raises `RowError` if there is none.
 
-        Files are found in `folder` only, whatever their names say. An object is one as `datasets` exports it, with the
+        Files are found in `folders` only, whatever their names say. An object is one as `datasets` exports it, with the
         `path` of a file; the one image of a list is that image.
         """
         if isinstance(value, list) and any(isinstance(one, StoredImage | dict) for one in value):
@@ -37,13 +37,13 @@ class RowImages:
         try:
             if isinstance(value, StoredImage) and value.path is None:
                 return self._known.setdefault(value.key, value), value.key
-            name = checked_text(self._below(value.path) if isinstance(value, StoredImage) else value, field)
-            path = find_image(self.folder, name)
+            name = checked_text(value.path if isinstance(value, StoredImage) else value, field)
+            path = find_image(self.folders[0], name, also=self.folders[1:])
         except UserError as error:
             raise RowError("missing image", str(error)) from error
-        return self._known.setdefault(path, FileImage(path)), unquote(name)
+        return self._known.setdefault(path, FileImage(path)), unquote(self._below(path))
 
-    def _below(self, path: str | None) -> str | None:
-        """Tables name files by absolute paths, as `datasets` wants it: one that begins with the folder is its rest."""
-        folder = os.path.abspath(self.folder)
-        return os.path.relpath(path, folder) if path is not None and Path(path).is_relative_to(folder) else path
+    def _below(self, path: Path) -> str:
+        """A file's name in its folder: rows may call one file by several names."""
+        folder = next(folder for folder in self.folders if path.is_relative_to(folder))
+        return str(path.relative_to(folder))

@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from mmsafe.data import images
 from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
 from mmsafe.data.example import Example
+from mmsafe.data.failing import failing
 from mmsafe.data.holdout import hold_out
 from mmsafe.data.records import Record, RowError, kind, read_records
 from mmsafe.data.row_images import RowImage, RowImages
 from mmsafe.data.source import BadRow, DataSource, Loaded
 from mmsafe.data.splits import files_of_split, listed
 from mmsafe.errors import UserError
-from mmsafe.options import Share, options
+from mmsafe.options import InputPath, Share, options
 
 
 class Row(NamedTuple):
@@ -44,13 +44,13 @@ class RowSource(DataSource):
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
-    path: Path | None = None
+    path: InputPath | None = None
     """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, or the folder of all splits."""
-    image_dir: Path | None = None
-    """Folder of the images; null: `images` beside the file if there is one, else the file's own folder."""
+    image_dir: InputPath | None = None
+    """Folder of the images; null: `images` beside the file or one folder up, then the file's own folder."""
     split: str | None = None
     """Which files of a folder, and which rows of a file whose rows carry a `split`; null: all rows."""
-    eval_path: Path | None = None
+    eval_path: InputPath | None = None
     """A file or folder to evaluate on, all of its rows; null: see `eval_split`."""
     eval_split: str | None = None
     """Split to evaluate on, of `eval_path` or else of `path`; null there: a share of `path` is held out."""
@@ -146,7 +146,7 @@ class RowSource(DataSource):
         finders: dict[Path, RowImages] = {}
         for record in records:
             if record.file not in finders:
-                finders[record.file] = RowImages(self._image_folder(record.file, path), known)
+                finders[record.file] = RowImages(self._image_folders(record.file, path), known)
             found: dict[str, Row] | RowError
             try:
                 found = self._rows_of(record, finders[record.file])
@@ -220,23 +220,17 @@ class RowSource(DataSource):
 
     def _failing(self, rows: Iterable[Row]) -> dict[str, UserError]:
         """Why the image of a row cannot be read, by the id of its example."""
-        from mmsafe.reporting.progress import progress
+        return failing((row.example for row in rows), self.check_images == "decode")
 
-        shown = {row.example.id: row.example.image for row in rows}
-        sources = {image for image in shown.values() if isinstance(image, RowImage)}
-        with progress("checking images", len(sources)) as advance:
-            errors = images.check_images(sources, self.check_images == "decode", lambda *_: advance(1))
-        return {name: errors[image] for name, image in shown.items() if isinstance(image, RowImage) and image in errors}
-
-    def _image_folder(self, file: Path, path: Path) -> Path:
-        """The folder that the image names in `file` are relative to; `path` is what the user named."""
+    def _image_folders(self, file: Path, path: Path) -> list[Path]:
+        """Where the images named in `file` are looked for, in this order; `path` is what the user named."""
         if self.image_dir is not None:
             if not self.image_dir.is_dir():
                 raise UserError(f"data.image_dir: no such folder: {self.image_dir}")
-            return self.image_dir
+            return [self.image_dir]
         names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
-        beside = (parent / name for name in names for parent in (file.parent, path.parent))
-        return next((folder for folder in beside if folder.is_dir()), file.parent)
+        parents = dict.fromkeys((file.parent, path.parent, file.parent.parent))
+        return [*(folder for name in names for parent in parents if (folder := parent / name).is_dir()), file.parent]
 
 
 def _files(path: Path, option: str, split: str | None, split_option: str) -> list[Path]:

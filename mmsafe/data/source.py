@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mmsafe.data.categories import with_categories
 from mmsafe.data.example import Example
 from mmsafe.errors import UserError
-from mmsafe.options import Count, options
+from mmsafe.options import Count, InputPath, options
 
 PAIR = frozenset({"chosen", "rejected"})
 GENERATED = ("blind", "weakened")
@@ -54,7 +54,7 @@ class DataSource(ABC):
     """Worker processes that decode and collate."""
     group_by_length: bool = False
     """Batches of similar length: less padding, slightly less random."""
-    categories: Path | None = None
+    categories: InputPath | None = None
     """File of `mmsafe.tag` that gives examples their tag `category`, in place of one that they have; null: none."""
 
     @abstractmethod

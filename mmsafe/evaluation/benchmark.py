@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.data.example import Example
-from mmsafe.data.source import DataSource
+from mmsafe.data.source import DataSource, Loaded
 from mmsafe.evaluation.judges.base import Judge, Verdict
 from mmsafe.evaluation.statistics import Estimate, reach
 from mmsafe.options import options
@@ -24,7 +24,11 @@ CATEGORIES = ("source", "category", "class1", "class2", "class3")
 
 def examples(data: DataSource, part: Part) -> list[Example]:
     """What this part of the data holds."""
-    return (data.holdout() if part == "holdout" else data.test()).examples
+    return _loaded(data, part).examples
+
+
+def _loaded(data: DataSource, part: Part) -> Loaded:
+    return data.holdout() if part == "holdout" else data.test()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,10 @@ class Benchmark(ABC):
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """What the model is asked; ids are distinct."""
+
+    def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
+        """How many rows that should have made prompts were dropped for which reason."""
+        return _loaded(data, part).dropped
 
     def criterion(self, example: Example) -> str:
         """By what a judge is to judge responses to this prompt: a file name in `judges/prompts/`."""

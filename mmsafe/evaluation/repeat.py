@@ -36,7 +36,9 @@ def repeat(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     if metrics is None:
         folder.note(seed=config.seed, source=str(source.resolve()), model=about_run(source).get("model"))
         log.info("pairwise accuracy is left out: it needs the model")
-        judged, judge = _judged(config, folder.path, config.benchmark.prompts(config.data, "test"))
+        prompts = config.benchmark.prompts(config.data, "test")
+        folder.note(dropped_prompts=config.benchmark.dropped(config.data, "test"))
+        judged, judge = _judged(config, folder.path, prompts)
         metrics = measured(config.benchmark, judged, judge)
         folder.finish(metrics)
     if is_first():
@@ -46,7 +48,7 @@ def repeat(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
 
 
 def _source(config: EvaluateConfig) -> Path:
-    return Path(config.judgements or config.generations or "").expanduser()
+    return Path(config.judgements or config.generations or "")
 
 
 def _judged(config: EvaluateConfig, folder: Path, prompts: Sequence[Example]) -> tuple[list[Judged], str]:

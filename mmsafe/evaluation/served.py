@@ -28,9 +28,9 @@ def evaluate_served(engine: Served, config: EvaluateConfig, cfg: DictConfig) -> 
     metrics = folder.claim()
     if metrics is None:
         judge.check()
-        folder.note(seed=config.seed, model=engine.model)
         log.info("pairwise accuracy is left out: it needs the model's own log-probs")
-        prompts = benchmark.prompts(config.data, "test")
+        prompts, dropped = benchmark.prompts(config.data, "test"), benchmark.dropped(config.data, "test")
+        folder.note(seed=config.seed, model=engine.model, dropped_prompts=dropped)
         made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{benchmark.name}: answers")
         answers = [(answer.text, answer.finished) for answer in made]
         write_generations(folder.path, benchmark, prompts, answers)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from mmsafe.options import Positive, options
+from pydantic import AfterValidator
+
+from mmsafe.options import CheckpointName, Positive, existing, options
 
 if TYPE_CHECKING:
     from mmsafe.models.encoding import Encoder
     from mmsafe.models.llava import Llava
+
+
+def _template(value: str | Path | None) -> str | Path | None:
+    return existing(value) if isinstance(value, Path) else value
 
 
 @options
@@ -33,7 +39,7 @@ class ModelSource(ABC):
     """End every response with the end-of-sequence token; the paper's released code does not."""
     image_aspect_ratio: Literal["pad", "crop"] = "pad"
     """`pad`: to a square with the mean colour, as LLaVA-1.5 was trained; `crop`: to the centre, the HF default."""
-    chat_template: Literal["vicuna_v1", "bpo_v1", "llava_hf"] | Path | None = None
+    chat_template: Annotated[Literal["vicuna_v1", "bpo_v1", "llava_hf"] | Path | None, AfterValidator(_template)] = None
     """One of `mmsafe/models/templates/`, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if it is original."""
 
     @abstractmethod
@@ -52,7 +58,7 @@ class PretrainedLlava(ModelSource):
     A folder with a LoRA adapter means its base with the adapter merged.
     """
 
-    path: str | None = None
+    path: CheckpointName | None = None
     """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf` or `liuhaotian/llava-v1.5-7b`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights; mixed precision wants float32 master weights."""
@@ -62,7 +68,7 @@ class PretrainedLlava(ModelSource):
     """Also read weights from pickled `.bin` files, of which tensors only are read."""
     vision_tower: str | None = None
     """Original format: folder or hub name of the CLIP tower, where it is not in the checkpoint; null: as it says."""
-    base: str | None = None
+    base: CheckpointName | None = None
     """LoRA adapters: the model that `path` was trained on, a folder or a hub name; null: as the adapter says."""
 
     def load(self) -> Llava:

@@ -1,12 +1,14 @@
 import io
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from mmsafe.data.images import FileImage, check_images, find_image
+from mmsafe.data.images import EncodedImage, FileImage, check_images, find_image
 from mmsafe.errors import UserError
 
 REAL_NAMES = [
@@ -96,6 +98,33 @@ def test_truncated(tmp_path: Path, file_format: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "an empty file; get the image again"),
+        (b"\n", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer .*git lfs pull"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC, .*convert it to PNG or JPEG"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "HEIC"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(99), "AVIF, damaged"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp41" + bytes(99), "a video"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b'<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="http://www.w3.org/2000/svg">', "SVG, a drawing"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html><body>404", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page, or what else a server said"),
+        (b'{"error": "not found"}', "text, such as the error message of a server"),
+        (b"iVBORw0KGgoAAAANSUhEUg" * 50, "base64 text; decode it"),
+        (b"PK\x03\x04", "an archive"),
+        (b"%PDF-1.7\n%\xe2", "PDF"),
+    ],
+)
+def test_what_is_no_image_is_called_by_its_name(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "x.jpg").write_bytes(content)
+    for image in (FileImage(tmp_path / "x.jpg"), EncodedImage(content, "x.jpg")):
+        with pytest.raises(UserError, match=rf"x\.jpg: is not an image that can be read here, but {what}"):
+            image.check(decode=False)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
 @pytest.mark.parametrize("decode", [True, False])
 def test_not_an_image(tmp_path: Path, content: bytes, decode: bool) -> None:
@@ -123,6 +152,38 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lim
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(UserError, match=r"bomb\.png: the image is too large"):
         source.check(decode)
+
+
+@pytest.mark.parametrize("size", [(65000, 1), (1, 65000), (20000, 1), (9460, 60), (201, 1), (1, 201)])
+@pytest.mark.parametrize("decode", [True, False])
+def test_an_image_is_refused_by_what_padding_and_scaling_make_of_it(
+    tmp_path: Path, size: tuple[int, int], decode: bool
+) -> None:
+    """Pillow's limit is 89,478,485 pixels: a square of 9459 pixels a side."""
+    source = write(tmp_path / "long.png", Image.new("1", size))
+    for image in (source, EncodedImage(source.data(), "long.png")):
+        with pytest.raises(UserError, match=r"long\.png: the image is too (large to decode|long and thin): \d+ x \d+"):
+            image.check(decode)
+
+
+@pytest.mark.parametrize("size", [(9459, 60), (200, 1), (1, 200), (1, 1)])
+def test_the_largest_that_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert write(tmp_path / "x.png", Image.new("1", size)).load().size == size
+
+
+def test_the_image_in_an_icon_may_be_larger_than_its_header_says(tmp_path: Path) -> None:
+    png = write(tmp_path / "long.png", Image.new("L", (20000, 1))).data()
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 8, len(png), 22)
+    icon = EncodedImage(struct.pack("<HHH", 0, 1, 1) + entry + png, "x.ico")
+    with pytest.warns(UserWarning, match="not the expected size"), pytest.raises(UserError, match="20000 x 1 pixels"):
+        icon.load()
+
+
+def test_a_png_whose_text_unpacks_to_more_than_a_text_should(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("k", "a" * 2**24, zip=True)
+    with pytest.raises(UserError, match=r"bomb\.png: the image cannot be decoded .*MAX_TEXT_CHUNK"):
+        write(tmp_path / "bomb.png", pnginfo=text).load()
 
 
 def test_eps_would_start_ghostscript(tmp_path: Path) -> None:
@@ -182,11 +243,42 @@ def test_find_stays_in_the_folder(tmp_path: Path, name: str) -> None:
         find_image(folder, name)
 
 
-def test_find_refuses_absolute_names(tmp_path: Path) -> None:
-    write(tmp_path / "a.png")
-    for name in (str(tmp_path / "a.png"), str(tmp_path / "a.png").replace("/", "%2F")):
+def test_absolute_names_are_found_in_the_folder_only(tmp_path: Path) -> None:
+    write(tmp_path / "out.png")
+    folder = tmp_path / "images"
+    write(folder / "a b.png")
+    for name in (str(folder / "a b.png"), str(folder / "a%20b.png"), str(folder / "a b.png").replace("/", "%2F")):
+        assert find_image(folder, name) == folder / "a b.png"
+    (tmp_path / "linked").symlink_to(folder)
+    assert find_image(tmp_path / "linked", str(folder / "a b.png")) == tmp_path / "linked" / "a b.png"
+    for name in (str(tmp_path / "out.png"), str(tmp_path / "out.png").replace("/", "%2F"), "/etc/hostname"):
         with pytest.raises(UserError, match="leads out of the image folder"):
-            find_image(tmp_path, name)
+            find_image(folder, name)
+
+
+def test_a_name_may_begin_with_the_folder_s_own_and_other_folders_are_looked_in_after_it(tmp_path: Path) -> None:
+    write(tmp_path / "images/a.png")
+    write(tmp_path / "other/b.png")
+    assert find_image(tmp_path / "images", "images/a.png") == tmp_path / "images/a.png"
+    assert find_image(tmp_path / "images", "b.png", also=[tmp_path / "other"]) == tmp_path / "other/b.png"
+    with pytest.raises(UserError, match=r"no image 'other/b\.png' in .*images: get the image"):
+        find_image(tmp_path / "images", "other/b.png")  # beside the folder, not in it
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("data:image/png;base64,iVBORw0K" + "Gg" * 100_000, "as a data URI; write it into a file"),
+        ("/9j/4AAQSkZJRg" + "Ab/+" * 100_000 + "A=", "as base64 text; write it into a file"),
+        ("https://example.org/a.png", "is a web address, of which nothing is fetched"),
+        ("a sentence " * 500, r"no image 'a sentence .*: get the image"),
+        ("../" * 2000 + "a.png", "leads out of the image folder"),
+    ],
+)
+def test_what_is_no_name_is_quoted_short_and_told(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        find_image(tmp_path, name)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:

@@ -440,12 +440,66 @@ def test_answers_without_a_preference_need_sft(name: str, command: Any) -> None:
     )
 
 
-def test_documented_commands_pass_the_check() -> None:
+@pytest.mark.parametrize(
+    ("file", "name", "image"),
+    [
+        ("set/d.json", "p.png", "set/images/p.png"),
+        ("set/d.json", "images/p.png", "set/images/p.png"),  # from the file's own folder
+        ("set/d.json", "{root}/set/images/p.png", "set/images/p.png"),
+        ("set/d.json", "pictures/p.png", "set/pictures/p.png"),  # though there is a folder `images`, too
+        ("set/json/d.json", "images/p.png", "set/images/p.png"),  # one folder up
+        ("set/json/d.json", "p.png", "set/images/p.png"),
+        ("set/d.json", "set/pictures/p.png", "set/pictures/p.png"),  # from the folder that the set is in
+        ("set/json/d.json", "pictures/p.png", None),  # of what is one folder up, images only
+        ("set/d.json", "../other/p.png", None),
+        ("set/d.json", "{root}/other/p.png", None),
+    ],
+)
+def test_where_images_are_looked_for(tmp_path: Path, file: str, name: str, image: str | None) -> None:
+    for folder in ("set/images", "set/pictures", "set/json", "other"):
+        picture(tmp_path / folder / ("p.png" if folder != "set/json" else "else.png"))
+    row = ROWS["trl"] | {"images": [name.format(root=tmp_path)]}
+    data = reader("trl", json_file(tmp_path / file, [row]))
+    if image is None:
+        with pytest.raises(UserError, match=r"no image|leads out of the image folder"):
+            data.test()
+    else:
+        assert data.test().examples[0].image.name == str(tmp_path / image)
+
+
+def test_an_image_folder_that_is_named_is_the_only_one(tmp_path: Path) -> None:
+    picture(tmp_path / "pictures/p.png")
+    picture(tmp_path / "images/q.png")
+    for name in ("p.png", "pictures/p.png", str(tmp_path / "pictures/p.png")):
+        file = json_file(tmp_path / "d.json", [ROWS["trl"] | {"images": [name]}])
+        (example,) = reader("trl", file, image_dir=tmp_path / "pictures").test().examples
+        assert example.image.name == str(tmp_path / "pictures/p.png")
+    file = json_file(tmp_path / "d.json", [ROWS["trl"] | {"images": ["images/q.png"]}])
+    with pytest.raises(UserError, match=r"no image 'images/q\.png' in"):
+        reader("trl", file, image_dir=tmp_path / "pictures").test()
+
+
+def test_one_image_by_several_names_stays_on_one_side(tmp_path: Path) -> None:
+    picture(tmp_path / "images/p.png")
+    picture(tmp_path / "images/q.png")
+    names = ["p.png", "images/p.png", str(tmp_path / "images/p.png"), "p%2Epng", "q.png"]
+    rows = [row | {"images": [name]} for row, name in zip(numbered("trl", 5), names, strict=True)]
+    data = reader("trl", json_file(tmp_path / "d.json", rows), holdout_share=0.5)
+    sides = [{example.image.name for example in part.examples} for part in (data.train(), data.holdout())]
+    assert not sides[0] & sides[1]
+    assert all(sides)
+
+
+def test_documented_commands_pass_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```bash\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), flags=re.M | re.S)
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
     assert len(lines) > 3
     for _, _, module, *words in lines:
         name = module.removeprefix("mmsafe.")
+        for option, _, value in (word.partition("=") for word in words):
+            if option.endswith(("path", "image_dir", "categories", "checkpoint")):
+                Path(value).mkdir(parents=True, exist_ok=True)
         check(name, ROOTS[name], words)
 
 

@@ -86,6 +86,28 @@ def test_a_table_cannot_name_a_file_outside_either(folder: Path) -> None:
     assert [e.image.name for e in loaded.examples] == [str(folder / "images/a.png")]
 
 
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_an_image_in_place_of_its_name_is_told_in_a_line_that_a_terminal_can_show(folder: Path, name: str) -> None:
+    for image in ("/9j/4AAQSkZJRg" + "Ab/+" * 400_000, "data:image/png;base64," + "Ab/+" * 400_000):
+        path = json_file(folder / "d.json", [ROWS[name], with_image(name, image) | {"id": "bad"}])
+        error = error_of(name, path)
+        assert f"{path}: row 2 (id 'bad'): " in error
+        assert "is the image itself, as " in error
+        assert len(error) < 900
+        assert sum(read(name, path).dropped.values()) == 1
+
+
+def test_whatever_a_file_calls_things_a_message_stays_short(folder: Path) -> None:
+    path = json_file(folder / "d.json", {"k" * 100_000: "none.json"})
+    error = error_of("mmsafe_po", path)
+    assert len(error) < 1000
+    assert error.endswith("none.json: No such file or directory")
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "d.json: is a Git LFS pointer, not the file itself" in error_of("mmsafe_po", path)
+    path.rename(folder / "d.parquet")
+    assert "d.parquet: is a Git LFS pointer, not the file itself" in error_of("spa_vl", folder / "d.parquet")
+
+
 # --- What images are ---------------------------------------------------------------------------------------------
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'

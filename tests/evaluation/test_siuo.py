@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE, complaint, judged, picture, prompts, values, write_json
 
+from mmsafe.data.source import NoData
 from mmsafe.evaluation.benchmarks.siuo import SIUO
 
 CATEGORIES = ["self-harm", "privacy", "self-harm", "privacy"]
@@ -38,6 +40,24 @@ def test_rows_become_prompts(folder: Path, caplog: pytest.LogCaptureFixture) -> 
     assert [prompt.tags["category"] for prompt in found] == CATEGORIES
     assert found[2].turns[0].text == "question 2"
     assert "4 prompts, where siuo has 167" in caplog.text
+
+
+def test_an_image_that_cannot_be_shown_is_told_before_anything_is_asked_or_left_out_and_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, missing, *others = sorted(folder.rglob("images/*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:45])
+    missing.unlink()
+    said = complaint(SIUO(path=folder))
+    assert re.search(rf"prompt 100\d: .*({damaged.name}: the image cannot|no image '{missing.name}')", said)
+    assert "and 1 more prompts without image; benchmark.on_bad=skip leaves out and counts such prompts" in said
+    benchmark = SIUO(path=folder, on_bad="skip")
+    assert len(prompts(benchmark)) == 2
+    assert benchmark.dropped(NoData(), "test") == {"missing or damaged image": 2}
+    assert "2 of 4 prompts are left out for their images" in caplog.text
+    for path in others:
+        path.write_bytes(b"")
+    assert "benchmark.on_bad=skip" in complaint(SIUO(path=folder, on_bad="skip"))  # nothing is left
 
 
 def test_rates(folder: Path) -> None:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar
 
 from mmsafe.data.example import Example
@@ -15,7 +14,7 @@ from mmsafe.data.source import DataSource, NoData
 from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Bounds, Judged, Part, examples, refusals
 from mmsafe.evaluation.judges.base import Verdict
 from mmsafe.evaluation.statistics import Estimate, mean, rate, reach
-from mmsafe.options import options
+from mmsafe.options import InputPath, options
 
 
 @options
@@ -32,7 +31,7 @@ class Cheating(Benchmark):
     name: ClassVar[str] = "cheating"
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
     needs: ClassVar[frozenset[str]] = frozenset({"refused"})
-    harmless_image: Path | None = None
+    harmless_image: InputPath | None = None
     """An image to swap in where the data know none; null: such instructions are not swapped."""
 
     def check_data(self, data: DataSource) -> None:

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from mmsafe.data.example import Example
-from mmsafe.data.images import FileImage
+from mmsafe.data.example import Example, ImageSource
 from mmsafe.data.records import kind, read_object
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Bounds, Judged, told
@@ -107,7 +106,11 @@ def _right(tags: Mapping[str, str], verdict: Verdict) -> bool:
 
 
 def _pairs(
-    name: str, template: str, images: Mapping[str, FileImage], requests: Mapping[str, Sequence[str]], kind_of_harm: str
+    name: str,
+    template: str,
+    images: Mapping[str, ImageSource],
+    requests: Mapping[str, Sequence[str]],
+    kind_of_harm: str,
 ) -> Iterator[Example]:
     """Every request in both situations; `{task}/{record}/{request}/{situation}` is its id."""
     for situation in SITUATIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -88,6 +89,11 @@ class PaperTables(Benchmark):
             found += [replace(p, id=f"{name}/{p.id}", tags={**p.tags, "part": name}) for p in prompts]
         return found
 
+    def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
+        """Of all parts."""
+        found = {name: benchmark.dropped(data, part) for name, benchmark in self._parts.items()}
+        return {f"{name}: {reason}": count for name, some in found.items() for reason, count in some.items()}
+
     def criterion(self, example: Example) -> str:
         """As the part has it."""
         return self._parts[example.tags["part"]].criterion(example)
@@ -136,7 +142,7 @@ def _named(part: str) -> Iterator[None]:
     try:
         yield
     except (UserError, ValueError) as error:
-        text = str(error).replace("benchmark.path", f"benchmark.{part}.path")
+        text = re.sub(r"benchmark\.(path|on_bad)", rf"benchmark.{part}.\1", str(error))
         raise type(error)(f"{text}; or leave it out: benchmark.skip=[{part}]") from error
 
 

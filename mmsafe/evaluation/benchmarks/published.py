@@ -5,20 +5,46 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mmsafe.data.conversation import PLACEHOLDER
 from mmsafe.data.example import Example, ImageSource, Turn
+from mmsafe.data.failing import failing
 from mmsafe.data.images import FileImage, find_image
 from mmsafe.data.records import RowError, kind, text_field
 from mmsafe.data.source import DataSource
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
-from mmsafe.options import options
+from mmsafe.options import InputPath, options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NoImage:
+    """Stands in for an image that could not be found until all images are checked."""
+
+    name: str
+    error: UserError
+
+    @property
+    def key(self) -> str:
+        """Nothing to identify."""
+        raise self.error
+
+    def load(self) -> Image:
+        """Nothing to decode."""
+        raise self.error
+
+    def check(self, decode: bool) -> None:
+        """Raise why there is none."""
+        raise self.error
 
 
 class Folder:
@@ -36,9 +62,12 @@ class Folder:
                 return self.path / name
         raise UserError(f"{self.path / names[0]}: no such file; {self._get}")
 
-    def image(self, folder: Path, name: str) -> FileImage:
+    def image(self, folder: Path, name: str) -> FileImage | NoImage:
         """The image that the data call `name`, which stays in `folder`."""
-        path = find_image(folder, name, self._get)
+        try:
+            path = find_image(folder, name, self._get)
+        except UserError as error:
+            return NoImage(name, error)
         return self._images.setdefault(path, FileImage(path))
 
 
@@ -51,8 +80,10 @@ class PublishedBenchmark(Benchmark):
     published: ClassVar[int | None] = None
     """Prompts that it has as published."""
 
-    path: Path | None = None
+    path: InputPath | None = None
     """Required: its folder, as published."""
+    on_bad: Literal["error", "skip"] = "error"
+    """A prompt whose image is missing or damaged ends the command, naming both, or is left out and counted."""
 
     def check_data(self, data: DataSource) -> None:
         """Any will do; the prompts are in `path`."""
@@ -61,7 +92,11 @@ class PublishedBenchmark(Benchmark):
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """All of its prompts."""
-        return self._read
+        return self._read[0]
+
+    def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
+        """Those without an image that can be shown."""
+        return self._read[1]
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """None."""
@@ -76,7 +111,7 @@ class PublishedBenchmark(Benchmark):
         return self.published
 
     @cached_property
-    def _read(self) -> list[Example]:
+    def _read(self) -> tuple[list[Example], dict[str, int]]:
         assert self.path is not None  # check_data has refused that
         examples = list(self.read(Folder(self.path, self.get)))
         seen: set[str] = set()
@@ -86,7 +121,20 @@ class PublishedBenchmark(Benchmark):
             seen.add(example.id)
         if self.expected() not in (None, len(examples)):
             log.warning("%s: %d prompts, where %s has %s", self.path, len(examples), self.name, self.expected())
-        return examples
+        return self._with_images(examples)
+
+    def _with_images(self, examples: list[Example]) -> tuple[list[Example], dict[str, int]]:
+        """Those whose images can be decoded: nothing is generated, nor trained before, for another; and their count."""
+        bad = failing(examples, decode=True)
+        if not bad:
+            return examples, {}
+        name, first = next(iter(bad.items()))
+        told = f"{self.path}: prompt {name}: {first}"
+        if self.on_bad == "error" or len(bad) == len(examples):
+            more = f"and {len(bad) - 1} more prompts without image; " if len(bad) > 1 else ""
+            raise UserError(f"{told}; {more}benchmark.on_bad=skip leaves out and counts such prompts")
+        log.warning("%d of %d prompts are left out for their images; the first: %s", len(bad), len(examples), told)
+        return [e for e in examples if e.id not in bad], {"missing or damaged image": len(bad)}
 
 
 def prompt(name: str, text: str, image: ImageSource | None, **tags: str) -> Example:

@@ -15,7 +15,7 @@ from mmsafe.errors import UserError
 from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.reply import Reply
-from mmsafe.options import Count, options
+from mmsafe.options import CheckpointName, Count, options
 
 HASHING = 4
 """Files of a checkpoint that are hashed at a time."""
@@ -35,7 +35,7 @@ class LocalJudge(Judge):
     on_devices: ClassVar[bool] = True
     idle: ClassVar[frozenset[str]] = Judge.idle | {"model", "batch_size", "max_length", "accelerator"}
 
-    model: str | None = None
+    model: CheckpointName | None = None
     """Folder or hub name; null: the published checkpoint."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Of the weights."""
