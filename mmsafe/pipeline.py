@@ -17,8 +17,8 @@ from mmsafe.blinding import BLIND, with_generated_responses
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.data.features import feature_cache
 from mmsafe.data.lengths import fitting
+from mmsafe.data.reading import need_images, read
 from mmsafe.data.slices import slices_of
-from mmsafe.data.source import DataSource, Loaded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.pairwise import prepare_pairs
@@ -74,7 +74,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
     added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
     loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
-    loaded = _read(config.data)
+    loaded = read(config.data)
+    if config.objective.needs_image:
+        need_images(loaded.examples, "the objective")
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
     if config.evaluate:
         _check_holdout(config)
@@ -143,9 +145,7 @@ def _check_holdout(config: TrainConfig) -> None:
     config.judge.check()
     prompts = config.benchmark.prompts(config.data, "holdout")
     if not prompts:
-        raise UserError(
-            "there is nothing to evaluate on: raise data.holdout_share, name a test file, or evaluate=false"
-        )
+        raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
     log.info("%d prompts to evaluate on", len(prompts))
 
 
@@ -155,7 +155,8 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
         raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
     folder = RunFolder(output_dir(), cfg)
     folder.claim()
-    loaded = _read(config.data)
+    loaded = read(config.data)
+    need_images(loaded.examples, "a blind response")
     own_device(config.accelerator)  # refused before a model is loaded
     llava = on_device(config.model.load(), config.accelerator)
     examples = with_generated_responses(llava, loaded.examples, {BLIND}, config.generation)
@@ -241,10 +242,3 @@ def prepare(config: TrainConfig, llava: Llava, examples: list[Example], folder: 
     kept, report = fitting(examples, llava.encoder(), config.objective.responses, config.lengths)
     folder.note(lengths=report)
     return kept
-
-
-def _read(data: DataSource) -> Loaded:
-    loaded = data.train()
-    dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
-    log.info("%d training examples; dropped: %s", len(loaded.examples), dropped)
-    return loaded

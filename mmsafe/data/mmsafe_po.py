@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question, preference, response
+from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question, preference, response, tags_of
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.records import REQUIRED, Record, RowError, read_records, row_id, text_field
 from mmsafe.data.row_images import RowImages
@@ -16,7 +16,7 @@ from mmsafe.data.source import GENERATED
 from mmsafe.errors import UserError
 from mmsafe.options import options
 
-TAGS = ("type", "entity_type")
+TAGS = ("type", "entity_type", "keyword")
 
 
 @options
@@ -37,10 +37,8 @@ class MMSafePO(RowSource):
         texts = {field: text_field(value, field) for field in REQUIRED}
         turns = parse_question(texts["question"])
         generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}
-        tags = {field: text_field(value, field) for field in TAGS if value.get(field) is not None}
+        tags = tags_of({**value, "keyword": record.keyword}, *TAGS)
         tags["turns"] = "single" if len(turns) == 1 else "multi"
-        if record.keyword is not None:
-            tags["keyword"] = record.keyword
         responses = preference(texts["chosen"], texts["rejected"]) | generated
         image, group = find.find(texts["image"])
         yield Row(Example(row_id(record), turns, image, responses, tags), group, value.get("text_prompt"))
