@@ -46,11 +46,10 @@ def quoting(word: str, parser: OverridesParser) -> str:
         same = parser.parse_override(told).value() == value
     except HydraException:
         same = False
-    if (
-        not same or value.startswith(("[", "{", "'", '"')) or "," in value
-    ):  # perhaps a list, of which only parts are text
+    perhaps_list = "," in value or value.startswith(("[", "{", "'", '"'))  # of which only parts may be text
+    if perhaps_list or not same or not value.isprintable():
         told = f'{key}="…"'
-    return f"; text with such characters needs quotes: {one_line(shlex.quote(told))}" if key and equals else ""
+    return f"; text with such characters needs quotes: {shlex.quote(told)}" if key and equals else ""
 
 
 def one_line(text: object) -> str:

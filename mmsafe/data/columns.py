@@ -28,10 +28,12 @@ WORDS = frozenset({"id", "prompt", "tags", *GENERATED})
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 UNREAD = "column that is not read"
 FORMS = {
-    "conversations": "data=llava_instruct learns answers in 'conversations'; in pairs, call it 'prompt' for data=trl",
+    "conversations": "data=llava_instruct learns answers in 'conversations'; of pairs, write it as 'prompt', messages "
+    "of role and content, for data=trl",
     "messages": "write the last of 'messages' as 'completion' and those before it as 'prompt' for data=trl_sft",
+    "question": "data=mmsafe_po reads conversations in 'question', data=spa_vl single questions",
 }
-"""Columns of whole conversations, as LLaMA-Factory and ms-swift write them, and what to do with them."""
+"""What to do with columns of other forms: of LLaMA-Factory, of ms-swift, of published sets."""
 
 
 @options
@@ -64,7 +66,7 @@ class ColumnSource(DataSource):
         if found and (missing := [field for field in expected if field not in found]):
             raise UserError(
                 f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
-                f"expected: {', '.join(expected)}{other_form(found)}"
+                f"expected: {', '.join(expected)}{other_form([name for name in found if name not in expected])}"
             )
 
     def columns(self, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,5 @@ def slices_of(examples: Sequence[Example], tags: Sequence[str] | None) -> tuple[
         raise UserError(f"trainer.metrics_by: no training example has the tag '{missing[0]}'; there are: {known}")
     found = tuple(Slice(tag, value) for tag, own in values.items() for value in own)
     if unfit := next((part.tag for part in found if not str(part).isprintable()), None):
-        raise UserError(
-            f"trainer.metrics_by: a value of the tag {unfit!r} is no name: it is not one line; mend the data"
-        )
+        raise UserError(f"trainer.metrics_by: a value of the tag {unfit!r} is not one line; mend it in the data")
     return found
