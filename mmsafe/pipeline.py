@@ -146,7 +146,8 @@ def _check_holdout(config: TrainConfig) -> None:
     prompts = config.benchmark.prompts(config.data, "holdout")
     if not prompts:
         raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
-    log.info("%d prompts to evaluate on", len(prompts))
+    shown = sum(example.image is not None for example in prompts)
+    log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
 
 
 def blind(config: BlindConfig, cfg: DictConfig) -> Path:

@@ -114,7 +114,6 @@ def _is_image(cell: object, depth: int = 2) -> bool:
         name = cell.partition("?")[0].lower()
         return name.startswith("data:image/") or (name.endswith(ENDINGS) and not any(map(str.isspace, name)))
     if isinstance(cell, list | dict):
-        return depth > 0 and any(
-            _is_image(one, depth - 1) for one in (cell if isinstance(cell, list) else cell.values())
-        )
+        parts = cell if isinstance(cell, list) else cell.values()
+        return depth > 0 and any(_is_image(part, depth - 1) for part in parts)
     return isinstance(cell, StoredImage)
