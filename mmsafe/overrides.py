@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -44,6 +46,20 @@ def at_home(word: str) -> str:
     key, _, value = word.partition("=")
     path = value.strip("'\"") if key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir") else value
     return to_folder(key, Path(path).expanduser()) if path.startswith("~/") else word
+
+
+def quoting(word: str, parser: OverridesParser) -> str:
+    """How to type an override that cannot be read in a shell if its value is text, to end a message with."""
+    key, equals, value = word.partition("=")
+    told = f"{key}=" + '"{}"'.format(value.replace('"', '\\"'))
+    try:
+        same = parser.parse_override(told).value() == value
+    except HydraException:
+        same = False
+    perhaps_list = "," in value or value.startswith(("[", "{", "'", '"'))  # of which only parts may be text
+    if perhaps_list or not same or not value.isprintable():
+        told = f'{key}="…"'
+    return f"; text with such characters needs quotes: {shlex.quote(told)}" if key and equals else ""
 
 
 def one_line(text: object) -> str:

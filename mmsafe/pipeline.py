@@ -17,8 +17,8 @@ from mmsafe.blinding import BLIND, with_all_responses, with_generated_responses
 from mmsafe.data.example import fingerprint, sources
 from mmsafe.data.features import feature_cache
 from mmsafe.data.lengths import fitting, tell
+from mmsafe.data.reading import counted, need_images
 from mmsafe.data.slices import slices_of
-from mmsafe.data.source import Loaded
 from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.pairwise import comparable, prepare_pairs
@@ -73,7 +73,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
     added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
     loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
-    loaded = _read(config.data.train())
+    loaded = counted(config.data.train())
+    if config.objective.needs_image:
+        need_images(loaded.examples, "the objective")
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
     if config.evaluate:
         _check_holdout(config)
@@ -146,10 +148,9 @@ def _check_holdout(config: TrainConfig) -> None:
     config.judge.check()
     prompts = config.benchmark.prompts(config.data, "holdout")
     if not prompts:
-        raise UserError(
-            "there is nothing to evaluate on: raise data.holdout_share, name a test file, or evaluate=false"
-        )
-    log.info("%d prompts to evaluate on", len(prompts))
+        raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
+    shown = sum(example.image is not None for example in prompts)
+    log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
 
 
 def blind(config: BlindConfig, cfg: DictConfig) -> Path:
@@ -158,7 +159,8 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
         raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
     folder = RunFolder(output_dir(), cfg)
     folder.claim()
-    loaded = _read(config.data.prompts())
+    loaded = counted(config.data.prompts())
+    need_images(loaded.examples, "a blind response")
     own_device(config.accelerator)  # refused before a model is loaded
     llava = on_device(config.model.load(), config.accelerator)
     prompts, lengths = fitting(loaded.examples, llava.encoder(), (), config.lengths)
@@ -238,9 +240,3 @@ def _evaluated(
 def output_dir() -> Path:
     """The run folder that Hydra chose."""
     return Path(HydraConfig.get().runtime.output_dir)
-
-
-def _read(loaded: Loaded) -> Loaded:
-    dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
-    log.info("%d examples; dropped: %s", len(loaded.examples), dropped)
-    return loaded

@@ -62,7 +62,9 @@ def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[
         return [[*asked.starting, *job] for job in asked.jobs()], True
     sweeps = [override.input_line for override in asked.overrides if override.is_sweep_override()]
     if sweeps:
-        raise UserError(f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b])")
+        raise UserError(
+            f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b], a text as '\"a,b\"')"
+        )
     return [overrides], False
 
 

@@ -94,6 +94,8 @@ class TrainConfig:
             raise ValueError(
                 f"data: has no {reads} responses, which the objective reads; objective=sft needs chosen ones"
             )
+        if self.objective.needs_image and not self.data.has_images():
+            raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
 
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:

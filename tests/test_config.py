@@ -78,6 +78,7 @@ BESIDE = {
     ("evaluate", "judge", "openai"): ("benchmark=mmsafe_po",),
     ("train", "judge", "openai"): ("data=mmsafe_po",),
     ("train", "reference", "adapter_off"): ("peft=lora",),
+    ("train", "data", "hh_text"): ("objective=dpo",),
     **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in ("guard", "llama_guard")},
     **{("train", "judge", name): ("data=mmsafe_po",) for name in ("guard", "llama_guard")},
     ("train", "judge", "keywords"): ("data=mmsafe_po",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,6 +157,9 @@ def test_slices_are_the_values_of_the_tags():
     assert [str(part) for part in slices_of(found, ["kind", "source"])] == ["kind=x", "source=a", "source=b"]
     assert [str(part) for part in slices_of(found, None)] == ["source=a", "source=b"]
     assert slices_of(found[3:], None) == ()
+    unfit = [replace(found[0], tags={"kind": "a\nb"})]
+    with pytest.raises(UserError, match=r"^trainer\.metrics_by: a value of the tag 'kind' is not one line"):
+        slices_of(unfit, ["kind"])
     assert slices_of(found, []) == ()
     assert [[part.has(example) for example in found] for part in slices_of(found, ["source"])] == [
         [False, True, False, False],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from roots import ROOTS
@@ -20,7 +23,7 @@ from mmsafe.config import conf_dir, typed, without_hydra
 from mmsafe.doctor import DoctorConfig
 from mmsafe.errors import UserError
 from mmsafe.evaluate import EvaluateConfig
-from mmsafe.overrides import at_home
+from mmsafe.overrides import at_home, quoting
 from mmsafe.preflight import check
 from mmsafe.train import TrainConfig
 
@@ -89,6 +92,12 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
         (["objective.beta=["], "cannot read objective.beta=[: no viable alternative at input '['"),
+        (["seed=1", "data.path=/a=1/b", "objective=dpo"], "cannot read data.path=/a=1/b: mismatched input '='"),
+        (["seed=1", "data.path=/a=1/b"], """needs quotes: 'data.path="/a=1/b"'"""),
+        (["-m", "seed=1,2", "data.path=/a=1/b,/c"], """needs quotes: 'data.path="…"'"""),
+        (["-m", "objective.beta=interval(0,1)", "seed=1,2"], "cannot read objective.beta=interval(0,1): BasicSweeper"),
+        (["data=hh_text", "data.path=a.json"], "data: has no images, which the objective needs"),
+        (["data=hh_text", "data.path=a.json", "objective=mdpo"], "data: has no images, which the objective needs"),
         (["objective.beta"], "cannot read objective.beta: Error parsing override 'objective.beta'"),
         (["objective.beta=${nothing}"], "objective.beta: Interpolation key 'nothing' not found"),
         (["objective.beta=${oc.env:NOT_SET_ANYWHERE}"], "Environment variable 'NOT_SET_ANYWHERE' not found"),
@@ -123,6 +132,7 @@ def test_message(words: list[str], message: str):
         ["hydra.run.dir=somewhere", "hydra.verbose=true"],
         ["data=mmsafe_po", "data.path=.", "data.keywords=[a,b]"],
         ["name=${oc.env:HOME}"],
+        ["data=hh_text", "data.path=a.json", "objective=dpo"],
         ["-m", "objective=dpo,bpo", "seed=range(2)"],
         ["-m", "hydra.sweep.dir=x", "seed=1"],
     ],
@@ -352,6 +362,19 @@ def test_hydra_is_left_as_it_was():
     refusal("objective=nope")
     accepted()
     assert not GlobalHydra.instance().is_initialized()
+
+
+@given(st.text("ab=#&'\"\\ ()éü!;<", min_size=1))
+def test_quoted_as_told_any_text_is_read(text: str):
+    parser = OverridesParser.create()
+    try:
+        parser.parse_override(f"name={text}")
+    except HydraException:
+        (word,) = shlex.split(quoting(f"name={text}", parser).rpartition("needs quotes: ")[2])
+        if word == 'name="…"':  # Hydra reads backslashes before a quote, and what begins with one, in its own way
+            assert text[0] in "'\"" or "\\" in text
+        else:
+            assert parser.parse_override(word).value() == text
 
 
 TOP_LEVEL = ["objective", "logger", "seed", "name", "lengths", "judge", "experiment", "hydra", "nothing", ""]

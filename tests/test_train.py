@@ -475,6 +475,19 @@ def test_what_can_be_seen_only_later_is_one_line_too(words: list[str], message: 
     assert not (tmp_path / "bad" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "blind"])
+def test_words_alone_are_no_data_for_what_compares_images(command: str, tmp_path: Path):
+    rows = [{"prompt": f"What is {i}?", "chosen": "I cannot say.", "rejected": f"It is {i}."} for i in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    words = [word for word in SMALL if command == "train" or not word.startswith(("trainer", "evalua"))]
+    words += ["data=trl", "data.path=rows.json", "data.holdout_share=0", "hydra.run.dir=words"]
+    ended = launch(command, *words, cwd=tmp_path, cache=tmp_path / "cache")
+    assert ended.status == 2
+    assert "4 examples, 0 of them with an image" in ended.out
+    assert "data: none of the 4 training examples has an image, which " in ended.err
+    assert not (tmp_path / "cache" / "models").exists()
+
+
 def test_a_benchmark_that_does_not_fit_the_data_is_refused_before_training(
     own_rows: Callable[..., Path], tmp_path: Path, cache: Path
 ):

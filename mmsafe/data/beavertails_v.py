@@ -61,4 +61,5 @@ class BeaverTailsV(RowSource):
 
 def _severity(value: object) -> dict[str, str]:
     """How harmful the image is, a number or a word."""
-    return {"image_severity": str(value)[:40]} if isinstance(value, int | float | str) else {}
+    severity = {"image_severity": str(value)[:40]} if isinstance(value, int | float | str) else {}
+    return tags_of(severity, *severity)

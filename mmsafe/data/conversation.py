@@ -8,11 +8,17 @@ from dataclasses import replace
 
 from mmsafe.data.example import Turn
 from mmsafe.data.records import RowError, checked_text
+from mmsafe.data.splits import listed
 
 PLACEHOLDER = "<image>"
 SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
 LONGEST_TAG = 200
 ROLES = ("user", "assistant")
+TEMPLATES = {
+    "mmsafe_po": re.compile(r"\s*(?:A chat between\s[^\n]*?)?USER:.*(?:<image>|\sASSISTANT:)", re.DOTALL),
+    "hh_text": re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL),
+}
+"""Whole conversations in one text, by the data set that reads them."""
 
 
 def parse_question(question: str) -> tuple[Turn, ...]:
@@ -37,6 +43,13 @@ def format_conversation(turns: Iterable[Turn]) -> str:
     """`"USER: … ASSISTANT: … USER: … ASSISTANT:"`, which `parse_conversation` splits into these turns again."""
     said = (f"{turn.role.upper()}: {PLACEHOLDER + chr(10) if turn.image else ''}{turn.text}" for turn in turns)
     return " ".join([*said, "ASSISTANT:"])
+
+
+def refuse_template(text: object, field: str) -> None:
+    """Raise `RowError` for a whole conversation where one turn, or an answer, is expected."""
+    for data, form in TEMPLATES.items():
+        if isinstance(text, str) and form.match(text):
+            raise RowError("a whole conversation", f"'{field}' is a conversation in one text, which data={data} reads")
 
 
 def as_turns(said: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
@@ -95,8 +108,9 @@ def tags_of(value: Mapping[str, object], *fields: str) -> dict[str, str]:
     """The fields by which tables are broken down, where the row has them."""
     tags = {field: checked_text(value[field], field).strip() for field in fields if value.get(field) is not None}
     for field, tag in tags.items():
-        if len(tag) > LONGEST_TAG or not tag.isprintable():
-            raise RowError("no category", f"'{field}' is not the name of a category: it is too long, or not one line")
+        if max(len(field), len(tag)) > LONGEST_TAG or not (field + tag).isprintable():
+            told = f"'{listed([field])}' is not the name of a category: it is too long, or not one line"
+            raise RowError("no category", told)
     return tags
 
 
@@ -105,6 +119,8 @@ def _turn(field: str, role: str, text: str) -> Turn:
         raise RowError(
             "not one image", f"'{field}' holds {PLACEHOLDER} {found} times in one turn, where once is possible"
         )
+    if role == "user":
+        refuse_template(text, field)
     text = text.replace(f"{PLACEHOLDER}\n", "").replace(PLACEHOLDER, "").strip()
     if role == "assistant":
         if found:

@@ -26,6 +26,7 @@ class HHText(RowSource):
         "harmless-base"
     )
     expected: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    image_columns: ClassVar[tuple[str, ...]] = ()
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""

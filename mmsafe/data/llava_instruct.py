@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from mmsafe.data.conversation import as_turns, response, with_image
 from mmsafe.data.example import Example, digest
-from mmsafe.data.records import Record, RowError, checked_text, kind, numbered, text_field
+from mmsafe.data.messages import messages
+from mmsafe.data.records import Record, RowError, numbered
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import Row, RowSource
 from mmsafe.options import options
@@ -35,25 +36,15 @@ class LLaVAInstruct(RowSource):
         return frozenset({"chosen"})
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
-        """An example of every answer."""
-        said = _said(record.value.get("conversations"))
-        if len(said) % 2:
+        """An example of every answer; what is answered before the image is shown is answered without it."""
+        found = messages(record.value.get("conversations"), "conversations", ("from", "value"))
+        said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in found]
+        if said[-1][0] != "assistant":
             raise RowError("malformed conversations", "'conversations' does not end with an answer")
         has_image = record.value.get("image") is not None
         image, group = find.find(record.value["image"]) if has_image else (None, digest(said[0]))
+        turns = with_image(as_turns(said[:-1], "conversations"), has_image, "conversations")
         for end in range(len(said) - 1 if self.answers == "last" else 1, len(said), 2):
-            turns = with_image(as_turns(said[:end], "conversations"), has_image, "conversations")
+            shown = image if any(turn.image for turn in turns[:end]) else None
             name = numbered(record) if self.answers == "last" else f"{numbered(record)}/{end // 2 + 1}"
-            yield Row(Example(name, turns, image, {"chosen": response(said[end][1], "conversations")}), group)
-
-
-def _said(value: object) -> list[tuple[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise RowError("wrong type", f"'conversations' is {kind(value)}, where a list of what was said is expected")
-    said = []
-    for turn in value:
-        if not isinstance(turn, dict):
-            raise RowError("wrong type", f"'conversations' holds {kind(turn)}, where an object is expected")
-        speaker = text_field(turn, "from")
-        said.append((SPEAKERS.get(speaker, speaker), checked_text(turn.get("value"), "value")))
-    return said
+            yield Row(Example(name, turns[:end], shown, {"chosen": response(said[end][1], "conversations")}), group)

@@ -75,6 +75,15 @@ class Mix(DataSource):
         """What every part brings."""
         return frozenset.intersection(*(part.brings() for part in self.parts.values()))
 
+    def has_images(self) -> bool:
+        """Whether any part has."""
+        return any(part.has_images() for part in self.parts.values())
+
+    def to_hold_out(self) -> str:
+        """What to change in the first part: all hold out nothing."""
+        name, part = next(iter(self.parts.items()))
+        return f"data.parts.{name}: {part.to_hold_out()}"
+
     def files(self) -> list[Path]:
         """Those of every part."""
         return [*super().files(), *(file for part in self.parts.values() for file in part.files())]

@@ -7,7 +7,15 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-from mmsafe.data.conversation import PLACEHOLDER, parse_conversation, parse_question, preference, response, unanswered
+from mmsafe.data.conversation import (
+    PLACEHOLDER,
+    parse_conversation,
+    parse_question,
+    preference,
+    response,
+    tags_of,
+    unanswered,
+)
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.records import REQUIRED, Record, RowError, read_records, row_id, text_field
 from mmsafe.data.row_images import RowImages
@@ -16,7 +24,7 @@ from mmsafe.data.source import GENERATED
 from mmsafe.errors import UserError
 from mmsafe.options import options
 
-TAGS = ("type", "entity_type")
+TAGS = ("type", "entity_type", "keyword")
 
 
 @options
@@ -38,10 +46,8 @@ class MMSafePO(RowSource):
         answered = not unanswered(value.get("chosen"), value.get("rejected"))
         turns = parse_question(text_field(value, "question"))
         generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}
-        tags = {field: text_field(value, field) for field in TAGS if value.get(field) is not None}
+        tags = tags_of({**value, "keyword": record.keyword}, *TAGS)
         tags["turns"] = "single" if len(turns) == 1 else "multi"
-        if record.keyword is not None:
-            tags["keyword"] = record.keyword
         responses = preference(text_field(value, "chosen"), text_field(value, "rejected")) if answered else {}
         if "image" not in value:
             raise RowError("missing field", "has no field 'image'")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
+from mmsafe.data.columns import ColumnSource
 from mmsafe.data.example import Example
 from mmsafe.data.failing import failing
 from mmsafe.data.holdout import hold_out
 from mmsafe.data.records import Record, RowError, kind, read_records
 from mmsafe.data.row_images import RowImage, RowImages
-from mmsafe.data.source import BadRow, DataSource, Loaded
-from mmsafe.data.splits import files_of_split, listed
+from mmsafe.data.source import BadRow, Loaded
+from mmsafe.data.splits import files_of_split
 from mmsafe.errors import UserError
 from mmsafe.options import InputPath, Share, options
 
@@ -32,15 +33,11 @@ class Row(NamedTuple):
 
 
 @options
-class RowSource(DataSource):
+class RowSource(ColumnSource):
     """Reads rows, each of which makes one or more examples; a subclass says which."""
 
     get: ClassVar[str]
     """What to get, and where."""
-    expected: ClassVar[tuple[str, ...]]
-    """Fields that rows have, as published."""
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Those of them that may be missing together: the responses, where rows are prompts alone."""
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
@@ -62,6 +59,7 @@ class RowSource(DataSource):
     """How images are checked when the rows are read: `decode` finds truncated files, `header` is faster."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.path is None:
             raise UserError(f"data.path is not set: get {self.get}")
         if self.eval_path is not None and self.eval_path.resolve() == self.path.resolve() and self.eval_split is None:
@@ -100,6 +98,12 @@ class RowSource(DataSource):
         """All rows of `path`."""
         rows, dropped = self._rows
         return Loaded([row.example for row in rows], dropped)
+
+    def to_hold_out(self) -> str:
+        """Nothing is held out where all rows are one group, whatever the share is."""
+        if self.evaluates_others or self.holdout_share == 0:
+            return super().to_hold_out()
+        return "all rows share one image, or one prompt, so none can be held out: name other rows by data.eval_path"
 
     @property
     def evaluates_others(self) -> bool:
@@ -154,15 +158,6 @@ class RowSource(DataSource):
                 found = error
             yield record, found
 
-    def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
-        """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
-        missing = tuple(field for field in self.expected if field not in found)
-        if found and missing and missing not in self.optional:
-            raise UserError(
-                f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
-                f"expected: {', '.join(self.expected)}"
-            )
-
     @cached_property
     def _rows(self) -> tuple[list[Row], list[BadRow]]:
         assert self.path is not None  # __post_init__ has refused that
@@ -212,7 +207,8 @@ class RowSource(DataSource):
             raise record.problem
         if not isinstance(record.value, dict):
             raise RowError("not an object", f"is {kind(record.value)}, where an object with fields is expected")
-        rows = [row._replace(place=record.place()) for row in self.rows(record, find)]
+        read = record._replace(value=self.columns(record.value))
+        rows = [row._replace(place=record.place()) for row in self.rows(read, find)]
         found = {row.example.id: row for row in rows}
         if len(found) < len(rows):
             raise RowError("duplicate id", "makes two examples of the same id")

@@ -29,12 +29,15 @@ class Slice(NamedTuple):
 def slices_of(examples: Sequence[Example], tags: Sequence[str] | None) -> tuple[Slice, ...]:
     """The slices that `tags` make, by `source` if that is None; the same on all ranks.
 
-    Raises `UserError` for a tag that no example has.
+    Raises `UserError` for a tag that no example has, and for one that would not be a name of one line.
     """
     values = {
         tag: sorted({e.tags[tag] for e in examples if tag in e.tags}) for tag in ([SOURCE] if tags is None else tags)
     }
-    if tags is not None and (missing := [tag for tag, found in values.items() if not found]):
+    if tags is not None and (missing := [tag for tag, own in values.items() if not own]):
         known = ", ".join(sorted({tag for example in examples for tag in example.tags})) or "none"
         raise UserError(f"trainer.metrics_by: no training example has the tag '{missing[0]}'; there are: {known}")
-    return tuple(Slice(tag, value) for tag, found in values.items() for value in found)
+    found = tuple(Slice(tag, value) for tag, own in values.items() for value in own)
+    if unfit := next((part.tag for part in found if not str(part).isprintable()), None):
+        raise UserError(f"trainer.metrics_by: a value of the tag {unfit!r} is not one line; mend it in the data")
+    return found

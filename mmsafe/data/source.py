@@ -73,6 +73,14 @@ class DataSource(ABC):
         """The examples that `mmsafe.evaluate` measures a finished model on."""
         return self.holdout()
 
+    def has_images(self) -> bool:
+        """Whether examples can have an image, as far as that is known before anything is read."""
+        return True
+
+    def to_hold_out(self) -> str:
+        """What to change where nothing is held out to evaluate on."""
+        return "raise data.holdout_share, or name a test file"
+
     def categorised(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the categories of the file; every data set sends through here what it has read."""
         return list(examples) if self.categories is None else with_categories(examples, self.categories)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
-from mmsafe.data.conversation import PLACEHOLDER, as_turns, preference, response, tags_of, unanswered, with_image
+from mmsafe.data.columns import other_form
+from mmsafe.data.conversation import (
+    PLACEHOLDER,
+    as_turns,
+    preference,
+    refuse_template,
+    response,
+    tags_of,
+    unanswered,
+    with_image,
+)
 from mmsafe.data.example import Example, Turn, digest
-from mmsafe.data.records import Record, RowError, checked_text, kind, row_id
+from mmsafe.data.messages import messages
+from mmsafe.data.records import Record, RowError, checked_text, row_id
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import Row, RowSource
 from mmsafe.data.source import GENERATED
 from mmsafe.options import options
 
 Said = list[tuple[str, str]]
+IMAGES = ("images", "image")
 
 
 @options
@@ -28,6 +41,7 @@ class TRLPreference(RowSource):
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
+    image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
         """One example."""
@@ -35,13 +49,13 @@ class TRLPreference(RowSource):
         if value.get("prompt") is not None and unanswered(value.get("chosen"), value.get("rejected")):
             yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
             return
-        chosen, rejected = said(value.get("chosen"), "chosen"), said(value.get("rejected"), "rejected")
-        if value.get("prompt") is not None:
-            prompt = said(value["prompt"], "prompt", role="user")
-        elif len(chosen) > 1:
-            prompt = chosen[:-1]
-        else:
-            raise RowError("missing field", "has no 'prompt', and its responses are not conversations that hold one")
+        prompt, chosen = value.get("prompt"), value.get("chosen")
+        if prompt is None and not (isinstance(chosen, list) and len(chosen) > 1):
+            refuse_template(chosen, "chosen")
+            lacking = "has no 'prompt', and its responses are not conversations that hold one"
+            raise RowError("missing field", lacking + other_form(value))
+        chosen, rejected = said(chosen, "chosen"), said(value.get("rejected"), "rejected")
+        prompt = chosen[:-1] if prompt is None else said(prompt, "prompt", role="user")
         pair = preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
         yield trl_row(record, find, prompt, pair)
 
@@ -60,19 +74,7 @@ def said(value: object, field: str, role: str = "assistant") -> Said:
     """A text or a list of messages as (role, text), with a placeholder for an image."""
     if isinstance(value, str):
         return [(role, checked_text(value, field))]
-    if not isinstance(value, list) or not value:
-        raise RowError("wrong type", f"'{field}' is {kind(value)}, where text or a list of messages is expected")
-    found = []
-    for message in value:
-        if not isinstance(message, dict):
-            raise RowError("wrong type", f"'{field}' holds {kind(message)}, where a message is expected")
-        who = checked_text(message.get("role"), f"{field}.role")
-        if who == "system":
-            raise RowError(
-                "system message", f"'{field}' holds a system message, which LLaVA's prompts have no place for"
-            )
-        found.append((who, _content(message.get("content"), f"{field}.content")))
-    return found
+    return messages(value, field, content=_content)
 
 
 def answer(found: Said, prompt: Said, field: str) -> str:
@@ -97,9 +99,10 @@ def _tags(value: Mapping[str, Any], turns: tuple[Turn, ...]) -> dict[str, str]:
 
 
 def _shown(value: Mapping[str, Any]) -> list[Any]:
-    """The images of a row, at most one."""
-    shown = value["images"] if value.get("images") is not None else value.get("image")
-    shown = shown if isinstance(shown, list) else [] if shown is None else [shown]
+    """The images of a row, at most one; the same may stand in both columns."""
+    cells = [cell for name in IMAGES if (cell := value.get(name)) is not None]
+    lists = [images for cell in cells if (images := cell if isinstance(cell, list) else [cell])]
+    shown = lists[0] if lists and lists[-1] == lists[0] else list(chain.from_iterable(lists))
     if len(shown) > 1:
         raise RowError("not one image", f"has {len(shown)} images, where one is possible")
     return shown

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from mmsafe.data.conversation import response, unanswered
-from mmsafe.data.records import Record
+from mmsafe.data.records import Record, RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import Row, RowSource
-from mmsafe.data.trl import answer, said, trl_row
+from mmsafe.data.trl import IMAGES, answer, said, trl_row
 from mmsafe.options import options
 
 
@@ -20,13 +20,16 @@ class TRLSupervised(RowSource):
     get: ClassVar[str] = "a set in TRL's prompt-completion format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("completion",),)
+    image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
     def brings(self) -> frozenset[str]:
         """There is nothing to prefer to."""
         return frozenset({"chosen"})
 
     def rows(self, record: Record, find: RowImages) -> Iterator[Row]:
-        """One example."""
+        """One example; of TRL's unpaired preferences, what is labelled false is not to be learnt."""
+        if record.value.get("label") is False:
+            raise RowError("labelled false", "has a 'completion' that 'label' calls a bad one; remove the row")
         prompt = said(record.value.get("prompt"), "prompt", role="user")
         completion, responses = record.value.get("completion"), {}
         if not unanswered(completion):

@@ -80,6 +80,8 @@ class Objective(ABC):
     """Base of all objectives; fields are options, `__call__` is the loss."""
 
     needs_reference: ClassVar[bool] = True
+    needs_image: ClassVar[bool] = False
+    """Whether it compares what is said with and without the whole image, which means nothing for words alone."""
 
     @property
     @abstractmethod

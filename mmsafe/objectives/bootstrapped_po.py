@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from mmsafe.objectives.base import Row, Rows
 from mmsafe.objectives.dpo import DPO
 from mmsafe.options import options
@@ -14,6 +16,8 @@ class BootstrappedPO(DPO):
     Both responses are scored beside the real image. Of the paper's two kinds of negatives this is the first; the
     second, errors written into a response by a language model, is data: put it in `weakened`.
     """
+
+    needs_image: ClassVar[bool] = True
 
     @property
     def groups(self) -> tuple[Rows, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -19,6 +19,7 @@ class BPO(DPO):
     y_b is sampled from the reference model without the image; all three are scored beside the real image.
     """
 
+    needs_image: ClassVar[bool] = True
     blind_weight: NonNegative = 1.0
     """Weight of the blind term; 0 is DPO. Only in `joint` mode."""
     mode: Literal["joint", "concat"] = "joint"

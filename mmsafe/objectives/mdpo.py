@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from mmsafe.objectives.base import LN2, Row, Rows, Scores, Terms, negative_log_sigmoid
 from mmsafe.objectives.dpo import DPO, preference_loss
@@ -19,6 +20,7 @@ class MDPO(DPO):
     the second term is ln 2 and has no gradient.
     """
 
+    needs_image: ClassVar[bool] = True
     image_weight: NonNegative = 1.0
     """Weight of the image term; the paper's is 1."""
     anchor_weight: NonNegative = 1.0

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmsafe.config import STARTING
 from mmsafe.errors import UserError
-from mmsafe.overrides import all_groups, check_choice, check_key, composed, key_of, one_line
+from mmsafe.overrides import all_groups, check_choice, check_key, composed, key_of, one_line, quoting
 from mmsafe.sweeps.space import Dimension, dimensions
 
 log = logging.getLogger(__name__)
@@ -57,12 +57,14 @@ class Plan:
 
         Raises `UserError` if there are none.
         """
-        with _refused(self.overrides):
-            if not self.is_search:
-                (jobs,) = BasicSweeper.split_arguments(self.overrides, None)
-                found = [list(job) for job in jobs]
-            else:
-                found = self._corners()
+        if self.is_search:
+            found = self._corners()
+        else:
+            for override in self.overrides:
+                with _refused(override.input_line or ""):  # here, so that this one alone is named
+                    BasicSweeper.split_arguments([override], None)
+            (jobs,) = BasicSweeper.split_arguments(self.overrides, None)
+            found = [list(job) for job in jobs]
         if not found:
             lines = " ".join(override.input_line or "" for override in self.overrides)
             raise UserError(f"{lines}: makes no job, because one of the sweeps is empty")
@@ -151,19 +153,23 @@ def plan(config_name: str, overrides: Sequence[str]) -> Plan:
 
 
 def parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
-    """As Hydra reads them; raises `UserError` in one line."""
-    with _refused(overrides):
-        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    """As Hydra reads them; raises `UserError` that names the first one which it cannot read, in one line."""
+    parser = OverridesParser.create(config_loader=loader)
+    found = []
+    for word in overrides:
+        with _refused(word, parser):
+            found += parser.parse_overrides([word])
+    return found
 
 
 @contextmanager
-def _refused(overrides: Iterable[Override | str]) -> Iterator[None]:
-    """Tells what Hydra raises about `overrides` in one line."""
+def _refused(word: str, parser: OverridesParser | None = None) -> Iterator[None]:
+    """Tells what Hydra raises about an override in one line; where a `parser` has raised it, with how to quote."""
     try:
         yield
     except (HydraException, ValueError, AssertionError) as error:
-        lines = " ".join(str(getattr(word, "input_line", word)) for word in overrides)
-        raise UserError(f"cannot read {one_line(lines)}: {one_line(error)}") from error
+        advice = quoting(word, parser) if parser else ""
+        raise UserError(f"cannot read {one_line(word)}: {one_line(error)}{advice}") from error
 
 
 def _lines(overrides: Iterable[Override]) -> list[str]:

@@ -289,6 +289,7 @@ BAD_ROWS = [
     (row(2, image=["a"]), "wrong type", "'image' is a list"),
     (row(2, blind={}), "wrong type", "'blind' is an object"),
     (row(2, entity_type=True), "wrong type", "'entity_type' is true or false"),
+    (row(2, type="a\nb"), "no category", "'type' is not the name of a category"),
     (row([]), "wrong type", "'id' is a list"),
     (row(True), "wrong type", "'id' is true or false"),
     (row(2, chosen="\ud800"), "broken text", "'chosen' holds half of a surrogate pair at 0"),

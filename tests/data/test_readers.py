@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from roots import ROOTS
 
 from mmsafe.config import built
 from mmsafe.data.example import Turn, fingerprint
+from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
 from mmsafe.data.spa_vl import SPAVL
 from mmsafe.errors import UserError
@@ -145,6 +147,18 @@ def test_llava_rows_without_image(folder: Path) -> None:
     path = json_file(folder / "d.json", [{"id": "7", "conversations": words}, ROWS["llava_instruct"]])
     example = reader("llava_instruct", path).test().examples[0]
     assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
+
+
+@pytest.mark.parametrize("answers", ["all", "last"])
+def test_what_was_answered_before_the_image_is_learnt_without_it(folder: Path, answers: str) -> None:
+    words = ["Hi", "Hello", "<image>\nWhat is it?", "A tree.", "How tall?", "Very."]
+    said = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(words)]
+    row = {"id": "7", "image": "a.png", "conversations": said}
+    examples = reader("llava_instruct", json_file(folder / "d.json", [row]), answers=answers).test().examples
+    expected = [("Hello", [False]), ("A tree.", [False, True]), ("Very.", [False, True, False])]
+    shown = [(e.responses["chosen"], [turn.image for turn in e.turns[::2]]) for e in examples]
+    assert shown == expected[0 if answers == "all" else 2 :]
+    assert [e.image is not None for e in examples] == [any(places) for _, places in shown]
 
 
 USER = {"role": "user", "content": "What is it?"}
@@ -371,6 +385,8 @@ def test_what_to_get_is_said(name: str) -> None:
         READERS[name]()
 
 
+HUMAN, GPT, SYSTEM = ({"from": speaker, "value": "a"} for speaker in ("human", "gpt", "system"))
+WHOLE, IGNORED = "a whole conversation", "column that is not read"
 BAD = [
     ("spa_vl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("spa_vl", {"question": " "}, "malformed question", "empty turn"),
@@ -392,9 +408,24 @@ BAD = [
         "does not begin with",
     ),
     ("hh_text", {k: v.replace("Hi", "<image>") for k, v in ROWS["hh_text"].items()}, "not one image", "<image>"),
-    ("llava_instruct", {"conversations": [{"from": "gpt", "value": "a"}]}, "malformed conversations", "answer"),
+    ("spa_vl", {"question": "USER: Hi ASSISTANT: Ho USER: <image>\nWhy? ASSISTANT:"}, WHOLE, "data=mmsafe_po reads"),
+    ("rlaif_v", {"question": "USER: <image>\nWhy?"}, WHOLE, "data=mmsafe_po reads"),
+    ("trl", {"prompt": "\n\nHuman: Hi\n\nAssistant:"}, WHOLE, "in one text, which data=hh_text reads"),
+    ("trl", {"prompt": None, **ROWS["hh_text"]}, WHOLE, "which data=hh_text reads"),
+    ("trl", {"prompt": None, **PAIR}, "missing field", "data=mmsafe_po reads conversations in 'question'"),
+    ("trl", {"prompt": None, "chosen": GPT, "conversations": [1]}, "missing field", "messages of role and content"),
+    ("llava_instruct", {"conversations": [HUMAN]}, "malformed conversations", "does not end with an answer"),
+    ("llava_instruct", {"conversations": [GPT]}, "malformed conversations", "beginning with the user"),
+    ("llava_instruct", {"conversations": [GPT, HUMAN, GPT]}, "malformed conversations", "beginning with the user"),
+    ("llava_instruct", {"conversations": [SYSTEM, HUMAN, GPT]}, "system message", "in the first turn of the user"),
+    ("llava_instruct", {"conversations": [HUMAN | {"tools": "[]"}, GPT]}, IGNORED, "'tools' in a message"),
+    ("trl_sft", {"label": False}, "labelled false", "'label' calls a bad one"),
+    ("trl", {"images": ["a.png"], "image": "b.png"}, "not one image", "has 2 images"),
+    ("beavertails_v", {"image_severity": "a\nb"}, "no category", "'image_severity'"),
     ("llava_instruct", {"image": None}, "not one image", "the row has none"),
     ("trl", {"prompt": [{"role": "system", "content": "a"}, USER]}, "system message", "no place"),
+    ("trl", {"chosen": [USER | {"tool_calls": [1]}, TREE]}, IGNORED, "'tool_calls' in a message"),
+    ("trl", {"tags": {"a\nb": "c"}}, "no category", "not one line"),
     ("trl", {"prompt": None}, "missing field", "has no 'prompt'"),
     ("trl", {"images": ["a.png"] * 2}, "not one image", "has 2 images"),
     ("trl", {"images": []}, "not one image", "the row has none"),
@@ -419,6 +450,69 @@ def test_a_bad_row(folder: Path, name: str, changes: dict[str, Any], reason: str
     loaded = reader(name, path, on_bad="skip").test()
     assert loaded.dropped == {reason: 1}
     assert loaded.examples
+
+
+WORDS = {"prompt": "What is it?", "completion": "A tree.", **SAID}
+UNREAD = [
+    *[("trl", WORDS, {name: "a"}, f"image_column={name}") for name in ("img_path", "imagePath", "image_id", "jpg")],
+    ("trl", WORDS, {"file": "x/B.PNG"}, "image_column=file"),
+    ("trl", WORDS, {"media": ["a.jpg"]}, "image_column=media"),
+    ("trl", WORDS, {"link": "https://a.org/b.jpeg?c=d"}, "image_column=link"),
+    ("trl", WORDS, {"extra": {"shown": "a.webp"}}, "image_column=extra"),
+    ("trl", WORDS | {"prompt": "<image>\nWhat is it?"}, {"img_path": "a.png"}, "data.image_column=img_path"),
+    ("trl_sft", WORDS, {"image_path": "a.png"}, "data.image_column=image_path"),
+    ("llava_instruct", {"conversations": ROWS["llava_instruct"]["conversations"]}, {"images": ["a.png"]}, "=images"),
+    ("hh_text", ROWS["hh_text"], {"image": "a.png"}, "is read as words alone"),
+    *[(name, ROWS[name], {"system": "Be kind."}, "which is not read") for name in READERS],
+    *[("trl", ROWS["trl"], {name: "a"}, "which is not read") for name in ("videos", "tools", "systemPrompt")],
+    ("trl", ROWS["trl"], {"image_2": "a.png"}, "beside an image that is read"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "more", "message"), UNREAD)
+def test_a_column_that_means_something_is_not_left_out_in_silence(
+    folder: Path, name: str, row: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    (column,) = more
+    error = error_of(reader(name, json_file(folder / "d.json", [row | more])))
+    assert "d.json: row 1" in error
+    assert f"has '{column}', " in error
+    assert message in error
+    if "<image>" in str(row) and not message.startswith("which"):
+        return  # of no use without its image
+    rows = [row | {"id": str(i)} | own for i, own in enumerate((more, {column: None}, {column: []}))]
+    path = json_file(folder / "d.json", rows)
+    assert reader(name, path, on_bad="skip").test().dropped == {IGNORED: 1}
+    assert reader(name, path, ignored_columns=[column]).test().dropped == {}
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "hh_text"])
+def test_an_image_column_of_another_name(folder: Path, name: str) -> None:
+    row = {column: value for column, value in ROWS[name].items() if column not in ("image", "images")}
+    rows = [ROWS[name], row | {"img_path": "a.png"}, row | {"img_path": ["a.png"]}]
+    published, *others = (reader(name, json_file(folder / f"{i}.json", [row])) for i, row in enumerate(rows))
+    for source in others:
+        found = replace(source, image_column="img_path").test().examples
+        assert fingerprint(found) == fingerprint(published.test().examples)
+    assert "no row has img" in error_of(replace(published, image_column="img"))
+    with pytest.raises(UserError, match=r"data\.image_column: this data set is of words alone"):
+        reader("hh_text", folder, image_column="image")
+
+
+def test_a_set_of_messages_is_told_how_to_be_written(folder: Path) -> None:
+    path = json_file(folder / "d.json", [{"messages": [USER, TREE], "images": ["a.png"]}])
+    error = error_of(reader("trl_sft", path))
+    assert "found: messages, images; expected: prompt, completion; write the last of 'messages' as" in error
+
+
+@pytest.mark.parametrize(("count", "share", "advice"), [(1, 0.5, "data.eval_path"), (2, 0, "raise data.holdout_share")])
+def test_what_to_do_where_nothing_is_held_out(folder: Path, count: int, share: float, advice: str) -> None:
+    rows = [WORDS | {"prompt": f"Question {i % count}"} for i in range(4)]
+    part = reader("trl", json_file(folder / "d.json", rows), holdout_share=share)
+    for source in (part, Mix(parts={"a": part})):
+        assert source.holdout().examples == []
+        assert advice in source.to_hold_out()
+        assert ("raise data.holdout_share" in source.to_hold_out()) == (share == 0)
 
 
 # --- Together with the rest --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mmsafe.config import conf_dir, typed
+from mmsafe.data.source import GENERATED
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.options import options
 
@@ -84,6 +85,12 @@ def test_all_groups_use_the_same_row_names_and_known_views(objective: Objective)
     for group in objective.groups:
         assert len({row.label for row in group.values()}) == len(group), "metrics tell the rows apart"
     assert objective.responses == {row.response for group in objective.groups for row in group.values()}
+
+
+@every_objective
+def test_what_compares_views_of_the_image_says_that_it_needs_one(objective: Objective):
+    rows = [row for group in objective.groups for row in group.values()]
+    assert objective.needs_image == any(row.image != "real" or row.response in GENERATED for row in rows)
 
 
 @every_objective

@@ -1,0 +1,122 @@
+"""Which columns of a row are read: one that means something is never left out in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from mmsafe.data.records import RowError
+from mmsafe.data.source import GENERATED, DataSource
+from mmsafe.data.splits import listed
+from mmsafe.data.tables import StoredImage
+from mmsafe.errors import UserError
+from mmsafe.options import options
+
+MEANING = re.compile(
+    r"(?:^|_)(?:system|developer|tool|function|video|audio|history|context|chat_template_kwargs)s?(?:_|$)"
+)
+"""Names of columns that change what was asked, with words apart by `_`."""
+IMAGE = re.compile(r"image|img|picture|photo|pixel|jpe?g|png|webp")
+ANOTHER = re.compile(r"(?:image|img|picture|photo)s?_?\d+")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+WORDS = frozenset({"id", "prompt", "tags", *GENERATED})
+"""Columns in which the name of an image is words."""
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+UNREAD = "column that is not read"
+FORMS = {
+    "conversations": "data=llava_instruct learns answers in 'conversations'; of pairs, write it as 'prompt', messages "
+    "of role and content, for data=trl",
+    "messages": "write the last of 'messages' as 'completion' and those before it as 'prompt' for data=trl_sft",
+    "question": "data=mmsafe_po reads conversations in 'question', data=spa_vl single questions",
+}
+"""What to do with columns of other forms: of LLaMA-Factory, of ms-swift, of published sets."""
+
+
+@options
+class ColumnSource(DataSource):
+    """Base of the data sets whose rows have named columns."""
+
+    expected: ClassVar[tuple[str, ...]]
+    """Fields that rows have, as published."""
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Those of them that may be missing together: the responses, where rows are prompts alone."""
+    image_columns: ClassVar[tuple[str, ...]] = ("image",)
+    """Those of them that an image is read from; none, where the set is of words alone."""
+
+    image_column: str | None = None
+    """Column that images are read from in place of the published one; null: that one."""
+    ignored_columns: list[str] = Field(default_factory=list)
+    """Columns that are known not to be read: they mean nothing here, though their names say so."""
+
+    def __post_init__(self) -> None:
+        if self.image_column is not None and not self.image_columns:
+            raise UserError("data.image_column: this data set is of words alone; leave it null")
+
+    def has_images(self) -> bool:
+        """Whether the published rows have any."""
+        return bool(self.image_columns)
+
+    def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
+        """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
+        expected = self.expected
+        if self.image_column is not None:
+            expected = (*(name for name in expected if name not in self.image_columns), self.image_column)
+        missing = tuple(field for field in expected if field not in found)
+        if found and missing and missing not in self.optional:
+            raise UserError(
+                f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
+                f"expected: {', '.join(expected)}{other_form([name for name in found if name not in expected])}"
+            )
+
+    def columns(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with its image in the published column; raises `RowError` for a column that would be left out."""
+        row = dict(value)
+        if self.image_column is not None:
+            image = row.pop(self.image_column, None)
+            image = image[0] if isinstance(image, list) and len(image) == 1 else image
+            row = {name: cell for name, cell in row.items() if name not in self.image_columns} | {"image": image}
+        shown = any(row.get(name) for name in self.image_columns)
+        read = {*self.image_columns, *self.ignored_columns}
+        for name, cell in row.items():
+            if cell and name not in read and (why := self._lost(name, cell, shown)):
+                column = listed([name])
+                raise RowError(UNREAD, f"has '{column}', {why}; data.ignored_columns=[{column}] leaves it out")
+        return row
+
+    def _lost(self, name: str, cell: object, shown: bool) -> str:
+        """Why a column must not be left out; empty if it may. `shown` says that the row has an image that is read."""
+        plain = plain_name(name)
+        if MEANING.search(plain):
+            return "which is not read and may change what is asked: write its words into the prompt"
+        if shown:
+            return "beside an image that is read, where one is possible" if ANOTHER.fullmatch(plain) else ""
+        if not IMAGE.search(plain) and (name in WORDS or name in self.expected or not _is_image(cell)):
+            return ""
+        if not self.image_columns:
+            return "but is read as words alone: choose a data set with images"
+        return f"but no image that is read: data.image_column={listed([name])} reads it"
+
+
+def other_form(found: Collection[str]) -> str:
+    """How to write rows in the form of another framework, to end a message with; empty where it is not known."""
+    return next((f"; {what}" for name, what in FORMS.items() if name in found), "")
+
+
+def plain_name(name: str) -> str:
+    """In small letters, with words apart by `_`."""
+    return CAMEL.sub("_", name).lower()
+
+
+def _is_image(cell: object, depth: int = 2) -> bool:
+    """Whether it is an image, the name of a file of one, or holds such, within lists and objects so deep."""
+    if isinstance(cell, str):
+        name = cell.partition("?")[0].lower()
+        return name.startswith("data:image/") or (name.endswith(ENDINGS) and not any(map(str.isspace, name)))
+    if isinstance(cell, list | dict):
+        parts = cell if isinstance(cell, list) else cell.values()
+        return depth > 0 and any(_is_image(part, depth - 1) for part in parts)
+    return isinstance(cell, StoredImage)
