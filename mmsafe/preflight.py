@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from mmsafe.reporting.runs import refuse_other_config
 from mmsafe.run_lock import refuse_held
 from mmsafe.sweeps.expansion import parsed, plan
 from mmsafe.sweeps.holdout import check_search
+
+OUTPUT = ("hydra.run.dir", "hydra.sweep.dir")
+"""Where a command writes."""
 
 
 def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
@@ -87,6 +91,7 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
         built(OmegaConf.to_container(cfg.search, resolve=True), "search")
         check_search(config)
     check_launch(cfg, multirun, [key_of(word) for word in words])
+    _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])
     folder = [word.value() for word in words if key_of(word) == "hydra.run.dir"]
     if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it
         refuse_held(Path(str(folder[-1])))
@@ -95,3 +100,11 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
         if OmegaConf.select(cfg, option) is not None:
             OmegaConf.update(cfg, option, None)
     return without_hydra(cfg)
+
+
+def _refuse_read_only(chosen: Sequence[str]) -> None:
+    """A folder that cannot be made is told before anything is imported."""
+    folder = Path(chosen[-1] if chosen else ".").absolute()
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not os.access(there, os.W_OK, effective_ids=True):
+        raise UserError(f"{there}: cannot be written; choose another place by hydra.run.dir")

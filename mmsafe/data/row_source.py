@@ -218,6 +218,13 @@ class RowSource(ColumnSource):
         """Why the image of a row cannot be read, by the id of its example."""
         return failing((row.example for row in rows), self.check_images == "decode")
 
+    def located(self) -> dict[str, str]:
+        """The options that say where rows and images are, as what they mean on this machine."""
+        assert self.path is not None  # __post_init__ has refused that
+        images = self._image_folders(self.path if self.path.is_file() else self.path / "rows", self.path)[0]
+        named = {"path": self.path, "eval_path": self.eval_path, "image_dir": images}
+        return {option: str(place.resolve()) for option, place in named.items() if place is not None}
+
     def _image_folders(self, file: Path, path: Path) -> list[Path]:
         """Where the images named in `file` are looked for, in this order; `path` is what the user named."""
         if self.image_dir is not None:

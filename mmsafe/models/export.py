@@ -16,7 +16,7 @@ from mmsafe.errors import UserError
 from mmsafe.models.adapter_load import base_of, is_adapter
 from mmsafe.models.checkpoints import CheckpointError, Format, WeightFiles, format_of, read_json
 from mmsafe.models.llava import Llava, located
-from mmsafe.models.loading import run_config
+from mmsafe.models.loading import run_options
 from mmsafe.models.original_save import save_original
 from mmsafe.models.pretrained import from_pretrained, in_one_line
 from mmsafe.models.source import PretrainedLlava
@@ -76,7 +76,7 @@ def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
         allow_pickle=allow_pickle,
         dtype=_stored_dtype(weights),
         image_aspect_ratio="pad" if _pads(whole, form) else "crop",
-        chat_template=None if whole == folder else run_config(folder).get("model", {}).get("chat_template"),
+        chat_template=None if whole == folder else run_options(folder, "model").get("chat_template"),
     )
     return source.load()
 

@@ -49,7 +49,9 @@ class Request:
         sources = [self.source] if self.splits is None else [published(self.source, split) for split in self.splits]
         found = {str(file): file.stat() for source in sources for file in source.files() if file.is_file()}
         files = {file: {"bytes": about.st_size, "modified": about.st_mtime_ns} for file, about in found.items()}
-        return {"settings": dict(self.settings), "files": files}
+        where = self.source.located() if isinstance(self.source, RowSource) else {}
+        settings = {**self.settings, "data": {**self.settings.get("data", {}), **where}}
+        return {"settings": settings, "files": files}
 
 
 def prepare(request: Request, out: Path) -> None:
