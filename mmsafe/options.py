@@ -53,7 +53,7 @@ def home(path: P) -> P:
 def existing(path: P) -> P:
     """The same, of a file or folder that is read; refused if it has to exist and does not."""
     path = home(path)
-    _refuse(path, "file or folder", not os.path.exists(path))
+    _refuse(path, "folder or file", not os.path.exists(path))
     return path
 
 

@@ -158,6 +158,6 @@ def test_labels_that_cannot_be_used_are_one_line(tmp_path: Path, rows: list[str]
 
 def test_files_that_are_not_there_or_no_labels_are_one_line(tmp_path: Path) -> None:
     write_judgements(tmp_path / "run", "us")
-    assert "b.0=nowhere: no such file or folder" in refusal(agreement(tmp_path, "a=run", "b=nowhere"))
+    assert "b.0=nowhere: no such folder or file" in refusal(agreement(tmp_path, "a=run", "b=nowhere"))
     (tmp_path / "bad.jsonl").write_text('{"id": "1", "unsafe"')
     assert "bad.jsonl: is neither JSON lines" in refusal(agreement(tmp_path, "a=run", "b=bad.jsonl"))

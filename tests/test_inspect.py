@@ -309,7 +309,7 @@ def test_named_splits_are_compared_prompts_alone_among_them(tmp_path: Path, llav
         (("data=microworld", "splits=[train]"), "splits: only a data set that is read from files"),
         (("data=microworld", "fail_on=[leaked_images]"), "did you mean 'leaked_image'?"),
         (("data=microworld", "fail_on=[leaked_look]", "decode=false"), "fail_on=leaked_look: only decode=true"),
-        (("data=trl", "data.path=nowhere.json"), "data.path=nowhere.json: no such file"),
+        (("data=trl", "data.path=nowhere.json"), "data.path=nowhere.json: no such folder or file"),
         (("data=microworld", "model=llava_hf", "model.path=nowhere"), "model.path=nowhere"),
     ],
 )

@@ -172,15 +172,17 @@ def test_the_table_of_commands_is_the_list_of_the_console_script():
     assert set(re.findall(r"^\| `python -m mmsafe\.(\w+)` \|", README, flags=re.M)) == set(COMMANDS)
 
 
-def test_options_that_are_named_in_the_text_exist(place: Path):
+def test_options_that_are_named_in_the_text_exist(tmp_path: Path):
     """Words like `data.on_bad=skip` in the running text, outside of blocks."""
     text = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
     named = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*=[\w.-]*)`", text))
     assert named
     data = ["data=mmsafe_po", "data.path=train.json"]
+    for name in ("train.json", "FILE", "DIR"):
+        (tmp_path / name).touch()
     for word in sorted(named):
         key, _, value = word.partition("=")
         if value and not key.startswith("hydra"):
             own = data if key.startswith(("data.", "judge")) and value != "rules" else []
             name = "evaluate" if key in ("checkpoint", "against") else "train"
-            check_here(place, name, [*own, word])
+            check_here(tmp_path, name, [*own, word])
