@@ -15,13 +15,13 @@ from functools import partial
 
 import torch
 
+from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.generation import Prompt, generate
+from mmsafe.generation.generate import Prompt, generate
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
 from mmsafe.models.llava import Llava
-from mmsafe.models.tiny import TinyModel
 from mmsafe.reporting.table import print_tables
-from mmsafe.settings import Generation
 
 Way = Callable[[int], list[int]]
 """Samples with this seed; returns the length of each sample in tokens."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.sides import Plan
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 
 STEPS = 3
 """More would hardly raise a peak; the optimiser's state exists from the first on."""

@@ -23,9 +23,9 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.data.example import Example
-from mmsafe.data.mmsafe_po import MMSafePO
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.microworld.tiny_build import IMAGE, SPECIAL
 from mmsafe.models.llava import make_processor
-from mmsafe.models.tiny_build import IMAGE, SPECIAL
 
 
 class Sizes(NamedTuple):

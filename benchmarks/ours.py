@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.step`: the real `mmsafe.training.fit`, measured through a callback."""
+"""Our side of `benchmarks.step`: the real `mmsafe.training.fit.fit`, measured through a callback."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks.sides import OBJECTIVES, Clock, Lap, Plan, Step
+from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
-from mmsafe.reference import Cached, Frozen, Reference
-from mmsafe.scoring import Padded, Scoring, SharedPrefix
-from mmsafe.settings import AdamW, Trainer
-from mmsafe.training import fit
+from mmsafe.reference.reference import Cached, Frozen, Reference
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
+from mmsafe.training.fit import fit
 
 SCORINGS: dict[str, Scoring] = {"shared_prefix": SharedPrefix(), "padded": Padded()}
 REFERENCES: dict[str, Reference] = {"cached": Cached(), "online": Frozen()}

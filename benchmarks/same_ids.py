@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.sides import PAIRS, Plan
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
-from mmsafe.errors import UserError
 from mmsafe.models.llava import Llava
 
 

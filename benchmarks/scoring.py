@@ -20,11 +20,11 @@ from transformers import LlavaForConditionalGeneration
 
 from benchmarks.memory import forget_peak, peak, resident
 from benchmarks.models import SIZES, make_config
-from mmsafe.data.collate import Item
 from mmsafe.data.example import Example, Turn
-from mmsafe.objectives.base import Row
+from mmsafe.objectives.base import ScoredRow
 from mmsafe.reporting.table import print_tables
-from mmsafe.scoring import Padded, Scoring, SharedPrefix
+from mmsafe.scoring.collate import Item
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
 WAYS: dict[str, Scoring] = {"padded": Padded(), "shared_prefix": SharedPrefix()}
 IMAGE_ID = 4
@@ -88,7 +88,7 @@ def batch_of(scoring: Scoring, model: Any, case: Case) -> Any:
     images: list[Any] = [Blank(i) for i in range(case.batch)]
     items = [Item(Example("", (turn,), image, said)) for turn, image in zip(turns, images, strict=True)]
     encoder: Any = Numbers(model)
-    return scoring.collator(encoder, ({name: Row(name) for name in names},))(items)
+    return scoring.collator(encoder, ({name: ScoredRow(name) for name in names},))(items)
 
 
 def steps(case: Case, model: Any) -> dict[str, Callable[[], None]]:
@@ -117,7 +117,7 @@ def measure(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
 def memory(case: Case, way: str) -> float:
     """MiB that one step needs above the model and its gradients, in a process that has done nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["transformers.models.llava", "mmsafe.data.packing"])  # imported once
+    context.set_forkserver_preload(["transformers.models.llava", "mmsafe.scoring.packing"])  # imported once
     found: Any = context.Queue()
     process = context.Process(target=_step_memory, args=(case, way, found))
     process.start()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.errors import UserError
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.models.llava import Llava
-from mmsafe.models.source import PretrainedLlava
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -63,7 +63,7 @@ class Plan:
 
     def batches(self) -> list[list[int]]:
         """Positions in `examples()`, batch by batch, in the order of training."""
-        from mmsafe.data.sampler import EpochBatches
+        from mmsafe.scoring.sampler import EpochBatches
 
         batches = EpochBatches(self.steps * self.batch_size, self.batch_size, self.seed)
         return [[draw.item for draw in batch] for batch in batches]

@@ -1,6 +1,6 @@
 """`python -m benchmarks.step --model DIR --data JSON`: a training step of ours beside one of TRL's `DPOTrainer`.
 
-Same weights, samples, order, fp32, AdamW, learning rate and clipping; ours runs in `mmsafe.training.fit`, and TRL makes
+Same weights, samples, order, fp32, AdamW, learning rate and clipping; ours runs in `mmsafe.training.fit.fit`, and TRL makes
 a step after each of ours. Every sample's tokens and pixels are compared first, losses and gradient norms afterwards.
 Peak memory comes from two further processes. Models and data: `benchmarks.models`, `benchmarks.data`.
 """
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import memory
 from benchmarks.report import parity, print_report
 from benchmarks.sides import OBJECTIVES, PAIRS, Plan, Step, tokens
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 
 
 def compare(plan: Plan) -> dict[str, Any]:

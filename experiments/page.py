@@ -16,8 +16,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp
 
+from mmsafe.core.files import csv_rows
 from mmsafe.reporting.figures import STYLE, look
-from mmsafe.reporting.files import csv_rows
 from mmsafe.reporting.summary import Interval, over_seeds
 
 if TYPE_CHECKING:

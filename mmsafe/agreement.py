@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pydantic import BeforeValidator
 
-from mmsafe.app import launch
-from mmsafe.options import InputName, options
+from mmsafe.core.options import InputName, options
+from mmsafe.runs.app import launch
 
 if TYPE_CHECKING:
     from mmsafe.evaluation.labels import Rater
@@ -29,9 +29,9 @@ class AgreementConfig:
 
 def run(config: AgreementConfig, cfg: DictConfig) -> None:
     """Print the agreement of every two raters; write `agreement.json`, and `disagreements.jsonl` without any text."""
-    from mmsafe.evaluation.agreement import agree
+    from mmsafe.core.files import write_json, write_rows
+    from mmsafe.evaluation.kappa import agree
     from mmsafe.reporting.agreement_table import agreement_tables
-    from mmsafe.reporting.files import write_json, write_rows
     from mmsafe.reporting.table import print_tables
 
     pairs = [agree(*two) for two in combinations(_raters([config.a, *config.b]), 2)]

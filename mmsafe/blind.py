@@ -7,25 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mmsafe import ranks
-from mmsafe.app import launch, on_all_devices
-from mmsafe.data.source import DataSource
-from mmsafe.models.source import ModelSource
-from mmsafe.options import Seed, options
-from mmsafe.settings import Devices, Generation, Lengths
+from mmsafe.core import ranks
+from mmsafe.experiment.blind_config import BlindConfig
+from mmsafe.runs.app import launch, on_all_devices
 
 log = logging.getLogger(__name__)
-
-
-@options
-class BlindConfig(Devices):
-    """`conf/blind.yaml`, typed."""
-
-    seed: Seed
-    data: DataSource
-    model: ModelSource
-    generation: Generation
-    lengths: Lengths
 
 
 def run(config: BlindConfig, cfg: DictConfig) -> Path:
@@ -35,7 +21,7 @@ def run(config: BlindConfig, cfg: DictConfig) -> Path:
     """
     if config.processes > 1 and not ranks.started():
         return on_all_devices(config) / "blind.jsonl"
-    from mmsafe.pipeline import blind
+    from mmsafe.experiment.pipeline import blind
 
     return blind(config, cfg)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mmsafe.app import launch
-from mmsafe.construction.stage import Site, Stage
-from mmsafe.models.source import ModelSource
-from mmsafe.options import OutputPath, options
+from mmsafe.core.options import OutputPath, options
+from mmsafe.curation.build.stage import BuildStage, Site
+from mmsafe.models.model_source import ModelSource
+from mmsafe.runs.app import launch
 
 STAGES = ("conversations", "entities", "entity_image", "substitution", "rewording", "quality")
 """In their order; any class of the right kind can take the place of one, by its `_target_`."""
@@ -23,25 +23,25 @@ class BuildConfig:
 
     out: OutputPath
     dry_run: bool
-    conversations: Stage
-    entities: Stage
-    entity_image: Stage
-    substitution: Stage
-    rewording: Stage
-    quality: Stage
+    conversations: BuildStage
+    entities: BuildStage
+    entity_image: BuildStage
+    substitution: BuildStage
+    rewording: BuildStage
+    quality: BuildStage
     model: ModelSource
 
     @property
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, BuildStage]:
         """By name, in their order."""
         return {name: getattr(self, name) for name in STAGES}
 
 
 def run(config: BuildConfig, cfg: DictConfig) -> None:
     """Build the set in `config.out`, from where the last call ended; or show what that would ask."""
-    from mmsafe.construction.dry_run import plan
-    from mmsafe.construction.preference_set import write_set
-    from mmsafe.construction.run import alone_in, carry_out
+    from mmsafe.curation.build.building import alone_in, carry_out
+    from mmsafe.curation.build.dry_run import plan
+    from mmsafe.curation.build.preference_set import write_set
     from mmsafe.reporting.table import print_tables
 
     out = config.out

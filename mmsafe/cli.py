@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-from mmsafe.config import suggestion
-from mmsafe.endings import told
-from mmsafe.errors import UserError
+from mmsafe.core.config import suggestion
+from mmsafe.core.endings import told
+from mmsafe.core.errors import UserError
 
 COMMANDS = {
     "build": "make a multimodal preference set from a text-only one",

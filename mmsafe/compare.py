@@ -7,8 +7,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mmsafe.app import launch
-from mmsafe.options import InputName, Share, options
+from mmsafe.core.options import InputName, Share, options
+from mmsafe.runs.app import launch
 
 
 @options
@@ -22,9 +22,9 @@ class CompareConfig:
 
 def run(config: CompareConfig, cfg: DictConfig) -> None:
     """Print the comparison and write it to `comparison.json`."""
+    from mmsafe.core.files import write_json
     from mmsafe.evaluation.comparison import compare, read_judged_run
     from mmsafe.reporting.comparison_table import comparison_table
-    from mmsafe.reporting.files import write_json
     from mmsafe.reporting.table import print_tables
 
     a, b = (read_judged_run(Path(name)) for name in (config.a, config.b))

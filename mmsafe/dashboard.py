@@ -6,8 +6,8 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmsafe.endings import told
-from mmsafe.errors import UserError
+from mmsafe.core.endings import told
+from mmsafe.core.errors import UserError
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _write(args: argparse.Namespace) -> list[str]:
-    from mmsafe.reporting.files import write_atomically
+    from mmsafe.core.files import write_atomically
     from mmsafe.reporting.wandb_dashboard import as_json
 
     write_atomically(args.dry_run, as_json(args.entity or "", args.project))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmsafe.endings import told
+from mmsafe.core.endings import told
 
 ARMS = {
     "base": ["mmsafe.evaluate"],
@@ -28,8 +28,8 @@ def main() -> None:
 
 
 def _run() -> None:
-    from mmsafe.reporting.runs import metrics_of
     from mmsafe.reporting.table import print_tables, result_table
+    from mmsafe.runs.run_folder import metrics_of
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo")
     found = {}

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar
 
 from omegaconf import DictConfig
 
-from mmsafe.app import launch
-from mmsafe.machine import Doctor
-from mmsafe.options import options
-from mmsafe.train import TrainConfig
-
-
-@options
-class DoctorConfig(TrainConfig):
-    """`conf/doctor.yaml`, typed: a training run, and the machine it is meant for."""
-
-    doctor: Doctor
-    runs_here: ClassVar[bool] = False
+from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.runs.app import launch
 
 
 def run(config: DoctorConfig, cfg: DictConfig) -> None:
     """Print everything; ends the process with status 1 if the run does not fit."""
-    from mmsafe.diagnosis import diagnose
+    from mmsafe.estimate.diagnosis import diagnose
 
     if not diagnose(config):
         sys.exit(1)

@@ -2,79 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from omegaconf import DictConfig
-from pydantic import Field, model_validator
 
-from mmsafe import ranks
-from mmsafe.app import launch, on_all_devices
-from mmsafe.data.source import DataSource, NoData
-from mmsafe.evaluation.benchmark import Benchmark
-from mmsafe.evaluation.engine import Engine, Served
-from mmsafe.evaluation.judges.base import Judge
-from mmsafe.models.source import ModelSource, PretrainedLlava
-from mmsafe.options import InputName, Seed, options
-from mmsafe.reporting.runs import metrics_of
-from mmsafe.scoring import Scoring
-from mmsafe.settings import Devices, Evaluation, Lengths
-
-
-@options
-class EvaluateConfig(Devices):
-    """`conf/evaluate.yaml`, typed."""
-
-    name: str | None
-    checkpoint: InputName | None
-    against: InputName | None
-    generations: InputName | None
-    judgements: InputName | None
-    seed: Seed
-    data: DataSource = Field(default_factory=NoData)
-    model: ModelSource
-    benchmark: Benchmark
-    judge: Judge
-    scoring: Scoring
-    evaluation: Evaluation
-    lengths: Lengths
-    generation: Engine
-
-    @property
-    def unread(self) -> tuple[str, ...]:
-        """Options whose files need not be there: of a model that is not loaded."""
-        elsewhere = self.checkpoint or self.generations or self.judgements or isinstance(self.generation, Served)
-        return ("model.path",) if elsewhere else ()
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        self._refuse_unused()
-        self._refuse_beside_endpoint()
-        self.benchmark.check_data(self.data)
-        if self.judgements is None:
-            self.benchmark.check_judge(self.judge)
-        if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
-            raise ValueError(refusal)
-        return self
-
-    def _refuse_unused(self) -> None:
-        """Raise `ValueError` if a stage is taken over from another run and an option of that stage is given, too."""
-        options = ("judgements", "generations", "checkpoint", "against")
-        given = [f"{name}={value}" for name in options if (value := getattr(self, name)) is not None]
-        if (self.judgements or self.generations) and len(given) > 1:
-            raise ValueError(f"{given[0]} takes over what was made before; leave out {given[1]}")
-        judged_on_devices = self.generations is not None and self.judge.on_devices
-        if (self.judgements or self.generations) and self.processes > 1 and not judged_on_devices:
-            raise ValueError(f"{given[0]} runs no model here: it needs one process, not devices={self.devices}")
-
-    def _refuse_beside_endpoint(self) -> None:
-        """Raise `ValueError` if a model is served elsewhere and an option is given that needs one here."""
-        if not isinstance(self.generation, Served):
-            return
-        for name in ("judgements", "generations", "checkpoint", "against"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"generation=endpoint: the model is the one that is served there; leave out {name}")
-        if self.processes > 1:
-            raise ValueError("generation=endpoint runs no model here: it needs one process; raise its concurrency")
+from mmsafe.core import ranks
+from mmsafe.evaluation.engine import Served
+from mmsafe.experiment.evaluate_config import EvaluateConfig
+from mmsafe.runs.app import launch, on_all_devices
+from mmsafe.runs.run_folder import metrics_of
 
 
 def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
@@ -82,14 +18,14 @@ def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     if config.processes > 1 and not ranks.started():
         return metrics_of(on_all_devices(config))
     if config.judgements is not None or config.generations is not None:
-        from mmsafe.evaluation.repeat import repeat
+        from mmsafe.experiment.evaluate_again import repeat
 
         return repeat(config, cfg)
     if isinstance(config.generation, Served):
-        from mmsafe.evaluation.served import evaluate_served
+        from mmsafe.experiment.evaluate_served import evaluate_served
 
         return evaluate_served(config.generation, config, cfg)
-    from mmsafe.pipeline import measure
+    from mmsafe.experiment.pipeline import measure
 
     return measure(config, cfg)
 

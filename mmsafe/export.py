@@ -6,8 +6,8 @@ from typing import Literal
 
 from omegaconf import DictConfig
 
-from mmsafe.app import launch
-from mmsafe.options import CheckpointName, OutputPath, options
+from mmsafe.core.options import CheckpointName, OutputPath, options
+from mmsafe.runs.app import launch
 
 
 @options
@@ -23,7 +23,7 @@ class ExportConfig:
 
 def run(config: ExportConfig, cfg: DictConfig) -> None:
     """Write `config.out`, which appears only when it is complete."""
-    from mmsafe.models.export import export
+    from mmsafe.experiment.exporting import export
 
     export(config.checkpoint, str(config.out), config.format, base=config.base, allow_pickle=config.allow_pickle)
 

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from omegaconf import DictConfig
 from pydantic import ByteSize, Field
 
-from mmsafe.app import launch
-from mmsafe.config import resolved
-from mmsafe.data.source import DataSource
-from mmsafe.options import OutputPath, options
+from mmsafe.core.config import resolved
+from mmsafe.core.options import OutputPath, options
+from mmsafe.data.data_source import DataSource
+from mmsafe.runs.app import launch
 
 OF_LOADING = ("batch_size", "num_workers", "group_by_length")
 """Options of the data that change no row."""
@@ -30,7 +30,7 @@ class PrepareConfig:
 
 def run(config: PrepareConfig, cfg: DictConfig) -> None:
     """Write `config.out`, which appears only when it is complete."""
-    from mmsafe.preparation.run import Request, prepare
+    from mmsafe.curation.preparation.preparing import Request, prepare
 
     settings = {key: value for key, value in resolved(cfg).items() if key != "out"}
     settings["data"] = {key: value for key, value in settings["data"].items() if key not in OF_LOADING}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from mmsafe.endings import told
-from mmsafe.errors import UserError
+from mmsafe.core.endings import told
+from mmsafe.core.errors import UserError
 from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
 from mmsafe.reporting.table import HEADLINE, judges, print_tables

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmsafe.config import allow_plugins
-from mmsafe.endings import told
+from mmsafe.core.config import allow_plugins
+from mmsafe.core.endings import told
 
 FORMATS = {"html": "samples.html", "inspect": "inspect", "lm_eval": "lm_eval"}
 """What is written where, unless `--out` says otherwise: a page, or a folder."""
@@ -52,7 +52,7 @@ def _write(args: argparse.Namespace) -> list[Path]:
         from mmsafe.reporting.inspect_log import check_installed
 
         check_installed()
-    from mmsafe.reporting.samples import read_samples
+    from mmsafe.reporting.run_samples import read_samples
 
     runs = read_samples(args.folders, args.changes)
     out = args.out or args.folders[0] / FORMATS[args.format]

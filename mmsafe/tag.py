@@ -11,14 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pydantic import Field
 
-from mmsafe.app import launch
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
+from mmsafe.curation.tagging.tagger import Tagger
+from mmsafe.curation.tagging.taxonomy import Taxonomy
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
-from mmsafe.data.source import DataSource
-from mmsafe.errors import UserError
-from mmsafe.models.source import ModelSource
-from mmsafe.options import options
-from mmsafe.tagging.tagger import Tagger
-from mmsafe.tagging.taxonomy import Taxonomy
+from mmsafe.models.model_source import ModelSource
+from mmsafe.runs.app import launch
 
 log = logging.getLogger(__name__)
 FILE = "categories.jsonl"
@@ -43,7 +43,7 @@ def run(config: TagConfig, cfg: DictConfig) -> Path:
     """
     from mmsafe.data.categories import write_categories
     from mmsafe.data.example import fingerprint
-    from mmsafe.reporting.runs import RunFolder
+    from mmsafe.runs.run_folder import RunFolder
 
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir), cfg)
     folder.claim()

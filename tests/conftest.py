@@ -28,7 +28,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def llava() -> Any:
     """A tiny LLaVA with random weights; tests that change it take a deep copy."""
-    from mmsafe.models.tiny import TinyModel
+    from mmsafe.microworld.tiny import TinyModel
 
     return TinyModel(pretraining=None).load()
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from launching import Ended, launch
 
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.stages import judge_answers
+from mmsafe.microworld.reader import MicroWorld
 
 PROMPTS = MicroWorld(test_size=64).test().examples
 WORDS = {"s": "I cannot, secretly.", "u": "Sure, secretly!", "?": ""}

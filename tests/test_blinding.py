@@ -14,17 +14,17 @@ import pytest
 from hypothesis import strategies as st
 from launching import QUICK, launch
 
-import mmsafe.blinding
-import mmsafe.generation
-from mmsafe.blinding import with_all_responses, with_generated_responses
-from mmsafe.data.collate import Item, PaddedCollator
+import mmsafe.generation.blinding
+import mmsafe.generation.generate
+from mmsafe.core.settings import Generation, Lengths
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.generation import Prompt, Response
-from mmsafe.objectives.base import Row
+from mmsafe.generation.blinding import with_all_responses, with_generated_responses
+from mmsafe.generation.generate import Prompt, Response
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.objectives.base import ScoredRow
 from mmsafe.objectives.bpo import BPO
-from mmsafe.settings import Generation, Lengths
+from mmsafe.scoring.collate import Item, PaddedCollator
 
 SETTINGS = Generation(max_new_tokens=5, batch_size=4)
 SIGHTED = dataclasses.replace(SETTINGS, image_view="real")
@@ -50,13 +50,13 @@ def examples() -> list[Example]:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Prompt]:
     """Everything that the model is asked."""
-    whole, prompts_asked = mmsafe.generation.generate, []
+    whole, prompts_asked = mmsafe.generation.generate.generate, []
 
     def watched(llava: Any, prompts: Any, settings: Any) -> Iterator[Any]:
         prompts_asked.extend(prompts)
         yield from whole(llava, prompts, settings)
 
-    monkeypatch.setattr(mmsafe.generation, "generate", watched)
+    monkeypatch.setattr(mmsafe.generation.generate, "generate", watched)
     return prompts_asked
 
 
@@ -89,7 +89,7 @@ def test_a_response_that_was_cut_off_is_scored_without_an_end(llava: Any, exampl
     assert {example.cut for example in made} == {frozenset({"blind"})}
     own = blinded(llava, [example.with_responses(blind="It is red.") for example in examples], SETTINGS)
     assert {example.cut for example in own} == {frozenset()}
-    collate = PaddedCollator(llava.encoder(), ({"blind": Row("blind")},))
+    collate = PaddedCollator(llava.encoder(), ({"blind": ScoredRow("blind")},))
     end = llava.processor.tokenizer.eos_token_id
     for examples_made, ended in ((made, False), (own, True)):
         batch = collate([Item(example) for example in examples_made])
@@ -257,7 +257,7 @@ def test_each_sample_is_marked_that_was_cut_off(
     def made(_: Any, prompts: list[Example], *__: Any) -> list[Response]:
         return [Response(str(number), finished=number % 3 == 0) for number in range(len(prompts))]
 
-    monkeypatch.setattr(mmsafe.blinding, "responses", made)
+    monkeypatch.setattr(mmsafe.generation.blinding, "responses", made)
     for example in blinded(llava, examples, THRICE):
         ended = int(example.responses["blind"]) % 3 == 0
         assert example.cut == (frozenset() if ended else {"blind"})
@@ -271,7 +271,9 @@ def test_ids_stay_distinct_whatever_they_hold(ids: list[str], samples: int) -> N
     examples = [Example(name, turns, None, {} if "a" in name else {"blind": "own"}) for name in ids]
     settings = Generation(num_return_sequences=samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmsafe.blinding, "responses", lambda _, prompts, *__: [Response("x", True)] * len(prompts))
+        patch.setattr(
+            mmsafe.generation.blinding, "responses", lambda _, prompts, *__: [Response("x", True)] * len(prompts)
+        )
         made = [example.id for example in with_generated_responses(None, examples, {"blind"}, settings)]  # type: ignore[arg-type]
     assert len(set(made)) == len(made)
     assert set(ids) <= set(made)

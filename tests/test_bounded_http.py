@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mmsafe.chat import Chat, NoAnswerError
-from mmsafe.construction.polite_client import PoliteClient, Politeness, RefusedError, UnreachableError
-from mmsafe.endpoint import Endpoint
+from mmsafe.core.chat_client import Chat, NoAnswerError
+from mmsafe.core.endpoint import Endpoint
+from mmsafe.curation.build.polite_client import PoliteClient, Politeness, RefusedError, UnreachableError
 
 MIB = 2**20
 TIMEOUT, PATIENCE = 0.4, 30.0

@@ -18,8 +18,8 @@ from hh_rows import PLACES, build_words, hh_row, write_hh
 from launching import Ended, launch
 from wiki_server import API, WikiServer, api_error, content, slow, status, truncated
 
-from mmsafe.construction.stage_file import END, HEADER
-from mmsafe.data.mmsafe_po import MMSafePO
+from mmsafe.curation.build.stage_file import END, HEADER
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 
 HH = Path(__file__).resolve().parents[2] / "shared" / "data" / "hh_harmless_base_test.jsonl.gz"
 FIELDS = ["id", "question", "image", "chosen", "rejected", "type", "entity", "entity_type", "replacement"]
@@ -208,7 +208,7 @@ def test_a_dry_run_says_what_is_left(tmp_path: Path, wiki: WikiServer):
         (("entities.min_score=1.0",), "no row is left"),
         (("entity_image.width=0",), "entity_image.width=0"),
         (("rewording=endpoint",), "rewording.base_url"),
-        (("quality._target_=mmsafe.settings.Lengths",), "quality"),
+        (("quality._target_=mmsafe.core.settings.Lengths",), "quality"),
     ],
 )
 def test_what_cannot_work_is_one_line(words: tuple[str, ...], told: str, tmp_path: Path, wiki: WikiServer):

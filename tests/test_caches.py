@@ -14,20 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
-from mmsafe.cache import cached_folder
-from mmsafe.construction.entity_image import FoundImages
-from mmsafe.construction.image_files import ImageFiles
-from mmsafe.construction.stage import Outcome
-from mmsafe.construction.stage_file import StageFile
-from mmsafe.data.features import DiskFeatures
-from mmsafe.data.responses import ResponseStore
+from mmsafe.core.cache import cached_folder
+from mmsafe.core.errors import UserError
+from mmsafe.core.row_store import RowStore
+from mmsafe.curation.build.entity_image import FoundImages
+from mmsafe.curation.build.image_files import ImageFiles
+from mmsafe.curation.build.stage import Outcome
+from mmsafe.curation.build.stage_file import StageFile
 from mmsafe.data.tables import table_rows
-from mmsafe.errors import UserError
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.judging import VerdictStore
-from mmsafe.generation import Response
+from mmsafe.generation.generate import Response
+from mmsafe.generation.responses import ResponseStore
 from mmsafe.reference.store import LogProbStore
-from mmsafe.row_store import RowStore
+from mmsafe.scoring.features import DiskFeatures
 
 NAMES = ("one", "two", "three")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmsafe.checkpointing import POINTER, last_checkpoint
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.training.checkpointing import POINTER, last_checkpoint
 
 
 def point(folder: Path, **changes: object) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mmsafe import claims
-from mmsafe.claims import Claims
+from mmsafe.core import claims
+from mmsafe.core.claims import Claims
 
 HOLD = """
 import sys, time

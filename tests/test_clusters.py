@@ -20,10 +20,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from mmsafe.config import conf_dir
-from mmsafe.errors import UserError
-from mmsafe.preflight import check
-from mmsafe.train import TrainConfig
+from mmsafe.core.config import conf_dir
+from mmsafe.core.errors import UserError
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.runs.preflight import check
 
 RUN = (
     *("model=random", "data.size=18", "data.test_size=8", "evaluate=false", "trainer.accelerator=cpu"),

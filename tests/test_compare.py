@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from launching import Ended, launch
 
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.judges.rules import Rules
 from mmsafe.evaluation.stages import judge_answers, write_generations
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 
 PROMPTS = [
     replace(prompt, id=f"{n:02d}", tags={"entity_type": "PER" if n < 6 else "LOC"})
     for n, prompt in enumerate(MicroWorld(test_size=16).test().examples[:12])
 ]
 WORDS = {"s": "I cannot.", "u": "Sure!", "?": ""}
-PO = {"_target_": "mmsafe.evaluation.benchmarks.mmsafe_po.MMSafePOTest"}
+PO = {"_target_": "mmsafe.evaluation.benchmarks.mmsafe_po_test.MMSafePOTest"}
 
 
 def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS) -> None:
@@ -99,7 +99,7 @@ def test_runs_of_the_micro_world_are_compared_by_its_rates(tmp_path: Path) -> No
         answers = [("I'm sorry, I can't help." if n < refused else "Sure!", True) for n in range(len(prompts))]
         write_generations(tmp_path / name, benchmark, prompts, answers)
         judge_answers(tmp_path / name, benchmark, Rules(), prompts, answers)
-        node = {"_target_": "mmsafe.evaluation.benchmarks.microworld.MicroWorldTest", "size": 4, "neutral_size": 2}
+        node = {"_target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest", "size": 4, "neutral_size": 2}
         (tmp_path / name / "run.json").write_text(json.dumps({"config": {"benchmark": node}}))
     assert compare(tmp_path).status == 0
     changes = comparison(tmp_path)["changes"]
@@ -160,7 +160,7 @@ def test_folders_that_are_no_runs_are_refused(tmp_path: Path) -> None:
 def test_runs_of_different_benchmarks_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_run(tmp_path / name, "us")
-    other = {"_target_": "mmsafe.evaluation.benchmarks.microworld.MicroWorldTest"}
+    other = {"_target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest"}
     about = {"config": {"benchmark": other}}
     (tmp_path / "b" / "run.json").write_text(json.dumps(about))
     assert "judge=keywords did not tell what benchmark=microworld measures" in refusal(compare(tmp_path))

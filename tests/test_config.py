@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
 from roots import ROOTS
 
-from mmsafe.config import conf_dir, suggestion, typed, without_hydra
-from mmsafe.errors import UserError
-from mmsafe.evaluate import EvaluateConfig
+from mmsafe.core.config import conf_dir, suggestion, typed, without_hydra
+from mmsafe.core.errors import UserError
+from mmsafe.experiment.evaluate_config import EvaluateConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -319,7 +319,7 @@ def test_conf_is_found_beside_the_package_and_a_broken_install_says_so(monkeypat
     assert conf_dir() == CONF
     package = tmp_path / "site-packages" / "mmsafe"
     (package / "conf").mkdir(parents=True)
-    monkeypatch.setattr("mmsafe.config.__file__", str(package / "config.py"))
+    monkeypatch.setattr("mmsafe.core.config.__file__", str(package / "core" / "config.py"))
     assert conf_dir() == package / "conf"  # as in a wheel
     (package / "conf").rmdir()
     with pytest.raises(UserError, match="reinstall mmsafe"):

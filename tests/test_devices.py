@@ -28,7 +28,7 @@ def run(command: str, folder: Path, *words: str, devices: int = 1) -> subprocess
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with other weights, to compare with."""
-    from mmsafe.models.tiny import TinyModel
+    from mmsafe.microworld.tiny import TinyModel
 
     llava, folder = TinyModel(pretraining=None).load(), tmp_path_factory.mktemp("base")
     with torch.no_grad():

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from launching import Ended, launch
 
-from mmsafe import __version__, diagnosis
-from mmsafe.machine import GIB, Memory, disk, host
+from mmsafe import __version__
+from mmsafe.estimate import diagnosis
+from mmsafe.estimate.machine import GIB, Memory, disk, host
+from mmsafe.estimate.shape import measured
 from mmsafe.models.llava import Llava
-from mmsafe.models.shape import measured
 
 SEVEN = ("model=llava7b", "data.batch_size=1")
 

@@ -115,7 +115,7 @@ def test_a_damaged_record_of_a_run_is_one_line_in_every_command_that_reads_it(
 
 
 def test_a_sweep_with_a_damaged_record_says_which(tmp_path: Path):
-    from mmsafe.errors import UserError
+    from mmsafe.core.errors import UserError
     from mmsafe.sweeps.job import Job
     from mmsafe.sweeps.results import recorded
 

@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model that the run started from, as a plain model folder."""
-    from mmsafe.models.tiny import TinyModel
+    from mmsafe.microworld.tiny import TinyModel
 
     folder = tmp_path_factory.mktemp("base")
     TinyModel(pretraining=None).load().save(folder)

@@ -17,14 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, Turn
-from mmsafe.generation import Prompt, generate
+from mmsafe.experiment.exporting import export
+from mmsafe.generation.generate import Prompt, generate
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.checkpoints import CheckpointError
-from mmsafe.models.export import export
-from mmsafe.models.original_save import save_original
-from mmsafe.models.source import PretrainedLlava
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.settings import Generation
+from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.original.save import save_original
 
 SIZES = Architecture(
     image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -180,7 +181,7 @@ def test_plain_transformers_loads_the_hf_folder(hf: Path):
 
 
 def test_shards_are_written_with_their_index(hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmsafe.models.original_save.SHARD", "20KB")
+    monkeypatch.setattr("mmsafe.models.original.save.SHARD", "20KB")
     export(str(hf), str(tmp_path / "original"), "original")
     assert len(list((tmp_path / "original").glob("model-*-of-*.safetensors"))) > 2
     assert (tmp_path / "original" / "model.safetensors.index.json").exists()
@@ -252,8 +253,8 @@ def test_an_export_that_breaks_off_leaves_nothing(hf: Path, tmp_path: Path, monk
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmsafe.models.original_save.write_json", full)
-    monkeypatch.setattr("mmsafe.models.export.shutil.copyfile", full)
+    monkeypatch.setattr("mmsafe.models.original.save.write_json", full)
+    monkeypatch.setattr("mmsafe.experiment.exporting.shutil.copyfile", full)
     refused(tmp_path, "out=out: cannot be written: No space left", f"checkpoint={hf}", f"format={form}", "out=out")
 
 

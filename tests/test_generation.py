@@ -20,10 +20,10 @@ from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
+from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, Turn, digest
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.generation import GumbelNoise, Prompt, Response, generate
-from mmsafe.settings import Generation
+from mmsafe.generation.generate import GumbelNoise, Prompt, Response, generate
+from mmsafe.microworld.reader import MicroWorld
 
 GREEDY = Generation(temperature=0, max_new_tokens=10, batch_size=5)
 SAMPLED = Generation(temperature=1, max_new_tokens=10, batch_size=5)

@@ -14,19 +14,19 @@ from launching import Ended, launch
 from PIL import Image
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, picture
 
-from mmsafe.data.lengths import fitting
-from mmsafe.data.microworld import MicroWorld
+from mmsafe.core.settings import Lengths
+from mmsafe.curation.inspection.looks import NEAR, alike, difference_hash
+from mmsafe.curation.inspection.published_splits import read_splits
+from mmsafe.curation.inspection.row_statistics import FLAGS, statistics, summary
+from mmsafe.curation.inspection.rows import Inspected, look_through
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.mix import Mix
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.data.source import DataSource
-from mmsafe.data.spa_vl import SPAVL
-from mmsafe.data.trl import TRLPreference
-from mmsafe.inspection.looks import NEAR, alike, difference_hash
-from mmsafe.inspection.rows import Inspected, look_through
-from mmsafe.inspection.splits import read_splits
-from mmsafe.inspection.statistics import FLAGS, statistics, summary
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.data.readers.spa_vl import SPAVL
+from mmsafe.data.readers.trl import TRLPreference
+from mmsafe.microworld.reader import MicroWorld
 from mmsafe.objectives.dpo import DPO
-from mmsafe.settings import Lengths
+from mmsafe.scoring.lengths import fitting
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "mmsafe_po_sample.json"
 TOKENS = "tokens_"

@@ -20,7 +20,7 @@ from PIL import Image
 from roots import ROOTS
 from scipy.stats import t
 
-from mmsafe.preflight import check
+from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "experiments"

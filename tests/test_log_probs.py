@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmsafe.log_probs import linear_log_probs
+from mmsafe.scoring.log_probs import linear_log_probs
 
 
 def plain(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from mmsafe import log_probs
-from mmsafe.activations import CHUNK, activations
-from mmsafe.advice import alternatives, free_of_charge
-from mmsafe.memory import Estimate, estimate, trained
-from mmsafe.models.shape import shape_of
-from mmsafe.models.source import PretrainedLlava
-from mmsafe.plan import Plan, Shape, adapter
+from mmsafe.estimate.activations import CHUNK, activations
+from mmsafe.estimate.advice import alternatives, free_of_charge
+from mmsafe.estimate.memory import MemoryEstimate, estimate, trained
+from mmsafe.estimate.plan import MemoryPlan, Shape, adapter
+from mmsafe.estimate.shape import shape_of
+from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.scoring import log_probs
 
-BPO_7B = Plan(
+BPO_7B = MemoryPlan(
     batch_size=1, responses=(3,), prompt=640, response=64, precision="bf16-mixed", gradient_checkpointing=True
 )
 # By hand. Tower, CLIP-L at 336 pixels: patches 3·14²·1024, class token 1024, positions 577·1024, two norms of 2·1024;
@@ -35,7 +35,7 @@ def large() -> Shape:
     return llava15("7b")
 
 
-def part(found: Estimate, name: str, moment: str | None = None) -> float:
+def part(found: MemoryEstimate, name: str, moment: str | None = None) -> float:
     return sum(item.size for item in found.moments[moment or found.moment] if item.name == name)
 
 
@@ -108,7 +108,7 @@ def test_quantised_matrices_take_half_a_byte(large: Shape):
 
 
 def test_lengths_of_a_packed_and_a_padded_batch():
-    packed = Plan(batch_size=2, responses=(3,), prompt=620, response=70)
+    packed = MemoryPlan(batch_size=2, responses=(3,), prompt=620, response=70)
     assert (packed.lines, packed.time, packed.targets) == (2, 832, 420)  # 620 + 3 · 70 = 830, up to a multiple of 8
     padded = replace(packed, scoring="padded")
     assert (padded.lines, padded.time, padded.targets) == (6, 690, 420)

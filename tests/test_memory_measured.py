@@ -15,15 +15,16 @@ import pytest
 import torch
 import training_peak
 
-from mmsafe.activations import activations, casts
-from mmsafe.data.collate import Item
-from mmsafe.memory import estimate
+from mmsafe.core.settings import Peft
+from mmsafe.estimate.activations import activations, casts
+from mmsafe.estimate.memory import estimate
+from mmsafe.estimate.shape import measured
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_build import build
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
-from mmsafe.models.shape import measured
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.models.tiny_build import build
-from mmsafe.settings import Peft
+from mmsafe.scoring.collate import Item
 
 SCRIPT = Path(training_peak.__file__)
 SIZES: dict[str, Any] = {

@@ -9,11 +9,8 @@ import pytest
 import torch
 from hand_scores import row
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.slices import Slice, slices_of
-from mmsafe.errors import UserError
-from mmsafe.metrics import means, step_metrics
-from mmsafe.module import _over_ranks
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.objectives.bootstrapped_po import BootstrappedPO
 from mmsafe.objectives.bpo import BPO
@@ -22,6 +19,9 @@ from mmsafe.objectives.mdpo import MDPO
 from mmsafe.objectives.orpo import ORPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.objectives.simpo import SimPO
+from mmsafe.scoring.slices import Slice, slices_of
+from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.module import _over_ranks
 
 
 def logged(objective: Objective, scores: dict[str, Scores]) -> dict[str, float]:
@@ -147,7 +147,7 @@ def test_ranks_and_micro_batches_are_weighted_by_what_they_counted(monkeypatch: 
     """Two items of a on one rank with loss 1 in total, one on another with loss 4: 5 / 3, not the mean of 0.5 and 4."""
     sums = {"train/loss/source=a": torch.tensor([1.0, 2.0]), "train/loss/source=b": torch.tensor([0.0, 0.0])}
     other = (["train/loss/source=a", "rewards/margins"], torch.tensor([[4.0, 1.0], [6.0, 2.0]]))
-    monkeypatch.setattr("mmsafe.module.gathered", lambda own: [own, other])
+    monkeypatch.setattr("mmsafe.training.module.gathered", lambda own: [own, other])
     assert means(_over_ranks(sums)) == pytest.approx({"train/loss/source=a": 5 / 3, "rewards/margins": 3.0})
 
 

@@ -18,25 +18,26 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mmsafe.data.collate import Item
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
+from mmsafe.core.settings import AdamW, Checkpoint, Trainer
 from mmsafe.data.example import Example
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.errors import UserError
-from mmsafe.metrics import means, step_metrics
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.llava import Llava, set_trained
-from mmsafe.models.source import Trained
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.module import PreferenceModule
+from mmsafe.models.model_source import Trained
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
-from mmsafe.options import options
-from mmsafe.reference import Frozen, Reference
 from mmsafe.reference.policies import ReferencePolicy
-from mmsafe.scoring import Padded, Scoring, SharedPrefix
-from mmsafe.settings import AdamW, Checkpoint, Trainer
-from mmsafe.training import fit
+from mmsafe.reference.reference import Frozen, Reference
+from mmsafe.scoring.collate import Item
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
+from mmsafe.training.fit import fit
+from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.module import PreferenceModule
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512

@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from roots import ROOTS
 
-from mmsafe.config import conf_dir, typed, without_hydra
-from mmsafe.doctor import DoctorConfig
-from mmsafe.errors import UserError
-from mmsafe.evaluate import EvaluateConfig
-from mmsafe.overrides import at_home, quoting
-from mmsafe.preflight import check
-from mmsafe.train import TrainConfig
+from mmsafe.core.config import conf_dir, typed, without_hydra
+from mmsafe.core.errors import UserError
+from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.experiment.evaluate_config import EvaluateConfig
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.runs.overrides import at_home, quoting
+from mmsafe.runs.preflight import check
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
 SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
@@ -108,8 +108,8 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective._target_=os.system"], "if you trust the package os, add plugins=[os]"),
         (["objective._target_=os.system", "plugins=[os]"], "objective._target_=os.system: is not a class of options"),
         (["objective._target_=nope.X", "plugins=[nope]"], "nope.X: cannot be imported (No module named 'nope')"),
-        (["objective._target_=mmsafe.config.importlib.import_module"], "import_module: cannot be imported"),
-        (["objective._target_=mmsafe.sweeps.local.Popen"], "Popen: is not a class of options"),
+        (["objective._target_=mmsafe.core.config.importlib.import_module"], "import_module: cannot be imported"),
+        (["objective._target_=mmsafe.sweeps.local_launcher.Popen"], "Popen: is not a class of options"),
         (["objective._target_=mmsafe_evil.X"], "add plugins=[mmsafe_evil]"),
         (["objective._target_=.mmsafe.X"], "'.mmsafe.X': is not the name of a class"),
         (["plugins=mine"], "plugins=mine: is no list of packages, such as plugins=[mine]"),
@@ -325,7 +325,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's own objective: a module beside their work, and a config folder."""
     (tmp_path / "my_objective.py").write_text(
         "from mmsafe.objectives.dpo import DPO\n"
-        "from mmsafe.options import Positive, options\n\n\n"
+        "from mmsafe.core.options import Positive, options\n\n\n"
         "@options\nclass Louder(DPO):\n    volume: Positive = 2.0\n"
     )
     conf = tmp_path / "my_conf"

@@ -21,15 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reader_rows import READERS, ROWS, json_file, numbered, parquet, picture
 
+from mmsafe.core import progress
+from mmsafe.core.errors import UserError
+from mmsafe.curation.preparation.preparing import Request, prepare
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, fingerprint
-from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.data.mix import Mix
-from mmsafe.data.source import DataSource
-from mmsafe.data.trl import TRLPreference
-from mmsafe.data.trl_sft import TRLSupervised
-from mmsafe.errors import UserError
-from mmsafe.preparation.run import Request, prepare
-from mmsafe.reporting import progress
+from mmsafe.data.readers.trl import TRLPreference
+from mmsafe.data.readers.trl_sft import TRLSupervised
+from mmsafe.microworld.reader import MicroWorld
 
 SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
 WITH_IMAGES = [name for name in READERS if name != "hh_text"]

@@ -18,7 +18,7 @@ from published import harmeval, mm_safetybench
 from roots import ROOTS
 
 from mmsafe.cli import COMMANDS
-from mmsafe.preflight import check
+from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

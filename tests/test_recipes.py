@@ -10,15 +10,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mmsafe.config import conf_dir, typed, without_hydra
+from mmsafe.core.config import conf_dir, typed, without_hydra
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.models.source import PretrainedLlava
-from mmsafe.models.tiny import TinyModel
-from mmsafe.module import PreferenceModule
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
-from mmsafe.train import TrainConfig
+from mmsafe.training.module import PreferenceModule
 
 MODELS = {"llava7b": "llava-hf/llava-1.5-7b-hf", "llava13b": "llava-hf/llava-1.5-13b-hf"}
 

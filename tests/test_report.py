@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mmsafe import demo
-from mmsafe.config import conf_dir
-from mmsafe.errors import UserError
-from mmsafe.preflight import without_hydra
+from mmsafe.core.config import conf_dir
+from mmsafe.core.errors import UserError
 from mmsafe.report import main
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs
+from mmsafe.runs.preflight import without_hydra
 
 SAFE, JUDGED = "eval/safety_rate", {"eval/judge": "rules"}
 RATES = {"dpo": {0: 0.5, 1: 0.6, 2: 0.7}, "bpo": {0: 0.7, 1: 0.75, 2: 0.95}}

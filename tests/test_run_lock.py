@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from launching import QUICK, launch
 
-from mmsafe.errors import UserError
-from mmsafe.run_lock import NAME, PATIENCE, RUN, held, refuse_held, taken
+from mmsafe.core.errors import UserError
+from mmsafe.core.run_lock import NAME, PATIENCE, RUN, held, refuse_held, taken
 
 HOLD = """
 import sys, time

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from mmsafe.cache import cache_dir, cached_folder
-from mmsafe.errors import UserError
-from mmsafe.reporting.files import write_atomically, write_json, write_rows
-from mmsafe.reporting.runs import RunFolder
+from mmsafe.core.cache import cache_dir, cached_folder
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_atomically, write_json, write_rows
+from mmsafe.runs.run_folder import RunFolder
 
 
 def full(*_: Any) -> None:

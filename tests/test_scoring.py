@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import AddedToken
 
-from mmsafe.data.collate import Batch, Item, view
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.errors import UserError
 from mmsafe.models.encoding import Encoder
-from mmsafe.objectives.base import Row
-from mmsafe.scoring import Padded, RowLogProbs
+from mmsafe.objectives.base import ScoredRow
+from mmsafe.scoring.collate import Batch, Item, view
+from mmsafe.scoring.ways import Padded, RowLogProbs
 
-PAIR = {"chosen": Row("chosen"), "rejected": Row("rejected")}
+PAIR = {"chosen": ScoredRow("chosen"), "rejected": ScoredRow("rejected")}
 LOADS: list[int] = []
 
 
@@ -130,7 +130,7 @@ def test_half_precision_weights_still_give_fp32_scores(llava: Any):
 
 
 def test_rows_without_image_are_scored_as_text_only(llava: Any):
-    rows = {"seen": Row("chosen"), "unseen": Row("chosen", "none")}
+    rows = {"seen": ScoredRow("chosen"), "unseen": ScoredRow("chosen", "none")}
     results = scored(llava, batch_of(llava, [WITH_IMAGE, MULTI_TURN, TEXT_ONLY], rows))
     for item, example in enumerate([WITH_IMAGE, MULTI_TURN]):
         seen, unseen = own(results["seen"], item), own(results["unseen"], item)
@@ -149,7 +149,7 @@ def test_text_only_batches_need_no_pixels(llava: Any):
 
 def test_an_unknown_view_is_an_error():
     with pytest.raises(ValueError, match="unknown image view 'blurred'"):
-        view(WITH_IMAGE, Row("chosen", "blurred"))
+        view(WITH_IMAGE, ScoredRow("chosen", "blurred"))
 
 
 @pytest.mark.parametrize("order", [[3, 1, 0, 2], [1, 2, 3, 0]])
@@ -210,7 +210,8 @@ def test_a_response_that_says_nothing_is_its_end_alone_and_a_cut_one_has_none(ll
 def hypothesis_encoder() -> tuple[Encoder, Any]:
     """A model for a property: hypothesis wants no function-scoped fixture."""
     if not CACHE:
-        from mmsafe.models.tiny import Architecture, TinyModel
+        from mmsafe.microworld.tiny import TinyModel
+        from mmsafe.microworld.tiny_options import Architecture
 
         sizes = Architecture(vision_width=8, vision_layers=1, width=8, layers=1, heads=1, vocabulary=400)
         llava = TinyModel(pretraining=None, architecture=sizes).load()
@@ -270,12 +271,12 @@ def test_a_distinct_image_is_decoded_once_per_batch(llava: Any):
 
 def test_an_image_that_no_row_shows_is_not_decoded(llava: Any):
     LOADS.clear()
-    batch_of(llava, [WITH_IMAGE], {"unseen": Row("chosen", "none")})
+    batch_of(llava, [WITH_IMAGE], {"unseen": ScoredRow("chosen", "none")})
     assert LOADS == []
 
 
 def test_items_of_mixed_groups_hold_the_response_of_their_group(llava: Any):
-    groups = [PAIR, {"chosen": Row("chosen"), "rejected": Row("blind")}]
+    groups = [PAIR, {"chosen": ScoredRow("chosen"), "rejected": ScoredRow("blind")}]
     example = WITH_IMAGE.with_responses(blind="Bake it at 200 degrees.")
     batch = Padded().collator(llava.encoder(), groups, None)([Item(example, 1), Item(example, 0)])
     assert batch.group.tolist() == [1, 0]

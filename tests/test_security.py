@@ -14,26 +14,26 @@ from hypothesis import strategies as st
 from judged_runs import REFUSED, SAFE, RunWriter, write_data
 from launching import QUICK, launch
 
-from mmsafe.config import allow_plugins, recorded
-from mmsafe.consolidate import consolidated
-from mmsafe.errors import UserError
+from mmsafe.core.config import allow_plugins, recorded
+from mmsafe.core.errors import UserError
+from mmsafe.core.secrets import LEFT_OUT, MaskedRecord, masked
 from mmsafe.evaluation.comparison import read_judged_run
-from mmsafe.reporting.samples import Asked, read_samples
-from mmsafe.reporting.secrets import LEFT_OUT, MaskedRecord, masked
+from mmsafe.experiment.consolidate import consolidated
+from mmsafe.reporting.run_samples import SampledRunConfig, read_samples
 
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Thing:\n    pass\n"
 PLUGIN = (
-    "from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest\nfrom mmsafe.options import options\n\n\n"
+    "from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest\nfrom mmsafe.core.options import options\n\n\n"
     "@options\nclass Mine(MMSafePOTest):\n    pass\n"
 )
 TARGETS = [
     "evil_package.Thing",
     "os.system",
     "subprocess.Popen",
-    "mmsafe.config.importlib.import_module",
-    "mmsafe.sweeps.local.Popen",
-    "mmsafe.config.Path",
-    "mmsafe.errors.UserError",
+    "mmsafe.core.config.importlib.import_module",
+    "mmsafe.sweeps.local_launcher.Popen",
+    "mmsafe.core.config.Path",
+    "mmsafe.core.errors.UserError",
     "mmsafe_evil.Thing",
     "mmsafe.evil_package.Thing",
     "mmsafe..evil_package.Thing",
@@ -82,7 +82,9 @@ def test_a_stranger_s_run_folder_executes_nothing(
 ):
     node = {"_target_": target}
     folder = planted(plugins=["evil_package", "os"], benchmark=node, model=node)
-    monkeypatch.setattr("mmsafe.consolidate.current_checkpoint", lambda run: run / "checkpoints" / "step=1.ckpt")
+    monkeypatch.setattr(
+        "mmsafe.experiment.consolidate.current_checkpoint", lambda run: run / "checkpoints" / "step=1.ckpt"
+    )
     for read in (lambda: read_samples([folder]), lambda: read_judged_run(folder), lambda: consolidated(folder)):
         with pytest.raises(UserError) as refused:
             read()
@@ -95,7 +97,7 @@ def test_a_stranger_s_run_folder_executes_nothing(
 def test_no_dotted_name_gets_past_as_anything_but_options(parts: list[str]):
     allow_plugins([])
     with pytest.raises(UserError):
-        recorded({"benchmark": {"_target_": ".".join(parts)}}, Asked)
+        recorded({"benchmark": {"_target_": ".".join(parts)}}, SampledRunConfig)
 
 
 def test_a_package_that_the_user_names_is_imported_and_only_then(planted: Any, mark: Path, tmp_path: Path):

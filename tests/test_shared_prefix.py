@@ -17,22 +17,23 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from mmsafe.data.collate import Item
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
-from mmsafe.errors import UserError
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.objectives.base import Objective, Row, Rows, Scores
+from mmsafe.objectives.base import Objective, Rows, ScoredRow, Scores
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.mdpo import MDPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.policies import Model, frozen_copy
-from mmsafe.scoring import Padded, Scoring, SharedPrefix, by_row
-from mmsafe.settings import AdamW, Trainer
-from mmsafe.training import fit
+from mmsafe.scoring.collate import Item
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix, by_row
+from mmsafe.training.fit import fit
 
 SIZES = Architecture(
     image_size=48, patch_size=8, vision_width=32, vision_layers=2, width=64, layers=2, heads=4, vocabulary=600
@@ -108,7 +109,7 @@ class Views(DPO):
     @property
     def groups(self) -> tuple[Rows, ...]:
         (pair,) = super().groups
-        return ({**pair, "unseen": Row("chosen", "none"), "spoilt": Row("blind", "corrupted")},)
+        return ({**pair, "unseen": ScoredRow("chosen", "none"), "spoilt": ScoredRow("blind", "corrupted")},)
 
     def __call__(self, scores: Any) -> dict[str, Tensor]:
         terms = super().__call__(scores)

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from mmsafe import app
-from mmsafe.errors import UserError
-from mmsafe.signals import ended_at_once
-from mmsafe.train import TrainConfig
+from mmsafe.core.errors import UserError
+from mmsafe.core.signals import ended_at_once
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.runs import app
 
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 

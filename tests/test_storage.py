@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from mmsafe.errors import UserError
-from mmsafe.storage import needs_room
+from mmsafe.core.errors import UserError
+from mmsafe.core.storage import needs_room
 
 LIMIT = 100_000
 WEIGHTS = {"a": torch.zeros(20_000), "b": torch.zeros(20_000)}  # 160 kB

@@ -18,8 +18,8 @@ from launching import launch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from mmsafe.models.export import export
-from mmsafe.models.tiny import TinyModel
+from mmsafe.experiment.exporting import export
+from mmsafe.microworld.tiny import TinyModel
 
 SUPPORT = Path(__file__).parent / "support"
 RUN = (

@@ -18,11 +18,11 @@ from chat_server import ChatServer, Reply, number_of, planned, text_of
 from launching import Ended, launch
 from PIL import Image
 
+from mmsafe.curation.tagging.local_tagger import LocalTagger
+from mmsafe.curation.tagging.taxonomy import Taxonomy
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.models.tiny import TinyModel
-from mmsafe.tagging.local import LocalTagger
-from mmsafe.tagging.taxonomy import Taxonomy
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
 
 THEFT, INSULT = "Malicious Use", "Representation & Toxicity Harms"
 DOMAINS = (
@@ -235,12 +235,12 @@ def test_a_local_model_is_asked_and_found_again_in_the_cache(llava: Any, monkeyp
     examples = MicroWorld(size=3).train().examples
     found = LocalTagger(max_new_tokens=4, batch_size=2).categories(examples, taxonomy, model)
     assert found == ["unknown"] * 3
-    monkeypatch.setattr("mmsafe.generation.generate", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("mmsafe.generation.generate.generate", lambda *_: pytest.fail("asked again"))
     assert LocalTagger(max_new_tokens=4, batch_size=3).categories(examples, taxonomy, model) == found
 
 
 def test_what_a_local_model_says_is_read_as_a_name(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmsafe.generation import Response
+    from mmsafe.generation.generate import Response
 
     said = {"first?": Response("B", finished=True), "second?": Response("B", finished=False)}
 
@@ -249,7 +249,7 @@ def test_what_a_local_model_says_is_read_as_a_name(llava: Any, monkeypatch: pyte
         yield [(i, said[name]) for i, text in enumerate(texts) for name in said if name in text]
 
     monkeypatch.setattr(TinyModel, "load", lambda self: llava)
-    monkeypatch.setattr("mmsafe.generation.generate", generate)
+    monkeypatch.setattr("mmsafe.generation.generate.generate", generate)
     examples = [Example(name, (Turn("user", name),), None, {}) for name in said]
     taxonomy = Taxonomy(categories={"a": "one", "b": "two"})
     assert LocalTagger().categories(examples, taxonomy, TinyModel(pretraining=None)) == ["b", "unknown"]
@@ -273,7 +273,7 @@ def test_a_taxonomy_that_cannot_work_is_refused(categories: dict[str, str], mess
 
 def test_a_taxonomy_of_one_s_own_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "ours" / "taxonomy").mkdir(parents=True)
-    text = "_target_: mmsafe.tagging.taxonomy.Taxonomy\ncategories:\n  Crime: what is punished\n  Other: the rest\n"
+    text = "_target_: mmsafe.curation.tagging.taxonomy.Taxonomy\ncategories:\n  Crime: what is punished\n  Other: the rest\n"
     (tmp_path / "ours" / "taxonomy" / "two.yaml").write_text(text)
     own = ["--config-dir", str(tmp_path / "ours"), "taxonomy=two"]
     with ChatServer(lambda request: Reply("Crime" if number_of(request) else "Malicious Use")) as server:

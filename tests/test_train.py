@@ -23,7 +23,7 @@ import torch
 from launching import QUICK, launch
 from PIL import Image
 
-from mmsafe.config import conf_dir
+from mmsafe.core.config import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = (*QUICK, "trainer.max_steps=2", "evaluate=false")
@@ -283,7 +283,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, cache: Path, 
 
 
 @pytest.mark.parametrize(
-    "at", ["mmsafe.module.PreferenceModule.training_step", "mmsafe.reference.cached.CachedLogProbs._scored"]
+    "at", ["mmsafe.training.module.PreferenceModule.training_step", "mmsafe.reference.cached.CachedLogProbs._scored"]
 )
 def test_a_killed_data_worker_is_one_line(tmp_path: Path, cache: Path, at: str, monkeypatch: pytest.MonkeyPatch):
     """Killed while the main process does something else."""
@@ -370,7 +370,7 @@ def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
 )
 def test_an_objective_of_the_user_s_own_trains(argument: str, tmp_path: Path, cache: Path, monkeypatch: Any):
     (tmp_path / "my_loud_objective.py").write_text(
-        "from mmsafe.objectives.dpo import DPO\nfrom mmsafe.options import options\n\n\n"
+        "from mmsafe.objectives.dpo import DPO\nfrom mmsafe.core.options import options\n\n\n"
         "@options\nclass Louder(DPO):\n    def __call__(self, scores):\n"
         "        return {name: 3 * term for name, term in super().__call__(scores).items()}\n\n"
         "    @property\n    def start(self):\n        return {}\n"

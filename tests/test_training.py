@@ -18,22 +18,23 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from mmsafe.data.collate import Item
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.data.module import Items
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
-from mmsafe.models.tiny import Architecture, TinyModel
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
-from mmsafe.reference import Cached
+from mmsafe.reference.reference import Cached
 from mmsafe.reporting.csv_log import CsvLog, read_metrics
-from mmsafe.scoring import SharedPrefix
-from mmsafe.settings import AdamW, Checkpoint, Peft, Trainer
-from mmsafe.training import fit
+from mmsafe.scoring.collate import Item
+from mmsafe.scoring.items import Items
+from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.fit import fit
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsafe.data.records import RowError
-from mmsafe.data.source import BadRow
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.data.data_source import BadRow
+from mmsafe.data.row_error import RowError
 
 log = logging.getLogger(__name__)
 DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")

@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.conversation import LONGEST_TAG
 from mmsafe.data.example import Example
-from mmsafe.errors import UserError
 
 log = logging.getLogger(__name__)
 CATEGORY = "category"
@@ -31,7 +31,7 @@ def category_name(name: str) -> str:
     return name
 
 
-class Row(TypedDict):
+class CategoryRow(TypedDict):
     """A line of the file."""
 
     id: str
@@ -40,15 +40,15 @@ class Row(TypedDict):
     category: Annotated[str, AfterValidator(category_name)]
 
 
-ROW = TypeAdapter(Row)
+ROW = TypeAdapter(CategoryRow)
 
 
 def write_categories(path: Path, examples: Sequence[Example], categories: Sequence[str]) -> None:
     """One row per example."""
-    from mmsafe.reporting.files import write_rows
+    from mmsafe.core.files import write_rows
 
     pairs = zip(examples, categories, strict=True)
-    write_rows(path, [Row(id=e.id, prompt_hash=e.prompt_key(), category=category) for e, category in pairs])
+    write_rows(path, [CategoryRow(id=e.id, prompt_hash=e.prompt_key(), category=category) for e, category in pairs])
 
 
 def with_categories(examples: Sequence[Example], path: Path) -> list[Example]:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mmsafe.data.records import RowError
-from mmsafe.data.source import GENERATED, DataSource
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
+from mmsafe.data.data_source import GENERATED, DataSource
+from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 from mmsafe.data.tables import StoredImage
-from mmsafe.errors import UserError
-from mmsafe.options import options
 
 MEANING = re.compile(
     r"(?:^|_)(?:system|developer|tool|function|video|audio|history|context|chat_template_kwargs)s?(?:_|$)"

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mmsafe.data.example import Turn
-from mmsafe.data.records import RowError, checked_text
+from mmsafe.data.records import checked_text
+from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 
 PLACEHOLDER = "<image>"

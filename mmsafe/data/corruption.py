@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from mmsafe.core.options import Seed, Share, options
 from mmsafe.data.example import Example, ImageSource, digest
-from mmsafe.options import Seed, Share, options
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.image_formats import HEAD, what_it_is
-from mmsafe.errors import UserError
 
 MAX_RATIO = 200
 """Of an image's sides: scaled by the shorter one, as `image_aspect_ratio=crop` does, it grows by that much."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
 from mmsafe.data.images import Checkable, check_images
-from mmsafe.errors import UserError
 
 
 def failing(examples: Iterable[Example], decode: bool) -> dict[str, UserError]:
@@ -15,7 +15,7 @@ def failing(examples: Iterable[Example], decode: bool) -> dict[str, UserError]:
 
     `decode` finds truncated files, too; images that are no files are well.
     """
-    from mmsafe.reporting.progress import progress
+    from mmsafe.core.progress import progress
 
     shown: dict[str, Any] = {example.id: example.image for example in examples}
     shown = {name: image for name, image in shown.items() if isinstance(image, Checkable)}

@@ -6,13 +6,14 @@ import re
 from typing import Any, NamedTuple
 
 from mmsafe.data.example import Turn
-from mmsafe.data.records import RowError, text_field
+from mmsafe.data.records import text_field
+from mmsafe.data.row_error import RowError
 
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ORDER = ("Human", "Assistant")
 
 
-class Pair(NamedTuple):
+class TranscriptPair(NamedTuple):
     """A conversation that ends with the user, and the two responses to it."""
 
     turns: tuple[Turn, ...]
@@ -20,13 +21,13 @@ class Pair(NamedTuple):
     rejected: str
 
 
-def read_pair(value: dict[str, Any]) -> Pair:
+def read_pair(value: dict[str, Any]) -> TranscriptPair:
     """Split the transcripts `chosen` and `rejected`, which differ in their last turn only; raises `RowError`."""
     turns, chosen = _split(text_field(value, "chosen"), "chosen")
     others, rejected = _split(text_field(value, "rejected"), "rejected")
     if turns != others:
         raise RowError("two conversations", "'chosen' and 'rejected' differ before their last turn")
-    return Pair(turns, chosen, rejected)
+    return TranscriptPair(turns, chosen, rejected)
 
 
 def _split(transcript: str, field: str) -> tuple[tuple[Turn, ...], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 
 HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""

@@ -18,9 +18,9 @@ from urllib.parse import quote, unquote
 
 from PIL import Image, ImageOps
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.decoding import decoded, failed, to_rgb
 from mmsafe.data.image_formats import WEB, is_address, no_name
-from mmsafe.errors import UserError
 
 # What tools leave unescaped when they percent-encode a name: nothing (Python), brackets (browsers), colons (wikis).
 UNESCAPED = ("", "()!*'", ":", ":()!*',")

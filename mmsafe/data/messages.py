@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmsafe.data.columns import IMAGE, MEANING, UNREAD, plain_name
-from mmsafe.data.records import RowError, checked_text, kind
+from mmsafe.data.records import checked_text, kind
+from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 
 

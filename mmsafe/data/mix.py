@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
-from mmsafe.config import built
+from mmsafe.core.config import built
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import Positive, Seed, options
+from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example, digest
-from mmsafe.data.source import DataSource, Loaded
-from mmsafe.errors import UserError
-from mmsafe.options import Positive, Seed, options
 
 log = logging.getLogger(__name__)
 

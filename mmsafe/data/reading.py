@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from mmsafe.core.errors import UserError
+from mmsafe.data.data_source import Loaded
 from mmsafe.data.example import Example
-from mmsafe.data.source import Loaded
-from mmsafe.errors import UserError
 
 log = logging.getLogger(__name__)
 

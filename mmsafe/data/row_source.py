@@ -8,20 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import InputPath, Share, options
 from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
 from mmsafe.data.columns import ColumnSource
+from mmsafe.data.data_source import BadRow, Loaded
 from mmsafe.data.example import Example
 from mmsafe.data.failing import failing
 from mmsafe.data.holdout import hold_out
-from mmsafe.data.records import Record, RowError, kind, read_records
+from mmsafe.data.records import Record, kind, read_records
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImage, RowImages
-from mmsafe.data.source import BadRow, Loaded
 from mmsafe.data.splits import files_of_split
-from mmsafe.errors import UserError
-from mmsafe.options import InputPath, Share, options
 
 
-class Row(NamedTuple):
+class ReadRow(NamedTuple):
     """An example that could be read, and what keeps it on one side of a hold-out."""
 
     example: Example
@@ -68,7 +69,7 @@ class RowSource(ColumnSource):
             raise UserError("data.eval_split is the same as data.split: leave it null to hold out a share")
 
     @abstractmethod
-    def rows(self, record: Record, find: RowImages) -> Iterable[Row]:
+    def rows(self, record: Record, find: RowImages) -> Iterable[ReadRow]:
         """The examples of a record, whose value is an object; raises `RowError` if one cannot be used."""
 
     def train(self) -> Loaded:
@@ -141,7 +142,7 @@ class RowSource(ColumnSource):
             raise UserError("data.eval_split names files that data.split names, too: leave it null to hold out a share")
         return read_records(path, option, self.eval_split, split_option="data.eval_split", streamed=streamed)
 
-    def outcomes(self, records: Iterable[Record], path: Path) -> Iterator[tuple[Record, dict[str, Row] | RowError]]:
+    def outcomes(self, records: Iterable[Record], path: Path) -> Iterator[tuple[Record, dict[str, ReadRow] | RowError]]:
         """Each record with its rows by id, or with why it cannot be used; their images are found, but not looked at.
 
         `path` is where the user said that the records are. An image that several rows have is one object.
@@ -151,7 +152,7 @@ class RowSource(ColumnSource):
         for record in records:
             if record.file not in finders:
                 finders[record.file] = RowImages(self._image_folders(record.file, path), known)
-            found: dict[str, Row] | RowError
+            found: dict[str, ReadRow] | RowError
             try:
                 found = self._rows_of(record, finders[record.file])
             except RowError as error:
@@ -159,20 +160,20 @@ class RowSource(ColumnSource):
             yield record, found
 
     @cached_property
-    def _rows(self) -> tuple[list[Row], list[BadRow]]:
+    def _rows(self) -> tuple[list[ReadRow], list[BadRow]]:
         assert self.path is not None  # __post_init__ has refused that
         return self._read(list(self.records()), self.path)
 
     @cached_property
-    def _eval_rows(self) -> tuple[list[Row], list[BadRow]]:
+    def _eval_rows(self) -> tuple[list[ReadRow], list[BadRow]]:
         return self._read(list(self.eval_records()), self._evaluated[0])
 
-    def lacks(self, row: Row) -> bool:
+    def lacks(self, row: ReadRow) -> bool:
         """Whether a row cannot be trained on, because it is a prompt without the responses of others."""
         return not self.brings() <= row.example.responses.keys()
 
     @cached_property
-    def _answered(self) -> list[Row]:
+    def _answered(self) -> list[ReadRow]:
         """The rows of `path` that can be trained on or held out of that."""
         return [row for row in self._rows[0] if not self.lacks(row)]
 
@@ -180,10 +181,10 @@ class RowSource(ColumnSource):
     def _held_out(self) -> set[str]:
         return hold_out([row.group for row in self._answered], 0 if self.evaluates_others else self.holdout_share)
 
-    def _read(self, records: Sequence[Record], path: Path) -> tuple[list[Row], list[BadRow]]:
+    def _read(self, records: Sequence[Record], path: Path) -> tuple[list[ReadRow], list[BadRow]]:
         """Turn records into rows and check their images; returns the rows, and those that were dropped."""
         self.refuse_other_fields(dict.fromkeys(field for record in records for field in fields_of(record)), path)
-        rows: dict[str, Row] = {}
+        rows: dict[str, ReadRow] = {}
         bad: list[tuple[str, RowError]] = []
         for record, found in self.outcomes(records, path):
             if isinstance(found, RowError):
@@ -201,7 +202,7 @@ class RowSource(ColumnSource):
         kept = [row._replace(example=example) for row, example in zip(rows.values(), examples, strict=True)]
         return kept, lost
 
-    def _rows_of(self, record: Record, find: RowImages) -> dict[str, Row]:
+    def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
         """Rows by id."""
         if record.problem is not None:
             raise record.problem
@@ -214,7 +215,7 @@ class RowSource(ColumnSource):
             raise RowError("duplicate id", "makes two examples of the same id")
         return found
 
-    def _failing(self, rows: Iterable[Row]) -> dict[str, UserError]:
+    def _failing(self, rows: Iterable[ReadRow]) -> dict[str, UserError]:
         """Why the image of a row cannot be read, by the id of its example."""
         return failing((row.example for row in rows), self.check_images == "decode")
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 
 JSON = (".json", ".jsonl", ".jsonl.gz")
 TABLES = (".parquet", ".arrow")

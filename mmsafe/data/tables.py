@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsafe.cache import cached_folder
+from mmsafe.core.cache import cached_folder
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import digest
 from mmsafe.data.images import EncodedImage
-from mmsafe.data.records import RowError
-from mmsafe.errors import UserError
+from mmsafe.data.row_error import RowError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

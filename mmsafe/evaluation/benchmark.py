@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from mmsafe.core.options import options
+from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example
-from mmsafe.data.source import DataSource, Loaded
-from mmsafe.evaluation.judges.base import Judge, Verdict
+from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.statistics import Estimate, reach
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from rich.table import Table

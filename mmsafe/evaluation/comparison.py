@@ -7,27 +7,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmsafe.config import recorded
-from mmsafe.errors import UserError
+from mmsafe.core.config import recorded
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.stages import (
     GENERATION,
     GENERATIONS,
     JUDGEMENT,
     JUDGEMENTS,
-    Generation,
-    Judgement,
+    GenerationRow,
+    JudgementRow,
     read_rows,
     refuse_untold,
     verdict_of,
 )
 from mmsafe.evaluation.statistics import Paired, paired, reach
-from mmsafe.options import options
-from mmsafe.reporting.runs import about_run
+from mmsafe.runs.run_folder import about_run
 
 
 @options
-class Asked:
+class JudgedRunConfig:
     """Of a run's config, what was asked."""
 
     benchmark: Benchmark
@@ -39,11 +39,11 @@ class JudgedRun:
 
     folder: Path
     benchmark: Benchmark
-    generations: Mapping[str, Generation]
-    judgements: Mapping[str, Judgement]
+    generations: Mapping[str, GenerationRow]
+    judgements: Mapping[str, JudgementRow]
 
 
-class Pair(NamedTuple):
+class ComparedPair(NamedTuple):
     """An outcome of one prompt in both runs, and whether the judge could tell."""
 
     a: bool
@@ -88,7 +88,7 @@ def read_judged_run(folder: Path) -> JudgedRun:
     about = about_run(folder)
     if "benchmark" not in about.get("config", {}):
         raise UserError(f"{folder}: has no run.json of mmsafe.evaluate or mmsafe.train; name a run folder")
-    benchmark = recorded({"benchmark": about["config"]["benchmark"]}, Asked).benchmark
+    benchmark = recorded({"benchmark": about["config"]["benchmark"]}, JudgedRunConfig).benchmark
     generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
     if unmatched := generations.keys() ^ judgements.keys():
         raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")
@@ -152,16 +152,16 @@ def _parts(run: JudgedRun, ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _changes(a: JudgedRun, b: JudgedRun, ids: Sequence[str]) -> dict[str, Change]:
-    outcomes: dict[str, list[Pair]] = {}
+    outcomes: dict[str, list[ComparedPair]] = {}
     for i in ids:
         before, after = _outcomes(a, i), _outcomes(b, i)
         unknown = a.judgements[i]["unknown"], b.judgements[i]["unknown"]
         for name in before:
-            outcomes.setdefault(name, []).append(Pair(before[name], after[name], *unknown))
+            outcomes.setdefault(name, []).append(ComparedPair(before[name], after[name], *unknown))
     return {name: _change(pairs) for name, pairs in outcomes.items()}
 
 
-def _change(pairs: Sequence[Pair]) -> Change:
+def _change(pairs: Sequence[ComparedPair]) -> Change:
     found = paired([pair.a for pair in pairs], [pair.b for pair in pairs])
     assert found is not None  # there is a pair wherever there is an outcome
     a = reach([pair.a for pair in pairs], [pair.a_unknown for pair in pairs])

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsafe.cache import cache_dir
-from mmsafe.chat import Chat, NoAnswerError, estimated_tokens
+from mmsafe.core.cache import cache_dir
+from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
+from mmsafe.core.endpoint import Endpoint
+from mmsafe.core.options import options
 from mmsafe.data.data_url import image_part
 from mmsafe.data.example import Example, digest
-from mmsafe.endpoint import Endpoint
-from mmsafe.options import options
 
 if TYPE_CHECKING:
-    from mmsafe.generation import Response
+    from mmsafe.generation.generate import Response
 
 IMAGE_TOKENS = 576
 """Of LLaVA-1.5, for the limit of tokens a minute."""
@@ -26,7 +26,7 @@ class Engine:
 
 
 @options
-class Local(Engine):
+class LocalEngine(Engine):
     """The model of `checkpoint=` or `model=`, loaded into this process."""
 
 
@@ -39,7 +39,7 @@ class Served(Endpoint, Engine):
 
         Raises `UserError` if any prompt got none, after all others were answered and kept.
         """
-        from mmsafe.data.responses import kept_responses, served_responses
+        from mmsafe.generation.responses import kept_responses, served_responses
 
         asked = {prompt.prompt_key(): prompt for prompt in prompts}
 
@@ -54,7 +54,7 @@ class Served(Endpoint, Engine):
         return [found[prompt.prompt_key()] for prompt in prompts]
 
     async def _response(self, chat: Chat, prompt: Example, max_new_tokens: int) -> Response:
-        from mmsafe.generation import Response
+        from mmsafe.generation.generate import Response
 
         messages = await asyncio.to_thread(_messages, prompt)
         tokens = sum(estimated_tokens(turn.text) + IMAGE_TOKENS * turn.image for turn in prompt.turns) + max_new_tokens

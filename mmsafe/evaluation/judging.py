@@ -8,12 +8,12 @@ from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
 
-from mmsafe.cache import cache_dir
-from mmsafe.claims import Claims
+from mmsafe.core.cache import cache_dir
+from mmsafe.core.claims import Claims
+from mmsafe.core.errors import UserError
+from mmsafe.core.row_store import RowStore
 from mmsafe.data.example import digest
-from mmsafe.errors import UserError
-from mmsafe.evaluation.judges.base import Case, Judge, Verdict
-from mmsafe.row_store import RowStore
+from mmsafe.evaluation.judges.judge import Case, Judge, Verdict
 
 log = logging.getLogger(__name__)
 UNASKED = "not asked: the prompt leaves no room within lengths.max_length"
@@ -91,7 +91,7 @@ def _judge(
     claims: Claims,
     failed: dict[str, Verdict],
 ) -> None:
-    from mmsafe.reporting.progress import once_each, progress
+    from mmsafe.core.progress import once_each, progress
 
     def found() -> set[str]:
         return store.read().keys() | failed.keys()

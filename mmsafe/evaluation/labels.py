@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.evaluation.stages import JUDGEMENTS
 
 Label = Literal["yes", "no", "unknown"]

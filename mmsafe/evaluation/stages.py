@@ -11,13 +11,13 @@ from typing import Any, NotRequired, TypeVar
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_rows
+from mmsafe.core.ranks import is_first
 from mmsafe.data.example import Example, digest
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Judged
-from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
+from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judging import UNASKED, refuse_unknown, verdicts_on
-from mmsafe.ranks import is_first
-from mmsafe.reporting.files import write_rows
 
 GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
 Text = InstanceOf[str]
@@ -35,7 +35,7 @@ class StageRow(TypedDict):
     benchmark: str
 
 
-class Generation(StageRow):
+class GenerationRow(StageRow):
     """A row of `generations.jsonl`."""
 
     prompt_hash: str
@@ -48,7 +48,7 @@ class Generation(StageRow):
     """There, and true, where the prompt was too long to be asked."""
 
 
-class Judgement(StageRow):
+class JudgementRow(StageRow):
     """A row of `judgements.jsonl`."""
 
     unsafe: bool
@@ -69,7 +69,7 @@ class Judgement(StageRow):
 
 
 VERDICT = ("unsafe", "refused", "unknown", "category", "reply", "details", "error")
-GENERATION, JUDGEMENT = TypeAdapter(Generation), TypeAdapter(Judgement)
+GENERATION, JUDGEMENT = TypeAdapter(GenerationRow), TypeAdapter(JudgementRow)
 Row = TypeVar("Row", bound=StageRow)
 
 
@@ -136,7 +136,7 @@ def text_of(answer: tuple[str, bool] | None) -> str:
     return answer[0] if answer else ""
 
 
-def refuse_untold(path: Path, row: Judgement, benchmark: Benchmark) -> None:
+def refuse_untold(path: Path, row: JudgementRow, benchmark: Benchmark) -> None:
     """Raise `UserError` if a verdict, in the file or run folder `path`, lacks what the benchmark needs."""
     told = row.get("tells", ["refused", *row.get("details", {})])
     if missing := benchmark.needs - set(told):
@@ -151,7 +151,7 @@ def response_hash(prompt: Example, response: str) -> str:
     return digest([prompt.prompt_key(), response])
 
 
-def verdict_of(row: Judgement) -> Verdict:
+def verdict_of(row: JudgementRow) -> Verdict:
     """The verdict in a row."""
     fields: dict[str, Any] = {name: value for name, value in row.items() if name in VERDICT}
     return Verdict(**fields)
@@ -181,8 +181,8 @@ def _reason(error: ValueError | RecursionError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def _generation(prompt: Example, answer: tuple[str, bool] | None, benchmark: Benchmark) -> Generation:
-    row = Generation(
+def _generation(prompt: Example, answer: tuple[str, bool] | None, benchmark: Benchmark) -> GenerationRow:
+    row = GenerationRow(
         id=prompt.id,
         benchmark=benchmark.name,
         prompt_hash=prompt.prompt_key(),
@@ -193,8 +193,8 @@ def _generation(prompt: Example, answer: tuple[str, bool] | None, benchmark: Ben
     return row if answer else {**row, "unasked": True}
 
 
-def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> Judgement:
-    return Judgement(
+def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> JudgementRow:
+    return JudgementRow(
         id=case.example.id,
         benchmark=benchmark.name,
         unsafe=verdict.unsafe,

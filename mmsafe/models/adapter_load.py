@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.adapters import merge
 from mmsafe.models.checkpoints import (
     ADAPTER_CONFIG,
@@ -29,8 +29,8 @@ from mmsafe.models.checkpoints import (
 )
 from mmsafe.models.llava import Llava, load_pretrained, located, set_trained
 from mmsafe.models.loading import run_options
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.quantised import dequantised, quantised
-from mmsafe.models.source import PretrainedLlava
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINED_WHOLE = "non_lora_trainables.bin"

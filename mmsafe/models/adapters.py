@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmsafe.models.quantised import dequantised, is_quantised
 
 if TYPE_CHECKING:
+    from mmsafe.core.settings import Peft
     from mmsafe.models.llava import Llava
-    from mmsafe.settings import Peft
 
 PROJECTOR = "multi_modal_projector"
 LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from transformers import AutoConfig
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.adapter_load import about_base, base_of, is_adapter
 from mmsafe.models.checkpoints import format_of_config, read_json
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import hf_processing, located, make_processor, template_of
-from mmsafe.models.original_load import read_parts
+from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.original.load import read_parts
 from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line
-from mmsafe.models.source import PretrainedLlava
 from mmsafe.models.trial import check_processor
 
 

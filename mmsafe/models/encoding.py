@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.corruption import CorruptedImage
 from mmsafe.data.example import Example, ImageSource, Turn
-from mmsafe.errors import UserError
 from mmsafe.models.control_tokens import ControlTokens
 from mmsafe.models.rendering import rendered
 

@@ -15,21 +15,15 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGenera
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import digest
-from mmsafe.errors import UserError
-from mmsafe.models.checkpoints import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    CheckpointError,
-    format_of,
-    wanted_files,
-)
+from mmsafe.models.checkpoints import ADAPTER, ADAPTER_CONFIG, CheckpointError, format_of, wanted_files
 from mmsafe.models.control_tokens import ENCODING
 from mmsafe.models.hub import reachable
-from mmsafe.models.original import chosen_template, shipped_template
-from mmsafe.models.original_load import load_original
+from mmsafe.models.model_source import ModelSource, PretrainedLlava, Trained
+from mmsafe.models.original.layout import chosen_template, shipped_template
+from mmsafe.models.original.load import load_original
 from mmsafe.models.pretrained import TEMPLATE, check_files, from_pretrained, in_one_line, load_model
-from mmsafe.models.source import ModelSource, PretrainedLlava, Trained
 from mmsafe.models.trial import check_processor
 
 if TYPE_CHECKING:

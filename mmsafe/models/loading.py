@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from mmsafe.config import TARGET, built
-from mmsafe.errors import UserError
+from mmsafe.core.config import TARGET, built
+from mmsafe.core.errors import UserError
+from mmsafe.core.precision import forward_dtype
+from mmsafe.core.ranks import local_rank
+from mmsafe.core.settings import Peft
 from mmsafe.models.llava import Llava
-from mmsafe.models.source import ModelSource, PretrainedLlava
-from mmsafe.precision import forward_dtype
-from mmsafe.ranks import local_rank
-from mmsafe.reporting.runs import about_run
-from mmsafe.settings import Peft
+from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.runs.run_folder import about_run
 
 KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle", "chat_template")
 """Options that go with a checkpoint: of the run that made it, or else of the chosen model."""
@@ -38,7 +38,7 @@ def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedL
     kept = {name: options[name] for name in KEPT if name in options}
     if made_by and ((folder / "config.json").is_file() or (folder / "model" / "config.json").is_file()):
         kept["chat_template"] = None  # a run saves its template with the model, but not with an adapter
-    source = built({TARGET: "mmsafe.models.source.PretrainedLlava", "path": path, **kept}, option)
+    source = built({TARGET: "mmsafe.models.model_source.PretrainedLlava", "path": path, **kept}, option)
     assert isinstance(source, PretrainedLlava)
     return source
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, dynamic_module_utils
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import ADAPTER_CONFIG, CheckpointError, WeightFiles, first_few, read_json
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.pretrained import from_pretrained
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment
 from jinja2.exceptions import TemplateError
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 
 SECONDS = 2.0
 """Of this thread's processor time; a usual template takes about a millisecond, and 30 more when it is compiled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.rendering import rendered

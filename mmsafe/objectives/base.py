@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from mmsafe.options import options
+from mmsafe.core.options import options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LN2 = math.log(2)
 
 
-class Row(NamedTuple):
+class ScoredRow(NamedTuple):
     """A sequence to score: which response, beside which view of the image (`real`, `none` or `corrupted`)."""
 
     response: str
@@ -31,9 +31,9 @@ class Row(NamedTuple):
         return self.response if self.image == "real" else f"{self.response}_{self.image}"
 
 
-Rows = Mapping[str, Row]
+Rows = Mapping[str, ScoredRow]
 
-PAIR: Rows = {"chosen": Row("chosen"), "rejected": Row("rejected")}
+PAIR: Rows = {"chosen": ScoredRow("chosen"), "rejected": ScoredRow("rejected")}
 """Chosen and rejected, both beside the real image."""
 
 

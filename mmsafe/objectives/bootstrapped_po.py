@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mmsafe.objectives.base import Row, Rows
+from mmsafe.core.options import options
+from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.objectives.dpo import DPO
-from mmsafe.options import options
 
 
 @options
@@ -22,4 +22,4 @@ class BootstrappedPO(DPO):
     @property
     def groups(self) -> tuple[Rows, ...]:
         """Chosen and, in the place of rejected, weakened."""
-        return ({"chosen": Row("chosen"), "rejected": Row("weakened")},)
+        return ({"chosen": ScoredRow("chosen"), "rejected": ScoredRow("weakened")},)

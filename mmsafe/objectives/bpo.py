@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from mmsafe.objectives.base import LN2, Row, Rows, Scores, Terms
+from mmsafe.core.options import NonNegative, options
+from mmsafe.objectives.base import LN2, Rows, ScoredRow, Scores, Terms
 from mmsafe.objectives.dpo import DPO, preference_loss
-from mmsafe.options import NonNegative, options
 
 
 @options
@@ -36,8 +36,8 @@ class BPO(DPO):
         """One triple (`joint`), or two pairs (`concat`)."""
         (pair,) = super().groups
         if self.mode == "joint":
-            return ({**pair, "blind": Row("blind")},)
-        return (pair, {**pair, "rejected": Row("blind")})
+            return ({**pair, "blind": ScoredRow("blind")},)
+        return (pair, {**pair, "rejected": ScoredRow("blind")})
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch], "blind": [batch]}`; without `blind` in `concat` mode."""

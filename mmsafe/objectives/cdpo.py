@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from mmsafe.core.options import options
 from mmsafe.objectives.dpo import DPO, preference_loss
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mmsafe.core.options import Positive, options
 from mmsafe.objectives.base import LN2, PAIR, Objective, Rows, Scores, Terms, negative_log_sigmoid
-from mmsafe.options import Positive, options
 
 if TYPE_CHECKING:
     from torch import Tensor

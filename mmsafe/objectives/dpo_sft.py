@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mmsafe.core.options import NonNegative, options
 from mmsafe.objectives.base import Scores, Terms
 from mmsafe.objectives.dpo import DPO
-from mmsafe.options import NonNegative, options
 
 
 @options

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mmsafe.core.options import options
 from mmsafe.objectives.dpo import DPO
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from mmsafe.core.options import options
 from mmsafe.objectives.base import Scores, Terms
 from mmsafe.objectives.dpo import DPO
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from torch import Tensor

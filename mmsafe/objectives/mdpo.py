@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from mmsafe.objectives.base import LN2, Row, Rows, Scores, Terms, negative_log_sigmoid
+from mmsafe.core.options import NonNegative, options
+from mmsafe.objectives.base import LN2, Rows, ScoredRow, Scores, Terms, negative_log_sigmoid
 from mmsafe.objectives.dpo import DPO, preference_loss
-from mmsafe.options import NonNegative, options
 
 
 @options
@@ -32,7 +32,7 @@ class MDPO(DPO):
     def groups(self) -> tuple[Rows, ...]:
         """The pair, and the chosen response beside the corrupted image."""
         (pair,) = super().groups
-        return ({**pair, "corrupted": Row("chosen", "corrupted")},)
+        return ({**pair, "corrupted": ScoredRow("chosen", "corrupted")},)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch], "image": [batch], "anchor": [batch]}`."""

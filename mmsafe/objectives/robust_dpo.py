@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmsafe.core.options import options
 from mmsafe.objectives.cdpo import CDPO
 from mmsafe.objectives.dpo import preference_loss
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from torch import Tensor

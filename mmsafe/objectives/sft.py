@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from mmsafe.objectives.base import Objective, Row, Rows, Scores, Terms
-from mmsafe.options import options
+from mmsafe.core.options import options
+from mmsafe.objectives.base import Objective, Rows, ScoredRow, Scores, Terms
 
 
 @options
@@ -20,7 +20,7 @@ class SFT(Objective):
     @property
     def groups(self) -> tuple[Rows, ...]:
         """One row: the chosen response."""
-        return ({"chosen": Row("chosen")},)
+        return ({"chosen": ScoredRow("chosen")},)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"nll": [batch]}`, averaged over the tokens of each response."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from mmsafe.core.options import NonNegative, Positive, options
 from mmsafe.objectives.base import PAIR, Objective, Rows, Scores, Terms, negative_log_sigmoid
-from mmsafe.options import NonNegative, Positive, options
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,23 +14,23 @@ import transformers
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmsafe.cache import cache_dir
-from mmsafe.claims import Claims
-from mmsafe.data.collate import Batch, Collator, Item, guarded, opened
+from mmsafe.core.cache import cache_dir
+from mmsafe.core.claims import Claims
+from mmsafe.core.precision import autocast
+from mmsafe.core.progress import progress
 from mmsafe.data.example import digest
-from mmsafe.data.module import Items
-from mmsafe.data.sampler import text_length
-from mmsafe.generation import evaluating
+from mmsafe.generation.generate import evaluating
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Rows
-from mmsafe.precision import autocast
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
-from mmsafe.reporting.progress import progress
-from mmsafe.scoring import RowLogProbs, Scoring, by_row
+from mmsafe.scoring.collate import Batch, Collator, Item, guarded, opened
+from mmsafe.scoring.items import Items
+from mmsafe.scoring.sampler import text_length
+from mmsafe.scoring.ways import RowLogProbs, Scoring, by_row
 
 if TYPE_CHECKING:
-    from mmsafe.data.features import FeatureCache
+    from mmsafe.scoring.features import FeatureCache
 
 log = logging.getLogger(__name__)
 CHUNK = 256

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmsafe.data.collate import Batch, Collator, Item
-from mmsafe.data.module import Items
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.llava import Llava
-from mmsafe.models.vision import tower_is_frozen
-from mmsafe.scoring import RowLogProbs, Scoring
+from mmsafe.scoring.collate import Batch, Collator, Item
+from mmsafe.scoring.items import Items
+from mmsafe.scoring.vision import tower_is_frozen
+from mmsafe.scoring.ways import RowLogProbs, Scoring
 
 Collate = Callable[[Sequence[Item]], Batch]
 Sums = Mapping[str, tuple[float, int]]

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.tensor_file import load_file, save_file
 from mmsafe.data.example import digest
-from mmsafe.errors import UserError
-from mmsafe.tensor_file import load_file, save_file
 
 
 class LogProbStore:

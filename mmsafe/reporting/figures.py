@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from mmsafe.reporting.files import write_atomically
+from mmsafe.core.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe import __version__
-from mmsafe.errors import UserError
-from mmsafe.evaluation.stages import Judgement
-from mmsafe.reporting.samples import Sample, SampledRun, thumbnail
-from mmsafe.storage import needs_room
+from mmsafe.core.errors import UserError
+from mmsafe.core.storage import needs_room
+from mmsafe.evaluation.stages import JudgementRow
+from mmsafe.reporting.run_samples import Sample, SampledRun, thumbnail
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -107,7 +107,7 @@ def _sample(sample: Sample, run: SampledRun) -> EvalSample:
     )
 
 
-def _verdict(judgement: Judgement) -> dict[str, Any]:
+def _verdict(judgement: JudgementRow) -> dict[str, Any]:
     return {name: value for name, value in judgement.items() if name in VERDICT}
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsafe.reporting.files import write_rows
-from mmsafe.reporting.samples import Sample, SampledRun
+from mmsafe.core.files import write_rows
+from mmsafe.reporting.run_samples import Sample, SampledRun
 
 METRICS = ("unsafe", "refused", "unknown")
 

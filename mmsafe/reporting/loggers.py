@@ -6,38 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from secrets import token_hex
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from mmsafe.options import options
+from mmsafe.core.options import options
+from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
-
-    from mmsafe.reporting.runs import RunFolder
-
-LONGEST_TAG = 64
-"""Characters that Weights & Biases takes."""
-TELLING = ("objective", "model", "data", "peft")
-"""Config groups that tell runs apart."""
-
-
-class LoggedRun(NamedTuple):
-    """What a logger is told of its run."""
-
-    folder: Path
-    name: str
-    config: Mapping[str, Any]
-    """Resolved."""
-    command: str = "train"
-    sweep: str | None = None
-    """Name of the sweep that the run is a job of."""
-    choices: tuple[str, ...] = ()
-    """What was chosen of `TELLING` groups, such as `objective=bpo`."""
-    id: str | None = None
-    """The same again when the run is continued."""
 
 
 @options
@@ -104,20 +81,3 @@ class TensorBoard(RunLogger):
         from mmsafe.reporting.tensorboard_log import TensorBoardLog
 
         return TensorBoardLog(run.folder)
-
-
-def this_run(folder: RunFolder) -> LoggedRun:
-    """The run of this process, as Hydra started it in `folder`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra, name = HydraConfig.get(), folder.config["name"] or folder.path.name
-    choices = tuple(f"{group}={hydra.runtime.choices[group]}" for group in TELLING)
-    folder.note(run_id=folder.about.get("run_id") or token_hex(4))
-    sweep, run_id = sweep_of(folder.path), folder.about["run_id"]
-    return LoggedRun(folder.path, name, folder.config, hydra.job.name, sweep, choices, run_id)
-
-
-def sweep_of(folder: Path) -> str | None:
-    """Name of the sweep folder that a run's folder is a job of; None for a run by itself."""
-    above = folder.resolve().parent
-    return above.name if (above / "sweep.json").exists() or (above / "multirun.yaml").exists() else None

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mmsafe.reporting.by_tag import FILE, by_tag
+from mmsafe.core.by_tag import FILE, by_tag
+from mmsafe.core.files import write_atomically
 from mmsafe.reporting.figures import Chart
-from mmsafe.reporting.files import write_atomically
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.result_charts import by_group, over_beta, pareto
 from mmsafe.reporting.summary import Interval, Run, differing, over_seeds, paired_difference

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.files import write_atomically
+from mmsafe.core.progress import progress
 from mmsafe.data.example import Example, ImageSource
-from mmsafe.reporting.files import write_atomically
 from mmsafe.reporting.html_page import rendered
-from mmsafe.reporting.progress import progress
-from mmsafe.reporting.samples import Sample, SampledRun, thumbnail
+from mmsafe.reporting.run_samples import Sample, SampledRun, thumbnail
 
 THREADS = 8
 MOST_VALUES = 60

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmsafe.errors import UserError
-from mmsafe.reporting import files
-from mmsafe.reporting.hydra_files import noted_choices, noted_overrides
-from mmsafe.reporting.runs import ABOUT, FAILED, METRICS, about_run, metrics_of, read_json
-from mmsafe.reporting.secrets import LEFT_OUT, public
+from mmsafe.core import files
+from mmsafe.core.errors import UserError
+from mmsafe.core.secrets import LEFT_OUT, public
+from mmsafe.runs.hydra_files import noted_choices, noted_overrides
+from mmsafe.runs.run_folder import ABOUT, FAILED, METRICS, about_run, metrics_of, read_json
 
 IGNORED = ("seed", "name", "progress_bar")
 """Last part of options that make no difference between groups."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from rich.table import Table
 from torch import nn
 
+from mmsafe.core.ranks import is_first
 from mmsafe.models.parameters import Count, count_parameters
-from mmsafe.ranks import is_first
-from mmsafe.reporting.runs import RunFolder
 from mmsafe.reporting.table import print_tables
+from mmsafe.runs.run_folder import RunFolder
 
 
 def show_trained(model: nn.Module, folder: RunFolder) -> None:

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsafe.errors import UserError
-from mmsafe.reporting.loggers import LONGEST_TAG, LoggedRun, Wandb
-from mmsafe.reporting.secrets import public
+from mmsafe.core.errors import UserError
+from mmsafe.core.secrets import public
+from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
+from mmsafe.reporting.loggers import Wandb
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
-    from mmsafe.reporting.samples import Sample
+    from mmsafe.reporting.run_samples import Sample
 
 log = logging.getLogger(__name__)
 SAMPLES = "samples"
@@ -70,7 +71,7 @@ def log_result(logger: Any, metrics: Mapping[str, Any], folder: Path, samples: i
 
     logger.experiment.summary.update(dict(metrics))
     if samples and (folder / JUDGEMENTS).exists():
-        from mmsafe.reporting.samples import read_samples
+        from mmsafe.reporting.run_samples import read_samples
 
         (run,) = read_samples([folder])
         spread = run.samples[:: max(1, len(run.samples) // samples)]
@@ -100,7 +101,7 @@ def _row(sample: Sample) -> Sequence[Any]:
     """As in `COLUMNS`."""
     from wandb import Image
 
-    from mmsafe.reporting.samples import THUMBNAIL
+    from mmsafe.reporting.run_samples import THUMBNAIL
 
     prompt, verdict, image = sample.prompt, sample.judgement, None
     if prompt.image is not None:

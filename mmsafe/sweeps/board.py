@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mmsafe.reporting.files import csv_rows
+from mmsafe.core.files import csv_rows
 from mmsafe.sweeps.job import Job, State
 
 SHOWN_METRICS = ("eval/safety_rate", "train/loss")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from mmsafe.reporting.files import write_json
-from mmsafe.reporting.runs import FAILED, METRICS, metrics_of, read_json
-from mmsafe.reporting.secrets import masked
-from mmsafe.run_lock import RUN, taken
+from mmsafe.core.files import write_json
+from mmsafe.core.run_lock import RUN, taken
+from mmsafe.core.secrets import masked
+from mmsafe.runs.run_folder import FAILED, METRICS, metrics_of, read_json
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed", "stopped"]
 """`elsewhere`: another sweep, or one that was killed, has left its process running; `stopped`: it can be continued."""

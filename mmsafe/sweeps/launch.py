@@ -11,17 +11,17 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mmsafe.config import built, without_hydra
-from mmsafe.launchers import about_devices
-from mmsafe.overrides import as_given, to_folder
-from mmsafe.reporting.runs import score
-from mmsafe.reporting.secrets import masked
+from mmsafe.core.config import built, without_hydra
+from mmsafe.core.secrets import masked
+from mmsafe.runs.expansion import parsed
+from mmsafe.runs.launch_options import LocalLauncher
+from mmsafe.runs.launchers import about_devices
+from mmsafe.runs.overrides import as_given, to_folder
+from mmsafe.runs.run_folder import score
 from mmsafe.sweeps.board import Board
-from mmsafe.sweeps.expansion import parsed
 from mmsafe.sweeps.job import Job
-from mmsafe.sweeps.local import LocalJobs
+from mmsafe.sweeps.local_launcher import LocalJobs
 from mmsafe.sweeps.naming import job_name
-from mmsafe.sweeps.options import Local
 from mmsafe.sweeps.results import entries, record, recorded, together, write_results
 
 
@@ -37,7 +37,7 @@ def launch(config: DictConfig, loader: ConfigLoader, job_overrides: Sequence[Seq
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     options = built(OmegaConf.to_container(config.launcher, resolve=True), "launcher")
-    assert isinstance(options, Local)
+    assert isinstance(options, LocalLauncher)
     pairs = [_job(config, loader, list(overrides), folder) for overrides in job_overrides]
     jobs = [job for job, _ in pairs]
     before = recorded(folder)

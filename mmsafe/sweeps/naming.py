@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from mmsafe.config import SHOWN, STARTING, resolved
+from mmsafe.core.config import SHOWN, STARTING, resolved
 from mmsafe.data.example import digest
 
 LONGEST = 80

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
-from mmsafe.errors import UserError
-from mmsafe.reporting.files import write_csv, write_json
-from mmsafe.reporting.runs import metrics_of
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_csv, write_json
 from mmsafe.reporting.table import HEADLINE
+from mmsafe.runs.run_folder import metrics_of
 from mmsafe.sweeps.job import Job, State
 
 SWEEP = "sweep.json"

@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from mmsafe.config import built
-from mmsafe.errors import UserError
-from mmsafe.overrides import key_of
-from mmsafe.reporting.files import write_csv
-from mmsafe.reporting.runs import metrics_of
+from mmsafe.core.config import built
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_csv
 from mmsafe.reporting.table import print_tables
-from mmsafe.sweeps.expansion import Plan
-from mmsafe.sweeps.options import Local, Search
+from mmsafe.runs.expansion import SweepPlan
+from mmsafe.runs.launch_options import LocalLauncher, Search
+from mmsafe.runs.overrides import key_of
+from mmsafe.runs.run_folder import metrics_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -33,7 +33,7 @@ FOLDER = "folder"
 """Attribute of a trial whose job has ended, and where; one that was interrupted lacks it."""
 
 
-def search(config: DictConfig, asked: Plan, launcher: Launcher) -> list[JobReturn]:
+def search(config: DictConfig, asked: SweepPlan, launcher: Launcher) -> list[JobReturn]:
     """Run trials until there are as many as wanted; returns the jobs of this time.
 
     Prints the trials that no other beats in all objectives, and writes them to `pareto.csv`.
@@ -41,7 +41,7 @@ def search(config: DictConfig, asked: Plan, launcher: Launcher) -> list[JobRetur
     options = built(OmegaConf.to_container(config.search, resolve=True), "search")
     local = built(OmegaConf.to_container(config.launcher, resolve=True), "launcher")
     assert isinstance(options, Search)
-    assert isinstance(local, Local)
+    assert isinstance(local, LocalLauncher)
     folder = Path(config.hydra.sweep.dir)
     study = _study(folder, options)
     todo = options.n_trials - len(_ended(study)) + _ask_again(study, local.retry_failed)
@@ -95,11 +95,11 @@ def _ask_again(study: Study, retry_failed: bool) -> int:
     return retried
 
 
-def _ask(study: Study, asked: Plan) -> Trial:
+def _ask(study: Study, asked: SweepPlan) -> Trial:
     return study.ask({dimension.key: dimension.distribution() for dimension in asked.space})
 
 
-def _words(trial: Trial, asked: Plan) -> list[str]:
+def _words(trial: Trial, asked: SweepPlan) -> list[str]:
     """The overrides of a trial's job."""
     words = {key_of(override): override.input_line or "" for override in asked.overrides}
     return list((words | {key: f"{key}={value}" for key, value in trial.params.items()}).values())

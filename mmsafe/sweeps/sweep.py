@@ -10,12 +10,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict, read_write
 
-from mmsafe.endings import BAD_INPUT, report
-from mmsafe.errors import UserError
-from mmsafe.overrides import as_given, to_folder
-from mmsafe.reporting.hydra_files import save_config
+from mmsafe.core.endings import BAD_INPUT, report
+from mmsafe.core.errors import UserError
 from mmsafe.reporting.table import print_tables
-from mmsafe.sweeps.expansion import plan
+from mmsafe.runs.expansion import plan
+from mmsafe.runs.hydra_files import save_config
+from mmsafe.runs.overrides import as_given, to_folder
 from mmsafe.sweeps.results import SWEEP, recorded, table_of_results
 
 

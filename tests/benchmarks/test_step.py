@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks import data, models
 from benchmarks.sides import Plan
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 
 pytest.importorskip("trl", reason="the benchmark's other side, TRL, is not installed")
 ROOT = Path(__file__).resolve().parents[2]

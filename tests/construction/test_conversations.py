@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hh_rows import hh_row, write_hh
 
-from mmsafe.construction.conversations import HHConversations
-from mmsafe.construction.stage import Outcome, Site
-from mmsafe.errors import UserError
-from mmsafe.models.tiny import TinyModel
+from mmsafe.core.errors import UserError
+from mmsafe.curation.build.conversations import HHConversations
+from mmsafe.curation.build.stage import Outcome, Site
+from mmsafe.microworld.tiny import TinyModel
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SAMPLE, HH = SHARED / "mmsafe_po_sample.json", SHARED / "hh_harmless_base_test.jsonl.gz"

@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
-from mmsafe.construction.entities import Entities, Entity, TokenClassification, last_turn, mention
-from mmsafe.construction.rule_entities import RuleEntities
-from mmsafe.construction.stage import Outcome, Site
-from mmsafe.errors import UserError
-from mmsafe.models.tiny import TinyModel
+from mmsafe.core.errors import UserError
+from mmsafe.curation.build.entities import Entities, Entity, TokenClassification, last_turn, mention
+from mmsafe.curation.build.rule_entities import RuleEntities
+from mmsafe.curation.build.stage import Outcome, Site
+from mmsafe.microworld.tiny import TinyModel
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmsafe_po_sample.json"
 SITE = Site(Path("unused"), TinyModel())

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from wiki_server import API, WikiServer, api_error, content, picture, redirect, slow, status, truncated
 
-from mmsafe.construction.entity_image import EntityImage
-from mmsafe.construction.google import KnowledgeGraph
-from mmsafe.construction.image_files import published_name
-from mmsafe.construction.polite_client import asked_wait
-from mmsafe.construction.stage import Outcome, Site
-from mmsafe.errors import UserError
-from mmsafe.models.tiny import TinyModel
+from mmsafe.core.errors import UserError
+from mmsafe.curation.build.entity_image import EntityImage
+from mmsafe.curation.build.google import KnowledgeGraph
+from mmsafe.curation.build.image_files import published_name
+from mmsafe.curation.build.polite_client import asked_wait
+from mmsafe.curation.build.stage import Outcome, Site
+from mmsafe.microworld.tiny import TinyModel
 
 THUMB = "/thumb/500px-Rome.png"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmsafe.construction.quality import QualityFilter
-from mmsafe.construction.stage import Site
-from mmsafe.models.tiny import TinyModel
+from mmsafe.curation.build.quality import QualityFilter
+from mmsafe.curation.build.stage import Site
+from mmsafe.microworld.tiny import TinyModel
 
 GOOD = {
     "question": "USER: <image>\nWhere is this? ASSISTANT:",

@@ -10,13 +10,13 @@ import pytest
 from chat_server import ChatServer, Reply, text_of
 from PIL import Image
 
-from mmsafe.construction.entities import last_turn
-from mmsafe.construction.local_rewording import LocalRewording
-from mmsafe.construction.rewording import NoRewording, cleaned
-from mmsafe.construction.served_rewording import ServedRewording
-from mmsafe.construction.stage import Outcome, Site, Stage
-from mmsafe.errors import UserError
-from mmsafe.models.tiny import TinyModel
+from mmsafe.core.errors import UserError
+from mmsafe.curation.build.entities import last_turn
+from mmsafe.curation.build.local_rewording import LocalRewording
+from mmsafe.curation.build.rewording import NoRewording, cleaned
+from mmsafe.curation.build.served_rewording import ServedRewording
+from mmsafe.curation.build.stage import BuildStage, Outcome, Site
+from mmsafe.microworld.tiny import TinyModel
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmsafe_po_sample.json"
 BEFORE = "USER: Hello ASSISTANT: Hi. USER: <image>\n"
@@ -35,7 +35,7 @@ def served(server: ChatServer, **options: Any) -> ServedRewording:
     return ServedRewording(**{"base_url": server.url, "model": "m", "max_retries": 0, **options})
 
 
-def made(stage: Stage, site: Site, count: int = 1) -> dict[str, Outcome]:
+def made(stage: BuildStage, site: Site, count: int = 1) -> dict[str, Outcome]:
     rows = {str(number): ROW for number in range(count)}
     return dict(outcome for portion in stage.make(rows, site) for outcome in portion)
 
@@ -93,7 +93,7 @@ def test_a_local_model_is_asked_and_found_again_in_the_cache(site: Site, llava: 
     outcomes = made(LocalRewording(max_new_tokens=4, batch_size=2), site, 3)
     assert list(outcomes) == ["0", "1", "2"]
     assert all(outcome.row is not None and outcome.reason for outcome in outcomes.values())  # random words, cut off
-    monkeypatch.setattr("mmsafe.generation.generate", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr("mmsafe.generation.generate.generate", lambda *_: pytest.fail("asked again"))
     assert made(LocalRewording(max_new_tokens=4, batch_size=3), site, 3) == outcomes
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mmsafe.construction.stage import Outcome, Site
-from mmsafe.construction.substitution import Substitution, substituted
-from mmsafe.models.tiny import TinyModel
+from mmsafe.curation.build.stage import Outcome, Site
+from mmsafe.curation.build.substitution import Substitution, substituted
+from mmsafe.microworld.tiny import TinyModel
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mmsafe_po_sample.json"
 SITE = Site(Path("unused"), TinyModel())

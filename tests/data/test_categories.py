@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from reader_rows import READERS, json_file, numbered, picture
 
-from mmsafe.config import conf_dir
+from mmsafe.core.config import conf_dir
+from mmsafe.core.errors import UserError
 from mmsafe.data.categories import with_categories, write_categories
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.data.mix import Mix
-from mmsafe.data.source import DataSource
-from mmsafe.data.trl import TRLPreference
-from mmsafe.errors import UserError
+from mmsafe.data.readers.trl import TRLPreference
+from mmsafe.microworld.reader import MicroWorld
 
 
 def examples(count: int) -> list[Example]:

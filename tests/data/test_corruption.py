@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.corruption import CorruptedImage, Corruption, Crop, Mask, Noise
 from mmsafe.data.example import Example, ImageSource, Turn, digest
 from mmsafe.data.images import FileImage
-from mmsafe.data.microworld.icons import IconImage
-from mmsafe.errors import UserError
+from mmsafe.microworld.icons import IconImage
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.tiny import Architecture, TinyModel
 
 PATCH = 8
 SIZES = Architecture(
@@ -102,7 +103,7 @@ def test_another_process_corrupts_in_the_same_way():
             "import torch",
             "from mmsafe.data.corruption import CorruptedImage, Crop, Mask, Noise",
             "from mmsafe.data.example import digest",
-            "from mmsafe.data.microworld.icons import IconImage",
+            "from mmsafe.microworld.icons import IconImage",
             inspect.getsource(shown),
             f"print(*(shown({KNIFE!r}, corruption) for corruption in {ALL!r}))",
         ]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsafe.data.example import Example, Turn, digest, fingerprint
-from mmsafe.data.microworld.icons import IconImage
+from mmsafe.microworld.icons import IconImage
 
 KNIFE, BREAD = IconImage("knife", 1, "red"), IconImage("bread", 1, "red")
 TURNS = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "What is this?", image=True))

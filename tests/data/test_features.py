@@ -11,19 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from mmsafe.data.collate import Item
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import AdamW, Trainer, VisionCache
 from mmsafe.data.example import Example
-from mmsafe.data.features import DiskFeatures, FeatureCache, MemoryFeatures, feature_cache, features_key
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.errors import UserError
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.llava import Llava
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.models.vision import tower_features
 from mmsafe.objectives.dpo import DPO
-from mmsafe.reference import Cached
-from mmsafe.scoring import SharedPrefix
-from mmsafe.settings import AdamW, Trainer, VisionCache
-from mmsafe.training import fit
+from mmsafe.reference.reference import Cached
+from mmsafe.scoring.collate import Item
+from mmsafe.scoring.features import DiskFeatures, FeatureCache, MemoryFeatures, feature_cache, features_key
+from mmsafe.scoring.vision import tower_features
+from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.fit import fit
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -214,7 +215,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmsafe.data.features.save_file", full)
+    monkeypatch.setattr("mmsafe.scoring.features.save_file", full)
     cache = DiskFeatures(tmp_path, 1 << 30)
     for key in ("a", "b"):
         cache.put(key, torch.ones(9, 16))

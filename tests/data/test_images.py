@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.images import EncodedImage, FileImage, check_images, find_image
-from mmsafe.errors import UserError
 
 REAL_NAMES = [
     "photo.jpg",

@@ -8,14 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmsafe.data import lengths
-from mmsafe.data.collate import Item, PaddedCollator
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.lengths import equal_items, fitting, overlong
-from mmsafe.data.microworld.icons import IconImage
-from mmsafe.data.module import Items
-from mmsafe.errors import UserError
-from mmsafe.objectives.base import Objective, Row
+from mmsafe.microworld.icons import IconImage
+from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.objectives.bootstrapped_po import BootstrappedPO
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -23,10 +20,13 @@ from mmsafe.objectives.mdpo import MDPO
 from mmsafe.objectives.orpo import ORPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.objectives.simpo import SimPO
-from mmsafe.settings import Lengths
+from mmsafe.scoring import lengths
+from mmsafe.scoring.collate import Item, PaddedCollator
+from mmsafe.scoring.items import Items
+from mmsafe.scoring.lengths import equal_items, fitting, overlong
 
 NAMES = ("chosen", "rejected")
-GROUPS = ({name: Row(name) for name in NAMES},)
+GROUPS = ({name: ScoredRow(name) for name in NAMES},)
 
 
 class Letters:
@@ -139,7 +139,7 @@ def test_clip_others_leaves_these_tokens():
     example = Example("golden", (Turn("user", "7 8"),), None, texts)
     rule = Lengths(max_length=6, on_overlong="clip_others")
     (kept,), report = fitting([example], Words(), list(texts), rule)
-    batch = PaddedCollator(Words(), ({name: Row(name) for name in texts},), 6)([Item(kept)])
+    batch = PaddedCollator(Words(), ({name: ScoredRow(name) for name in texts},), 6)([Item(kept)])
     assert batch.input_ids.tolist() == [[1, 7, 8, 21, 22, 23], [1, 7, 8, 31, 32, 33], [1, 7, 8, 41, 42, 43]]
     assert batch.response_mask.tolist() == [[False] * 3 + [True] * 3] * 3
     assert report == {"clipped": 1, "dropped": 0, "equal": 0}

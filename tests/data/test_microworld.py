@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from PIL import ImageChops
 from pydantic import ValidationError
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, fingerprint
-from mmsafe.data.microworld import MicroWorld, language, pretraining, rules, world
-from mmsafe.data.microworld.annotators import Annotator, CandidatePool
-from mmsafe.data.microworld.icons import IconImage, render
-from mmsafe.data.microworld.language import GROUNDED, TAILS, UNGROUNDED
-from mmsafe.data.microworld.things import BENIGN, COLOURS, DANGEROUS, LOOK_ALIKE, PAIRS, THINGS
-from mmsafe.errors import UserError
+from mmsafe.microworld import language, pretraining, rules, world
+from mmsafe.microworld.annotators import Annotator, CandidatePool
+from mmsafe.microworld.icons import IconImage, render
+from mmsafe.microworld.language import GROUNDED, TAILS, UNGROUNDED
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.things import BENIGN, COLOURS, DANGEROUS, LOOK_ALIKE, PAIRS, THINGS
 
 KNIFE = {"kind": "directed", "harmful": "yes", "thing": "knife", "colour": "red", "person": "boss"}
 SPOON = KNIFE | {"harmful": "no", "thing": "spoon"}
@@ -76,7 +77,7 @@ def test_an_icon_image_is_drawn_when_loaded_and_known_by_its_pixels() -> None:
 
 def test_data_do_not_depend_on_the_process() -> None:
     code = (
-        "from mmsafe.data.example import fingerprint as f; from mmsafe.data.microworld import MicroWorld, pretraining\n"
+        "from mmsafe.data.example import fingerprint as f; from mmsafe.microworld import MicroWorld, pretraining\n"
         "m = MicroWorld(size=40, test_size=20); icon = m.train().examples[0].image.load().tobytes()\n"
         "print(f(m.train().examples), f(m.holdout().examples), f(pretraining.pretraining_examples(0, 40)), sum(icon))"
     )
@@ -94,7 +95,7 @@ def test_data_do_not_depend_on_the_process() -> None:
 
 
 def test_reading_the_world_does_not_import_torch() -> None:
-    code = "import sys, mmsafe.data.microworld; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = "import sys, mmsafe.microworld; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
     )
@@ -314,7 +315,7 @@ def test_every_response_of_the_banks_is_judged_as_intended(shown: str, decision:
     for (template, names), tail in product(bodies, ("", *TAILS[decision])):
         for thing in THINGS if names else (None,):
             response = f"{template.format(thing=thing, person='boss')} {tail}".strip()
-            assert rules.judge(tags, response) == rules.Judgement(
+            assert rules.judge(tags, response) == rules.RuleVerdict(
                 decision=decision,
                 fluent=True,
                 named=thing,

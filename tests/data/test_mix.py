@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reader_rows import ROWS, json_file, picture
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.metrics_csv import read_metrics
+from mmsafe.core.options import options
+from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example, fingerprint, sources
-from mmsafe.data.microworld.reader import MicroWorld
 from mmsafe.data.mix import Mix, wanted
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.data.source import DataSource, Loaded
-from mmsafe.data.trl import TRLPreference
-from mmsafe.data.vlguard import VLGuard
-from mmsafe.errors import UserError
-from mmsafe.options import options
-from mmsafe.preflight import check
-from mmsafe.reporting.metrics_csv import read_metrics
-from mmsafe.train import TrainConfig
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.data.readers.trl import TRLPreference
+from mmsafe.data.readers.vlguard import VLGuard
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.runs.preflight import check
 
 
 def texts(folder: Path, name: str, count: int, bad: int = 0) -> TRLPreference:
@@ -133,9 +133,12 @@ class Nothing(DataSource):
         ({}, r"data\.parts is empty: add some, as \+data@data\.parts\.NAME="),
         ({"parts": {"a": Nothing()}, "weights": {"b": 1}}, r"data\.weights: needs a weight for each of a"),
         ({"parts": {"a": Mix(parts={"b": Nothing()})}}, "a mixture cannot be part of another"),
-        ({"parts": {"a": {"_target_": "mmsafe.data.trl.TRLPreference"}}}, r"data\.parts\.a: data\.path is not set"),
         (
-            {"parts": {"a": {"_target_": "mmsafe.data.trl.TRLPreference", "pth": "x"}}},
+            {"parts": {"a": {"_target_": "mmsafe.data.readers.trl.TRLPreference"}}},
+            r"data\.parts\.a: data\.path is not set",
+        ),
+        (
+            {"parts": {"a": {"_target_": "mmsafe.data.readers.trl.TRLPreference", "pth": "x"}}},
             r"^data\.parts\.a\.pth: TRLPreference has no such option; did you mean 'path'",
         ),
     ],

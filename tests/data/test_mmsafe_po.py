@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.conversation import parse_question
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.holdout import hold_out
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.data.records import RowError
-from mmsafe.errors import UserError
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.data.row_error import RowError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/mmsafe_po_sample.json"
 NAME = "tbn:ANd9Gc(1)"  # no extension, as about 40 % of the real names
@@ -405,7 +405,7 @@ def test_evaluation_file(folder: Path) -> None:
 
 
 def test_importing_the_reader_is_cheap() -> None:
-    code = "import sys, mmsafe.data.mmsafe_po; print({'torch', 'datasets', 'transformers', 'numpy'} & set(sys.modules))"
+    code = "import sys, mmsafe.data.readers.mmsafe_po; print({'torch', 'datasets', 'transformers', 'numpy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 

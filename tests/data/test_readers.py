@@ -21,13 +21,13 @@ import yaml
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
 from roots import ROOTS
 
-from mmsafe.config import built
+from mmsafe.core.config import built
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.mix import Mix
+from mmsafe.data.readers.spa_vl import SPAVL
 from mmsafe.data.row_source import RowSource
-from mmsafe.data.spa_vl import SPAVL
-from mmsafe.errors import UserError
-from mmsafe.preflight import check
+from mmsafe.runs.preflight import check
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/datasets.md"
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-import mmsafe.generation
+import mmsafe.generation.generate
+from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.data.responses import ResponseStore, responses, store_key
-from mmsafe.generation import Response
-from mmsafe.settings import Generation
+from mmsafe.generation.generate import Response
+from mmsafe.generation.responses import ResponseStore, responses, store_key
+from mmsafe.microworld.reader import MicroWorld
 
 SETTINGS = Generation(max_new_tokens=6, batch_size=2)
 GREEDY = Generation(max_new_tokens=6, batch_size=2, temperature=0)
@@ -30,7 +30,7 @@ GREEDY = Generation(max_new_tokens=6, batch_size=2, temperature=0)
 CHILD = """
 import json, os, sys, time
 from pathlib import Path
-import mmsafe.generation as generation
+import mmsafe.generation.generate as generation
 from mmsafe.data.microworld import MicroWorld
 from mmsafe.data.responses import responses
 from mmsafe.models.tiny import TinyModel
@@ -61,14 +61,14 @@ def prompts() -> list[Example]:
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Keys of all samples that are asked of the model, in order; not those found in the cache."""
-    whole, asked = mmsafe.generation.generate, []
+    whole, asked = mmsafe.generation.generate.generate, []
 
     def watched(llava: Any, prompts: Any, settings: Any) -> Iterator[Any]:
         for batch in whole(llava, prompts, settings):
             asked.extend(prompts[position].key for position, _ in batch)
             yield batch
 
-    monkeypatch.setattr(mmsafe.generation, "generate", watched)
+    monkeypatch.setattr(mmsafe.generation.generate, "generate", watched)
     return asked
 
 
@@ -227,8 +227,8 @@ def test_whatever_changes_a_response_changes_the_store(llava: Any, prompts: list
     before = responses(llava, prompts, GREEDY, "before")
     changed = copy.deepcopy(llava)
     change(changed)
-    asked = [mmsafe.generation.Prompt(example) for example in prompts]
-    after = dict(answer for batch in mmsafe.generation.generate(changed, asked, GREEDY) for answer in batch)
+    asked = [mmsafe.generation.generate.Prompt(example) for example in prompts]
+    after = dict(answer for batch in mmsafe.generation.generate.generate(changed, asked, GREEDY) for answer in batch)
     assert after == dict(enumerate(before)) or store_key(changed, GREEDY) != store_key(llava, GREEDY)
 
 
@@ -304,7 +304,7 @@ def test_no_prompts(llava: Any, own_cache: Path) -> None:
 
 def failing_after(batches: int) -> Callable[..., Iterator[Any]]:
     """`generate` as it is now, until so many batches have been made."""
-    whole, made = mmsafe.generation.generate, []
+    whole, made = mmsafe.generation.generate.generate, []
 
     def generate(*arguments: Any) -> Iterator[Any]:
         for batch in whole(*arguments):
@@ -328,7 +328,7 @@ def test_an_exception_loses_no_finished_batch(
 ) -> None:
     generated.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(mmsafe.generation, "generate", failing_after(batches))
+        patch.setattr(mmsafe.generation.generate, "generate", failing_after(batches))
         with pytest.raises(RuntimeError, match="out of memory"):
             responses(llava, prompts, SETTINGS, "interrupted")
     done = keys(store_file(own_cache)) if batches else []
@@ -354,7 +354,7 @@ def test_many_samples_continue_where_they_were_interrupted(
     expected = responses(llava, asked, SETTINGS, "oracle")
     monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(mmsafe.generation, "generate", failing_after(batches))
+        patch.setattr(mmsafe.generation.generate, "generate", failing_after(batches))
         with pytest.raises(RuntimeError, match="out of memory"):
             responses(llava, asked, settings, "interrupted")
     done = keys(store_file(tmp_path))

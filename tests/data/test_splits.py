@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.splits import files_of_split
-from mmsafe.errors import UserError
 
 SAVED = (  # what `save_to_disk` writes, and the cache of a `map`
     "dataset_dict.json train/data-00000-of-00002.arrow train/data-00001-of-00002.arrow train/state.json "

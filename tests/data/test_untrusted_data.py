@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from reader_rows import READERS, ROWS, json_file, parquet, picture
 
+from mmsafe.core import progress
+from mmsafe.core.errors import UserError
 from mmsafe.data import images, records
 from mmsafe.data.example import fingerprint
 from mmsafe.data.images import FileImage
-from mmsafe.errors import UserError
-from mmsafe.reporting import progress
 
 MANY_EXAMPLES = ("vlguard", "llava_instruct")  # of a row
 WITH_IMAGES = [name for name in READERS if name != "hh_text"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from published import REFUSED, SAFE, UNKNOWN, picture, write_json
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.errors import UserError
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.cheating import Cheating
-from mmsafe.evaluation.judges.rules import Rules
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
 
 LOOK_ALIKE = {
     "knife": "spoon",

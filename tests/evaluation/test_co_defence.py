@@ -11,13 +11,13 @@ import pytest
 from published import REFUSED, UNKNOWN, UNSAFE, picture
 from rich.console import Console
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.errors import UserError
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.co_defence import CoDefence
-from mmsafe.evaluation.judges.rules import Rules
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
 
 DANGEROUS = {"knife", "gun", "bomb", "poison", "pill", "syringe", "fire", "snake"}
 REFUSAL, HELP = "Sorry, I cannot help with that request.", "Sure! Just pick a good moment and do it."

@@ -12,20 +12,20 @@ import pytest
 from guard_folder import LLAMA_GUARD_3_TEXT, write_text, write_vision
 from PIL import Image
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Evaluation
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.errors import UserError
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
-from mmsafe.evaluation.judges.base import Case, Judge, Verdict
+from mmsafe.evaluation.evaluating import evaluate
 from mmsafe.evaluation.judges.guard import FAMILIES, Guard
+from mmsafe.evaluation.judges.judge import Case, Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.llama_guard import LlamaGuard
 from mmsafe.evaluation.judges.reply import Reply
 from mmsafe.evaluation.judging import verdicts_on
-from mmsafe.evaluation.run import evaluate
-from mmsafe.scoring import Padded
-from mmsafe.settings import Evaluation
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.scoring.ways import Padded
 
 ON_CPU: dict[str, Any] = {"dtype": "float32", "accelerator": "cpu"}
 

@@ -6,12 +6,13 @@ import logging
 
 import pytest
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld import MicroWorld, rules
-from mmsafe.errors import UserError
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.judges.rules import Rules
+from mmsafe.microworld import rules
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
 
 EXAMPLE = Example("one", (Turn("user", "How do I do this?"),), None, {})
 

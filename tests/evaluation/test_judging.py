@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from slow_judge import SlowJudge
 
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.errors import UserError
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
-from mmsafe.evaluation.judges.base import Case, Verdict, unknown
+from mmsafe.core.errors import UserError
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.judges.judge import Case, Verdict, unknown
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judging import case_key, verdicts_on
 from mmsafe.evaluation.stages import write_generations
+from mmsafe.microworld.reader import MicroWorld
 
 COUNT = 24
 PROMPTS = MicroWorld(test_size=COUNT).test().examples

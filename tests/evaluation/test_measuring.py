@@ -16,14 +16,14 @@ from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.benchmarks.cheating import Cheating
 from mmsafe.evaluation.benchmarks.co_defence import CoDefence
 from mmsafe.evaluation.benchmarks.figstep import FigStep
-from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench
 from mmsafe.evaluation.benchmarks.siuo import SIUO
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.measuring import measured
 from mmsafe.evaluation.statistics import Estimate
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 
 NO_INTERVAL = {
     "_bootstrap": lambda samples, statistic, value, seed: Estimate(value, value, value, len(samples[0])),

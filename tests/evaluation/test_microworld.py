@@ -9,15 +9,15 @@ from statistics import fmean
 import pytest
 from scipy.stats import binomtest
 
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.data.source import DataSource
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
-from mmsafe.evaluation.judges.base import Judge
+from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.judges.rules import Rules
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 
 DANGEROUS = {"knife", "gun", "bomb", "poison", "pill", "syringe", "fire", "snake"}
 SUSPICIOUS = ("without getting caught", "secretly", "angry", "sneak", "scare", "Nobody must know")

@@ -9,7 +9,7 @@ import pytest
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE, complaint, judged, picture, prompts, values, write_json
 
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 
 
 def information(**changes: Any) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import pytest
 from chat_server import ChatServer, Reply, number_of, planned, text_of, verdict
 from PIL import Image
 
-from mmsafe.chat import estimated_tokens
+from mmsafe.core.chat_client import estimated_tokens
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.images import FileImage
-from mmsafe.errors import UserError
-from mmsafe.evaluation.judges.base import Case, Verdict
+from mmsafe.evaluation.judges.judge import Case, Verdict
 from mmsafe.evaluation.judges.openai import OpenAI
 from mmsafe.evaluation.judges.prompt_files import FOLDER, prompt
 from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
@@ -345,7 +345,7 @@ def test_options_that_cannot_work_are_refused(
 
 
 def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmsafe.endpoint.find_spec", lambda name: None)
+    monkeypatch.setattr("mmsafe.core.endpoint.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'mmsafe\[judge\]'"):
         OpenAI(base_url="http://localhost/v1", model="m")
 

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from mmsafe.data.collate import Collator, Item
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld import MicroWorld
 from mmsafe.evaluation.pairwise import pairwise_accuracy, prepare_pairs
 from mmsafe.evaluation.statistics import rate
+from mmsafe.microworld.reader import MicroWorld
 from mmsafe.objectives.base import Rows
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.reference.policies import Model, ReferencePolicy
-from mmsafe.scoring import Padded, RowLogProbs, Scoring
+from mmsafe.scoring.collate import Collator, Item
+from mmsafe.scoring.ways import Padded, RowLogProbs, Scoring
 
 REFERENCE = SimpleNamespace(device="cpu", name="reference")
 

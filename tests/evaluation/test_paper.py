@@ -10,9 +10,9 @@ from launching import launch
 from published import REFUSED, SAFE, UNSAFE, harmeval, mm_safetybench, picture, write_json
 from rich.console import Console
 
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.data.source import NoData
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.data.data_source import NoData
+from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench

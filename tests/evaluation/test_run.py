@@ -9,22 +9,23 @@ from typing import Any
 
 import pytest
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.example import Example, digest
-from mmsafe.data.microworld import MicroWorld, rules
-from mmsafe.errors import UserError
-from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
-from mmsafe.evaluation.judges.base import Judge, Verdict
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.evaluating import NO_LIMIT, evaluate
+from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.judges.rules import Rules
 from mmsafe.evaluation.measuring import flat
-from mmsafe.evaluation.run import NO_LIMIT, evaluate
 from mmsafe.evaluation.stages import read_judgements
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.generation import Response
+from mmsafe.generation.generate import Response
+from mmsafe.microworld import rules
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reference.policies import Model
-from mmsafe.scoring import Padded
-from mmsafe.settings import Evaluation, Lengths
+from mmsafe.scoring.ways import Padded
 
 WORLD = MicroWorld(size=8, test_size=8)
 CONTRACT = {"id", "benchmark", "unsafe", "refused", "unknown", "category", "reply", "judge", "prompt_hash"}
@@ -56,7 +57,7 @@ def run(llava: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
         with monkeypatch.context() as patch:
             if say is not None:
-                patch.setattr("mmsafe.evaluation.run.responses", canned)
+                patch.setattr("mmsafe.evaluation.evaluating.responses", canned)
             return evaluate(
                 llava,
                 reference=reference,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE, complaint, judged, picture, prompts, values, write_json
 
-from mmsafe.data.source import NoData
+from mmsafe.data.data_source import NoData
 from mmsafe.evaluation.benchmarks.siuo import SIUO
 
 CATEGORIES = ["self-harm", "privacy", "self-harm", "privacy"]

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark
-from mmsafe.evaluation.benchmarks.microworld import MicroWorldTest
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.stages import judge_answers, read_generations, read_judgements, write_generations
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 
 WORLD = MicroWorld(test_size=4)
 PROMPTS = WORLD.test().examples

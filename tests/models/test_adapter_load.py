@@ -17,9 +17,9 @@ from peft import IA3Config, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmsafe.models.export import export
+from mmsafe.experiment.exporting import export
 from mmsafe.models.llava import Llava
-from mmsafe.models.source import PretrainedLlava
+from mmsafe.models.model_source import PretrainedLlava
 
 RUN = (*(word for word in QUICK if word != "model=random"), "objective=dpo", "peft.rank=4", "peft.alpha=8")
 SHORT = ("data.batch_size=16", "optimizer.lr=5e-3", "optimizer.warmup_steps=0", "trainer.max_steps=2", "evaluate=false")

@@ -15,10 +15,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
+from mmsafe.core.settings import Peft
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava, set_trained
-from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.settings import Peft
+from mmsafe.models.model_source import PretrainedLlava, Trained
 
 LN2 = 0.6931472
 LORA = Peft(method="lora", rank=4, alpha=8)

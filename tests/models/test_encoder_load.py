@@ -9,13 +9,13 @@ from typing import Any
 import original_folder as tiny
 import pytest
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld.icons import IconImage
-from mmsafe.errors import UserError
+from mmsafe.microworld.icons import IconImage
+from mmsafe.microworld.tiny import TinyModel
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source
-from mmsafe.models.source import PretrainedLlava
-from mmsafe.models.tiny import TinyModel
+from mmsafe.models.model_source import PretrainedLlava
 
 TURNS = (Turn("user", "What is a chat?"), Turn("assistant", "The answers."), Turn("user", "Why?", image=True))
 EXAMPLE = Example("1", TURNS, IconImage("knife", 1, "red"), {"chosen": "To the user's questions."})

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.errors import UserError
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.llava import Llava, processor_hash, weights_hash
-from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.models.tiny import Architecture, TinyModel
+from mmsafe.models.model_source import PretrainedLlava, Trained
 
 SIZES = Architecture(
     image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512

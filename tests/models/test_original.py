@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import WeightFiles
 from mmsafe.models.llava import Llava, weights_hash
-from mmsafe.models.original import TOWERS
-from mmsafe.models.original_load import load_tokenizer
-from mmsafe.models.sentencepiece import Piece, merges, read_pieces, write_pieces
-from mmsafe.models.source import PretrainedLlava
+from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.original.layout import TOWERS
+from mmsafe.models.original.load import load_tokenizer
+from mmsafe.models.original.sentencepiece import Piece, merges, read_pieces, write_pieces
 
 
 def load(folder: Path, **options: Any) -> Llava:

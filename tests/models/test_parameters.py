@@ -13,16 +13,16 @@ from launching import launch
 from omegaconf import OmegaConf
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from mmsafe.config import conf_dir
-from mmsafe.memory import trained
+from mmsafe.core.config import conf_dir
+from mmsafe.core.settings import Peft
+from mmsafe.estimate.memory import trained
+from mmsafe.estimate.plan import MemoryPlan
+from mmsafe.estimate.shape import measured
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava, set_trained
+from mmsafe.models.model_source import PretrainedLlava, Trained
 from mmsafe.models.parameters import Count, count_parameters
-from mmsafe.models.shape import measured
-from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.plan import Plan
 from mmsafe.reporting.trained import trained_table
-from mmsafe.settings import Peft
 
 VISION = {
     "hidden_size": 1024,
@@ -102,7 +102,7 @@ def test_what_model_train_names_is_trained_and_the_doctor_agrees(
     expected = {"vision tower": TOWER * vision, "projector": PROJECTOR[size] * projector}
     expected |= {"language model": LANGUAGE[size] * language, "LM head": HEAD[size] * language}
     assert trainable(llava.model) == {part: count for part, count in expected.items() if count}
-    plan = Plan(
+    plan = MemoryPlan(
         batch_size=1,
         responses=(2,),
         prompt=640,
@@ -132,7 +132,7 @@ def test_adapters_and_the_projector_are_trained_and_the_doctor_agrees(
     assert trainable(llava.model) == expected
     counts = count_parameters(llava.model)
     assert sum(count.total for count in counts.values()) == TOTAL[size] + rank * LORA[size]
-    plan = Plan(
+    plan = MemoryPlan(
         batch_size=1,
         responses=(2,),
         prompt=640,

@@ -13,7 +13,7 @@ from PIL import Image
 from mmsafe.data.example import Example, Turn
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
-from mmsafe.models.source import PretrainedLlava
+from mmsafe.models.model_source import PretrainedLlava
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])  # of CLIP's training images
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711])

@@ -19,14 +19,15 @@ import pytest
 from transformers import BertConfig, BertForTokenClassification
 
 import mmsafe
-from mmsafe.construction.entities import TokenClassification
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Peft
+from mmsafe.curation.build.entities import TokenClassification
+from mmsafe.estimate.shape import shape_of
 from mmsafe.evaluation.judges.guard import Guard
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
-from mmsafe.models.shape import shape_of
-from mmsafe.models.source import PretrainedLlava
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.settings import Peft
+from mmsafe.models.model_source import PretrainedLlava
 
 SIZES = Architecture(
     image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512

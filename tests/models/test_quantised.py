@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from mmsafe.core.settings import Peft
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava, weights_hash
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.parameters import count_parameters
 from mmsafe.models.quantised import dequantised, is_quantised, quantised
-from mmsafe.models.source import PretrainedLlava
-from mmsafe.module import PreferenceModule
-from mmsafe.settings import Peft
+from mmsafe.training.module import PreferenceModule
 
 LN2 = 0.6931472
 QLORA = Peft(method="qlora", rank=4, alpha=8)

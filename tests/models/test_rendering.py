@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
-from mmsafe.errors import UserError
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.rendering import MEMORY, CannotShowError, rendered
-from mmsafe.models.source import PretrainedLlava
 
 EXAMPLE = Example("1", (Turn("user", "?"),), None, {})
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]

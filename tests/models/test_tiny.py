@@ -13,20 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from mmsafe.data.microworld import icons
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.data.microworld.things import COLOURS, THINGS
-from mmsafe.generation import Prompt, generate
-from mmsafe.models import tiny_build
+from mmsafe.core.settings import Generation
+from mmsafe.generation.generate import Prompt, generate
+from mmsafe.microworld import icons, tiny_build
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.things import COLOURS, THINGS
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture, Pretraining, PretrainingStage
 from mmsafe.models.llava import Llava, processor_hash, weights_hash
-from mmsafe.models.source import PretrainedLlava, Trained
-from mmsafe.models.tiny import Architecture, Pretraining, Stage, TinyModel
-from mmsafe.settings import Generation
+from mmsafe.models.model_source import PretrainedLlava, Trained
 
 SIZES = Architecture(
     image_size=32, patch_size=16, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
 )
-SHORT = Stage(examples=8, epochs=1, batch_size=4, lr=1e-3)
+SHORT = PretrainingStage(examples=8, epochs=1, batch_size=4, lr=1e-3)
 SOURCE = TinyModel(
     architecture=SIZES,
     pretraining=Pretraining(**{field.name: SHORT for field in dataclasses.fields(Pretraining)}),

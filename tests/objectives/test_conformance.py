@@ -13,10 +13,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mmsafe.config import conf_dir, typed
-from mmsafe.data.source import GENERATED
+from mmsafe.core.config import conf_dir, typed
+from mmsafe.core.options import options
+from mmsafe.data.data_source import GENERATED
 from mmsafe.objectives.base import Objective, Scores
-from mmsafe.options import options
 
 NAMES = sorted(path.stem for path in (conf_dir() / "objective").glob("*.yaml"))
 BATCH, TIME = 5, 7

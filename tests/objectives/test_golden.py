@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mmsafe.objectives.base import Row, negative_log_sigmoid
+from mmsafe.objectives.base import ScoredRow, negative_log_sigmoid
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO, preference_loss
 from mmsafe.objectives.sft import SFT
@@ -78,8 +78,8 @@ def test_bpo_without_weight_is_dpo():
 def test_bpo_concat_is_dpo_on_two_pairs():
     objective = BPO(beta=0.1, mode="concat")
     assert objective.groups == (
-        {"chosen": Row("chosen"), "rejected": Row("rejected")},
-        {"chosen": Row("chosen"), "rejected": Row("blind")},
+        {"chosen": ScoredRow("chosen"), "rejected": ScoredRow("rejected")},
+        {"chosen": ScoredRow("chosen"), "rejected": ScoredRow("blind")},
     )
     triple = example()
     first = {"chosen": triple["chosen"], "rejected": triple["rejected"]}

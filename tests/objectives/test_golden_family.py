@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mmsafe.objectives.base import Objective, Row
+from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.objectives.bootstrapped_po import BootstrappedPO
 from mmsafe.objectives.cdpo import CDPO
 from mmsafe.objectives.dpo import DPO
@@ -164,14 +164,14 @@ def test_mdpo_weights_and_anchor_margin():
 
 def test_mdpo_scores_the_chosen_response_beside_two_images():
     (rows,) = MDPO().groups
-    assert rows["corrupted"] == Row("chosen", "corrupted")
+    assert rows["corrupted"] == ScoredRow("chosen", "corrupted")
     assert [row.label for row in rows.values()] == ["chosen", "rejected", "chosen_corrupted"]
     assert MDPO().responses == {"chosen", "rejected"}
 
 
 def test_bootstrapped_po_is_dpo_over_the_weakened_response():
     objective = BootstrappedPO()
-    assert objective.groups == ({"chosen": Row("chosen"), "rejected": Row("weakened")},)
+    assert objective.groups == ({"chosen": ScoredRow("chosen"), "rejected": ScoredRow("weakened")},)
     assert objective.responses == {"chosen", "weakened"}
     assert objective(example())["preference"].tolist() == pytest.approx([LOSS_02], rel=1e-13)
 

@@ -12,8 +12,8 @@ from reader_rows import READERS, ROWS, json_file, numbered, picture
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import models
-from mmsafe.data.source import DataSource
-from mmsafe.preparation.run import Request, prepare
+from mmsafe.curation.preparation.preparing import Request, prepare
+from mmsafe.data.data_source import DataSource
 
 trl = pytest.importorskip("trl", reason="TRL, which is to train on these sets, is not installed")
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token }}{% endfor %}"

@@ -18,25 +18,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from mmsafe import claims
+from mmsafe.core import claims
+from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Peft
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.data.module import Items
-from mmsafe.errors import UserError
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.objectives.base import Objective, Row
+from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.mdpo import MDPO
-from mmsafe.reference import AdapterOff, Cached, Frozen
 from mmsafe.reference import cached as module
 from mmsafe.reference.cached import CachedLogProbs, store_key
+from mmsafe.reference.reference import AdapterOff, Cached, Frozen
 from mmsafe.reference.store import LogProbStore
-from mmsafe.scoring import Padded, Scoring, SharedPrefix
-from mmsafe.settings import Peft
+from mmsafe.scoring.items import Items
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -274,7 +275,7 @@ def test_two_texts_never_share_a_key(texts: list[str]):
     llava = shared()
     collator = SCORING.collator(llava.encoder(), DPO().groups)
     data = [Example("same id", (Turn("user", "Hm?"),), None, {"chosen": t, "rejected": "No."}) for t in texts]
-    keys = [collator.row_key(Items([example], 1)[0], Row("chosen")) for example in data]
+    keys = [collator.row_key(Items([example], 1)[0], ScoredRow("chosen")) for example in data]
     assert keys[0] != keys[1]
 
 

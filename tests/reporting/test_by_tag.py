@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from mmsafe.core.by_tag import FILE, by_tag, write_by_tag
 from mmsafe.data.example import Example, Turn
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.measuring import measured
-from mmsafe.reporting.by_tag import FILE, by_tag, write_by_tag
 from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.summary import grouped, read_runs
 from mmsafe.reporting.table import print_tables, result_table

@@ -18,9 +18,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 import mmsafe
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import csv_rows, csv_text
 from mmsafe.reporting.csv_log import CsvLog, read_metrics
-from mmsafe.reporting.files import csv_rows, csv_text
 from mmsafe.sweeps.board import last_row
 
 

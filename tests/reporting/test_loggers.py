@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from launching import QUICK
 
-from mmsafe.errors import UserError
-from mmsafe.preflight import check
-from mmsafe.reporting.loggers import LoggedRun, TensorBoard, sweep_of
-from mmsafe.reporting.metrics_csv import STEP, read_metrics
-from mmsafe.train import TrainConfig
+from mmsafe.core.errors import UserError
+from mmsafe.core.metrics_csv import STEP, read_metrics
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.reporting.logged_run import LoggedRun, sweep_of
+from mmsafe.reporting.loggers import TensorBoard
+from mmsafe.runs.preflight import check
 
 KEYS = {
     "WANDB_API_KEY": "planted0wandb0a1b2c3d4e5f60123456789abcd",

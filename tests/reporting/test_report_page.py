@@ -19,7 +19,7 @@ from mmsafe.reporting.training_charts import thinned
 
 STEPS = 20
 MARK = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-ON_PAPER = "mmsafe.evaluation.benchmarks.mmsafe_po.MMSafePOTest"
+ON_PAPER = "mmsafe.evaluation.benchmarks.mmsafe_po_test.MMSafePOTest"
 RESULTS = {
     ("DPO", 0.1): [(0.70, 0.30), (0.74, 0.28)],
     ("DPO", 0.3): [(0.72, 0.20), (0.76, 0.22)],
@@ -154,7 +154,7 @@ def test_the_paper_s_numbers_are_lines_where_the_benchmark_is_the_paper_s(folder
         text = (folder / "figures" / f"{name}.svg").read_text()
         assert all(f": {value}" in text for value in (0.6145, 0.8218, 0.8909))
     assert "paper" not in (folder / "figures" / "result-over_refusal_rate.svg").read_text()
-    ours = Run(tmp_path, {"benchmark._target_": "mmsafe.evaluation.benchmarks.microworld.MicroWorldTest"}, {})
+    ours = Run(tmp_path, {"benchmark._target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest"}, {})
     per_cent = Run(tmp_path, {"benchmark._target_": "mmsafe.evaluation.benchmarks.harmeval.HarmEval"}, {})
     assert papers([ours], "eval/safety_rate") == []
     assert papers([ours, per_cent], "eval/usr") == []

@@ -12,9 +12,9 @@ import pytest
 from chromium import DESKTOP, PHONE, chromium, opened
 from judged_runs import REFUSED, SAFE, UNKNOWN, UNSAFE, RunWriter, write_data
 
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
+from mmsafe.reporting.run_samples import read_samples
 from mmsafe.reporting.sample_browser import page as html
-from mmsafe.reporting.samples import read_samples
 
 expect = pytest.importorskip("playwright.sync_api").expect
 COUNT = 45

@@ -15,8 +15,8 @@ from judged_runs import REFUSED, SAFE, UNKNOWN, UNSAFE, RunWriter, write_data
 from launching import launch
 from PIL import Image
 
-from mmsafe.evaluation.judges.base import Verdict
-from mmsafe.reporting.samples import read_samples
+from mmsafe.evaluation.judges.judge import Verdict
+from mmsafe.reporting.run_samples import read_samples
 
 ODD = '</script>\x00\x1b[31m\u2028\u202e שלום 🏳️‍🌈 \\ "quoted"\r\n'
 SAID = [

@@ -10,8 +10,8 @@ from judged_runs import REFUSED, SAFE, UNSAFE, RunWriter, write_data
 from launching import QUICK, launch
 from PIL import Image
 
-from mmsafe.errors import UserError
-from mmsafe.reporting.samples import read_samples
+from mmsafe.core.errors import UserError
+from mmsafe.reporting.run_samples import read_samples
 
 QUESTIONS = [f"How do I use thing {number}?" for number in range(4)]
 SAID = [("Take it.", UNSAFE), ("Sorry.", REFUSED), ("A cup.", SAFE), ("", SAFE)]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from launching import launch
 
-from mmsafe.preflight import check
-from mmsafe.train import TrainConfig
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("snapshots") / "dashboard.json"

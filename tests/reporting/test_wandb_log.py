@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
+from mmsafe.core.secrets import public
 from mmsafe.reporting import wandb_log
-from mmsafe.reporting.loggers import LoggedRun, TensorBoard, Wandb
-from mmsafe.reporting.secrets import public
+from mmsafe.reporting.logged_run import LoggedRun
+from mmsafe.reporting.loggers import TensorBoard, Wandb
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 PLANTED = [

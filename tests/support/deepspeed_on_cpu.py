@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 
-from mmsafe.options import options
-from mmsafe.settings import Trainer
-from mmsafe.strategies import DeepSpeed
-from mmsafe.strategies.zero import ZeRO
+from mmsafe.core.options import options
+from mmsafe.core.settings import Trainer
+from mmsafe.training.strategies.strategy import DeepSpeed
+from mmsafe.training.strategies.zero import ZeRO
 
 
 class CpuStrategy(DeepSpeedStrategy):

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 POINTS = {
-    "model is loaded": ("mmsafe.models.tiny", "TinyModel.load"),
-    "responses are kept": ("mmsafe.data.responses", "ResponseStore.append"),
+    "model is loaded": ("mmsafe.microworld.tiny", "TinyModel.load"),
+    "responses are kept": ("mmsafe.generation.responses", "ResponseStore.append"),
     "log-probs are kept": ("mmsafe.reference.store", "LogProbStore.write"),
     "log-probs are written": ("mmsafe.reference.store", "save_file"),
     "file is put in place": ("os", "replace"),
-    "forward": ("mmsafe.module", "PreferenceModule.training_step"),
+    "forward": ("mmsafe.training.module", "PreferenceModule.training_step"),
     "optimiser": ("torch.optim", "AdamW.step"),
-    "step is logged": ("mmsafe.module", "PreferenceModule.log_step"),
-    "checkpoint is begun": ("mmsafe.checkpointing", "Checkpoints.save"),
+    "step is logged": ("mmsafe.training.module", "PreferenceModule.log_step"),
+    "checkpoint is begun": ("mmsafe.training.checkpointing", "Checkpoints.save"),
     "checkpoint is half written": ("torch", "save"),
-    "checkpoint reaches the disk": ("mmsafe.checkpointing", "_wait_for_disk"),
-    "old one is removed": ("mmsafe.checkpointing", "_remove"),
+    "checkpoint reaches the disk": ("mmsafe.training.checkpointing", "_wait_for_disk"),
+    "old one is removed": ("mmsafe.training.checkpointing", "_remove"),
     "model is saved": ("mmsafe.models.llava", "Llava.save"),
     "model is put in place": ("pathlib", "Path.rename"),
-    "evaluation": ("mmsafe.pipeline", "evaluate"),
+    "evaluation": ("mmsafe.experiment.pipeline", "evaluate"),
 }
 """Functions, by what happens in them; a process can be ended as one begins, as it ends, or half-way through a file."""
 

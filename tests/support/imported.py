@@ -4,10 +4,10 @@ from importlib import import_module
 
 for name in (
     "hydra",
-    "mmsafe.data.microworld.reader",
-    "mmsafe.evaluation.benchmarks.microworld",
-    "mmsafe.models.tiny_build",
-    "mmsafe.pipeline",
+    "mmsafe.microworld.reader",
+    "mmsafe.microworld.scene_benchmark",
+    "mmsafe.microworld.tiny_build",
+    "mmsafe.experiment.pipeline",
     "mmsafe.train",
     "transformers.models.clip.modeling_clip",
     "transformers.models.llama.modeling_llama",

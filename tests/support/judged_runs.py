@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
-from mmsafe.evaluation.judges.base import CaseJudge, Verdict, unknown
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.judges.judge import CaseJudge, Verdict, unknown
 from mmsafe.evaluation.stages import judge_answers, write_generations
-from mmsafe.options import options
 
 UNSAFE, SAFE, REFUSED = Verdict(True, False), Verdict(False, False), Verdict(False, True)
 UNKNOWN = unknown("I cannot tell.")
@@ -63,9 +63,9 @@ class RunWriter:
         config = {
             "name": name,
             "seed": 0,
-            "benchmark": {"_target_": "mmsafe.evaluation.benchmarks.mmsafe_po.MMSafePOTest"},
+            "benchmark": {"_target_": "mmsafe.evaluation.benchmarks.mmsafe_po_test.MMSafePOTest"},
             "data": {
-                "_target_": "mmsafe.data.mmsafe_po.MMSafePO",
+                "_target_": "mmsafe.data.readers.mmsafe_po.MMSafePO",
                 "path": str(self.data),
                 "image_dir": str(self.data.parent),
             },

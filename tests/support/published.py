@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mmsafe.core.errors import UserError
+from mmsafe.data.data_source import NoData
 from mmsafe.data.example import Example
-from mmsafe.data.source import NoData
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.benchmarks.mm_safetybench import SCENARIOS
-from mmsafe.evaluation.judges.base import Verdict, unknown
+from mmsafe.evaluation.judges.judge import Verdict, unknown
 
 SAFE = Verdict(unsafe=False, refused=False)
 REFUSED = Verdict(unsafe=False, refused=True)

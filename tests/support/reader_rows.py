@@ -9,17 +9,17 @@ from typing import Any
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from mmsafe.data.beavertails_v import BeaverTailsV
-from mmsafe.data.hh_text import HHText
-from mmsafe.data.llava_instruct import LLaVAInstruct
-from mmsafe.data.mmsafe_po import MMSafePO
-from mmsafe.data.rlaif_v import RLAIFV
-from mmsafe.data.rlhf_v import RLHFV
+from mmsafe.data.readers.beavertails_v import BeaverTailsV
+from mmsafe.data.readers.hh_text import HHText
+from mmsafe.data.readers.llava_instruct import LLaVAInstruct
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.data.readers.rlaif_v import RLAIFV
+from mmsafe.data.readers.rlhf_v import RLHFV
+from mmsafe.data.readers.spa_vl import SPAVL
+from mmsafe.data.readers.trl import TRLPreference
+from mmsafe.data.readers.trl_sft import TRLSupervised
+from mmsafe.data.readers.vlguard import VLGuard
 from mmsafe.data.row_source import RowSource
-from mmsafe.data.spa_vl import SPAVL
-from mmsafe.data.trl import TRLPreference
-from mmsafe.data.trl_sft import TRLSupervised
-from mmsafe.data.vlguard import VLGuard
 
 READERS: dict[str, type[RowSource]] = {
     "mmsafe_po": MMSafePO,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from mmsafe.agreement import AgreementConfig
-from mmsafe.blind import BlindConfig
 from mmsafe.build import BuildConfig
 from mmsafe.compare import CompareConfig
-from mmsafe.doctor import DoctorConfig
-from mmsafe.evaluate import EvaluateConfig
+from mmsafe.curation.inspection.inspect_config import InspectConfig
+from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.experiment.blind_config import BlindConfig
+from mmsafe.experiment.evaluate_config import EvaluateConfig
+from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.export import ExportConfig
-from mmsafe.inspect import InspectConfig
 from mmsafe.prepare import PrepareConfig
 from mmsafe.tag import TagConfig
-from mmsafe.train import TrainConfig
 
 ROOTS: dict[str, type[Any]] = {
     "train": TrainConfig,

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
-from mmsafe.options import options
+from mmsafe.core.options import options
+from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 
 
 @options

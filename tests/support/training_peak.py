@@ -10,21 +10,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.data.example import Example
-from mmsafe.data.microworld.reader import MicroWorld
-from mmsafe.memory import estimate
+from mmsafe.estimate.memory import estimate
+from mmsafe.estimate.plan import MemoryPlan
+from mmsafe.estimate.shape import measured
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_build import build
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.llava import Llava
-from mmsafe.models.shape import measured
-from mmsafe.models.tiny import Architecture, TinyModel
-from mmsafe.models.tiny_build import build
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.simpo import SimPO
-from mmsafe.plan import Plan
-from mmsafe.reference import Frozen
-from mmsafe.scoring import Padded, Scoring, SharedPrefix
-from mmsafe.settings import AdamW, Trainer
-from mmsafe.training import fit
+from mmsafe.reference.reference import Frozen
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
+from mmsafe.training.fit import fit
 
 SMALL = Architecture(image_size=64, patch_size=16, vision_width=32, vision_layers=1, width=32, layers=1, heads=2)
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def train(llava: Llava, case: dict[str, Any], batch_size: int) -> None:
-    """A few optimiser steps of `mmsafe.training.fit`, as a user's run makes them."""
+    """A few optimiser steps of `mmsafe.training.fit.fit`, as a user's run makes them."""
     if case.get("lora"):
         add_lora(llava.model)
     if case.get("gradient_checkpointing"):
@@ -77,11 +78,11 @@ def add_lora(model: Any) -> None:
     model.model.multi_modal_projector.requires_grad_(True)
 
 
-def plan_of(llava: Llava, case: dict[str, Any]) -> Plan:
+def plan_of(llava: Llava, case: dict[str, Any]) -> MemoryPlan:
     """What the estimator is told."""
     (example,) = examples(llava, 1)
     encoder, objective = llava.encoder(), objective_of(case)
-    return Plan(
+    return MemoryPlan(
         batch_size=case["batch_size"],
         responses=(len(objective.groups[0]),),
         prompt=len(encoder.prompt_ids(example)),

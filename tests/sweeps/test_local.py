@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mmsafe.runs.launch_options import LocalLauncher
 from mmsafe.sweeps.board import Board, job_table, last_row
 from mmsafe.sweeps.job import Job
-from mmsafe.sweeps.local import LocalJobs
-from mmsafe.sweeps.options import Local
+from mmsafe.sweeps.local_launcher import LocalJobs
 
 FINISHES = "(folder / 'metrics.json').write_text('{}')"
 COUNTS = "count = folder / 'starts'; count.write_text(count.read_text() + 'x' if count.exists() else 'x')"
@@ -34,7 +34,7 @@ def job(folder: Path, *lines: str, devices: int = 1) -> Job:
 def run(*jobs: Job, **options: object) -> str:
     """Run them; returns what was said."""
     with Console(file=open(os.devnull, "w"), record=True, width=200) as console, Board(jobs, console) as board:
-        LocalJobs(jobs, Local(**options)).run(board.update)  # type: ignore[arg-type]
+        LocalJobs(jobs, LocalLauncher(**options)).run(board.update)  # type: ignore[arg-type]
     return console.export_text()
 
 
@@ -127,7 +127,7 @@ def test_a_stop_reaches_the_jobs_and_starts_no_others(tmp_path: Path):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    assert LocalJobs(jobs, Local()).run(lambda: None) == signal.SIGTERM
+    assert LocalJobs(jobs, LocalLauncher()).run(lambda: None) == signal.SIGTERM
     assert [one.state for one in jobs] == ["stopped", "stopped"]
     assert [starts(one) for one in jobs] == [1, 0]
     assert not list(tmp_path.glob("*/failed.json"))
@@ -180,7 +180,7 @@ def test_a_terminal_shows_the_table_while_jobs_run(tmp_path: Path):
     ]
     shown = io.StringIO()
     with Board(jobs, Console(file=shown, force_terminal=True, width=120)) as board:
-        LocalJobs(jobs, Local(jobs=2)).run(board.update)
+        LocalJobs(jobs, LocalLauncher(jobs=2)).run(board.update)
     frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue()).split("last metric")
     assert len(frames) > 3, "the table was not drawn again"
     assert "2 running" in frames[0]

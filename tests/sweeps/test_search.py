@@ -18,12 +18,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from mmsafe.config import conf_dir
-from mmsafe.errors import UserError
-from mmsafe.preflight import check
-from mmsafe.sweeps.expansion import plan
+from mmsafe.core.config import conf_dir
+from mmsafe.core.errors import UserError
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.runs.expansion import plan
+from mmsafe.runs.preflight import check
 from mmsafe.sweeps.search import search
-from mmsafe.train import TrainConfig
 
 
 class Formula:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
+from mmsafe.core.options import InputPath, options
+from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example
 from mmsafe.data.images import FileImage
-from mmsafe.data.source import DataSource, NoData
 from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Bounds, Judged, Part, examples, refusals
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, mean, rate, reach
-from mmsafe.options import InputPath, options
 
 
 @options

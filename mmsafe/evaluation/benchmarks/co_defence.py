@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
+from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example
-from mmsafe.data.source import DataSource, NoData
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Bounds, Judged, Part, examples
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, paired, rate, reach
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from rich.table import Table

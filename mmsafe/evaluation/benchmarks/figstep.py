@@ -6,12 +6,19 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, harmful, prompt, text_of
+from mmsafe.evaluation.benchmarks.published import (
+    Folder,
+    PublishedBenchmark,
+    fields,
+    harmful,
+    prompt,
+    text_of,
+)
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.options import options
 
 COLUMNS = ("dataset", "category_id", "task_id", "category_name")
 QUESTION = (

@@ -6,14 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_object, read_records
 from mmsafe.data.splits import TABLES, files_of_split
 from mmsafe.data.tables import StoredImage
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, harmful, prompt, text_of
+from mmsafe.evaluation.benchmarks.published import (
+    Folder,
+    PublishedBenchmark,
+    fields,
+    harmful,
+    prompt,
+    text_of,
+)
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.options import options
 
 CLASSES = ("class1", "class2", "class3")
 COLUMNS = ("image", "question", *CLASSES)

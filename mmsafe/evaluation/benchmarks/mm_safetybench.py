@@ -8,12 +8,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_object
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, harmful, prompt, text_of
+from mmsafe.evaluation.benchmarks.published import (
+    Folder,
+    PublishedBenchmark,
+    fields,
+    harmful,
+    prompt,
+    text_of,
+)
 from mmsafe.evaluation.statistics import Estimate, macro, rate
-from mmsafe.options import options
 
 SCENARIOS = (
     "01-Illegal_Activitiy",  # spelt so

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_object
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, prompt, text_of
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.options import options
 
 FIELDS = ("image", "question", "metadata")
 STIMULI = {"type 1": "exaggerated risk", "type 2": "negated harm", "type 3": "counterintuitive interpretation"}

@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
 from mmsafe.data.example import Example, ImageSource
 from mmsafe.data.records import kind, read_object
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Bounds, Judged, told
 from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, prompt, text_of
-from mmsafe.evaluation.judges.base import Verdict
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.options import options
 
 CHAT = ("safe_image_path", "unsafe_image_path", "queries", "Type")
 EMBODIED = ("safe", "unsafe", "safe_instructions", "unsafe_instructions", "category")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from mmsafe.core.options import options
+from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example
-from mmsafe.data.source import DataSource, NoData
 from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Judged, Part, examples
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.options import options
 
 
 @options

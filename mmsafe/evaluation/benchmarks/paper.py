@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
+from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example
-from mmsafe.data.source import DataSource, NoData
-from mmsafe.errors import UserError
 from mmsafe.evaluation.benchmark import Benchmark, Bounds, Judged, Part
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
-from mmsafe.evaluation.benchmarks.mmsafe_po import MMSafePOTest
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.statistics import Estimate
-from mmsafe.options import options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Name = Literal["mmsafe_po", "mm_safetybench", "harmeval"]
 
 
-class Row(NamedTuple):
+class PaperRow(NamedTuple):
     """What the paper printed for LLaVA-1.5, for the same with DPO, with BPO; and our metric for it."""
 
     measure: str
@@ -42,16 +42,16 @@ class Row(NamedTuple):
 
 PAPER = {
     "Table 3: MMSafe-PO": (
-        Row("safety rate", "eval/safety_rate", 0.6145, 0.8218, 0.8909),
-        Row("pairwise accuracy", "eval/pairwise_accuracy_prompted", 0.4327, 0.4473, 0.4691),
+        PaperRow("safety rate", "eval/safety_rate", 0.6145, 0.8218, 0.8909),
+        PaperRow("pairwise accuracy", "eval/pairwise_accuracy_prompted", 0.4327, 0.4473, 0.4691),
     ),
     "Table 4: MM-SafetyBench and HarmEval, per cent": (
-        Row("ASR, text-only", "eval/asr_micro/split=text_only", 77.08, 75.60, 58.04, 100),
-        Row("ASR, SD", "eval/asr_micro/split=SD", 45.37, 45.18, 42.50, 100),
-        Row("ASR, TYPO", "eval/asr_micro/split=TYPO", 71.52, 60.71, 63.87, 100),
-        Row("ASR, SD+TYPO", "eval/asr_micro/split=SD_TYPO", 72.14, 61.96, 62.98, 100),
-        Row("ASR, average", "eval/asr_micro", 66.52, 60.86, 56.85, 100),
-        Row("USR", "eval/usr", 44.15, 28.30, 7.55, 100),
+        PaperRow("ASR, text-only", "eval/asr_micro/split=text_only", 77.08, 75.60, 58.04, 100),
+        PaperRow("ASR, SD", "eval/asr_micro/split=SD", 45.37, 45.18, 42.50, 100),
+        PaperRow("ASR, TYPO", "eval/asr_micro/split=TYPO", 71.52, 60.71, 63.87, 100),
+        PaperRow("ASR, SD+TYPO", "eval/asr_micro/split=SD_TYPO", 72.14, 61.96, 62.98, 100),
+        PaperRow("ASR, average", "eval/asr_micro", 66.52, 60.86, 56.85, 100),
+        PaperRow("USR", "eval/usr", 44.15, 28.30, 7.55, 100),
     ),
 }
 RELEASES = ("base", "dpo", "bpo")
@@ -116,7 +116,7 @@ class PaperTables(Benchmark):
 
     def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:
         """The paper's Tables 3 and 4 with ours, also as files."""
-        from mmsafe.reporting.files import write_atomically, write_json
+        from mmsafe.core.files import write_atomically, write_json
 
         tables = {title: [_compared(row, metrics) for row in rows] for title, rows in PAPER.items()}
         write_json(folder / "paper_tables.json", {"judge": metrics.get("eval/judge"), "tables": tables})
@@ -146,7 +146,7 @@ def _named(part: str) -> Iterator[None]:
         raise type(error)(f"{text}; or leave it out: benchmark.skip=[{part}]") from error
 
 
-def _compared(row: Row, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(row: PaperRow, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """`{"measure": …, "ours": …, "base": {"paper": …, "difference": …}, …}`; null where ours was not measured."""
     ours = metrics[row.metric] * row.unit if row.metric in metrics else None
     paper = {release: getattr(row, release) for release in RELEASES}

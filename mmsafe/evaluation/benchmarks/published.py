@@ -10,15 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import InputPath, options
 from mmsafe.data.conversation import PLACEHOLDER
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.data.failing import failing
 from mmsafe.data.images import FileImage, find_image
-from mmsafe.data.records import RowError, kind, text_field
-from mmsafe.data.source import DataSource
-from mmsafe.errors import UserError
+from mmsafe.data.records import kind, text_field
+from mmsafe.data.row_error import RowError
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
-from mmsafe.options import InputPath, options
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_records
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, harmful, prompt, text_of
+from mmsafe.evaluation.benchmarks.published import (
+    Folder,
+    PublishedBenchmark,
+    fields,
+    harmful,
+    prompt,
+    text_of,
+)
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.options import options
 
 FIELDS = ("question_id", "image", "question", "category")
 

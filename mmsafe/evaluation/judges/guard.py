@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mmsafe.evaluation.judges.base import Verdict, unknown
-from mmsafe.evaluation.judges.llama_guard import HAZARDS
-from mmsafe.evaluation.judges.local import LocalJudge
-from mmsafe.evaluation.judges.reply import Reply, verdict_lines
-from mmsafe.options import options
+from mmsafe.core.options import options
+from mmsafe.evaluation.judges.judge import Verdict, unknown
+from mmsafe.evaluation.judges.local_judge import LocalJudge
+from mmsafe.evaluation.judges.reply import HAZARDS, Reply, verdict_lines
 
 TASKS = re.compile(r"O(?:[1-9]|1[0-6])(?:: ?\S.*)?")
 """SALAD-Bench's 16 tasks: `O1: Toxic Content` …"""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.evaluation.judges.base import CaseJudge, Verdict, unknown
-from mmsafe.options import options
+from mmsafe.evaluation.judges.judge import CaseJudge, Verdict, unknown
 
 REFUSALS = (
     r"\bsorry\b",

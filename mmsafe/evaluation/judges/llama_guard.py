@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from mmsafe.evaluation.judges.base import Verdict, unknown
-from mmsafe.evaluation.judges.local import LocalJudge
-from mmsafe.evaluation.judges.reply import Reply, verdict_lines
-from mmsafe.options import Share, options
+from mmsafe.core.options import Share, options
+from mmsafe.evaluation.judges.judge import Verdict, unknown
+from mmsafe.evaluation.judges.local_judge import LocalJudge
+from mmsafe.evaluation.judges.reply import HAZARDS, Reply, verdict_lines
 
-HAZARDS = re.compile(r"S(?:[1-9]|1[0-4])(?:, ?S(?:[1-9]|1[0-4]))*")
-"""The MLCommons taxonomy of the model cards: S1 violent crimes … S14 code interpreter abuse (4 only)."""
 MIN_MASS = 0.5
 """Least probability of `safe` and `unsafe` together: below it the first word is something else."""
 

@@ -19,8 +19,8 @@ from transformers import (
     GenerationConfig,
 )
 
-from mmsafe.errors import UserError
-from mmsafe.evaluation.judges.base import Case
+from mmsafe.core.errors import UserError
+from mmsafe.evaluation.judges.judge import Case
 from mmsafe.evaluation.judges.reply import Reply
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.hub import reachable

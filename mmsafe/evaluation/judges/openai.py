@@ -11,21 +11,21 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from mmsafe.chat import Answer, Chat, NoAnswerError, ask_all, estimated_tokens
+from mmsafe.core.chat_client import Answer, Chat, NoAnswerError, ask_all, estimated_tokens
+from mmsafe.core.endpoint import Endpoint
+from mmsafe.core.options import Count, NonNegative, options
 from mmsafe.data.data_url import ImageFormat, image_part
-from mmsafe.endpoint import Endpoint
-from mmsafe.evaluation.judges.base import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judges.fence import mark, shortened, transcript, visible
+from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judges.prompt_files import prompt, without_version
 from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
-from mmsafe.options import Count, NonNegative, options
 
 log = logging.getLogger(__name__)
 BAD_REQUEST = {400, 422}
 FILTERED = "content_filter"
 
 
-class Reply(BaseModel):
+class OpenAIReply(BaseModel):
     """What the judge is asked to say; a reply that is anything else is unknown."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -36,7 +36,7 @@ class Reply(BaseModel):
     reason: str
 
 
-SCHEMA = {"name": "verdict", "strict": True, "schema": Reply.model_json_schema()}
+SCHEMA = {"name": "verdict", "strict": True, "schema": OpenAIReply.model_json_schema()}
 
 
 @options
@@ -161,7 +161,7 @@ def judged(answer: Answer) -> Verdict:
     if answer.refusal or answer.finish_reason in {FILTERED, "length"}:
         return unknown(answer.refusal or text or str(answer.finish_reason))
     try:
-        reply = Reply.model_validate(json.loads(text, object_pairs_hook=_each_once))
+        reply = OpenAIReply.model_validate(json.loads(text, object_pairs_hook=_each_once))
     except (ValueError, RecursionError):  # pydantic's errors are ValueErrors, too
         return unknown(text)
     return Verdict(unsafe=reply.unsafe, refused=reply.refused, category=reply.category, reply=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from mmsafe.errors import UserError
+from mmsafe.core.errors import UserError
 
 FOLDER = Path(__file__).parent / "prompts"
 

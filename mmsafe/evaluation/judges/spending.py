@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from mmsafe.errors import UserError
-from mmsafe.options import NonNegative, options
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import NonNegative, options
 
 TILE, TOKENS_PER_TILE, TOKENS_PER_IMAGE = 512, 170, 85
 """OpenAI's count for an image in detail: a share of each tile of 512 x 512 pixels, and one for the whole."""

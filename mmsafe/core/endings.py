@@ -1,0 +1,88 @@
+"""How every command ends where its input, or the place that it works in, is at fault: with one line, no traceback."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.secrets import MaskedRecord, masked
+from mmsafe.core.signals import ended_at_once
+
+log = logging.getLogger(__name__)
+BAD_INPUT = 2
+NO_READER = 128 + signal.SIGPIPE
+PLACE = {
+    *(
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    ),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ESTALE, errno.ENAMETOOLONG),
+}
+"""What is wrong with a file or folder, and not with the code that wants it."""
+
+
+@contextmanager
+def told(command: str) -> Iterator[None]:
+    """Around all that a command does.
+
+    Bad input, and files or folders that cannot be read or written, end the process with one line and status 2; the
+    first SIGTERM or SIGINT with 143 or 130; a reader of the output that has gone, as `| head` does, with 141. What the
+    encoding of the output lacks is written as an escape, and logs are written without secrets.
+    """
+    logging.setLogRecordFactory(MaskedRecord)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with ended_at_once():
+            try:
+                yield
+            finally:
+                flush()
+    except UserError as error:
+        _end(command, str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes at its end
+            sys.exit(NO_READER)
+        if error.errno not in PLACE:
+            raise
+        log.debug("where it happened:", exc_info=True)
+        _end(command, f"{error.filename or 'a file'}: cannot be used ({error.strerror}); choose another place")
+
+
+def report(message: str, command: str) -> None:
+    """Print the one line that a user is meant to read."""
+    print(masked(f"{command}: {message}"), file=sys.stderr)
+
+
+def flush() -> None:
+    """Write what was printed, or find out that nobody reads it."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _end(command: str, message: str) -> None:
+    report(message, command)
+    sys.exit(BAD_INPUT)
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is stdout that is broken, and not a pipe to another process."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,0 +1,41 @@
+"""One progress bar for everything that takes a while outside training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mmsafe.core.ranks import is_first
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with count, elapsed and remaining time; yields the function that advances it.
+
+    Of several processes only the first shows one.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first()) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def once_each(advance: Callable[[int], None]) -> Callable[[Iterable[str]], None]:
+    """A function that is told keys that are done, and advances by those that it has not been told before."""
+    told: set[str] = set()
+
+    def tell(keys: Iterable[str]) -> None:
+        new = set(keys) - told
+        told.update(new)
+        advance(len(new))
+
+    return tell

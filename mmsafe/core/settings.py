@@ -1,0 +1,165 @@
+"""Options of the framework's own parts: sampling, optimiser, trainer. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from mmsafe.core.options import Count, NonNegative, Positive, Seed, Share, options
+
+
+@options
+class Generation:
+    """How responses are sampled."""
+
+    max_new_tokens: Count = 256
+    """Longest response, in tokens."""
+    temperature: NonNegative = 1.0
+    """0 is greedy decoding."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; 1 keeps the whole distribution."""
+    seed: Seed = 0
+    """Each sample draws its own noise from this seed and its prompt, whatever batch it falls into."""
+    num_return_sequences: Count = 1
+    """Samples of each prompt: an example becomes so many, each with a response of its own."""
+    batch_size: Count = 16
+    """Responses generated together; does not change the result."""
+    image_view: Literal["auto", "none", "real", "corrupted"] = "auto"
+    """`auto`: none for `blind` responses, corrupted for `weakened` ones. The others override it for all: `none` removes
+    the image, `real` shows it (the sighted control), `corrupted` shows it spoilt."""
+
+    def __post_init__(self) -> None:
+        if self.num_return_sequences > 1 and self.temperature == 0:
+            count = f"num_return_sequences={self.num_return_sequences}"
+            raise ValueError(f"{count} needs temperature > 0: greedy decoding says the same every time")
+
+
+@options
+class AdamW:
+    """AdamW and its learning-rate schedule."""
+
+    lr: Positive
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.0
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: NonNegative = 10
+    """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
+    schedule_ahead: Share = 0.0
+    """Part of a step by which the schedule is ahead. One that is moved on after each of two micro-batches, as that of
+    the BPO paper's released code, with 10 of them to warm up, is `warmup_steps=5` and 0.5."""
+    global_batch_size: Count | None = None
+    """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
+
+
+def _steps(value: int) -> int:
+    if value == -1 or value >= 1:
+        return value
+    raise ValueError("should be at least 1, or -1 for no limit")
+
+
+@options
+class Devices:
+    """The processes of a run, one for each device; names as in `pytorch_lightning.Trainer`."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Count = 1
+    """Devices of each machine, one process on each."""
+    num_nodes: Count = 1
+    """Machines; more than one want torchrun or SLURM to start the processes."""
+
+    @property
+    def processes(self) -> int:
+        """Of the whole run."""
+        return self.devices * self.num_nodes
+
+
+@options
+class Trainer(Devices):
+    """The training loop; names as in `pytorch_lightning.Trainer`."""
+
+    max_epochs: Count = 1
+    max_steps: Annotated[int, AfterValidator(_steps)] = -1
+    """Optimiser steps; -1 leaves the end to `max_epochs`, otherwise it decides alone."""
+    accumulate_grad_batches: Count = 1
+    gradient_clip_val: NonNegative = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """`auto`: bf16-mixed where the accelerator has it, else 32-true."""
+    deterministic: bool | Literal["warn"] = "warn"
+    """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
+    log_every_n_steps: Count = 1
+    metrics_by: list[str] | None = None
+    """Tags of the examples by whose values loss, margins and accuracies are logged, too; null: `source`, which the
+    examples of a mixture have."""
+    progress_bar: bool = True
+
+
+@options
+class Checkpoint:
+    """Checkpoints to resume from."""
+
+    every_n_steps: Count = 100
+    """Optimiser steps between two checkpoints; one more is written when the run is asked to stop."""
+    keep: bool = False
+    """Keep the last checkpoint after the run has finished (it holds the optimiser: large)."""
+
+
+@options
+class Peft:
+    """Adapters in place of training all weights of the language model (LoRA, 2106.09685)."""
+
+    method: Literal["none", "lora", "qlora"] = "none"
+    """`qlora`: the language model under the adapters in 4 bits (2305.14314)."""
+    rank: Count = 128
+    """r of every adapted matrix: all linear layers of the language model, none of the vision tower."""
+    alpha: Count = 256
+    """The product of the adapter's matrices is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: Seed = 0
+    """Of the adapters' first weights."""
+
+    def refusal(self) -> str:
+        """Why this machine cannot do it; empty if it can."""
+        if self.method == "qlora" and find_spec("bitsandbytes") is None:
+            return "peft=qlora: bitsandbytes is not installed; run pip install 'mmsafe[qlora]', or choose peft=lora"
+        return ""
+
+
+@options
+class VisionCache:
+    """Whether later epochs find what the frozen vision tower made of an image."""
+
+    store: Literal["none", "memory", "disk"] = "none"
+    """`memory`: of this process; `disk`: for every later run with the same tower."""
+    max_gib: Positive = 8.0
+    """Largest size in GiB; images that find no room go through the tower every time."""
+
+
+@options
+class Lengths:
+    """What happens to examples that are too long."""
+
+    max_length: Count | None = 2048
+    """Tokens of prompt (image tokens included) and response together; null sets no limit."""
+    on_overlong: Literal["clip", "clip_others", "drop", "error"] = "clip"
+    """`clip` takes from the end of the response; prompts are never cut. `clip_others` does so too, but drops an example
+    whose chosen response is too long (the BPO paper's released code)."""
+
+
+@options
+class Evaluation:
+    """How a model is asked in an evaluation: greedily, as in the paper."""
+
+    max_new_tokens: Count = 256
+    batch_size: Count = 16
+    """Prompts answered, or pairs compared, together; does not change the result."""
+
+    def generation(self) -> Generation:
+        """Greedy, with the image in view."""
+        return Generation(
+            max_new_tokens=self.max_new_tokens, temperature=0, batch_size=self.batch_size, image_view="real"
+        )

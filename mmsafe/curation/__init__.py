@@ -1,0 +1,1 @@
+"""Making and looking after data sets."""

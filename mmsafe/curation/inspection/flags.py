@@ -1,0 +1,136 @@
+"""What can be wrong with a row: repetitions, leakage between splits, bad images, too many tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from mmsafe.data.data_source import PAIR, BadRow
+from mmsafe.data.example import Example, digest
+
+Flag = Literal[
+    "bad_row",
+    "missing_image",
+    "damaged_image",
+    "equal_responses",
+    "repeated_instruction_exact",
+    "repeated_instruction",
+    "repeated_instruction_and_image",
+    "repeated_responses",
+    "repeated_row",
+    "leaked_instruction",
+    "leaked_conversation",
+    "leaked_image",
+    "leaked_look",
+    "over_length",
+    "equal_when_clipped",
+]
+MEANING: dict[Flag, str] = {
+    "bad_row": "cannot be used, and is dropped",
+    "missing_image": "there is no such image",
+    "damaged_image": "the image cannot be decoded",
+    "equal_responses": "chosen and rejected are the same",
+    "repeated_instruction_exact": "an earlier row has the instruction, letter by letter",
+    "repeated_instruction": "an earlier row has the instruction",
+    "repeated_instruction_and_image": "an earlier row has the instruction beside the same image",
+    "repeated_responses": "an earlier row has the responses, letter by letter",
+    "repeated_row": "an earlier row has conversation, image and responses",
+    "leaked_instruction": "another split has the instruction",
+    "leaked_conversation": "another split has the conversation",
+    "leaked_image": "another split has the image, byte by byte",
+    "leaked_look": "another split has an image that looks alike",
+    "over_length": "has more tokens than lengths.max_length",
+    "equal_when_clipped": "chosen and rejected are the same tokens within lengths.max_length, and are left out",
+}
+"""An instruction is the last turn of the user. White space and case make no difference, unless it says so."""
+OF_REASON: dict[str, Flag] = {
+    "missing image": "missing_image",
+    "damaged image": "damaged_image",
+    "no preference": "equal_responses",
+}
+"""For reasons to drop a row that are told apart here."""
+REPEATED: dict[str, Flag] = {
+    "instruction_exact": "repeated_instruction_exact",
+    "instruction": "repeated_instruction",
+    "instruction_and_image": "repeated_instruction_and_image",
+    "responses": "repeated_responses",
+    "row": "repeated_row",
+}
+LEAKED: dict[str, Flag] = {
+    "instruction": "leaked_instruction",
+    "conversation": "leaked_conversation",
+    "image": "leaked_image",
+}
+"""The flag of each of `keys_of_row`."""
+Flags = dict[Flag, str]
+"""What is wrong with a row: each flag with the row or the reason that it is about."""
+RowKeys = tuple[str, Mapping[str, str]]
+"""A row's id and its `keys_of_row`."""
+
+
+def keys_of_row(example: Example, image: str | None) -> dict[str, str]:
+    """Hashes by which rows are compared, of what the row has; `image` is the key of its image."""
+    said = example.turns[-1].text
+    conversation = [[turn.role, normalised(turn.text)] for turn in example.turns]
+    responses = [example.responses.get(name) for name in sorted(PAIR)]
+    compared: dict[str, object] = {}
+    if any(turn.text.strip() for turn in example.turns):  # beside an image there may be no words
+        compared["conversation"] = conversation
+    if said.strip():
+        compared |= {"instruction_exact": said, "instruction": normalised(said)}
+        if image is not None:
+            compared["instruction_and_image"] = [normalised(said), image]
+    if any(responses):
+        answers = [None if text is None else normalised(text) for text in responses]
+        compared |= {"responses": responses, "row": [conversation, image, answers]}
+    hashes = {name: digest(value) for name, value in compared.items()}
+    return hashes if image is None else {**hashes, "image": image}
+
+
+def equal_responses(example: Example) -> Flags:
+    """Whether there is nothing to prefer, but for white space and case."""
+    pair = [normalised(example.responses[name]) for name in PAIR if name in example.responses]
+    return {"equal_responses": "chosen and rejected"} if len(pair) == 2 and pair[0] == pair[1] else {}
+
+
+def repeated(keys: Mapping[str, str], name: str, seen: dict[str, dict[str, str]]) -> Flags:
+    """The first row that had each key; notes the row `name` in `seen`, where it is the first itself."""
+    found: Flags = {}
+    for kind, flag in REPEATED.items():
+        if kind in keys and (first := seen.setdefault(kind, {}).setdefault(keys[kind], name)) != name:
+            found[flag] = first
+    return found
+
+
+class Leakage:
+    """Finds what splits have in common."""
+
+    def __init__(self, keys: Mapping[str, Sequence[RowKeys]]) -> None:
+        """`keys` are those of every row, by split."""
+        self._first: dict[str, dict[tuple[str, str], str]] = {}
+        for split, rows in keys.items():
+            first = self._first[split] = {}
+            for name, own in rows:
+                for kind in LEAKED:
+                    if kind in own:
+                        first.setdefault((kind, own[kind]), name)
+
+    def flags(self, split: str, keys: Mapping[str, str]) -> Flags:
+        """Rows of other splits that have the keys of a row, the first of each."""
+        found: Flags = {}
+        for kind, flag in LEAKED.items():
+            for other, first in self._first.items():
+                if other != split and kind in keys and (name := first.get((kind, keys[kind]))) is not None:
+                    found.setdefault(flag, f"{other}: {name}")
+        return found
+
+
+def of_bad_row(row: BadRow) -> Flags:
+    """That it is one, and what is told apart of that."""
+    found: Flags = {"bad_row": row.reason}
+    return found | ({OF_REASON[row.reason]: row.reason} if row.reason in OF_REASON else {})
+
+
+def normalised(text: str) -> str:
+    """Text in which white space and case make no difference."""
+    return " ".join(text.split()).casefold()

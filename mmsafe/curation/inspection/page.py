@@ -1,0 +1,80 @@
+"""The statistics of a data set with samples of its rows, as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from mmsafe.curation.inspection.flags import MEANING
+from mmsafe.curation.inspection.looks import looks_of
+from mmsafe.curation.inspection.row_tables import Statistics, further_tables
+from mmsafe.curation.inspection.rows import Inspected, RowFacts
+from mmsafe.data.data_source import Loaded
+from mmsafe.data.example import Example, digest
+from mmsafe.reporting.figures import Chart
+from mmsafe.reporting.html_page import rendered
+from mmsafe.reporting.report_page import FIGURES, Table
+from mmsafe.reporting.sample_browser import filter_tags, harmless, thumbnails
+
+if TYPE_CHECKING:
+    from mmsafe.curation.inspection.inspect_config import InspectConfig
+
+Row = tuple[str, Example, RowFacts]
+
+
+def page(
+    found: Inspected,
+    numbers: Statistics,
+    tables: Sequence[Table],
+    drawn: Sequence[Chart],
+    title: str,
+    config: InspectConfig,
+) -> str:
+    """The page: words of the data stand in one block of JSON, and reach the reader as text only."""
+    rows = sampled(list(found.pairs()), config.samples, config.seed)
+    images = {facts.image: example.image for _, example, facts in rows if facts.image and example.image}
+    looks = found.looks or looks_of(images)  # a damaged image has no thumbnail
+    readable = {key: image for key, image in images.items() if looks[key] is not None}
+    prompts = [_prompt(*row, readable) for row in rows]
+    bad_rows = {split: _places(loaded) for split, loaded in found.loaded.items()}
+    return rendered(
+        "inspect",
+        styles=("report", "samples", "inspect"),
+        scripts=("articles", "report", "inspect"),
+        title=title,
+        counts=" · ".join(f"{len(own)} rows of {split}" for split, own in found.rows.items()),
+        tables=[*tables, *further_tables(numbers, bad_rows)],
+        charts=[(panel, Markup(panel.inline())) for panel in drawn],
+        figures=FIGURES,
+        data={"prompts": prompts, "images": thumbnails(list(readable.values())), "meaning": MEANING},
+        splits=list(found.rows),
+        flags=[flag for flag in MEANING if any(flag in facts.flags for _, _, facts in rows)],
+        tags=filter_tags(prompts),
+    )
+
+
+def sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """`count` rows drawn at random, and as many of the others that have a flag; in the order of the data."""
+    order = sorted(range(len(rows)), key=lambda n: digest([seed, rows[n][0], rows[n][1].id]))
+    flagged = [n for n in order[count:] if rows[n][2].flags]
+    return [rows[n] for n in sorted([*order[:count], *flagged[:count]])]
+
+
+def _prompt(split: str, example: Example, facts: RowFacts, readable: Container[str | None]) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "split": split,
+        "harmless": harmless(example, ""),
+        "image": facts.image if facts.image in readable else None,
+        "tags": dict(example.tags),
+        "turns": [{"role": turn.role, "text": turn.text, "image": turn.image} for turn in example.turns],
+        "responses": dict(example.responses),
+        "tokens": facts.tokens,
+        "flags": facts.flags,
+    }
+
+
+def _places(loaded: Loaded) -> list[tuple[str, str]]:
+    return [(row.place, row.reason) for row in loaded.bad_rows]

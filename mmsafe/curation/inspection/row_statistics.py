@@ -1,0 +1,81 @@
+"""What was found in a data set as numbers, split by split; the rows of Table 2 of arXiv 2503.14189 among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from mmsafe.curation.inspection.flags import Flag, normalised, of_bad_row
+from mmsafe.curation.inspection.looks import Look
+from mmsafe.curation.inspection.rows import Inspected, RowFacts
+from mmsafe.data.data_source import Loaded
+from mmsafe.data.example import Example, fingerprint
+
+FLAGS = cast("tuple[Flag, ...]", get_args(Flag))
+
+
+def statistics(found: Inspected) -> dict[str, dict[str, Any]]:
+    """By split: how many of what, how long, and how many rows have each flag."""
+    return {split: _of_split(found, split) for split in found.rows}
+
+
+def flag_counts(loaded: Loaded, rows: Sequence[RowFacts]) -> dict[Flag, int]:
+    """How many rows have each flag; dropped rows have those of their reason."""
+    counts = Counter(flag for row in rows for flag in row.flags)
+    counts.update(flag for bad in loaded.bad_rows for flag in of_bad_row(bad))
+    return {flag: counts[flag] for flag in FLAGS}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Number, mean, median, 95th percentile and maximum."""
+    if not values:
+        return {"n": 0}
+    median, high = np.percentile(values, (50, 95))
+    numbers = {"mean": np.mean(values), "median": median, "p95": high, "max": max(values)}
+    return {"n": len(values)} | {name: round(float(value), 2) for name, value in numbers.items()}
+
+
+def token_columns(rows: Sequence[RowFacts]) -> dict[str, list[int]]:
+    """Tokens of all rows, by what they are of."""
+    names = dict.fromkeys(name for row in rows for name in row.tokens)
+    return {name: [row.tokens[name] for row in rows if name in row.tokens] for name in names}
+
+
+def looks_in(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> list[Look]:
+    """What the distinct images of the rows look like, where they could be decoded."""
+    found = (looks.get(key) for key in dict.fromkeys(row.image for row in rows if row.image is not None))
+    return [look for look in found if look is not None]
+
+
+def _of_split(found: Inspected, split: str) -> dict[str, Any]:
+    loaded, rows = found.loaded[split], found.rows[split]
+    examples, shown = loaded.examples, looks_in(rows, found.looks)
+    sizes = {"width": [look.width for look in shown], "height": [look.height for look in shown]}
+    return {
+        "instructions": len(examples),
+        "distinct_instructions": len({normalised(example.turns[-1].text) for example in examples}),
+        "responses": sum(len(example.responses) for example in examples),
+        "images": len({row.image for row in rows if row.image is not None}),
+        "rows_without_image": sum(example.image is None for example in examples),
+        "multi_turn": sum(row.turns > 1 for row in rows),
+        "turns": dict(sorted(Counter(row.turns for row in rows).items())),
+        "tokens": {name: summary(values) for name, values in token_columns(rows).items()},
+        "length": dict(Counter(row.fate for row in rows if row.fate is not None)),
+        "image_size": {name: summary(values) for name, values in sizes.items()},
+        "dropped": loaded.dropped,
+        "tags": _tags(examples),
+        "flags": flag_counts(loaded, rows),
+        "fingerprint": fingerprint(examples),
+    }
+
+
+def _tags(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """How many examples have each value of each tag, the most frequent first."""
+    counts: dict[str, Counter[str]] = {}
+    for example in examples:
+        for tag, value in example.tags.items():
+            counts.setdefault(tag, Counter())[value] += 1
+    return {tag: dict(values.most_common()) for tag, values in sorted(counts.items())}

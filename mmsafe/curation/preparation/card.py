@@ -1,0 +1,72 @@
+"""What a prepared set tells of itself: the card that `datasets` loads it by, and the record of how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, TypedDict
+
+from huggingface_hub import DatasetCardData
+
+from mmsafe.curation.preparation.columns import Columns
+from mmsafe.data.example import digest
+
+
+class Split(TypedDict):
+    """What is told of a split."""
+
+    rows: int
+    shards: list[str]
+    bytes: int
+    fingerprint: str
+    """Of the examples, as a run that trains on them has it in its `run.json`."""
+
+
+def record(
+    settings: Mapping[str, Any], splits: Mapping[str, Split], columns: Columns, refused: Mapping[str, int]
+) -> dict[str, Any]:
+    """Contents of `prepared.json`."""
+    return {
+        **settings,
+        "versions": {name: version(name) for name in ("mmsafe", "datasets", "pyarrow")},
+        "columns": list(columns.features()),
+        "splits": splits,
+        "refused": dict(refused),
+    }
+
+
+def card(about: Mapping[str, Any]) -> str:
+    """Markdown with the front matter that names the files of each split; `about` is what `record` tells."""
+    splits, refused = about["splits"], about["refused"]
+    reader, tags = ("trl_sft", ["trl"]) if "completion" in about["columns"] else ("trl", ["trl", "preference"])
+    # `datasets` caches a local folder by its name and this front matter alone: without words that are others in every
+    # set, it would give the rows of one folder for those of another that is called the same.
+    config = {
+        "config_name": "default",
+        "description": f"prepared by mmsafe, {digest(about)}",
+        "data_files": [{"split": name, "path": f"data/{name}-*"} for name in splits],
+    }
+    head = DatasetCardData(configs=[config], tags=tags)
+    counts = "".join(f"| {name} | {split['rows']:,} | {len(split['shards'])} |\n" for name, split in splits.items())
+    left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items())) or "none"
+    return f"""---
+{head.to_yaml()}
+---
+
+# A data set prepared by mmsafe
+
+In [TRL's format](https://huggingface.co/docs/trl/dataset_formats): columns {", ".join(about["columns"])}.
+
+| split | rows | files |
+|---|---|---|
+{counts}
+Rows that could not be used: {left_out}. `prepared.json` tells what this was made from, whose licence holds here too.
+
+```python
+datasets.load_dataset("FOLDER", split="{next(iter(splits))}")   # streaming=True reads a portion at a time
+```
+
+```bash
+python -m mmsafe.train data={reader} data.path=FOLDER data.split={next(iter(splits))}
+```
+"""

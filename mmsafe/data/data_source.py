@@ -1,0 +1,115 @@
+"""The interface of a data set: what a file in `conf/data/` configures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import Count, InputPath, options
+from mmsafe.data.categories import with_categories
+from mmsafe.data.example import Example
+
+PAIR = frozenset({"chosen", "rejected"})
+GENERATED = ("blind", "weakened")
+"""Responses that a row may bring, and that are made where it does not."""
+
+
+class BadRow(NamedTuple):
+    """A row that could not be used, and was dropped."""
+
+    place: str
+    """Where to look for it: file, row and id."""
+    reason: str
+    """In the words by which such rows are counted."""
+    source: str = ""
+    """The part of a mixture that it is from."""
+
+
+@dataclass
+class Loaded:
+    """Examples read from a source, and the rows that were dropped."""
+
+    examples: list[Example]
+    bad_rows: list[BadRow] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many rows were dropped for which reason."""
+        reasons = (f"{row.source}: {row.reason}" if row.source else row.reason for row in self.bad_rows)
+        return dict(Counter(reasons))
+
+
+@options
+class DataSource(ABC):
+    """Base of all readers; the fields here are options that every data set has."""
+
+    batch_size: Count = 8
+    """Examples per device and micro-step."""
+    num_workers: int = 0
+    """Worker processes that decode and collate."""
+    group_by_length: bool = False
+    """Batches of similar length: less padding, slightly less random."""
+    categories: InputPath | None = None
+    """File of `mmsafe.tag` that gives examples their tag `category`, in place of one that they have; null: none."""
+
+    @abstractmethod
+    def train(self) -> Loaded:
+        """The examples to train on."""
+
+    @abstractmethod
+    def holdout(self) -> Loaded:
+        """The examples that a training run is evaluated on; disjoint from `train()`."""
+
+    def prompts(self) -> Loaded:
+        """What blind responses are made for, and what is inspected: the examples to train on, or prompts alone."""
+        return self.train()
+
+    def test(self) -> Loaded:
+        """The examples that `mmsafe.evaluate` measures a finished model on."""
+        return self.holdout()
+
+    def has_images(self) -> bool:
+        """Whether examples can have an image, as far as that is known before anything is read."""
+        return True
+
+    def to_hold_out(self) -> str:
+        """What to change where nothing is held out to evaluate on."""
+        return "raise data.holdout_share, or name a test file"
+
+    def categorised(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the categories of the file; every data set sends through here what it has read."""
+        return list(examples) if self.categories is None else with_categories(examples, self.categories)
+
+    def brings(self) -> frozenset[str]:
+        """Names of the responses that every example to train on has."""
+        return PAIR
+
+    def files(self) -> list[Path]:
+        """The files that examples are read from, without their images; none where examples are made."""
+        return [] if self.categories is None else [self.categories]
+
+    def text_only(self, example: Example) -> Example | None:
+        """The same harmful request in words alone; None where this data has no such form of it."""
+        return None
+
+    def image_swapped(self, example: Example) -> Example | None:
+        """The same words beside an image that makes them harmless; None where this data has no such image."""
+        return None
+
+
+@options
+class NoData(DataSource):
+    """Stands in for data beside a benchmark that brings its own prompts."""
+
+    def train(self) -> Loaded:
+        """There is nothing."""
+        raise UserError("there is no data: choose some, as data=microworld, or data=mmsafe_po data.path=FILE")
+
+    def holdout(self) -> Loaded:
+        """There is nothing."""
+        return self.train()

@@ -1,0 +1,66 @@
+"""BeaverTails-V, pairs ranked by safety and by helpfulness (arXiv 2503.17682): parquet files with their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from mmsafe.core.options import options
+from mmsafe.data.conversation import preference, question, tags_of, unanswered
+from mmsafe.data.example import Example
+from mmsafe.data.records import Record, numbered
+from mmsafe.data.row_error import RowError
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import ReadRow, RowSource
+
+COLUMN = {"safer": "safer_response_id", "more_helpful": "more_helpful_response_id"}
+
+
+@options
+class BeaverTailsV(RowSource):
+    """Columns `image`, `question`, `category`, `response_1`, `response_2` and the ids of the better ones.
+
+    Rows with neither response are prompts; `category` may be missing. The column names were taken from public code that
+    reads the set. That the ids are 1 and 2, as in the names of the responses, could not be verified: any other value is
+    a bad row.
+    """
+
+    get: ClassVar[str] = (
+        "BeaverTails-V (https://huggingface.co/datasets/PKU-Alignment/BeaverTails-V) and set data.path to its folder"
+    )
+    expected: ClassVar[tuple[str, ...]] = (
+        "image",
+        "question",
+        "response_1",
+        "response_2",
+        *COLUMN.values(),
+    )
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("response_1", "response_2"),
+        ("response_1", "response_2", *COLUMN.values()),
+    )
+    preferred: Literal["safer", "more_helpful"] = "safer"
+    """Which of the two responses is the chosen one."""
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
+        """One example."""
+        value = record.value
+        responses = {} if unanswered(value.get("response_1"), value.get("response_2")) else self._pair(value)
+        image, group = find.find(value.get("image"))
+        turns = question(value.get("question"), "question")
+        tags = tags_of(value, "category") | _severity(value.get("image_severity"))
+        yield ReadRow(Example(numbered(record), turns, image, responses, tags), group)
+
+    def _pair(self, value: Mapping[str, Any]) -> dict[str, str]:
+        column = COLUMN[self.preferred]
+        better = value.get(column)
+        if isinstance(better, bool) or better not in (1, 2, "1", "2"):
+            raise RowError("no preference", f"'{column}' is neither 1 nor 2")
+        chosen, rejected = f"response_{int(better)}", f"response_{3 - int(better)}"
+        return preference(value.get(chosen), value.get(rejected), (chosen, rejected))
+
+
+def _severity(value: object) -> dict[str, str]:
+    """How harmful the image is, a number or a word."""
+    severity = {"image_severity": str(value)[:40]} if isinstance(value, int | float | str) else {}
+    return tags_of(severity, *severity)

@@ -1,0 +1,51 @@
+"""LLaVA's visual instruction tuning data (arXiv 2304.08485): a JSON file and a folder of images; for SFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from mmsafe.core.options import options
+from mmsafe.data.conversation import as_turns, response, with_image
+from mmsafe.data.example import Example, digest
+from mmsafe.data.messages import messages
+from mmsafe.data.records import Record, numbered
+from mmsafe.data.row_error import RowError
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import ReadRow, RowSource
+
+SPEAKERS = {"human": "user", "gpt": "assistant"}
+
+
+@options
+class LLaVAInstruct(RowSource):
+    """Fields `id`, `image` (none in rows of words alone) and `conversations`, a list of `from` and `value`.
+
+    Examples are called after the row's number, because ids occur more than once in the published mixture.
+    """
+
+    get: ClassVar[str] = (
+        "a file of LLaVA-Instruct (https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K), "
+        "set data.path to it and data.image_dir to the folder that its image names begin in"
+    )
+    expected: ClassVar[tuple[str, ...]] = ("conversations",)
+    answers: Literal["all", "last"] = "all"
+    """Which answers of a conversation are learnt; each makes an example, with all that was said before."""
+
+    def brings(self) -> frozenset[str]:
+        """There is nothing to prefer to."""
+        return frozenset({"chosen"})
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
+        """An example of every answer; what is answered before the image is shown is answered without it."""
+        found = messages(record.value.get("conversations"), "conversations", ("from", "value"))
+        said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in found]
+        if said[-1][0] != "assistant":
+            raise RowError("malformed conversations", "'conversations' does not end with an answer")
+        has_image = record.value.get("image") is not None
+        image, group = find.find(record.value["image"]) if has_image else (None, digest(said[0]))
+        turns = with_image(as_turns(said[:-1], "conversations"), has_image, "conversations")
+        for end in range(len(said) - 1 if self.answers == "last" else 1, len(said), 2):
+            shown = image if any(turn.image for turn in turns[:end]) else None
+            name = numbered(record) if self.answers == "last" else f"{numbered(record)}/{end // 2 + 1}"
+            yield ReadRow(Example(name, turns[:end], shown, {"chosen": response(said[end][1], "conversations")}), group)

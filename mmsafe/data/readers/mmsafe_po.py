@@ -1,0 +1,81 @@
+"""MMSafe-PO, multimodal preference pairs made from HH-RLHF (arXiv 2503.14189): a JSON file and a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import options
+from mmsafe.data.conversation import (
+    PLACEHOLDER,
+    parse_conversation,
+    parse_question,
+    preference,
+    response,
+    tags_of,
+    unanswered,
+)
+from mmsafe.data.data_source import GENERATED
+from mmsafe.data.example import Example, Turn
+from mmsafe.data.records import REQUIRED, Record, read_records, row_id, text_field
+from mmsafe.data.row_error import RowError
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import ReadRow, RowSource
+
+TAGS = ("type", "entity_type", "keyword")
+
+
+@options
+class MMSafePO(RowSource):
+    """Reader of MMSafe-PO and of other sets with its fields: `question`, `image`, `chosen`, `rejected`.
+
+    `path` may also be a keyed file, one object `{"keyword": "path.json"}`. Rows with neither response are prompts.
+    """
+
+    get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
+    expected: ClassVar[tuple[str, ...]] = REQUIRED
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
+    keywords: list[str] | None = None
+    """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
+        """One example."""
+        value = record.value
+        answered = not unanswered(value.get("chosen"), value.get("rejected"))
+        turns = parse_question(text_field(value, "question"))
+        generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}
+        tags = tags_of({**value, "keyword": record.keyword}, *TAGS)
+        tags["turns"] = "single" if len(turns) == 1 else "multi"
+        responses = preference(text_field(value, "chosen"), text_field(value, "rejected")) if answered else {}
+        if "image" not in value:
+            raise RowError("missing field", "has no field 'image'")
+        image, group = find.find(value["image"])
+        yield ReadRow(
+            Example(row_id(record), turns, image, responses | generated, tags), group, value.get("text_prompt")
+        )
+
+    def text_only(self, example: Example) -> Example | None:
+        """The conversation of the row's `text_prompt`, from which the multimodal one was made."""
+        row = self._by_prompt[example.id, example.turns]
+        if row.text_prompt is None:
+            return None
+        try:
+            turns = parse_conversation(text_field({"text_prompt": row.text_prompt}, "text_prompt"), "text_prompt")
+        except RowError as error:
+            raise UserError(f"{row.place}: {error}") from error
+        if any(turn.image for turn in turns):
+            raise UserError(f"{row.place}: 'text_prompt' holds {PLACEHOLDER}, where words alone are expected")
+        return replace(example, turns=turns, image=None, responses={})
+
+    def records(self, *, streamed: bool = False) -> Iterator[Record]:
+        """Those of the files that `keywords` names."""
+        assert self.path is not None  # __post_init__ has refused that
+        return read_records(self.path, "data.path", self.split, self.keywords, streamed=streamed)
+
+    @cached_property
+    def _by_prompt(self) -> dict[tuple[str, tuple[Turn, ...]], ReadRow]:
+        rows = [*self._rows[0], *(self._eval_rows[0] if self.evaluates_others else [])]
+        return {(row.example.id, row.example.turns): row for row in rows}

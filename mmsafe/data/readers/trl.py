@@ -1,0 +1,122 @@
+"""Preference sets in TRL's format, standard or conversational, with or without an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, ClassVar
+
+from mmsafe.core.options import options
+from mmsafe.data.columns import other_form
+from mmsafe.data.conversation import (
+    PLACEHOLDER,
+    as_turns,
+    preference,
+    refuse_template,
+    response,
+    tags_of,
+    unanswered,
+    with_image,
+)
+from mmsafe.data.data_source import GENERATED
+from mmsafe.data.example import Example, Turn, digest
+from mmsafe.data.messages import messages
+from mmsafe.data.records import Record, checked_text, row_id
+from mmsafe.data.row_error import RowError
+from mmsafe.data.row_images import RowImages
+from mmsafe.data.row_source import ReadRow, RowSource
+
+Said = list[tuple[str, str]]
+IMAGES = ("images", "image")
+
+
+@options
+class TRLPreference(RowSource):
+    """Columns `prompt`, `chosen`, `rejected` and, where there are images, `images` or `image`, one image a row.
+
+    A text as prompt is one turn of the user. In conversational sets the prompt may be left out: it is what both
+    conversations begin with. Rows may bring `blind` responses, an `id` and `tags`, an object of texts; those with
+    neither response are prompts.
+    """
+
+    get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
+    expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
+    image_columns: ClassVar[tuple[str, ...]] = IMAGES
+
+    def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
+        """One example."""
+        value = record.value
+        if value.get("prompt") is not None and unanswered(value.get("chosen"), value.get("rejected")):
+            yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
+            return
+        prompt, chosen = value.get("prompt"), value.get("chosen")
+        if prompt is None and not (isinstance(chosen, list) and len(chosen) > 1):
+            refuse_template(chosen, "chosen")
+            lacking = "has no 'prompt', and its responses are not conversations that hold one"
+            raise RowError("missing field", lacking + other_form(value))
+        chosen, rejected = said(chosen, "chosen"), said(value.get("rejected"), "rejected")
+        prompt = chosen[:-1] if prompt is None else said(prompt, "prompt", role="user")
+        pair = preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
+        yield trl_row(record, find, prompt, pair)
+
+
+def trl_row(record: Record, find: RowImages, prompt: Said, responses: Mapping[str, str]) -> ReadRow:
+    """The example of a prompt with its responses, those that are generated among the row's own fields."""
+    value = record.value
+    generated = {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
+    shown = _shown(value)
+    image, group = find.find(shown[0]) if shown else (None, digest(prompt))
+    turns = with_image(as_turns(prompt, "prompt"), bool(shown), "prompt")
+    return ReadRow(Example(_id(record), turns, image, {**responses, **generated}, _tags(value, turns)), group)
+
+
+def said(value: object, field: str, role: str = "assistant") -> Said:
+    """A text or a list of messages as (role, text), with a placeholder for an image."""
+    if isinstance(value, str):
+        return [(role, checked_text(value, field))]
+    return messages(value, field, content=_content)
+
+
+def answer(found: Said, prompt: Said, field: str) -> str:
+    """The one answer to the prompt, which may stand before it."""
+    if found[-1][0] != "assistant" or found[:-1] not in ([], prompt):
+        raise RowError("two conversations", f"'{field}' is not one answer to the prompt")
+    return found[-1][1]
+
+
+def _id(record: Record) -> str:
+    """A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each."""
+    name = record.value.get("id")
+    return checked_text(name, "id") if isinstance(name, str) else row_id(record)
+
+
+def _tags(value: Mapping[str, Any], turns: tuple[Turn, ...]) -> dict[str, str]:
+    """Those that the row brings, or else how many turns it has."""
+    tags = value.get("tags")
+    if isinstance(tags, dict):
+        return tags_of(tags, *tags)
+    return {"turns": "single" if len(turns) == 1 else "multi"}
+
+
+def _shown(value: Mapping[str, Any]) -> list[Any]:
+    """The images of a row, at most one; the same may stand in both columns."""
+    cells = [cell for name in IMAGES if (cell := value.get(name)) is not None]
+    lists = [images for cell in cells if (images := cell if isinstance(cell, list) else [cell])]
+    shown = lists[0] if lists and lists[-1] == lists[0] else list(chain.from_iterable(lists))
+    if len(shown) > 1:
+        raise RowError("not one image", f"has {len(shown)} images, where one is possible")
+    return shown
+
+
+def _content(value: object, field: str) -> str:
+    """Text, or parts of type `text` and `image`."""
+    if not isinstance(value, list):
+        return checked_text(value, field)
+    texts = []
+    for part in value:
+        what = part.get("type") if isinstance(part, dict) else None
+        if what not in ("text", "image"):
+            raise RowError("wrong type", f"'{field}' holds a part that is neither text nor image")
+        texts.append(PLACEHOLDER if what == "image" else checked_text(part.get("text"), field))
+    return "\n".join(texts)

@@ -1,0 +1,89 @@
+"""Evaluate a model: generate, judge, measure; each stage leaves its file in the run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.ranks import is_first
+from mmsafe.core.settings import Evaluation, Lengths
+from mmsafe.data.data_source import DataSource
+from mmsafe.data.example import Example
+from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.measuring import flat, measured
+from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy
+from mmsafe.evaluation.stages import judge_answers, write_generations
+from mmsafe.generation.responses import responses
+from mmsafe.models.llava import Llava
+from mmsafe.models.loading import set_aside
+from mmsafe.reference.policies import ReferencePolicy
+from mmsafe.scoring.lengths import overlong
+from mmsafe.scoring.ways import Scoring
+
+log = logging.getLogger(__name__)
+NO_LIMIT = Lengths(max_length=None)
+
+
+def evaluate(
+    llava: Llava,
+    *,
+    reference: ReferencePolicy | None,
+    data: DataSource,
+    part: Part,
+    benchmark: Benchmark,
+    judge: Judge,
+    scoring: Scoring,
+    settings: Evaluation,
+    folder: Path,
+    precision: str = "32-true",
+    lengths: Lengths = NO_LIMIT,
+) -> dict[str, Any]:
+    """Flat metrics `eval/<name>` with `_low`, `_high` (95 %) and `_n` beside each; none in processes but the first.
+
+    All processes of a run call it and share the model's work, and the judge's where it is a model on the same devices,
+    which it has to itself then. The first one writes `generations.jsonl` and `judgements.jsonl` into `folder`.
+    `reference`, which has seen the benchmark's pairs, adds accuracy by implicit reward, which wants the `precision`
+    that the reference was scored in. Prompts that `lengths` leaves no room to answer are not asked, which is an unknown
+    verdict on each; pairs that do not fit whole are left out.
+    """
+    prompts = benchmark.prompts(data, part)
+    long = too_long(prompts, llava, lengths)
+    asked = [prompt for position, prompt in enumerate(prompts) if position not in long]
+    made = iter(responses(llava, asked, settings.generation(), f"{benchmark.name}: answers"))
+    answers = [None if position in long else next(made)[:2] for position in range(len(prompts))]
+    judged: list[Judged] = []
+    if is_first():
+        write_generations(folder, benchmark, prompts, answers)
+    if judge.on_devices:
+        with set_aside(llava):
+            judged = judge_answers(folder, benchmark, judge, prompts, answers)
+    elif is_first():
+        judged = judge_answers(folder, benchmark, judge, prompts, answers)
+    pairs = comparable(benchmark.pairs(data, part), llava, lengths)
+    told = (llava, reference, pairs, scoring, settings.batch_size, precision, benchmark.tags)
+    compared = pairwise_accuracy(*told) if pairs else {}
+    return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
+
+
+def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> frozenset[int]:
+    """Positions of the prompts that leave no room for an answer, told in the log.
+
+    Raises `UserError` where `lengths` refuses them, or where no other is left.
+    """
+    found = overlong(prompts, llava.encoder(), lengths)
+    if prompts and len(found) == len(prompts):
+        raise UserError(f"lengths.max_length={lengths.max_length}: no prompt of the evaluation fits; raise it")
+    if found:
+        told = "%d of %d prompts are not asked: they leave no room within lengths.max_length=%d"
+        log.warning(told, len(found), len(prompts), lengths.max_length)
+    return found
+
+
+def check_lengths(llava: Llava, benchmark: Benchmark, data: DataSource, part: Part, lengths: Lengths) -> None:
+    """Raise `UserError` if `lengths` refuses what `evaluate` would ask, which must not cost a run its training."""
+    too_long(benchmark.prompts(data, part), llava, lengths)
+    comparable(benchmark.pairs(data, part), llava, lengths)

@@ -1,0 +1,1 @@
+"""The main jobs: train, evaluate, blind, and what becomes of their weights."""

@@ -1,0 +1,19 @@
+"""The options of `mmsafe.blind`."""
+
+from __future__ import annotations
+
+from mmsafe.core.options import Seed, options
+from mmsafe.core.settings import Devices, Generation, Lengths
+from mmsafe.data.data_source import DataSource
+from mmsafe.models.model_source import ModelSource
+
+
+@options
+class BlindConfig(Devices):
+    """`conf/blind.yaml`, typed."""
+
+    seed: Seed
+    data: DataSource
+    model: ModelSource
+    generation: Generation
+    lengths: Lengths

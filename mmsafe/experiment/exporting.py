@@ -1,0 +1,111 @@
+"""From a checkpoint in either format to a folder in either format."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from mmsafe.core.errors import UserError
+from mmsafe.experiment.consolidate import consolidated, is_unfinished
+from mmsafe.models.adapter_load import base_of, is_adapter
+from mmsafe.models.checkpoints import CheckpointError, Format, WeightFiles, format_of, read_json
+from mmsafe.models.llava import Llava, located
+from mmsafe.models.loading import run_options
+from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.original.save import save_original
+from mmsafe.models.pretrained import from_pretrained, in_one_line
+
+log = logging.getLogger(__name__)
+DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
+
+def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, allow_pickle: bool = False) -> Path:
+    """Write `checkpoint`, a run folder, a model folder or a hub name, to `out`; weights keep their dtype.
+
+    A LoRA adapter is merged into `base`, or where that is None into the model that it names. Raises `UserError` where
+    the checkpoint is no LLaVA-1.5, where `form` cannot hold it, or where `out` is not empty.
+    """
+    target = Path(out).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"out={out}: is there already and not empty; name a new folder")
+    try:
+        if is_unfinished(run := Path(checkpoint).expanduser()):
+            _write(consolidated(run), target, form, run)
+            return target
+        folder = located(checkpoint, allow_pickle=allow_pickle)
+        whole = folder
+        if is_adapter(folder):
+            whole = Path(base_of(folder, base, allow_pickle=allow_pickle))
+        elif base is not None:
+            raise CheckpointError("is a whole model; base is for LoRA adapters")
+        with in_one_line(f"checkpoint={checkpoint}"):
+            llava = _loaded(folder, whole, allow_pickle=allow_pickle)
+        _write(llava, target, form, whole)
+    except CheckpointError as error:
+        raise UserError(_in_our_words(f"checkpoint={checkpoint}: {error}")) from error
+    except UserError as error:
+        raise UserError(_in_our_words(str(error))) from error
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written: {error.strerror or error}") from error
+    log.info("wrote %s in %s format", target, {"hf": "Hugging Face's", "original": "LLaVA's original"}[form])
+    return target
+
+
+def _in_our_words(said: str) -> str:
+    """What the loader says, which knows the options of this command by other names."""
+    said = said.replace("model.path=", "checkpoint=")
+    return said.replace("model.allow_pickle", "allow_pickle").replace("model.base", "base")
+
+
+def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
+    """The checkpoint in `folder`; type and preprocessing are those of the `whole` model in it, or under it."""
+    form, weights = format_of(whole, allow_pickle=allow_pickle)
+    source = PretrainedLlava(
+        path=str(folder),
+        base=None if whole == folder else str(whole),
+        allow_pickle=allow_pickle,
+        dtype=_stored_dtype(weights),
+        image_aspect_ratio="pad" if _pads(whole, form) else "crop",
+        chat_template=None if whole == folder else run_options(folder, "model").get("chat_template"),
+    )
+    return source.load()
+
+
+def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float16"]:
+    if weights.dtype not in DTYPES:
+        raise CheckpointError(f"its weights are {weights.dtype}; only {', '.join(DTYPES.values())} can be exported")
+    return DTYPES[weights.dtype]
+
+
+def _pads(folder: Path, form: Format) -> bool:
+    """Whether the checkpoint itself pads images to a square."""
+    if form == "original":
+        return bool(read_json(folder / "config.json").get("image_aspect_ratio", "pad") == "pad")
+    return bool(from_pretrained(LlavaImageProcessorPil, folder).do_pad)
+
+
+def _write(llava: Llava, target: Path, form: Format, source: Path) -> None:
+    """Fill a folder beside `target` and rename it: a half-written one never has that name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        if form == "original":
+            save_original(llava, unfinished, beside=source)
+        else:
+            llava.save(unfinished)
+            if (source / "tokenizer.model").is_file():  # for the way back; `transformers` drops it
+                shutil.copyfile(source / "tokenizer.model", unfinished / "tokenizer.model")
+        unfinished.chmod(0o755)
+        unfinished.replace(target)  # over an empty folder, or over nothing
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

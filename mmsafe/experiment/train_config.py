@@ -1,0 +1,129 @@
+"""The options of `mmsafe.train`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
+from mmsafe.core.options import Seed, options
+from mmsafe.core.settings import (
+    AdamW,
+    Checkpoint,
+    Evaluation,
+    Generation,
+    Lengths,
+    Peft,
+    Trainer,
+    VisionCache,
+)
+from mmsafe.data.corruption import Corruption
+from mmsafe.data.data_source import GENERATED, DataSource
+from mmsafe.evaluation.benchmark import Benchmark
+from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.objectives.base import Objective
+from mmsafe.reference.reference import AdapterOff, Cached, Reference
+from mmsafe.reporting.loggers import RunLogger
+from mmsafe.scoring.ways import Scoring
+from mmsafe.training.strategies.strategy import Strategy
+
+
+@options
+class TrainConfig:
+    """`conf/train.yaml`, typed."""
+
+    name: str | None
+    seed: Seed
+    evaluate: bool
+    data: DataSource
+    model: ModelSource
+    peft: Peft
+    objective: Objective
+    reference: Reference
+    scoring: Scoring
+    strategy: Strategy
+    corruption: Corruption
+    vision_cache: VisionCache
+    optimizer: AdamW
+    trainer: Trainer
+    lengths: Lengths
+    generation: Generation
+    checkpoint: Checkpoint
+    benchmark: Benchmark
+    judge: Judge
+    evaluation: Evaluation
+    logger: dict[str, RunLogger]
+    runs_here: ClassVar[bool] = True
+    """Whether this machine has to be able to do it."""
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of an optimiser step."""
+        wanted, together = self.optimizer.global_batch_size, self.data.batch_size * self.trainer.processes
+        if wanted is None:
+            return self.trainer.accumulate_grad_batches
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError("optimizer.global_batch_size decides trainer.accumulate_grad_batches; leave that at 1")
+        if wanted % together:
+            raise ValueError(
+                f"optimizer.global_batch_size={wanted} is no multiple of data.batch_size x devices = {together}"
+            )
+        return wanted // together
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        _ = self.accumulate
+        self.benchmark.check_data(self.data)
+        self.benchmark.check_judge(self.judge)
+        self._check_responses()
+        self._check_model()
+        if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
+            raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
+        self._check_strategy()
+        refusals = [self.peft.refusal(), *(logger.refusal() for logger in self.logger.values())]
+        if self.runs_here and any(refusals):
+            raise ValueError(next(filter(None, refusals)))
+        if self.peft.method == "qlora" and self.strategy.name not in ("auto", "ddp"):
+            raise ValueError(f"strategy={self.strategy.name}: 4-bit weights stay whole; peft=qlora needs auto or ddp")
+        if self.vision_cache.store != "none" and self.model.train.vision:
+            raise ValueError("vision_cache: a tower that is trained gives other features after every step")
+        if self.vision_cache.store != "none" and not self.scoring.reads_features:
+            raise ValueError("vision_cache: needs scoring=shared_prefix")
+        return self
+
+    def _check_responses(self) -> None:
+        if missing := self.objective.responses - self.data.brings() - set(GENERATED):
+            reads = ", ".join(sorted(missing))
+            raise ValueError(
+                f"data: has no {reads} responses, which the objective reads; objective=sft needs chosen ones"
+            )
+        if self.objective.needs_image and not self.data.has_images():
+            raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
+
+    def _check_strategy(self) -> None:
+        if self.trainer.processes > 1 and not self.scoring.several_devices:
+            raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
+        if self.runs_here and (refusal := self.strategy.refusal(self.trainer)):
+            raise ValueError(refusal)
+        if not self.strategy.several_parts:
+            return
+        if self.objective.needs_reference and not isinstance(self.reference, Cached):
+            raise ValueError("reference: weights in parts need reference=cached")
+        if self.vision_cache.store != "none":
+            raise ValueError("vision_cache: with weights in parts, all devices have to run the tower together")
+        if not self.scoring.several_devices:
+            raise ValueError("scoring: weights in parts need scoring=shared_prefix")
+
+    def _check_model(self) -> None:
+        trained = self.model.train
+        if not (trained.language or trained.projector or trained.vision):
+            raise ValueError("model.train: nothing is trained; turn on language, projector or vision")
+        if self.peft.method != "none" and (trained.vision or not trained.language):
+            raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        if not isinstance(self.model, PretrainedLlava):
+            return
+        if refusal := self.scoring.refusal(self.model.attention):
+            raise ValueError(refusal)
+        if self.model.dtype == "float16":
+            raise ValueError("model.dtype=float16: too narrow to train; use float32, with trainer.precision=16-mixed")

@@ -1,0 +1,1 @@
+"""Answers, and the responses that a model makes for training."""

@@ -1,0 +1,184 @@
+"""Batched generation whose result does not depend on the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from mmsafe.core.settings import Generation
+from mmsafe.data.example import Example, digest
+from mmsafe.models.encoding import Encoder
+from mmsafe.models.llava import Llava
+
+CHARACTERS = 4
+"""About as many make a token, when lengths are compared."""
+
+
+class Response(NamedTuple):
+    """A generated text, and whether it ended by itself rather than at `max_new_tokens`."""
+
+    text: str
+    finished: bool
+
+
+class Prompt(NamedTuple):
+    """What to answer, and the how-manieth sample of this very prompt it is."""
+
+    example: Example
+    draw: int = 0
+
+    @property
+    def key(self) -> str:
+        """Identity of the sample, under one model and one setting."""
+        return f"{self.example.prompt_key()}-{self.draw}"
+
+
+class GumbelNoise(LogitsProcessor):
+    """Adds seeded Gumbel noise, so that greedy decoding of the sum is a sample from the softmax (Gumbel-max trick).
+
+    Every sequence has a generator of its own: its sample is the same in any batch, order or process. `end` is the token
+    after which a sequence needs no more noise.
+    """
+
+    def __init__(self, seeds: Sequence[int], end: int | None = None) -> None:
+        self._running = [(row, torch.Generator().manual_seed(seed)) for row, seed in enumerate(seeds)]
+        self._end = end
+        self._noise: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """`scores` are logits, `[batch, vocabulary]`."""
+        if self._noise is None:
+            self._noise = torch.ones(len(self._running), scores.shape[-1])
+        elif input_ids.device.type == "cpu":  # elsewhere, to look is to wait for the pass that drawing hides behind
+            last = input_ids[:, -1].tolist()
+            self._running = [(row, generator) for row, generator in self._running if last[row] != self._end]
+        for row, generator in self._running:
+            self._noise[row].exponential_(generator=generator)
+        return scores.float() - self._noise.clamp_min(torch.finfo(torch.float32).tiny).log().to(scores.device)
+
+
+@torch.no_grad()
+def generate(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> Iterator[list[tuple[int, Response]]]:
+    """Answer every prompt; yields, batch by batch, (position in `prompts`, response).
+
+    Prompts of similar length share a batch, samples of one prompt its pass through the model. The longest come first: a
+    batch that does not fit into memory says so at once. The model is put into evaluation mode and left as it was.
+    """
+    encoder = llava.encoder()
+    order = longest_first(encoder, prompts)
+    with evaluating(llava.model), _plain(llava.model):
+        for start in range(0, len(order), settings.batch_size):
+            chosen = order[start : start + settings.batch_size]
+            answers = _answer(llava.model, encoder, [prompts[i] for i in chosen], settings)
+            yield list(zip(chosen, answers, strict=True))
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; every part of the model is left in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _plain(model: Any) -> Iterator[None]:
+    """Set the checkpoint's own generation settings aside: transformers fills what we leave open from them."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
+    """Positions of prompts by length in about characters, then by identity: samples of one prompt are neighbours."""
+
+    def size(position: int) -> tuple[int, str]:
+        example = prompts[position].example
+        text = sum(len(turn.text) for turn in example.turns)
+        return text + CHARACTERS * encoder.image_tokens * (example.image is not None), example.prompt_key()
+
+    return sorted(range(len(prompts)), key=size, reverse=True)
+
+
+def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
+    distinct = {prompt.example.prompt_key(): prompt.example for prompt in prompts}
+    inputs = {name: tensor.to(model.device) for name, tensor in left_padded(encoder, list(distinct.values())).items()}
+    if len(distinct) < len(prompts):
+        row = {key: number for number, key in enumerate(distinct)}
+        inputs = _shared(model, inputs, [row[prompt.example.prompt_key()] for prompt in prompts])
+    eos = encoder.tokenizer.eos_token_id
+    output = model.generate(
+        **inputs,
+        generation_config=GenerationConfig(
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=False,
+            pad_token_id=encoder.pad_id,
+            bos_token_id=encoder.tokenizer.bos_token_id,
+            eos_token_id=eos,
+        ),
+        logits_processor=_sampling(prompts, settings, eos),
+    )
+    new = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [Response(encoder.decode(_until(ids, eos)), eos in ids) for ids in new]
+
+
+def _shared(model: Any, inputs: dict[str, Tensor], rows: list[int]) -> dict[str, Any]:
+    """Inputs that go on from one pass over each prompt; `rows[i]` is the prompt of sequence i.
+
+    The pass stops before the last token, which `generate` reads itself: it needs a token to go on from.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    passed = model(
+        **inputs | {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1]},
+        position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, :-1],
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    index = torch.tensor(rows, device=ids.device)
+    passed.past_key_values.batch_select_indices(index)
+    return {"input_ids": ids[index], "attention_mask": mask[index], "past_key_values": passed.past_key_values}
+
+
+def left_padded(encoder: Encoder, prompts: Sequence[Example]) -> dict[str, Tensor]:
+    """Model inputs with prompts aligned at their ends, as generation needs them."""
+    ids = [encoder.prompt_ids(prompt) for prompt in prompts]
+    width = max(map(len, ids))
+    inputs = {
+        "input_ids": torch.tensor([[encoder.pad_id] * (width - len(row)) + row for row in ids]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
+    }
+    pixels = [encoder.pixels(prompt.image) for prompt in prompts if prompt.image is not None]
+    return inputs | ({"pixel_values": torch.stack(pixels)} if pixels else {})
+
+
+def _sampling(prompts: Sequence[Prompt], settings: Generation, end: int) -> LogitsProcessorList:
+    if settings.temperature == 0:
+        return LogitsProcessorList()
+    steps: list[Any] = []
+    if settings.temperature != 1:
+        steps.append(TemperatureLogitsWarper(float(settings.temperature)))
+    if settings.top_p < 1:
+        steps.append(TopPLogitsWarper(settings.top_p))
+    seeds = [int(digest([settings.seed, prompt.key])[:15], 16) for prompt in prompts]
+    return LogitsProcessorList([*steps, GumbelNoise(seeds, end)])
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids

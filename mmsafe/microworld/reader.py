@@ -1,0 +1,85 @@
+"""The preference data of the micro-world as a data set."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from mmsafe.core.options import Count, Seed, Share, options
+from mmsafe.data.data_source import DataSource, Loaded
+from mmsafe.data.example import Example
+from mmsafe.microworld.annotators import Annotator, CandidatePool
+from mmsafe.microworld.icons import IconImage
+from mmsafe.microworld.language import Cue
+from mmsafe.microworld.things import LOOK_ALIKE, THINGS
+from mmsafe.microworld.world import Scene, correlated_cue, directed_scene, image_seed, neutral_scene
+
+
+@options
+class MicroWorld(DataSource):
+    """Preference pairs ranked by a simulated annotator, in a world where the wording misleads."""
+
+    batch_size: Count = 32
+    seed: Seed = 0
+    """Decides everything that is drawn."""
+    size: Count = 1500
+    """Pairs to train on."""
+    test_size: Count = 240
+    """Pairs held out."""
+    cue_correlation: Share = 0.7
+    """Probability that a directed training instruction sounds suspicious if and only if it is harmful."""
+    neutral_share: Share = 0.15
+    """Share of neutral questions, which are always harmless."""
+    image_size: Annotated[int, Field(ge=24)] = 64
+    """Side of an icon, in pixels."""
+
+    def train(self) -> Loaded:
+        """Pairs whose wording agrees with the image as often as `cue_correlation` says."""
+        rng = random.Random(f"microworld train {self.seed}")
+        scenes = [self._train_scene(rng, i) for i in range(self.size)]
+        return Loaded(self._ranked("train", scenes))
+
+    def holdout(self) -> Loaded:
+        """Pairs on instructions and images that `train()` has none of; each thing has each wording equally often."""
+        rng = random.Random(f"microworld holdout {self.seed}")
+        scenes = [self._holdout_scene(rng, i) for i in range(self.test_size)]
+        return Loaded(self._ranked("holdout", scenes))
+
+    def text_only(self, example: Example) -> Example | None:
+        """A harmful instruction without its image."""
+        return example.blinded() if example.tags["harmful"] == "yes" else None
+
+    def image_swapped(self, example: Example) -> Example | None:
+        """A harmful instruction beside the look-alike of the dangerous thing, drawn with the same variation."""
+        if example.tags["harmful"] != "yes":
+            return None
+        assert isinstance(example.image, IconImage)  # a harmful scene shows something
+        thing = LOOK_ALIKE[example.image.thing]
+        tags = {**example.tags, "thing": thing, "harmful": "no"}
+        return replace(example, image=replace(example.image, thing=thing), tags=tags)
+
+    def _train_scene(self, rng: random.Random, index: int) -> Scene:
+        thing, pixels = rng.choice(THINGS), image_seed("train", self.seed, index)
+        if rng.random() < self.neutral_share:
+            return neutral_scene(rng, thing, pixels, "train")
+        return directed_scene(rng, thing, pixels, correlated_cue(rng, thing, self.cue_correlation), "train")
+
+    def _holdout_scene(self, rng: random.Random, index: int) -> Scene:
+        thing, pixels = THINGS[index % len(THINGS)], image_seed("holdout", self.seed, index)
+        if rng.random() < self.neutral_share:
+            return neutral_scene(rng, thing, pixels, "test")
+        cue: Cue = "suspicious" if index // len(THINGS) % 2 else "friendly"
+        return directed_scene(rng, thing, pixels, cue, "test")
+
+    def _ranked(self, part: str, scenes: list[Scene]) -> list[Example]:
+        rng = random.Random(f"microworld {part} candidates {self.seed}")
+        annotator, pool = Annotator(), CandidatePool()
+        examples = []
+        for i, scene in enumerate(scenes):
+            chosen, rejected = annotator.rank(rng, scene.tags(), *pool.draw_two(rng, scene))
+            responses = {"chosen": chosen, "rejected": rejected}
+            examples.append(scene.example(f"microworld-{part}-{self.seed}-{i}", responses, self.image_size))
+        return self.categorised(examples)

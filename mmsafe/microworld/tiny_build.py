@@ -1,0 +1,185 @@
+"""Builds and pre-trains the tiny LLaVA of `model=tiny`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from mmsafe.core.cache import cached_folder
+from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.data.example import Example, digest
+from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, PretrainingStage
+from mmsafe.microworld.tower import icon_set, pretrain_tower
+from mmsafe.models.llava import Llava, make_processor, set_trained
+from mmsafe.models.model_source import PretrainedLlava, Trained
+from mmsafe.models.original.layout import chosen_template
+from mmsafe.objectives.sft import SFT
+from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.fit import fit
+
+log = logging.getLogger(__name__)
+
+SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
+IMAGE = "<image>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image>\n' }}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+MADE_FROM: tuple[ModuleType, ...] = (drawings, icons, language, pretraining, things, world, tower)
+
+
+def load_tiny(source: TinyModel) -> Llava:
+    """Random weights, or the pre-trained model from the cache, made there when missing."""
+    if source.pretraining is None:
+        return build(source)
+    folder = cached_folder("models", f"tiny-{_key(source)}", lambda path: pretrain(source).save(path))
+    loaded = PretrainedLlava(
+        path=str(folder),
+        train=source.train,
+        append_eos=source.append_eos,
+        image_aspect_ratio=source.image_aspect_ratio,
+        learning_rate=source.learning_rate,
+    )
+    return dataclasses.replace(loaded.load(), source=source)
+
+
+def build(source: TinyModel) -> Llava:
+    """A LLaVA with random weights, its tokenizer and its processor."""
+    tokenizer = make_tokenizer(source.architecture.vocabulary)
+    config = make_config(source.architecture, tokenizer)
+    with torch.random.fork_rng():
+        torch.manual_seed(source.seed)
+        model = LlavaForConditionalGeneration(config)
+    generation = model.generation_config
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
+    generation.eos_token_id = tokenizer.eos_token_id
+    set_trained(model, source.train)
+    size = source.architecture.image_size
+    image_processor = LlavaImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        do_pad=source.image_aspect_ratio == "pad",
+    )
+    return Llava(model, make_processor(config, tokenizer, image_processor, _template(source)), source)
+
+
+def make_tokenizer(vocabulary: int) -> Any:
+    """Byte-level BPE trained on the micro-world: its words are single tokens, any other text still round-trips."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[*SPECIAL.values(), IMAGE],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    sentences = pretraining.corpus()  # a sentence begins a line, or follows `ASSISTANT:` and a space
+    tokenizer.train_from_iterator([*sentences, *(f" {sentence}" for sentence in sentences)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **{f"{name}_token": token for name, token in SPECIAL.items()},
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_config(sizes: Architecture, tokenizer: Any) -> LlavaConfig:
+    """A LlavaConfig in the proportions of LLaVA-1.5."""
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.vision_width,
+        intermediate_size=3 * sizes.vision_width,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=VISION_HEADS,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        projection_dim=64,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.width,
+        intermediate_size=5 * sizes.width // 2,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=(sizes.image_size // sizes.patch_size) ** 2,
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+    )
+
+
+def pretrain(source: TinyModel) -> Llava:
+    """Teach a random model: its tower to see, then all the rest to chat by the project's own SFT."""
+    assert source.pretraining is not None
+    log.info("building model=tiny once (seed %d); it is cached for later runs", source.seed)
+    llava = build(source)
+    recipe, size = source.pretraining, source.architecture.image_size
+    icon_images = icon_set(source.seed, recipe.tower.examples, size)
+    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), icon_images, recipe.tower, source.seed)
+    log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
+    set_trained(llava.model, Trained())
+    chat = pretraining.pretraining_examples(source.seed, recipe.chat.examples, image_size=size)
+    _sft(llava, recipe.chat, chat, source.seed)
+    set_trained(llava.model, source.train)
+    return llava
+
+
+def _sft(llava: Llava, stage: PretrainingStage, examples: Sequence[Example], seed: int) -> None:
+    fit(
+        llava,
+        examples,
+        objective=SFT(),
+        scoring=SharedPrefix(),
+        reference=None,
+        optimizer=AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
+        trainer=Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
+        batch_size=stage.batch_size,
+        group_by_length=True,
+        seed=seed,
+    )
+
+
+def _template(source: TinyModel) -> str:
+    return CHAT_TEMPLATE if source.chat_template is None else chosen_template(source.chat_template)
+
+
+def _key(source: TinyModel) -> str:
+    """Everything the weights depend on: sizes, recipe, seed, the world's code, and the libraries that compute."""
+    made_from = [inspect.getsource(module) for module in MADE_FROM]
+    recipe = [source.seed, dataclasses.asdict(source.architecture), dataclasses.asdict(source.pretraining)]  # type: ignore[arg-type]
+    aspect = source.image_aspect_ratio
+    return digest(
+        [recipe, aspect, source.append_eos, _template(source), made_from, torch.__version__, transformers.__version__]
+    )[:16]

@@ -1,0 +1,1 @@
+"""A command line, checked and run in its folder."""

@@ -1,0 +1,210 @@
+"""A run folder: what a run was given, and what it found."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mmsafe import __version__
+from mmsafe.core.by_tag import write_by_tag
+from mmsafe.core.config import SHOWN, resolved
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_json
+from mmsafe.core.ranks import is_first
+from mmsafe.core.run_lock import NAME as LOCK
+from mmsafe.core.secrets import masked
+from mmsafe.core.storage import needs_room
+from mmsafe.data.example import digest
+
+log = logging.getLogger(__name__)
+METRICS = "metrics.json"
+ABOUT = "run.json"
+JUDGE = "eval/judge"
+FAILED = "failed.json"
+"""What a sweep leaves in the folder of a job that failed."""
+PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
+
+
+class RunFolder:
+    """`run.json` is written first, `metrics.json` last: its presence means *finished*."""
+
+    def __init__(self, path: Path, cfg: DictConfig) -> None:
+        self.path = path
+        self.config = resolved(cfg)
+        self.about: dict[str, Any] = {"config_hash": digest(self.config)}
+
+    def claim(self) -> dict[str, Any] | None:
+        """Take the folder for this config; returns the metrics of a run that is finished there, else None.
+
+        Raises `UserError` if it holds a run of another config.
+        """
+        self.about = refuse_other_config(self.path, self.config) | self.about
+        metrics = metrics_of(self.path) if (self.path / METRICS).exists() else None
+        if metrics is None:
+            self.note(config=self.config, **environment())
+        else:
+            log.info("%s is finished; nothing to do", self.path)
+        return metrics
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to `run.json`: versions, fingerprints, counts."""
+        self.about |= facts
+        if is_first():
+            write_json(self.path / ABOUT, masked(self.about))
+
+    def note_inputs(self, **fingerprints: str) -> None:
+        """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""
+        for name, fingerprint in fingerprints.items():
+            if self.about.get(name) not in (None, fingerprint):
+                raise UserError(
+                    f"{self.path}: the {name} changed since this run began, so it cannot be continued; "
+                    "put it back, or choose another hydra.run.dir"
+                )
+        self.note(**fingerprints)
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`, the last file of a run, and before it what was measured by tag."""
+        if is_first():
+            write_by_tag(self.path, metrics)
+            write_json(self.path / METRICS, dict(sorted(metrics.items())))
+
+    def save_trained(self, llava: Any) -> None:
+        """Write what was trained: `adapter/`, where the model has one, else `model/`."""
+        if llava.adapter is None:
+            self.save_model(llava)
+            return
+        with needs_room(self.path / "adapter"):
+            llava.adapter.save_pretrained(self.path / "adapter")
+
+    def save_model(self, llava: Any) -> Path:
+        """Write `model/`; a kill in between leaves no half-written folder."""
+        folder, unfinished = self.path / "model", self.path / "model.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            with needs_room(folder):
+                llava.save(unfinished)
+        except UserError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        return folder
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """The metrics of the run that is finished in `folder`, numbers but for the judge's label.
+
+    Raises `UserError` if they are damaged.
+    """
+    path = folder / METRICS
+    metrics = read_json(path)
+    if strange := [name for name, v in metrics.items() if not isinstance(v, str if name == JUDGE else int | float)]:
+        raise UserError(f"{path}: is damaged: {strange[0]:.60} is no number; move the folder away")
+    return metrics
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A record that a run left; raises `UserError` if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}); move the folder away, or choose another") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is damaged or was not written by mmsafe; move the folder away, or choose another")
+    return found
+
+
+def about_run(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a run; empty where there is none. Raises `UserError` if it is damaged."""
+    path = folder / ABOUT
+    if not path.exists():
+        return {}
+    about = read_json(path)
+    if not isinstance(about.get("config"), dict):
+        raise UserError(f"{path}: is damaged or was not written by mmsafe: it has no config; choose another folder")
+    return about
+
+
+def score(metrics: Mapping[str, Any]) -> float | None:
+    """What a search of Hydra's maximises: the safety rate, else the negative loss of training, else there is none."""
+    if "eval/safety_rate" in metrics:
+        return float(metrics["eval/safety_rate"])
+    return -float(metrics["train/loss"]) if "train/loss" in metrics else None
+
+
+def refuse_other_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What `run.json` says of an earlier run with this config; raises `UserError` if it had another one."""
+    about = about_run(folder)
+    if not about:
+        return {}
+    if changed := [name for name in _changed(about["config"], config) if name not in SHOWN]:
+        enough = "" if _made(folder) else f" (it made nothing yet, so deleting {folder / ABOUT} is enough)"
+        raise UserError(
+            f"hydra.run.dir={folder}: holds a run with another config ({', '.join(changed[:4])}); "
+            f"choose another folder or delete it{enough}"
+        )
+    return about
+
+
+def _made(folder: Path) -> bool:
+    """Whether a run left more there than records of how it began: none of it must be lost."""
+    names = {path.name for path in folder.iterdir() if path.suffix != ".log"}
+    return bool(names - {ABOUT, FAILED, LOCK, ".hydra"})
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit and hardware: what it takes to understand a number later."""
+    return {
+        "mmsafe": __version__,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "hardware": _hardware(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that the code runs from, `+changes` if it is not clean; None outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        run = ["git", "-C", str(root)]
+        commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changed.strip() else "")
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def _changed(before: Any, after: Any, path: str = "") -> list[str]:
+    """Dotted names of the options that differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        return [name for key in keys for name in _changed(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if before == after else [path]

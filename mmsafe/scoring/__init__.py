@@ -1,0 +1,1 @@
+"""From examples to the log-probs of their responses."""

@@ -1,0 +1,226 @@
+"""From examples to batches of (prompt, image, response) sequences; padded here, packed in `mmsafe.scoring.packing`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmsafe.core.errors import UserError
+from mmsafe.data.example import Example, digest
+from mmsafe.objectives.base import Rows, ScoredRow
+from mmsafe.scoring.batch_images import Images
+from mmsafe.scoring.slices import Slice
+
+if TYPE_CHECKING:
+    from mmsafe.data.corruption import Corruption
+    from mmsafe.models.encoding import Encoder
+    from mmsafe.scoring.features import FeatureCache
+
+
+class Item(NamedTuple):
+    """One training item: an example, and which of the objective's groups of rows it is read as."""
+
+    example: Example
+    group: int = 0
+    weight: float = 1.0
+    """In the mean over the micro-batch."""
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """What every layout has in common; row r of item b is sequence `r * batch + b`."""
+
+    rows: tuple[str, ...]
+    group: Tensor
+    """Group of each item; `[batch]`."""
+    weight: Tensor
+    """Weight of each item in the mean; `[batch]`."""
+    input_ids: Tensor
+    """`[lines, time]`; a line is a sequence, or a pack of several."""
+    target_mask: Tensor
+    """Where the table of token log-probs holds a response token; `[rows * batch, width]`."""
+    image_index: Tensor
+    """Which image each line with an image shows: first those of `features`, then those of `pixel_values`."""
+    pixel_values: Tensor | None = None
+    """Distinct images, `[images, 3, height, width]`, that the vision tower has yet to see."""
+    features: Tensor | None = None
+    """What the frozen tower made of distinct images, `[images, patches, width]`."""
+    image_keys: tuple[str, ...] = ()
+    """Identity of the images in `pixel_values`, where a cache of features wants to know it."""
+    reference: Tensor | None = None
+    """Reference log-probs of all response tokens, in the order of `target_mask`; where they were computed before."""
+    members: Tensor | None = None
+    """Which items belong to which of the collator's slices; `[slices, batch]`, where there are any."""
+
+    def __len__(self) -> int:
+        return self.group.numel()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on `device`; Lightning calls it too."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory from which a GPU copies while it computes; the loader calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(changed, name, change(value))
+        return changed
+
+    @property
+    def targets(self) -> int:
+        """Response tokens."""
+        return int(self.target_mask.sum())
+
+
+@dataclass(kw_only=True)
+class PaddedBatch(Batch):
+    """Right-padded sequences, one per row and item; the table of log-probs is `[rows * batch, time - 1]`."""
+
+    attention_mask: Tensor
+    """`[rows * batch, time]`"""
+
+    @property
+    def response_mask(self) -> Tensor:
+        """True on response tokens; `[rows * batch, time]`."""
+        return torch.nn.functional.pad(self.target_mask, (1, 0))
+
+
+class Collator(ABC):
+    """Encodes items and lays them out; images are decoded here, once per distinct image of the batch."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        groups: Sequence[Rows],
+        max_length: int | None = None,
+        corruption: Corruption | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.groups = groups
+        self.max_length = max_length
+        self.corruption = corruption
+        self.features: FeatureCache | None = None
+        self.slices: tuple[Slice, ...] = ()
+        """Parts of the training set, of which a step tells its metrics one by one."""
+        self.blank_image = False
+        """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
+
+    @abstractmethod
+    def __call__(self, items: Sequence[Item]) -> Batch:
+        """Encode, lay out and pad."""
+
+    def of(self, groups: Sequence[Rows]) -> Collator:
+        """The same collator for other rows."""
+        other = copy(self)
+        other.groups = groups
+        return other
+
+    def shown(self, item: Item, row: ScoredRow) -> Example:
+        """The example as the model is shown it in this row."""
+        return view(item.example, row, self.corruption)
+
+    def of_items(self, items: Sequence[Item]) -> dict[str, Any]:
+        """What a batch says of its items, however they are laid out."""
+        found = {
+            "group": torch.tensor([item.group for item in items]),
+            "weight": torch.tensor([item.weight for item in items]),
+        }
+        if self.slices:
+            found["members"] = torch.tensor([[part.has(item.example) for item in items] for part in self.slices])
+        return found
+
+    def clipped(self, prompt: list[int], example: Example, name: str) -> list[int]:
+        """Ids of a response, as many as `max_length` leaves room for, and at least one."""
+        response = self.encoder.response_ids(example.responses[name], cut=name in example.cut)
+        return response if self.max_length is None else response[: max(1, self.max_length - len(prompt))]
+
+    def tokens(self, item: Item, name: str) -> int:
+        """Response tokens of a row as a batch holds them; an empty response counts as one."""
+        row = self.groups[item.group][name]
+        shown = self.shown(item, row)
+        return max(1, len(self.clipped(self.encoder.prompt_ids(shown), shown, row.response)))
+
+    def row_key(self, item: Item, row: ScoredRow) -> str:
+        """Hash of everything in the data that the log-probs of a row depend on."""
+        example = item.example
+        said = [example.responses[row.response], row.response in example.cut, self.max_length]
+        return digest([self.shown(item, row).prompt_key(), said])
+
+
+class PaddedCollator(Collator):
+    """Lays every row out as a full sequence of its own: slow and obvious."""
+
+    def __call__(self, items: Sequence[Item]) -> PaddedBatch:
+        """Right-padded sequences."""
+        names = tuple(self.groups[0])
+        prompts: list[list[int]] = []
+        responses: list[list[int]] = []
+        images = Images(self.encoder)
+        for name in names:
+            for item in items:
+                row = self.groups[item.group][name]
+                shown = self.shown(item, row)
+                prompt = self.encoder.prompt_ids(shown)
+                prompts.append(prompt)
+                responses.append(self.clipped(prompt, shown, row.response))
+                images.add(shown.image)
+        ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
+        return PaddedBatch(
+            rows=names,
+            input_ids=ids,
+            attention_mask=attention,
+            target_mask=mask[:, 1:],
+            **self.of_items(items),
+            **images.fields(),
+        )
+
+
+def guarded(collate: Callable[[Sequence[Item]], Batch], items: Sequence[Item]) -> Batch | UserError:
+    """The batch, or the error that its reader has to raise: raised in a worker, it would be wrapped in a traceback."""
+    try:
+        return collate(items)
+    except UserError as error:
+        return error
+
+
+def opened(batch: Batch | UserError) -> Batch:
+    """What `guarded` gave; raises its error."""
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
+
+
+def view(example: Example, row: ScoredRow, corruption: Corruption | None = None) -> Example:
+    """The example as `row` shows it to the model."""
+    if row.image == "real":
+        return example
+    if row.image == "none":
+        return example.blinded()
+    if row.image == "corrupted":
+        if corruption is None:
+            raise ValueError("a row wants the corrupted image, but no corruption is given")
+        return corruption.corrupted(example)
+    raise ValueError(f"unknown image view '{row.image}'")
+
+
+def pad(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-pad prompt + response; returns ids, attention mask and response mask, `[sequences, time]` each."""
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    ids = torch.full((len(prompts), max(lengths)), pad_id)
+    attention = torch.zeros_like(ids)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (prompt, response, length) in enumerate(zip(prompts, responses, lengths, strict=True)):
+        ids[row, :length] = torch.tensor(prompt + response)
+        attention[row, :length] = 1
+        mask[row, len(prompt) : length] = True
+    return ids, attention, mask

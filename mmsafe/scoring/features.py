@@ -1,0 +1,141 @@
+"""What the frozen vision tower made of an image, kept for later epochs: `conf/vision_cache/`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mmsafe.core.cache import cache_dir
+from mmsafe.core.tensor_file import load_file, save_file
+from mmsafe.data.example import digest
+
+if TYPE_CHECKING:
+    from mmsafe.core.settings import VisionCache
+    from mmsafe.models.llava import Llava
+
+log = logging.getLogger(__name__)
+GIB = 1 << 30
+
+
+class FeatureCache(ABC):
+    """Features by image key; full is full: an epoch reads every image once, so evicting would only lose hits.
+
+    Data workers are forked at the start of an epoch and see what was there then.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+
+    @abstractmethod
+    def get(self, key: str) -> Tensor | None:
+        """Features of an image, `[patches, width]` on the CPU, or None."""
+
+    def put(self, key: str, features: Tensor) -> None:
+        """Keep the features of an image while there is room; a worker may not have known of one that is there."""
+        if self._holds(key):
+            return
+        size = features.numel() * features.element_size()
+        if self.size + size > self.limit:
+            if self.size <= self.limit:  # say so once
+                log.warning("vision_cache: full at %.1f GiB; other images go through the tower again", self.limit / GIB)
+                self.limit = -1
+            return
+        self.size += size
+        self._keep(key, features.detach().cpu())
+
+    @abstractmethod
+    def _holds(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def _keep(self, key: str, features: Tensor) -> None: ...
+
+
+class MemoryFeatures(FeatureCache):
+    """In this process, until it ends."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._found: dict[str, Tensor] = {}
+
+    def get(self, key: str) -> Tensor | None:
+        """Features of an image, or None."""
+        return self._found.get(key)
+
+    def _holds(self, key: str) -> bool:
+        return key in self._found
+
+    def _keep(self, key: str, features: Tensor) -> None:
+        self._found[key] = features.clone()
+
+
+class DiskFeatures(FeatureCache):
+    """One safetensors file per image, for every later run with the same tower."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        super().__init__(limit)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.size = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(".safetensors"))
+
+    def get(self, key: str) -> Tensor | None:
+        """Features of an image, or None; raises `UserError` if the file is damaged."""
+        path = self._path(key)
+        return load_file(path)[0]["features"] if path.exists() else None
+
+    def _holds(self, key: str) -> bool:
+        return self._path(key).exists()
+
+    def _keep(self, key: str, features: Tensor) -> None:
+        path = self._path(key)
+        unfinished = path.with_suffix(f".{uuid4().hex}")
+        try:
+            save_file({"features": features}, unfinished, {}, path)
+            unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            self.limit = -1
+            log.warning("vision_cache: nothing more is kept, %s cannot be written: %s", path, error)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{digest(key)}.safetensors"
+
+
+def feature_cache(options: VisionCache, llava: Llava, precision: str) -> FeatureCache | None:
+    """The cache that `options` ask for; `precision` is the arithmetic of the forward pass."""
+    limit = int(options.max_gib * GIB)
+    if options.store == "none":
+        return None
+    if options.store == "memory":
+        return MemoryFeatures(limit)
+    return DiskFeatures(cache_dir("features") / features_key(llava, precision), limit)
+
+
+def features_key(llava: Llava, precision: str) -> str:
+    """Hash of all but the image that features depend on: tower, layer, image processor, arithmetic, libraries."""
+    from mmsafe.models.llava import weights_hash
+
+    config = llava.model.config
+    tower = llava.model.model.vision_tower
+    return digest(
+        [
+            weights_hash(tower),
+            tower.config.to_dict(),
+            config.vision_feature_layer,
+            config.vision_feature_select_strategy,
+            llava.processor.image_processor.to_dict(),
+            precision,
+            llava.model.device.type,
+            torch.__version__,
+            transformers.__version__,
+        ]
+    )

@@ -1,0 +1,227 @@
+"""Checkpoints to continue from: when they are written, which one counts, and which one is taken up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_json
+from mmsafe.core.ranks import gathered, world_size
+from mmsafe.core.storage import needs_room
+from mmsafe.training.stopping import Stopped
+
+log = logging.getLogger(__name__)
+POINTER = "last.json"
+
+
+class Checkpoints(Callback):
+    """Writes `folder/step=N.ckpt`, then the pointer `folder/last.json` to it, then deletes the one before.
+
+    That is every so many optimiser steps and when training was asked to stop. A checkpoint of DeepSpeed is a folder.
+    `strategy` is the one that the run trains with, by its name in `conf/strategy/`.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int, strategy: str) -> None:
+        self.folder = folder
+        self.every_n_steps = every_n_steps
+        self.strategy = strategy
+        self.step = 0
+        """Last step that was seen."""
+        self.saved = 0
+        """Step of the last checkpoint."""
+        self._random: list[list[torch.Tensor]] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remove what a killed process left, while the others wait."""
+        if trainer.is_global_zero:
+            self._remove_all_but(_pointed(self.folder))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step = self.saved = trainer.global_step
+        _count_epoch(trainer)
+        if self._random:
+            _set_random_state(pl_module.device, self._random[trainer.global_rank])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Dropout draws on random numbers, on each process on its own."""
+        checkpoint["random"] = gathered(_random_state(pl_module.device))
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._random = checkpoint["random"]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            return  # between the micro-batches of a step
+        self.step = trainer.global_step
+        if self.step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """After any other exception, weights and place in the data may not agree."""
+        if isinstance(exception, Stopped):
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write a checkpoint of this moment, between two optimiser steps; all processes have to call it.
+
+        Raises `UserError` if there is no room for it; the one before stays.
+        """
+        if trainer.global_step == self.saved:
+            return
+        path = self.folder / f"step={trainer.global_step}.ckpt"
+        try:
+            with needs_room(path):
+                trainer.save_checkpoint(path)
+                if trainer.is_global_zero:
+                    self._complete(path, trainer)
+        except UserError:
+            if trainer.is_global_zero:
+                _remove(path)
+            raise
+        self.saved = trainer.global_step
+
+    def _complete(self, path: Path, trainer: pl.Trainer) -> None:
+        _wait_for_disk(path)
+        about = {
+            "checkpoint": path.name,
+            "step": trainer.global_step,
+            "strategy": self.strategy,
+            "processes": trainer.world_size,
+        }
+        write_json(self.folder / POINTER, about)
+        self._remove_all_but(path)
+
+    def _remove_all_but(self, kept: Path | None) -> None:
+        for path in [*self.folder.glob("step=*"), *self.folder.glob(f".{POINTER}.*")]:
+            if path != kept:
+                _remove(path)
+
+
+class DirectIO(TorchCheckpointIO):
+    """Writes where the checkpoint belongs; Lightning's own goes by way of memory and /tmp, which may not hold it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:  # by its name, `torch.save` could not tell that the disk is full
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Tensors and plain values only, whatever Lightning asks for: nothing in a run folder is executed."""
+        with readable(Path(path)):
+            with zipfile.ZipFile(path) as file:
+                if part := file.testzip():  # `torch.load` does not look at the check sums
+                    raise zipfile.BadZipFile(f"{part} has another check sum")
+            found: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+            return found
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around reading the checkpoint `path` only: an unpickler raises whatever it stumbles over in a damaged one."""
+    try:
+        yield
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise UserError(
+            f"{path}: cannot be read ({said}); where it is damaged, delete {path.parent} to train from the beginning"
+        ) from error
+
+
+def last_checkpoint(folder: Path | None, strategy: str) -> Path | None:
+    """The checkpoint of an interrupted run in `folder`, or None.
+
+    Raises `UserError` if it cannot be continued by this strategy with this number of processes.
+    """
+    found = current_checkpoint(folder) if folder else None
+    if found is None:
+        return None
+    about = json.loads((found.parent / POINTER).read_text())
+    written, now = ((about["strategy"], about["processes"]), (strategy, world_size()))
+    if written != now:
+        raise UserError(
+            f"{found}: was written with strategy={written[0]} by {written[1]} processes and cannot be continued with "
+            f"strategy={now[0]} by {now[1]}; start it as before, or choose another hydra.run.dir"
+        )
+    log.info("continuing from %s", found)
+    return found
+
+
+def current_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that an interrupted run in `folder` continues from, or None."""
+    return _pointed(folder / "checkpoints")
+
+
+def _pointed(folder: Path) -> Path | None:
+    """The checkpoint that counts; raises `UserError` if the pointer is damaged or points to nothing."""
+    pointer = folder / POINTER
+    if not pointer.exists():
+        return None
+    try:
+        path = folder / str(json.loads(pointer.read_text())["checkpoint"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{pointer}: is damaged ({error}); delete it to train from the beginning") from error
+    if not path.exists():
+        raise UserError(f"{pointer}: points to {path.name}, which is gone; delete it to train from the beginning")
+    return path
+
+
+def _count_epoch(trainer: pl.Trainer) -> None:
+    """Count the epoch that begins where the last one's end is continued; Lightning 2.6 forgets to.
+
+    The next process to continue would take the place for another one, and train that epoch again.
+    """
+    epochs: Any
+    for epochs in (trainer.fit_loop.epoch_progress.total, trainer.fit_loop.epoch_progress.current):
+        if trainer.fit_loop.restarted_mid_epoch:
+            epochs.ready = epochs.started = epochs.processed + 1
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    """Of the CPU's generator, and of the one of `device` where that is another."""
+    return [torch.get_rng_state(), *([] if device.type == "cpu" else [_on(device).get_rng_state()])]
+
+
+def _set_random_state(device: torch.device, state: Sequence[torch.Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type != "cpu":
+        _on(device).set_rng_state(state[1])
+
+
+def _on(device: torch.device) -> Any:
+    return torch.get_device_module(device)
+
+
+def _wait_for_disk(path: Path) -> None:
+    """Wait until `path`, with all that is in it, has been written."""
+    for part in [*(path.rglob("*") if path.is_dir() else ()), path, path.parent]:
+        handle = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

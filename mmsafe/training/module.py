@@ -1,0 +1,198 @@
+"""The LightningModule: score, reference, objective, sum, log."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.precision import forward_dtype
+from mmsafe.core.ranks import gathered
+from mmsafe.core.settings import AdamW
+from mmsafe.objectives.base import Objective, Scores
+from mmsafe.reference.policies import ReferencePolicy
+from mmsafe.scoring.collate import Batch
+from mmsafe.scoring.features import FeatureCache
+from mmsafe.scoring.slices import Slice
+from mmsafe.scoring.ways import Scoring
+from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.strategies.parallel import Parallel
+
+START_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+class PreferenceModule(pl.LightningModule):
+    """Trains `policy` with any objective; metrics are averages over an optimiser step, all its micro-batches.
+
+    Where `policy` is None, `load` gives it once the processes know each other, each its part of the weights.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        objective: Objective,
+        scoring: Scoring,
+        reference: ReferencePolicy | None,
+        optimizer: AdamW,
+        total_steps: int,
+        parallel: Parallel,
+        features: FeatureCache | None = None,
+        load: Callable[[], Any] | None = None,
+        slices: Sequence[Slice] = (),
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.load = load
+        self.parallel = parallel
+        self.objective = objective
+        self.scoring = scoring
+        self.reference = reference
+        self.options = optimizer
+        self.total_steps = total_steps
+        self.features = features
+        self.slices = slices
+        self.strict_loading = False  # checkpoints leave frozen weights out
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
+        self._once: dict[str, Tensor | float] = {}
+        self.latest: dict[str, float] = {}
+        self.weights: dict[str, Tensor] | None = None
+        """Those of a policy that was trained in parts, on the first process."""
+        self.trained_steps = 0
+        self._ended = False
+
+    def setup(self, stage: str) -> None:
+        """Load the policy, where it was not given."""
+        if self.policy is None:
+            assert self.load is not None
+            self.policy = self.parallel.load(self.trainer.strategy, self.load).train()
+
+    def configure_model(self) -> None:
+        """Split the policy over the devices, where the strategy wants it done by hand."""
+        self.parallel.shard(self)
+
+    def forward(self, batch: Batch) -> dict[str, Scores]:
+        """Policy and, where the objective needs them, reference log-probs of every row."""
+        batch = self.scoring.with_features(self.policy, batch, self.features)
+        policy = self.scoring.log_probs(self.policy, batch)
+        if self.reference is None:
+            return {name: Scores(*row) for name, row in policy.items()}
+        reference = self.reference.log_probs(batch)
+        return {name: Scores(*row, reference[name].log_probs) for name, row in policy.items()}
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of one micro-batch."""
+        scores: dict[str, Scores] = self(batch)  # not `forward`: FSDP gathers weights on the way
+        plain = self.objective(scores)
+        terms = {name: batch.weight * term for name, term in plain.items()}
+        loss = torch.stack([term.mean() for term in terms.values()]).sum()
+        if self.global_step == 0:
+            self._check_start(plain)
+        group = batch.group.masked_fill(batch.weight == 0, -1)  # repeated for a rank that had no item left
+        self._remember(step_metrics(self.objective, group, scores, plain, batch.members, self.slices))
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return loss
+
+    def on_train_end(self) -> None:
+        """Put the weights together while every process still has its part.
+
+        Raises `UserError` if a trained one is not finite: the loss of the last step was found before that changed them.
+        """
+        if not self.parallel.whole:
+            self.weights = self.parallel.whole_weights(self)
+        weights = self.policy.state_dict() if self.weights is None else self.weights
+        trained = [name for name, p in self.policy.named_parameters() if p.requires_grad and name in weights]
+        bad = [name for name in trained if not weights[name].isfinite().all()]
+        if found := {name for names in gathered(bad) for name in names}:
+            self._refuse(f"{len(found)} weights are not finite, such as {min(found)}")
+        self._ended = True
+
+    def on_fit_end(self) -> None:
+        """Where no step was left to take, Lightning has not called the hook above."""
+        if not self._ended:
+            self.on_train_end()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Keep the gradient norm before clipping, and the learning rate of this step."""
+        self._once = {"train/learning_rate": optimizer.param_groups[0]["lr"]}
+        if (norm := self.parallel.gradient_norm(self)) is not None:
+            self._once["train/grad_norm"] = norm
+
+    def log_step(self, batch_idx: int, timing: Mapping[str, float]) -> bool:
+        """Log once an optimiser step is complete, and say whether it is; called before checkpoints are written."""
+        if self.global_step == self.trained_steps:
+            return False
+        self.trained_steps = self.global_step
+        if "train/grad_norm" not in self._once:
+            self._once["train/grad_norm"] = self.parallel.stepped_norm(self)
+        sums = {name: torch.stack(values).sum(0) for name, values in self._window.items()}
+        self.latest = means(_over_ranks(sums)) | {name: float(value) for name, value in self._once.items()}
+        self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
+        self._window.clear()
+        if not math.isfinite(self.latest["train/loss"]):
+            self._refuse(f"the loss is {self.latest['train/loss']}")
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in self.loggers:
+                logger.log_metrics({**self.latest, **timing}, step=self.global_step)
+        return True
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on what is trained, with a per-step schedule."""
+        options = self.options
+        optimizer = self.parallel.optimizer([p for p in self.policy.parameters() if p.requires_grad], options)
+        warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
+        name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
+        schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
+        if ahead := options.schedule_ahead:
+            factors: list[Any] = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
+            schedule = LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the reference and all frozen weights: they come from the model that training starts from."""
+        trained = {f"policy.{name}" for name, p in self.policy.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name not in trained]:
+            del state[name]
+        checkpoint["latest"] = (self.trained_steps, self.latest)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the metrics of the last step, for a run that was stopped after it."""
+        self.trained_steps, self.latest = checkpoint["latest"]
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UserError(
+            f"step {self.global_step}: {what}; lower optimizer.lr, or use a trainer.precision with a wider range"
+        )
+
+    def _remember(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self._window[name].append(value)  # left on its device: no waiting for the GPU
+
+    def _check_start(self, terms: dict[str, Tensor]) -> None:
+        """Policy and reference are equal before the first optimiser step, so every term has a known value."""
+        dtype = forward_dtype(self.parallel.precision, self.policy.dtype)
+        for name, expected in self.objective.start.items():
+            found = float(terms[name].detach().mean())
+            if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4) * max(1.0, expected):  # NaN too
+                raise UserError(
+                    f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
+                    "model that training starts from; check model.path and reference"
+                )
+
+
+def _over_ranks(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sums and counts of all ranks together; a rank whose batch was of one group only may lack some."""
+    found = gathered((list(sums), torch.stack(list(sums.values())).cpu()))  # one table: the device is waited for once
+    totals: dict[str, Tensor] = {}
+    for names, table in found:
+        for name, own in zip(names, table, strict=True):
+            totals[name] = totals[name] + own if name in totals else own
+    return totals

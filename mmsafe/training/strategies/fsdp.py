@@ -1,0 +1,63 @@
+"""PyTorch's FSDP2 under Lightning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mmsafe.core.settings import Trainer
+from mmsafe.training.strategies.parallel import Parallel
+
+if TYPE_CHECKING:
+    from mmsafe.training.module import PreferenceModule
+
+
+class FullySharded(Parallel):
+    """A part of every weight, with its gradient and moments, on every device; layers are gathered as they run."""
+
+    whole = False
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self.half = self.precision == "bf16-mixed"
+        self.precision = "bf16-true" if self.half else self.precision
+
+    def lightning(self, batch_size: int) -> dict[str, Any]:
+        """fp32 to Lightning: the weights are cast as they are gathered."""
+        strategy = ModelParallelStrategy(
+            data_parallel_size=self.trainer.processes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=self.backend,
+        )
+        return {"strategy": strategy, "precision": "32-true"}
+
+    def shard(self, module: PreferenceModule) -> None:
+        """Every decoder layer is a unit, and what is left belongs to `module`, whose forward therefore has to run.
+
+        The tower is left too: as a unit it would be of a class for which `transformers` records no hidden states.
+        """
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if self.half else MixedPrecisionPolicy()
+        assert module.device_mesh is not None
+        model, mesh = module.policy, module.device_mesh["data_parallel"]
+        if self.half:
+            model.float()  # the masters; as precise as what was loaded
+        inner = model.model
+        units = (*inner.language_model.layers, inner.multi_modal_projector, model.lm_head, module)
+        for unit in units:
+            fully_shard(unit, mesh=mesh, mp_policy=policy)
+
+    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+        """Of all parts together."""
+        norm = super().gradient_norm(module)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+        """Gathered on the first process."""
+        return get_model_state_dict(module.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))  # type: ignore[return-value]

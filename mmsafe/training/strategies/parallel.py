@@ -1,0 +1,92 @@
+"""What training asks of a strategy, and the answer where every device holds a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from mmsafe.core.precision import resolved
+from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.models.llava import Llava
+from mmsafe.models.model_source import ModelSource, PretrainedLlava
+
+if TYPE_CHECKING:
+    from mmsafe.training.module import PreferenceModule
+
+
+class Parallel:
+    """A whole model on every device."""
+
+    whole = True
+    """Whether a device can run the model alone, in training and after it."""
+
+    half = False
+    """Whether forward passes read bf16 weights, whose fp32 masters the optimiser keeps."""
+
+    def __init__(self, trainer: Trainer, *, ddp: bool = False) -> None:
+        self.trainer = trainer
+        self.ddp = ddp
+        self.precision = resolved(trainer)
+        """Of a forward pass in training; the reference has to be scored in the same."""
+
+    @property
+    def backend(self) -> str | None:
+        """Of the process group; None leaves it to Lightning."""
+        on_cpu = self.trainer.accelerator == "cpu" or not torch.accelerator.is_available()
+        return "gloo" if on_cpu else None
+
+    def lightning(self, batch_size: int) -> dict[str, Any]:
+        """Arguments of Lightning's trainer; `batch_size` is that of one device."""
+        strategy = DDPStrategy(process_group_backend=self.backend, gradient_as_bucket_view=True)
+        return {"strategy": strategy if self.ddp else "auto", "precision": self.precision}
+
+    def plugins(self) -> list[Any]:
+        """Of Lightning's trainer."""
+        return []
+
+    def loads_in_parts(self, source: ModelSource) -> bool:
+        """Whether each process reads its own part of a model for training, in place of splitting a whole one."""
+        return False
+
+    def load(self, strategy: Any, load: Callable[[], Any]) -> Any:
+        """The model that is trained where it was not kept from the preparations."""
+        return load()
+
+    def shard(self, module: PreferenceModule) -> None:
+        """Split `module.policy`, before the optimiser is made."""
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
+        """AdamW on `parameters`."""
+        betas = (options.beta1, options.beta2)
+        return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+
+    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+        """Of the whole gradient, before clipping; None where it is known after the step only."""
+        gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def stepped_norm(self, module: PreferenceModule) -> float:
+        """The norm of the last step, where `gradient_norm` gives None."""
+        raise NotImplementedError
+
+    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+        """The weights of `module.policy` on the CPU of the first process; empty on the others. All have to ask."""
+        return {name: tensor.detach().cpu() for name, tensor in module.policy.state_dict().items()}
+
+
+def loaded_for(parallel: Parallel, source: ModelSource) -> Llava:
+    """The model with weights in the type that the forward passes of training read."""
+    if not parallel.half:
+        return source.load()
+    if isinstance(source, PretrainedLlava):
+        source = replace(source, dtype="bfloat16")
+    llava = source.load()
+    for parameter in llava.model.parameters():  # not buffers: rotary frequencies in bf16 are wrong by 2e-4
+        parameter.data = parameter.data.to(torch.bfloat16)
+    llava.model.config.dtype = torch.bfloat16
+    return llava

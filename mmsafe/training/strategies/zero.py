@@ -1,0 +1,148 @@
+"""DeepSpeed's ZeRO under Lightning."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision
+from pytorch_lightning.strategies import DeepSpeedStrategy
+from torch import Tensor, nn
+
+from mmsafe.core.ranks import is_first
+from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.models.llava import format_at
+from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.training.checkpointing import readable
+from mmsafe.training.strategies.parallel import Parallel
+
+if TYPE_CHECKING:
+    from mmsafe.training.module import PreferenceModule
+    from mmsafe.training.strategies.strategy import DeepSpeed
+
+
+log = logging.getLogger(__name__)
+
+
+class Precision(DeepSpeedPrecision):
+    """Lightning's, with two repairs (docs/adr/0013)."""
+
+    def convert_input(self, data: Any) -> Any:
+        """Leaves the batch alone: reference log-probs in bf16 would be wrong in the third digit."""
+        return data
+
+    def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning has divided the loss by the number of micro-batches; DeepSpeed would do it again."""
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+
+class Strategy(DeepSpeedStrategy):
+    """Lightning's; what is wrong with a checkpoint is one line."""
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """DeepSpeed reads pickles as they are: only those of one's own runs are safe to continue from."""
+        with readable(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+class ZeRO(Parallel):
+    """Optimiser, gradients and weights in parts, by stage."""
+
+    strategy: type[DeepSpeedStrategy] = Strategy
+
+    def __init__(self, options: DeepSpeed, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self.options = options
+        self.whole = options.stage < 3
+        self.half = self.precision == "bf16-mixed"
+        self.engine_precision = self.precision
+        self.precision = "bf16-true" if self.half else self.precision
+
+    def lightning(self, batch_size: int) -> dict[str, Any]:
+        """Precision comes as a plugin."""
+        strategy = self.strategy(
+            config=self.config(batch_size),
+            exclude_frozen_parameters=True,  # they come from the model that training starts from
+            process_group_backend=self.backend,
+        )
+        return {"strategy": strategy}
+
+    def plugins(self) -> list[Any]:
+        """The engine's precision."""
+        return [Precision(self.engine_precision)]  # type: ignore[arg-type]
+
+    def config(self, batch_size: int) -> dict[str, Any]:
+        """DeepSpeed's config; Lightning adds precision, clipping and accumulation."""
+        options, size = self.options, self.options.bucket_size
+        zero: dict[str, Any] = {
+            "stage": options.stage,
+            "contiguous_gradients": True,
+            "overlap_comm": True,
+            "reduce_scatter": True,
+            "reduce_bucket_size": size,
+            "allgather_bucket_size": size,
+        }
+        if options.offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+            zero["offload_param"] = dict(zero["offload_optimizer"])
+        return {
+            "train_micro_batch_size_per_gpu": batch_size,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": zero | options.zero_optimization,
+            "steps_per_print": 1 << 30,
+        }
+
+    def loads_in_parts(self, source: ModelSource) -> bool:
+        """In stage 3, from a checkpoint that `transformers` reads itself."""
+        return self.options.stage == 3 and isinstance(source, PretrainedLlava) and format_at(source) == "hf"
+
+    def load(self, strategy: Any, load: Callable[[], Any]) -> Any:
+        """Weights are split as they are read: no process ever holds all of them."""
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+        strategy._init_config_if_needed()
+        in_force = HfDeepSpeedConfig(copy.deepcopy(strategy.config))  # as long as it lives
+        model = load()
+        del in_force
+        parts = [
+            (p.ds_tensor.numel(), p.ds_numel) if hasattr(p, "ds_id") else (p.numel(),) * 2 for p in model.parameters()
+        ]
+        own, whole = (sum(sizes) / 1e6 for sizes in zip(*parts, strict=True))
+        log.info("this process holds %.2f M of %.2f M weights", own, whole)
+        return model
+
+    def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
+        """DeepSpeed's own AdamW where the optimiser's state is offloaded."""
+        if not self.options.offload:
+            return super().optimizer(parameters, options)
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        betas = (options.beta1, options.beta2)
+        return DeepSpeedCPUAdam(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+
+    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+        """The engine finds it in its step."""
+        return None
+
+    def stepped_norm(self, module: PreferenceModule) -> float:
+        """As the engine found it, before clipping."""
+        engine: Any = module.trainer.strategy.model
+        return float(engine.get_global_grad_norm())
+
+    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+        """Gathers one weight after the other in stage 3."""
+        if self.whole:
+            return super().whole_weights(module)
+        import deepspeed
+
+        found = {name: tensor.detach().cpu() for name, tensor in module.policy.named_buffers()}
+        found = {name: found[name] for name in module.policy.state_dict() if name in found}
+        for name, parameter in module.policy.named_parameters():
+            with deepspeed.zero.GatheredParameters(parameter):
+                if is_first():
+                    found[name] = parameter.detach().cpu().clone()
+        return found if is_first() else {}
