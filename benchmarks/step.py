@@ -1,8 +1,8 @@
 """`python -m benchmarks.step --model DIR --data JSON`: a training step of ours beside one of TRL's `DPOTrainer`.
 
-Same weights, samples, order, fp32, AdamW, learning rate and clipping; ours runs in `mmsafe.training.fit.fit`, and TRL makes
-a step after each of ours. Every sample's tokens and pixels are compared first, losses and gradient norms afterwards.
-Peak memory comes from two further processes. Models and data: `benchmarks.models`, `benchmarks.data`.
+Same weights, samples, order, fp32, AdamW, learning rate and clipping; ours runs in `mmsafe.training.fit.fit`, and TRL
+makes a step after each of ours. Every sample's tokens and pixels are compared first, losses and gradient norms
+afterwards. Peak memory comes from two further processes. Models and data: `benchmarks.models`, `benchmarks.data`.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def main() -> None:
 
 
 def _run() -> None:
+    from mmsafe.core.run_record import metrics_of
     from mmsafe.reporting.table import print_tables, result_table
-    from mmsafe.runs.run_folder import metrics_of
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo")
     found = {}

@@ -7,10 +7,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mmsafe.core import ranks
+from mmsafe.core.run_record import metrics_of
 from mmsafe.evaluation.engine import Served
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.runs.app import launch, on_all_devices
-from mmsafe.runs.run_folder import metrics_of
 
 
 def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from omegaconf import DictConfig
 
 from mmsafe.core import ranks
 from mmsafe.core.errors import UserError
+from mmsafe.core.run_record import metrics_of
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.runs.app import launch, on_all_devices
-from mmsafe.runs.run_folder import metrics_of, score
+from mmsafe.runs.run_folder import score
 
 
 def run(config: TrainConfig, cfg: DictConfig) -> float | None:

@@ -1,4 +1,4 @@
-"""Rooms and their order: a module imports its own package or one below it, and no import leads back to where it began."""
+"""Rooms in one order: a module imports its own package or one below it, and no import leads back to where it began."""
 
 from __future__ import annotations
 

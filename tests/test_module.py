@@ -26,7 +26,7 @@ from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.llava import Llava, set_trained
-from mmsafe.models.model_source import Trained
+from mmsafe.models.model_options import Trained
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO

@@ -23,7 +23,8 @@ from mmsafe.reporting.run_samples import SampledRunConfig, read_samples
 
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Thing:\n    pass\n"
 PLUGIN = (
-    "from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest\nfrom mmsafe.core.options import options\n\n\n"
+    "from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest\n"
+    "from mmsafe.core.options import options\n\n\n"
     "@options\nclass Mine(MMSafePOTest):\n    pass\n"
 )
 TARGETS = [

@@ -273,7 +273,8 @@ def test_a_taxonomy_that_cannot_work_is_refused(categories: dict[str, str], mess
 
 def test_a_taxonomy_of_one_s_own_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "ours" / "taxonomy").mkdir(parents=True)
-    text = "_target_: mmsafe.curation.tagging.taxonomy.Taxonomy\ncategories:\n  Crime: what is punished\n  Other: the rest\n"
+    text = "_target_: mmsafe.curation.tagging.taxonomy.Taxonomy\n"
+    text += "categories:\n  Crime: what is punished\n  Other: the rest\n"
     (tmp_path / "ours" / "taxonomy" / "two.yaml").write_text(text)
     own = ["--config-dir", str(tmp_path / "ours"), "taxonomy=two"]
     with ChatServer(lambda request: Reply("Crime" if number_of(request) else "Malicious Use")) as server:

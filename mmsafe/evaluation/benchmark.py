@@ -54,6 +54,8 @@ class Benchmark(ABC):
     name: ClassVar[str]
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags by whose values the metrics are broken down."""
+    is_test_set: ClassVar[bool] = False
+    """Whether it asks a published test set, on which nothing may be tuned, and not what the data hold out."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a judge must tell besides `unsafe`: details, or `refused` where that is what is measured."""
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmsafe.core.config import recorded
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
+from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.stages import (
     GENERATION,
@@ -23,7 +24,6 @@ from mmsafe.evaluation.stages import (
     verdict_of,
 )
 from mmsafe.evaluation.statistics import Paired, paired, reach
-from mmsafe.runs.run_folder import about_run
 
 
 @options

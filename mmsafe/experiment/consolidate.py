@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mmsafe.core.config import recorded
 from mmsafe.core.errors import UserError
+from mmsafe.core.run_record import about_run
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
-from mmsafe.runs.run_folder import about_run
 from mmsafe.training.checkpointing import current_checkpoint, readable
 
 PREFIX = "policy."

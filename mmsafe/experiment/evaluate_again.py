@@ -12,13 +12,14 @@ from omegaconf import DictConfig
 
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
+from mmsafe.core.run_record import about_run
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import measured
 from mmsafe.evaluation.stages import GENERATIONS, JUDGEMENTS, judge_answers, read_generations, read_judgements
 from mmsafe.reporting.table import print_tables, result_table
-from mmsafe.runs.run_folder import RunFolder, about_run
+from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mmsafe.experiment.evaluate_config import EvaluateConfig

@@ -12,11 +12,11 @@ import torch
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.run_record import run_options
 from mmsafe.experiment.consolidate import consolidated, is_unfinished
-from mmsafe.models.adapter_load import base_of, is_adapter
 from mmsafe.models.checkpoints import CheckpointError, Format, WeightFiles, format_of, read_json
-from mmsafe.models.llava import Llava, located
-from mmsafe.models.loading import run_options
+from mmsafe.models.llava import Llava
+from mmsafe.models.locate import base_of, is_adapter, located
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.original.save import save_original
 from mmsafe.models.pretrained import from_pretrained, in_one_line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmsafe.core.options import Seed, options
-from mmsafe.microworld.tiny_options import Architecture, Pretraining
+from mmsafe.core.options import options
+from mmsafe.microworld.tiny_options import TinyOptions
 from mmsafe.models.model_source import ModelSource
 
 if TYPE_CHECKING:
@@ -14,14 +14,8 @@ if TYPE_CHECKING:
 
 
 @options
-class TinyModel(ModelSource):
+class TinyModel(TinyOptions, ModelSource):
     """A tiny LLaVA, built and pre-trained by code, cached under a key of everything that it is made from."""
-
-    seed: Seed = 0
-    """Of the initial weights and of the pre-training data."""
-    architecture: Architecture = Architecture()
-    pretraining: Pretraining | None = Pretraining()
-    """null: random weights, for checking that things run."""
 
     def load(self) -> Llava:
         """From the cache, or built now with a progress bar."""

@@ -25,11 +25,11 @@ from mmsafe.core.cache import cached_folder
 from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.data.example import Example, digest
 from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
-from mmsafe.microworld.tiny import TinyModel
-from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, PretrainingStage
+from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, PretrainingStage, TinyOptions
 from mmsafe.microworld.tower import icon_set, pretrain_tower
 from mmsafe.models.llava import Llava, make_processor, set_trained
-from mmsafe.models.model_source import PretrainedLlava, Trained
+from mmsafe.models.model_options import Trained
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.original.layout import chosen_template
 from mmsafe.objectives.sft import SFT
 from mmsafe.scoring.ways import SharedPrefix
@@ -51,7 +51,7 @@ CHAT_TEMPLATE = (
 MADE_FROM: tuple[ModuleType, ...] = (drawings, icons, language, pretraining, things, world, tower)
 
 
-def load_tiny(source: TinyModel) -> Llava:
+def load_tiny(source: TinyOptions) -> Llava:
     """Random weights, or the pre-trained model from the cache, made there when missing."""
     if source.pretraining is None:
         return build(source)
@@ -66,7 +66,7 @@ def load_tiny(source: TinyModel) -> Llava:
     return dataclasses.replace(loaded.load(), source=source)
 
 
-def build(source: TinyModel) -> Llava:
+def build(source: TinyOptions) -> Llava:
     """A LLaVA with random weights, its tokenizer and its processor."""
     tokenizer = make_tokenizer(source.architecture.vocabulary)
     config = make_config(source.architecture, tokenizer)
@@ -140,7 +140,7 @@ def make_config(sizes: Architecture, tokenizer: Any) -> LlavaConfig:
     )
 
 
-def pretrain(source: TinyModel) -> Llava:
+def pretrain(source: TinyOptions) -> Llava:
     """Teach a random model: its tower to see, then all the rest to chat by the project's own SFT."""
     assert source.pretraining is not None
     log.info("building model=tiny once (seed %d); it is cached for later runs", source.seed)
@@ -171,11 +171,11 @@ def _sft(llava: Llava, stage: PretrainingStage, examples: Sequence[Example], see
     )
 
 
-def _template(source: TinyModel) -> str:
+def _template(source: TinyOptions) -> str:
     return CHAT_TEMPLATE if source.chat_template is None else chosen_template(source.chat_template)
 
 
-def _key(source: TinyModel) -> str:
+def _key(source: TinyOptions) -> str:
     """Everything the weights depend on: sizes, recipe, seed, the world's code, and the libraries that compute."""
     made_from = [inspect.getsource(module) for module in MADE_FROM]
     recipe = [source.seed, dataclasses.asdict(source.architecture), dataclasses.asdict(source.pretraining)]  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmsafe.core.options import Count, Positive, options
+from mmsafe.core.options import Count, Positive, Seed, options
+from mmsafe.models.model_options import ModelOptions
 
 if TYPE_CHECKING:
     pass
@@ -49,3 +50,14 @@ class Pretraining:
 
     tower: PretrainingStage = PretrainingStage(examples=8000, epochs=8, batch_size=64, lr=1.5e-3)
     chat: PretrainingStage = PretrainingStage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
+
+
+@options
+class TinyOptions(ModelOptions):
+    """What a tiny model is made of."""
+
+    seed: Seed = 0
+    """Of the initial weights and of the pre-training data."""
+    architecture: Architecture = Architecture()
+    pretraining: Pretraining | None = Pretraining()
+    """null: random weights, for checking that things run."""

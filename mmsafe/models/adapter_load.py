@@ -7,8 +7,7 @@ trained whole, which is the projector. PEFT and runs keep such weights in the ad
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsafe.core.errors import UserError
+from mmsafe.core.run_record import run_options
 from mmsafe.models.adapters import merge
 from mmsafe.models.checkpoints import (
     ADAPTER_CONFIG,
-    WEIGHTS,
     CheckpointError,
     first_few,
     read_json,
     refuse_pickles,
     tensors_in,
 )
-from mmsafe.models.llava import Llava, load_pretrained, located, set_trained
-from mmsafe.models.loading import run_options
-from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.llava import Llava, set_trained
+from mmsafe.models.locate import about_base, base_of
+from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.quantised import dequantised, quantised
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -47,38 +45,8 @@ NAMES = {
 """Beginnings of names in the original format, and in `transformers` before 4.52, and what they are now."""
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds an adapter and no whole model."""
-    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).is_file() for name in WEIGHTS)
-
-
-def base_of(folder: Path, chosen: str | None, *, allow_pickle: bool, weights: bool = True) -> str:
-    """Folder or hub name of the model that the adapter in `folder` was trained on: `chosen`, or what it says itself.
-
-    Raises `CheckpointError` where it says nothing, where there is no such folder, or where that holds an adapter too.
-    """
-    base = chosen or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise CheckpointError("is a LoRA adapter that does not say what it was trained on; name that by model.base")
-    with about_base():
-        place = located(base, allow_pickle=allow_pickle, weights=weights)
-    if is_adapter(place):
-        raise CheckpointError(f"its base {base} is a LoRA adapter too; export that first, and name the result")
-    return str(place)
-
-
-@contextmanager
-def about_base() -> Iterator[None]:
-    """What is wrong with a base, said as something that is wrong with its adapter."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error).removeprefix("model.path=")
-        raise CheckpointError(f"its base {text}; model.base names another") from error
-
-
-def load_merged(source: PretrainedLlava, folder: Path) -> Llava:
-    """The base of the adapter in `folder`, with the adapter and all that was trained beside it.
+def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[CheckpointOptions], Llava]) -> Llava:
+    """The base of the adapter in `folder`, which `load` reads, with the adapter and all that was trained beside it.
 
     An adapter that a run trained on 4-bit weights is merged into what those stand for. Raises `CheckpointError` for
     what is no LoRA, or does not fit its base.
@@ -89,7 +57,7 @@ def load_merged(source: PretrainedLlava, folder: Path) -> Llava:
     state = _state(folder, allow_pickle=source.allow_pickle)
     base = base_of(folder, source.base, allow_pickle=source.allow_pickle)
     with about_base():
-        llava = load_pretrained(replace(source, path=base, base=None))
+        llava = load(replace(source, path=base, base=None))
     if run_options(folder, "peft").get("method") == "qlora":
         llava = quantised(llava, llava.model.dtype, torch.device("cpu"))
         llava.model = dequantised(llava.model)

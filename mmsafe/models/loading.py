@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,10 +13,10 @@ from mmsafe.core.config import TARGET, built
 from mmsafe.core.errors import UserError
 from mmsafe.core.precision import forward_dtype
 from mmsafe.core.ranks import local_rank
+from mmsafe.core.run_record import run_options
 from mmsafe.core.settings import Peft
 from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import ModelSource, PretrainedLlava
-from mmsafe.runs.run_folder import about_run
 
 KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle", "chat_template")
 """Options that go with a checkpoint: of the run that made it, or else of the chosen model."""
@@ -41,15 +40,6 @@ def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedL
     source = built({TARGET: "mmsafe.models.model_source.PretrainedLlava", "path": path, **kept}, option)
     assert isinstance(source, PretrainedLlava)
     return source
-
-
-def run_options(folder: Path, group: str) -> dict[str, Any]:
-    """Of the training run that a run folder, or the model or adapter in it, comes from; empty for others."""
-    about = about_run(folder) or about_run(folder.parent)
-    options = about["config"].get(group, {}) if about else {}
-    if not isinstance(options, dict):
-        raise UserError(f"{folder}: the run.json of this run is damaged: {group} has no options; move it away")
-    return options
 
 
 def on_device(llava: Llava, accelerator: str = "auto") -> Llava:

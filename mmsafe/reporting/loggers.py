@@ -57,7 +57,7 @@ class Wandb(RunLogger):
         """One run per job, on its first process only."""
         from mmsafe.reporting.wandb_log import wandb_logger
 
-        return wandb_logger(self, run)
+        return wandb_logger(run, project=self.project, group=self.group, job_type=self.job_type, tags=self.tags)
 
     def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:
         """As the run's summary, and a table of samples."""

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from mmsafe.core.config import recorded
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
+from mmsafe.core.run_record import about_run
 from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.data_url import image_part
 from mmsafe.data.example import Example, ImageSource, digest
@@ -32,7 +33,6 @@ from mmsafe.evaluation.stages import (
     read_rows,
 )
 from mmsafe.reporting.summary import Run, read_runs
-from mmsafe.runs.run_folder import about_run
 
 log = logging.getLogger(__name__)
 THUMBNAIL = 256

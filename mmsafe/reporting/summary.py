@@ -11,9 +11,10 @@ from typing import Any
 
 from mmsafe.core import files
 from mmsafe.core.errors import UserError
+from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of, read_json
 from mmsafe.core.secrets import LEFT_OUT, public
 from mmsafe.runs.hydra_files import noted_choices, noted_overrides
-from mmsafe.runs.run_folder import ABOUT, FAILED, METRICS, about_run, metrics_of, read_json
+from mmsafe.runs.run_folder import FAILED
 
 IGNORED = ("seed", "name", "progress_bar")
 """Last part of options that make no difference between groups."""

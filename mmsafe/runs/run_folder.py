@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
@@ -22,14 +21,12 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_lock import NAME as LOCK
+from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of
 from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
 from mmsafe.data.example import digest
 
 log = logging.getLogger(__name__)
-METRICS = "metrics.json"
-ABOUT = "run.json"
-JUDGE = "eval/judge"
 FAILED = "failed.json"
 """What a sweep leaves in the folder of a job that failed."""
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "hydra-core", "datasets", "pillow", "numpy")
@@ -99,40 +96,6 @@ class RunFolder:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
         return folder
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    """The metrics of the run that is finished in `folder`, numbers but for the judge's label.
-
-    Raises `UserError` if they are damaged.
-    """
-    path = folder / METRICS
-    metrics = read_json(path)
-    if strange := [name for name, v in metrics.items() if not isinstance(v, str if name == JUDGE else int | float)]:
-        raise UserError(f"{path}: is damaged: {strange[0]:.60} is no number; move the folder away")
-    return metrics
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A record that a run left; raises `UserError` if it is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged ({error}); move the folder away, or choose another") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is damaged or was not written by mmsafe; move the folder away, or choose another")
-    return found
-
-
-def about_run(folder: Path) -> dict[str, Any]:
-    """What `run.json` says of a run; empty where there is none. Raises `UserError` if it is damaged."""
-    path = folder / ABOUT
-    if not path.exists():
-        return {}
-    about = read_json(path)
-    if not isinstance(about.get("config"), dict):
-        raise UserError(f"{path}: is damaged or was not written by mmsafe: it has no config; choose another folder")
-    return about
 
 
 def score(metrics: Mapping[str, Any]) -> float | None:

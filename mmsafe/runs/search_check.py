@@ -8,15 +8,13 @@ from mmsafe.core.errors import UserError
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
-from mmsafe.evaluation.benchmarks.paper import PaperTables
-from mmsafe.evaluation.benchmarks.published import PublishedBenchmark
 
 
 def check_search(config: Any) -> None:
     """Raise `UserError` if the training runs of `config` would not be evaluated on rows held out of their own data."""
     if not config.evaluate:
         raise UserError("evaluate=false: a search needs the evaluation of each run; set evaluate=true")
-    if isinstance(config.benchmark, PublishedBenchmark | PaperTables):
+    if config.benchmark.is_test_set:
         name = config.benchmark.name
         raise UserError(
             f"benchmark={name}: a search would tune on this test set; choose one that asks what data hold out"

@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from mmsafe.core.files import write_json
 from mmsafe.core.run_lock import RUN, taken
+from mmsafe.core.run_record import METRICS, metrics_of, read_json
 from mmsafe.core.secrets import masked
-from mmsafe.runs.run_folder import FAILED, METRICS, metrics_of, read_json
+from mmsafe.runs.run_folder import FAILED
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed", "stopped"]
 """`elsewhere`: another sweep, or one that was killed, has left its process running; `stopped`: it can be continued."""

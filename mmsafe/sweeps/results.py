@@ -13,8 +13,8 @@ from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_csv, write_json
+from mmsafe.core.run_record import metrics_of
 from mmsafe.reporting.table import HEADLINE
-from mmsafe.runs.run_folder import metrics_of
 from mmsafe.sweeps.job import Job, State
 
 SWEEP = "sweep.json"

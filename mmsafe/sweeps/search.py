@@ -17,11 +17,11 @@ from rich.text import Text
 from mmsafe.core.config import built
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_csv
+from mmsafe.core.run_record import metrics_of
 from mmsafe.reporting.table import print_tables
 from mmsafe.runs.expansion import SweepPlan
 from mmsafe.runs.launch_options import LocalLauncher, Search
 from mmsafe.runs.overrides import key_of
-from mmsafe.runs.run_folder import metrics_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

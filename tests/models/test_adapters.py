@@ -18,7 +18,8 @@ from transformers import LlavaForConditionalGeneration
 from mmsafe.core.settings import Peft
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava, set_trained
-from mmsafe.models.model_source import PretrainedLlava, Trained
+from mmsafe.models.model_options import Trained
+from mmsafe.models.model_source import PretrainedLlava
 
 LN2 = 0.6931472
 LORA = Peft(method="lora", rank=4, alpha=8)

@@ -20,7 +20,8 @@ from mmsafe.estimate.plan import MemoryPlan
 from mmsafe.estimate.shape import measured
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava, set_trained
-from mmsafe.models.model_source import PretrainedLlava, Trained
+from mmsafe.models.model_options import Trained
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.parameters import Count, count_parameters
 from mmsafe.reporting.trained import trained_table
 

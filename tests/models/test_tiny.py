@@ -21,7 +21,8 @@ from mmsafe.microworld.things import COLOURS, THINGS
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture, Pretraining, PretrainingStage
 from mmsafe.models.llava import Llava, processor_hash, weights_hash
-from mmsafe.models.model_source import PretrainedLlava, Trained
+from mmsafe.models.model_options import Trained
+from mmsafe.models.model_source import PretrainedLlava
 
 SIZES = Architecture(
     image_size=32, patch_size=16, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512

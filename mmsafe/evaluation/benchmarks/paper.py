@@ -66,6 +66,7 @@ class PaperTables(Benchmark):
     """
 
     name: ClassVar[str] = "paper"
+    is_test_set: ClassVar[bool] = True
     tags: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
     mm_safetybench: MMSafetyBench = Field(default_factory=MMSafetyBench)
     harmeval: HarmEval = Field(default_factory=HarmEval)

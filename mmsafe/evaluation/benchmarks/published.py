@@ -76,6 +76,7 @@ class Folder:
 class PublishedBenchmark(Benchmark):
     """Asks what it brings itself, whatever the data; has no pairs to compare."""
 
+    is_test_set: ClassVar[bool] = True
     get: ClassVar[str]
     """What to get, and where."""
     published: ClassVar[int | None] = None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -21,16 +18,12 @@ from transformers import (
 
 from mmsafe.core.errors import UserError
 from mmsafe.evaluation.judges.judge import Case
+from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint
 from mmsafe.evaluation.judges.reply import Reply
 from mmsafe.models.checkpoints import CheckpointError
-from mmsafe.models.hub import reachable
 from mmsafe.models.loading import own_device
 from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line, load_model
 from mmsafe.models.rendering import CannotShowError, rendered
-
-if TYPE_CHECKING:
-    from mmsafe.evaluation.judges.guard import Guard
-    from mmsafe.evaluation.judges.llama_guard import LlamaGuard
 
 Message = dict[str, Any]
 MARK = "7f3a"
@@ -38,7 +31,7 @@ MARK = "7f3a"
 
 
 @lru_cache(maxsize=1)
-def loaded(judge: LlamaGuard | Guard) -> LocalModel:
+def loaded(judge: LocalCheckpoint) -> LocalModel:
     """The judge's checkpoint on the device of this process, kept until `let_go`."""
     return LocalModel(judge)
 
@@ -50,24 +43,10 @@ def let_go() -> None:
         torch.accelerator.empty_cache()
 
 
-def downloaded(name: str, files: Sequence[str]) -> Path:
-    """The folder of a checkpoint of the hub; raises `UserError` where it cannot be had."""
-    if reachable(name):
-        try:
-            return Path(snapshot_download(name, allow_patterns=list(files)))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise UserError(f"judge.model={name}: cannot be downloaded ({why})") from error
-    raise UserError(
-        f"judge.model={name}: not on this machine, and the hub cannot be reached or has no such model; where there is "
-        f"a network, accept its licence, run `hf download {name} --local-dir DIR`, then pass judge.model=DIR"
-    )
-
-
 class LocalModel:
     """A guard with its processor (a tokenizer where it reads text only)."""
 
-    def __init__(self, judge: LlamaGuard | Guard) -> None:
+    def __init__(self, judge: LocalCheckpoint) -> None:
         device = own_device(judge.accelerator)
         kind: Any = AutoModelForImageTextToText if judge.vision else AutoModelForCausalLM
         folder = judge.folder()

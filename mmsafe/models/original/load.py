@@ -26,7 +26,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import CheckpointError, WeightFiles, first_few, read_json, wanted_files
 from mmsafe.models.hub import reachable
-from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.original import layout as form
 from mmsafe.models.original.sentencepiece import CONTROL, UNKNOWN, USER_DEFINED, merges, read_pieces
 from mmsafe.models.pretrained import check_files, check_size, from_pretrained, in_one_line, load_model
@@ -48,7 +48,7 @@ class Parts(NamedTuple):
     """Tokens before the vocabulary grew."""
 
 
-def read_parts(source: PretrainedLlava, folder: Path) -> Parts:
+def read_parts(source: CheckpointOptions, folder: Path) -> Parts:
     """What the checkpoint in `folder` has beside its weights.
 
     Raises `CheckpointError` where a part is missing, damaged or not LLaVA-1.5's.
@@ -72,7 +72,7 @@ def read_parts(source: PretrainedLlava, folder: Path) -> Parts:
     return Parts(config, tokenizer, image_processor, tower, vocabulary)
 
 
-def load_original(source: PretrainedLlava, folder: Path, weights: WeightFiles) -> tuple[Any, Any, Any]:
+def load_original(source: CheckpointOptions, folder: Path, weights: WeightFiles) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor of the checkpoint in `folder`; raises `CheckpointError` as `read_parts`."""
     config, tokenizer, image_processor, tower, vocabulary = read_parts(source, folder)
     inside = any(name.startswith(form.TOWER) for name in weights.names)

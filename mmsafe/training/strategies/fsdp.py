@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -12,10 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mmsafe.core.settings import Trainer
-from mmsafe.training.strategies.parallel import Parallel
-
-if TYPE_CHECKING:
-    from mmsafe.training.module import PreferenceModule
+from mmsafe.training.strategies.parallel import Parallel, TrainedModule
 
 
 class FullySharded(Parallel):
@@ -38,7 +35,7 @@ class FullySharded(Parallel):
         )
         return {"strategy": strategy, "precision": "32-true"}
 
-    def shard(self, module: PreferenceModule) -> None:
+    def shard(self, module: TrainedModule) -> None:
         """Every decoder layer is a unit, and what is left belongs to `module`, whose forward therefore has to run.
 
         The tower is left too: as a unit it would be of a class for which `transformers` records no hidden states.
@@ -53,11 +50,11 @@ class FullySharded(Parallel):
         for unit in units:
             fully_shard(unit, mesh=mesh, mp_policy=policy)
 
-    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+    def gradient_norm(self, module: TrainedModule) -> Tensor | None:
         """Of all parts together."""
         norm = super().gradient_norm(module)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: TrainedModule) -> dict[str, Tensor]:
         """Gathered on the first process."""
         return get_model_state_dict(module.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -13,10 +13,22 @@ from torch import Tensor, nn
 from mmsafe.core.precision import resolved
 from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.models.llava import Llava
+from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import ModelSource, PretrainedLlava
 
-if TYPE_CHECKING:
-    from mmsafe.training.module import PreferenceModule
+
+class TrainedModule(Protocol):
+    """What a strategy sees of the module that is trained."""
+
+    policy: Any
+
+    @property
+    def trainer(self) -> Any:
+        """Lightning's."""
+
+    @property
+    def device_mesh(self) -> Any:
+        """The devices, where the strategy lays them out."""
 
 
 class Parallel:
@@ -49,7 +61,7 @@ class Parallel:
         """Of Lightning's trainer."""
         return []
 
-    def loads_in_parts(self, source: ModelSource) -> bool:
+    def loads_in_parts(self, source: ModelOptions) -> bool:
         """Whether each process reads its own part of a model for training, in place of splitting a whole one."""
         return False
 
@@ -57,7 +69,7 @@ class Parallel:
         """The model that is trained where it was not kept from the preparations."""
         return load()
 
-    def shard(self, module: PreferenceModule) -> None:
+    def shard(self, module: TrainedModule) -> None:
         """Split `module.policy`, before the optimiser is made."""
 
     def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
@@ -65,16 +77,16 @@ class Parallel:
         betas = (options.beta1, options.beta2)
         return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
 
-    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+    def gradient_norm(self, module: TrainedModule) -> Tensor | None:
         """Of the whole gradient, before clipping; None where it is known after the step only."""
         gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def stepped_norm(self, module: PreferenceModule) -> float:
+    def stepped_norm(self, module: TrainedModule) -> float:
         """The norm of the last step, where `gradient_norm` gives None."""
         raise NotImplementedError
 
-    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: TrainedModule) -> dict[str, Tensor]:
         """The weights of `module.policy` on the CPU of the first process; empty on the others. All have to ask."""
         return {name: tensor.detach().cpu() for name, tensor in module.policy.state_dict().items()}
 

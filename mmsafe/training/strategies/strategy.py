@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from mmsafe.core.options import Count, options
+from mmsafe.core.options import options
 from mmsafe.core.settings import Trainer
+from mmsafe.training.strategies.zero_options import ZeroOptions
 
 if TYPE_CHECKING:
     from mmsafe.training.strategies.parallel import Parallel
@@ -84,21 +83,10 @@ class FSDP(_HalfWeights):
 
 
 @options
-class DeepSpeed(_HalfWeights):
+class DeepSpeed(ZeroOptions, _HalfWeights):
     """DeepSpeed's ZeRO (1910.02054): 1 splits the optimiser, 2 the gradients too, 3 the weights as well."""
 
-    stage: Literal[1, 2, 3]
-    offload: bool = False
-    """Stage 3: keep optimiser and weights in the host's memory; slow, and fits where nothing else does."""
-    bucket_size: Count = 200_000_000
-    """Elements that are reduced or gathered at once."""
-    zero_optimization: dict[str, Any] = Field(default_factory=dict)
-    """More entries of that section of DeepSpeed's config, as DeepSpeed names them."""
     accelerators: ClassVar[tuple[str, ...]] = ("auto", "gpu")
-
-    def __post_init__(self) -> None:
-        if self.offload and self.stage < 3:
-            raise ValueError(f"offload works in stage 3 only, not in stage {self.stage}")
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
@@ -15,15 +15,12 @@ from torch import Tensor, nn
 
 from mmsafe.core.ranks import is_first
 from mmsafe.core.settings import AdamW, Trainer
-from mmsafe.models.llava import format_at
-from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.models.locate import format_at
+from mmsafe.models.model_options import ModelOptions
+from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.training.checkpointing import readable
-from mmsafe.training.strategies.parallel import Parallel
-
-if TYPE_CHECKING:
-    from mmsafe.training.module import PreferenceModule
-    from mmsafe.training.strategies.strategy import DeepSpeed
-
+from mmsafe.training.strategies.parallel import Parallel, TrainedModule
+from mmsafe.training.strategies.zero_options import ZeroOptions
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +51,7 @@ class ZeRO(Parallel):
 
     strategy: type[DeepSpeedStrategy] = Strategy
 
-    def __init__(self, options: DeepSpeed, trainer: Trainer) -> None:
+    def __init__(self, options: ZeroOptions, trainer: Trainer) -> None:
         super().__init__(trainer)
         self.options = options
         self.whole = options.stage < 3
@@ -96,7 +93,7 @@ class ZeRO(Parallel):
             "steps_per_print": 1 << 30,
         }
 
-    def loads_in_parts(self, source: ModelSource) -> bool:
+    def loads_in_parts(self, source: ModelOptions) -> bool:
         """In stage 3, from a checkpoint that `transformers` reads itself."""
         return self.options.stage == 3 and isinstance(source, PretrainedLlava) and format_at(source) == "hf"
 
@@ -124,16 +121,16 @@ class ZeRO(Parallel):
         betas = (options.beta1, options.beta2)
         return DeepSpeedCPUAdam(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
 
-    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+    def gradient_norm(self, module: TrainedModule) -> Tensor | None:
         """The engine finds it in its step."""
         return None
 
-    def stepped_norm(self, module: PreferenceModule) -> float:
+    def stepped_norm(self, module: TrainedModule) -> float:
         """As the engine found it, before clipping."""
         engine: Any = module.trainer.strategy.model
         return float(engine.get_global_grad_norm())
 
-    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: TrainedModule) -> dict[str, Tensor]:
         """Gathers one weight after the other in stage 3."""
         if self.whole:
             return super().whole_weights(module)

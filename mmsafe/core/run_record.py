@@ -1,0 +1,60 @@
+"""What a run wrote down of itself, read back: nothing in it is trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmsafe.core.errors import UserError
+
+METRICS = "metrics.json"
+
+
+ABOUT = "run.json"
+
+
+JUDGE = "eval/judge"
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """The metrics of the run that is finished in `folder`, numbers but for the judge's label.
+
+    Raises `UserError` if they are damaged.
+    """
+    path = folder / METRICS
+    metrics = read_json(path)
+    if strange := [name for name, v in metrics.items() if not isinstance(v, str if name == JUDGE else int | float)]:
+        raise UserError(f"{path}: is damaged: {strange[0]:.60} is no number; move the folder away")
+    return metrics
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A record that a run left; raises `UserError` if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}); move the folder away, or choose another") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is damaged or was not written by mmsafe; move the folder away, or choose another")
+    return found
+
+
+def about_run(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a run; empty where there is none. Raises `UserError` if it is damaged."""
+    path = folder / ABOUT
+    if not path.exists():
+        return {}
+    about = read_json(path)
+    if not isinstance(about.get("config"), dict):
+        raise UserError(f"{path}: is damaged or was not written by mmsafe: it has no config; choose another folder")
+    return about
+
+
+def run_options(folder: Path, group: str) -> dict[str, Any]:
+    """Of the training run that a run folder, or the model or adapter in it, comes from; empty for others."""
+    about = about_run(folder) or about_run(folder.parent)
+    options = about["config"].get(group, {}) if about else {}
+    if not isinstance(options, dict):
+        raise UserError(f"{folder}: the run.json of this run is damaged: {group} has no options; move it away")
+    return options
