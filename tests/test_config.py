@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
 from roots import ROOTS
 
-from mmsafe.core.config import conf_dir, suggestion, typed, without_hydra
+from mmsafe.core.config import built, conf_dir, suggestion, typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 
@@ -313,6 +313,11 @@ class LoggersOnly:
 )
 def test_suggestion(word: str, known: list[str], hint: str):
     assert suggestion(word, known) == hint
+
+
+@pytest.mark.parametrize("name", ["mmsafe.settings.Lengths", "mmsafe.data.lengths.Lengths"])
+def test_a_class_that_an_earlier_version_had_elsewhere_is_found_by_its_name(name: str):
+    assert type(built({"_target_": name, "max_length": 7}, "lengths")).__name__ == "Lengths"
 
 
 def test_conf_is_found_beside_the_package_and_a_broken_install_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

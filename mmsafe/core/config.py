@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -121,11 +123,21 @@ def _target(name: Any, path: str) -> type[Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
+        now = _shipped().get(attribute, name) if module.startswith("mmsafe.") else name
+        if now != name:
+            return _target(now, path)
         raise UserError(f"{named}: cannot be imported ({_first_line(error)})") from error
     if not (isinstance(found, type) and is_pydantic_dataclass(found)):
         raise UserError(f"{named}: is not a class of options, which mmsafe.core.options.options makes")
     _refuse_foreign(found.__module__, named)
     return found
+
+
+@cache
+def _shipped() -> dict[str, str]:
+    """The classes that `conf/` names, by their own name: runs of earlier versions recorded them in other modules."""
+    texts = [file.read_text(encoding="utf-8") for file in conf_dir().rglob("*.yaml")]
+    return {name.rpartition(".")[2]: name for text in texts for name in re.findall(r"_target_: (mmsafe\.\S+)", text)}
 
 
 def _refuse_foreign(module: str, named: str) -> None:
