@@ -358,9 +358,35 @@ def test_splits_of_a_published_folder_and_their_shards(folder: Path) -> None:
     assert "set data.split to one of harm, train, validation" in error_of(reader("spa_vl", folder))
 
 
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_file_to_evaluate_on_must_not_be_what_is_trained_on(tmp_path: Path, in_folder: bool) -> None:
+    file = json_file(tmp_path / "set/test.jsonl", [])
+    file.write_text("\n".join(json.dumps(WORDS | {"prompt": f"{i}"}) for i in range(4)))
+    (tmp_path / "set/link.jsonl").symlink_to(file)
+    path = file.parent if in_folder else file
+    options = {"path": path, "split": "test" if in_folder else None}
+    for others in ({"eval_path": tmp_path / "set/link.jsonl"}, {"eval_path": file.parent, "eval_split": "test"}):
+        with pytest.raises(UserError, match=r"would be evaluated on and trained on, too|is the same file"):
+            reader("trl", **options, **others).holdout()
+
+
+@pytest.mark.parametrize("name", ["trl", "mmsafe_po"])
+def test_rows_of_several_splits_are_not_put_together(folder: Path, name: str) -> None:
+    rows = [row | {"split": ("train", "test")[i % 2]} for i, row in enumerate(numbered(name, 6))]
+    path = json_file(folder / "d.json", rows)
+    with pytest.raises(UserError, match=r"has rows of several splits: .* data\.split to one of test, train; data\.ign"):
+        reader(name, path).train()
+    with pytest.raises(UserError, match=r"would be evaluated on and trained on, too"):
+        reader(name, path, eval_split="test").holdout()
+    assert len(reader(name, path, split="train", eval_split="test").train().examples) == 3
+    assert len(reader(name, path, ignored_columns=["split"], holdout_share=0).train().examples) == 6
+
+
 def test_a_split_to_evaluate_on_must_not_be_what_is_trained_on(folder: Path) -> None:
     json_file(folder / "words/train/rows.json", [ROWS["hh_text"]])
-    with pytest.raises(UserError, match=r"data\.eval_split names files that data\.split names, too"):
+    with pytest.raises(
+        UserError, match=r"data\.eval_split=rows: no row of .* has a 'split', so all would be trained on"
+    ):
         reader("hh_text", folder / "words", split="train", eval_split="rows").holdout()
     path = json_file(folder / "d.json", [ROWS["spa_vl"]])
     with pytest.raises(UserError, match=r"data\.eval_split=validation: no row of .* has a 'split'"):
