@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, ClassVar
 
-from mmsafe.data.columns import other_form
+from mmsafe.data.columns import UNREAD, other_form
 from mmsafe.data.conversation import (
     PLACEHOLDER,
     as_turns,
@@ -23,6 +23,7 @@ from mmsafe.data.records import Record, RowError, checked_text, row_id
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import Row, RowSource
 from mmsafe.data.source import GENERATED
+from mmsafe.data.splits import listed
 from mmsafe.options import options
 
 Said = list[tuple[str, str]]
@@ -117,5 +118,7 @@ def _content(value: object, field: str) -> str:
         what = part.get("type") if isinstance(part, dict) else None
         if what not in ("text", "image"):
             raise RowError("wrong type", f"'{field}' holds a part that is neither text nor image")
+        if more := next((name for name in part if part[name] and name not in ("type", "text", "index")), None):
+            raise RowError(UNREAD, f"'{field}' has '{listed([more])}' in a part, which is not read; remove it")
         texts.append(PLACEHOLDER if what == "image" else checked_text(part.get("text"), field))
     return "\n".join(texts)
