@@ -166,7 +166,7 @@ def test_two_builds_in_one_folder_are_refused(tmp_path: Path, wiki: WikiServer):
             assert process.poll() is None, (tmp_path / "err").read_text()
             time.sleep(0.01)
         ended = build(tmp_path, data, wiki)
-        assert (ended.status, "another process is building there" in ended.err) == (2, True)
+        assert (ended.status, "is at work there" in ended.err) == (2, True)
     finally:
         process.kill()
         process.wait()
@@ -202,7 +202,7 @@ def test_a_dry_run_says_what_is_left(tmp_path: Path, wiki: WikiServer):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("conversations.path=nowhere.jsonl",), "conversations.path: cannot read nowhere.jsonl"),
+        (("conversations.path=nowhere.jsonl",), "conversations.path=nowhere.jsonl: no such folder or file"),
         (("entity_image.contact=null",), "entity_image.contact is not set"),
         (("entities=bert", "entities.path=nowhere"), "entities.path=nowhere: no such folder"),
         (("entities.min_score=1.0",), "no row is left"),

@@ -32,7 +32,7 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: str, unbuff
 
 
 @pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run", "/dev/null/run"])
-@pytest.mark.parametrize("command", [EVALUATE, ("compare", "a=x", "b=y", "")], ids=lambda words: words[0])
+@pytest.mark.parametrize("command", [EVALUATE, ("compare", "a=file", "b=file", "")], ids=lambda words: words[0])
 def test_a_run_folder_that_cannot_be_made_is_one_line(folder: str, command: tuple[str, ...], tmp_path: Path):
     (tmp_path / "file").touch()
     ended = launch(*command[:-1], f"hydra.run.dir={folder}", cwd=tmp_path, cache=tmp_path / "cache")

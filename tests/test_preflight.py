@@ -132,7 +132,7 @@ def test_message(words: list[str], message: str):
         ["hydra.run.dir=somewhere", "hydra.verbose=true"],
         ["data=mmsafe_po", "data.path=.", "data.keywords=[a,b]"],
         ["name=${oc.env:HOME}"],
-        ["data=hh_text", "data.path=a.json", "objective=dpo"],
+        ["data=hh_text", "data.path=.", "objective=dpo"],
         ["-m", "objective=dpo,bpo", "seed=range(2)"],
         ["-m", "hydra.sweep.dir=x", "seed=1"],
     ],

@@ -177,6 +177,8 @@ def test_rows_of_a_file_are_of_the_split_that_they_name(folder: Path) -> None:
     rows = [{"prompt": f"{i}", "chosen": "yes", "rejected": "no", "split": "ab"[i % 2]} for i in range(6)]
     path = folder / "d.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"has rows of several splits"):
+        prepared(TRLPreference(path=path), folder / "both")
     prepared(TRLPreference(path=path), folder / "out", splits=["b"])
     assert [
         row["prompt"][0]["content"]

@@ -456,7 +456,7 @@ def test_only_missing_blind_responses_are_made(own_rows: Callable[..., Path], tm
     assert rows == read_lines(tmp_path / "second" / "blind.jsonl")
     assert [row["id"] for row in rows] == [str(number) for number in range(8)]
     assert [row["blind"] for row in rows[::2]] == [f"Begin with {n}." for n in (0, 2, 4, 6)]
-    assert "4 in the cache, 0 to generate" in ended.out
+    assert "4 prompts, all of them in the cache" in ended.out
 
 
 @pytest.mark.parametrize(

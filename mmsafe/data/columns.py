@@ -12,17 +12,19 @@ from pydantic import Field
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.data_source import GENERATED, DataSource
+from mmsafe.data.image_formats import no_name
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 from mmsafe.data.tables import StoredImage
 
 MEANING = re.compile(
-    r"(?:^|_)(?:system|developer|tool|function|video|audio|history|context|chat_template_kwargs)s?(?:_|$)"
+    r"(?:^|_)(?:sys|system|systemprompt|developer|tool|function|video|audio|history|context|chat_template_kwargs)s?(?:_|$)"
 )
 """Names of columns that change what was asked, with words apart by `_`."""
-IMAGE = re.compile(r"image|img|picture|photo|pixel|jpe?g|png|webp")
+IMAGE = re.compile(r"image|img|picture|photo|pixel|screenshot|thumbnail|jpe?g|png|webp")
 ANOTHER = re.compile(r"(?:image|img|picture|photo)s?_?\d+")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+HEARD = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".wav", ".mp3", ".flac", ".ogg")
 WORDS = frozenset({"id", "prompt", "tags", *GENERATED})
 """Columns in which the name of an image is words."""
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -80,8 +82,8 @@ class ColumnSource(DataSource):
             image = image[0] if isinstance(image, list) and len(image) == 1 else image
             row = {name: cell for name, cell in row.items() if name not in self.image_columns} | {"image": image}
         shown = any(row.get(name) for name in self.image_columns)
-        read = {*self.image_columns, *self.ignored_columns}
-        for name, cell in row.items():
+        read = {*(self.image_columns if self.image_column is None else [self.image_column]), *self.ignored_columns}
+        for name, cell in value.items():
             if cell and name not in read and (why := self._lost(name, cell, shown)):
                 column = listed([name])
                 raise RowError(UNREAD, f"has '{column}', {why}; data.ignored_columns=[{column}] leaves it out")
@@ -90,11 +92,12 @@ class ColumnSource(DataSource):
     def _lost(self, name: str, cell: object, shown: bool) -> str:
         """Why a column must not be left out; empty if it may. `shown` says that the row has an image that is read."""
         plain = plain_name(name)
-        if MEANING.search(plain):
+        words = name in WORDS or name in self.expected
+        if MEANING.search(plain) or (not words and _names(cell, HEARD)):
             return "which is not read and may change what is asked: write its words into the prompt"
         if shown:
             return "beside an image that is read, where one is possible" if ANOTHER.fullmatch(plain) else ""
-        if not IMAGE.search(plain) and (name in WORDS or name in self.expected or not _is_image(cell)):
+        if not IMAGE.search(plain) and (words or not is_image(cell)):
             return ""
         if not self.image_columns:
             return "but is read as words alone: choose a data set with images"
@@ -108,15 +111,23 @@ def other_form(found: Collection[str]) -> str:
 
 def plain_name(name: str) -> str:
     """In small letters, with words apart by `_`."""
-    return CAMEL.sub("_", name).lower()
+    return re.sub(r"\W+", "_", CAMEL.sub("_", name)).lower()
 
 
-def _is_image(cell: object, depth: int = 2) -> bool:
+def is_image(cell: object, depth: int = 4) -> bool:
     """Whether it is an image, the name of a file of one, or holds such, within lists and objects so deep."""
     if isinstance(cell, str):
-        name = cell.partition("?")[0].lower()
-        return name.startswith("data:image/") or (name.endswith(ENDINGS) and not any(map(str.isspace, name)))
+        return no_name(cell) is not None or _names(cell, ENDINGS)
+    if isinstance(cell, dict) and cell.get("type") in ("image", "image_url"):
+        return True
     if isinstance(cell, list | dict):
         parts = cell if isinstance(cell, list) else cell.values()
-        return depth > 0 and any(_is_image(part, depth - 1) for part in parts)
+        return depth > 0 and any(is_image(part, depth - 1) for part in parts)
     return isinstance(cell, StoredImage)
+
+
+def _names(cell: object, endings: tuple[str, ...]) -> bool:
+    """Whether it is the name or address of a file that ends so."""
+    if not isinstance(cell, str) or any(map(str.isspace, cell)):
+        return False
+    return re.split(r"[?#]", cell, maxsplit=1)[0].lower().endswith(endings)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import InputPath, Share, options
+from mmsafe.data.apart import fields_of, refuse_both, refuse_several
 from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
 from mmsafe.data.columns import ColumnSource
 from mmsafe.data.data_source import BadRow, Loaded
@@ -31,6 +32,8 @@ class ReadRow(NamedTuple):
     """The conversation before an image took the place of words, where the row tells it."""
     place: str = ""
     """For messages: file, row and id."""
+    split: object = None
+    """What the row says that it is of."""
 
 
 @options
@@ -47,7 +50,7 @@ class RowSource(ColumnSource):
     image_dir: InputPath | None = None
     """Folder of the images; null: `images` beside the file or one folder up, then the file's own folder."""
     split: str | None = None
-    """Which files of a folder, and which rows of a file whose rows carry a `split`; null: all rows."""
+    """Which files of a folder, and which rows of a file whose rows carry a `split`; null: the only one."""
     eval_path: InputPath | None = None
     """A file or folder to evaluate on, all of its rows; null: see `eval_split`."""
     eval_split: str | None = None
@@ -74,6 +77,7 @@ class RowSource(ColumnSource):
 
     def train(self) -> Loaded:
         """The rows of `path` that are not held out, and the count of everything dropped from `path`."""
+        self.refuse_splits(self._rows[0])
         lacking = [row for row in self._rows[0] if self.lacks(row)]
         if lacking and (self.on_bad == "error" or not self._answered):
             others = ", or leave them out by data.on_bad=skip" if self._answered else ""
@@ -113,9 +117,15 @@ class RowSource(ColumnSource):
 
     def files(self) -> list[Path]:
         """Those of `path` and of what is evaluated on; a keyed file, but not the files that it names."""
+        others = self._evaluated_files() if self.evaluates_others else []
+        return [*super().files(), *self._trained_files(), *others]
+
+    def _trained_files(self) -> list[Path]:
         assert self.path is not None  # __post_init__ has refused that
-        others = _files(*self._evaluated, self.eval_split, "data.eval_split") if self.evaluates_others else []
-        return [*super().files(), *_files(self.path, "data.path", self.split, "data.split"), *others]
+        return _files(self.path, "data.path", self.split, "data.split")
+
+    def _evaluated_files(self) -> list[Path]:
+        return _files(*self._evaluated, self.eval_split, "data.eval_split")
 
     @property
     def _evaluated(self) -> tuple[Path, str]:
@@ -132,15 +142,15 @@ class RowSource(ColumnSource):
     def eval_records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of what is evaluated on, where that is not a share of `path`."""
         path, option = self._evaluated
-        if self.eval_path is None and path.is_file():
-            if not any("split" in fields_of(record) for record in read_records(path, option, streamed=True)):
-                raise UserError(
-                    f"data.eval_split={self.eval_split}: no row of {path} has a 'split', so all would be trained on, "
-                    "too; name the folder of all splits, or set data.eval_split=null to hold out a share"
-                )
-        elif self.eval_path is None and self.split is not None and len(files := self.files()) > len(set(files)):
-            raise UserError("data.eval_split names files that data.split names, too: leave it null to hold out a share")
+        trained = {file.resolve() for file in self._trained_files()}
+        if shared := next((file for file in self._evaluated_files() if file.resolve() in trained), None):
+            refuse_both(shared, self.split, self.eval_split)
         return read_records(path, option, self.eval_split, split_option="data.eval_split", streamed=streamed)
+
+    def refuse_splits(self, rows: Iterable[ReadRow]) -> None:
+        """Raise `UserError` where rows to train on say that they are of several splits, and `split` chooses none."""
+        if self.split is None and "split" not in self.ignored_columns:
+            refuse_several((row.split for row in rows), self.path)
 
     def outcomes(self, records: Iterable[Record], path: Path) -> Iterator[tuple[Record, dict[str, ReadRow] | RowError]]:
         """Each record with its rows by id, or with why it cannot be used; their images are found, but not looked at.
@@ -209,7 +219,7 @@ class RowSource(ColumnSource):
         if not isinstance(record.value, dict):
             raise RowError("not an object", f"is {kind(record.value)}, where an object with fields is expected")
         read = record._replace(value=self.columns(record.value))
-        rows = [row._replace(place=record.place()) for row in self.rows(read, find)]
+        rows = [row._replace(place=record.place(), split=record.value.get("split")) for row in self.rows(read, find)]
         found = {row.example.id: row for row in rows}
         if len(found) < len(rows):
             raise RowError("duplicate id", "makes two examples of the same id")
@@ -239,8 +249,3 @@ class RowSource(ColumnSource):
 
 def _files(path: Path, option: str, split: str | None, split_option: str) -> list[Path]:
     return files_of_split(path, option, split, split_option) if path.is_dir() else [path]
-
-
-def fields_of(record: Record) -> Mapping[str, Any]:
-    """The fields of a record; none, if it is no object."""
-    return record.value if isinstance(record.value, dict) else {}

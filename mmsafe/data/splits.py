@@ -15,10 +15,12 @@ JSON = (".json", ".jsonl", ".jsonl.gz")
 TABLES = (".parquet", ".arrow")
 MANY, LONGEST = 20, 60
 """Names that a message lists, and characters of each."""
-SHARD = re.compile(r"[-_]([0-9]{1,9})(?:-of-([0-9]{1,9})(?:-[0-9a-f]+)?)?$")
+SHARD = re.compile(r"(?:^|[-_])([0-9]{1,9})(?:-of-([0-9]{1,9})(?:-[0-9a-f]+)?)?$")
 """Ends the names of files that are parts of one: its number, how many there are, and perhaps a hash."""
-UNNAMED = re.compile(r"[0-9]+|part-[0-9]+-.+")
-"""What `refs/convert/parquet` and Spark call files: only their folder has a name."""
+UNNAMED = re.compile(r"part-[0-9]+-.+")
+"""What Spark calls files: only their folder has a name, as beside the bare numbers of `refs/convert/parquet`."""
+USUAL = re.compile(r"(?:train|test|eval|dev|val)(?:ing|uation|idation|id)?")
+"""Names of splits that are read from JSON files beside tables of others."""
 NOTES = re.compile(r"(?:cache-[0-9a-f]{16}.*\.arrow)|(?:dataset_infos?|dataset_dict|state)\.json")
 """What `datasets` leaves beside the files of a set."""
 Sets = dict[tuple[Path, str], list[Path]]  # files by their folder and the name that they share
@@ -27,7 +29,8 @@ Sets = dict[tuple[Path, str], list[Path]]  # files by their folder and the name 
 def files_of_split(folder: Path, option: str, split: str | None, split_option: str = "data.split") -> list[Path]:
     """The files of `split`, in order; of the only split that there is, where `split` is None.
 
-    Tables count at any depth, or without any JSON files in the folder, or else deeper; hidden folders never. Shards are
+    Tables count at any depth, beside JSON files of other splits; without any, JSON files in the folder, or else deeper;
+    hidden folders never. Shards are
     one set of files: `train-00000-of-00002.parquet` is of the split `train`. So is `train/0000.parquet`, and
     `train/data-00000-of-00001.arrow` as `save_to_disk` writes it, for a set that is alone in its folder also has the
     name of that. Raises `UserError` if several sets have the name (configurations, copies), or if shards are missing.
@@ -65,8 +68,10 @@ def listed(names: Sequence[str]) -> str:
 def _sets(folder: Path, option: str) -> Sets:
     found = list(_found(folder, option))
     tables = [file for file in found if file.suffix in TABLES]
+    names = {SHARD.sub("", name) for file in tables for name in (_stem(file.name), file.parent.name)}
+    others = [file for file in found if USUAL.fullmatch(stem := SHARD.sub("", _stem(file.name))) and stem not in names]
     sets: Sets = defaultdict(list)
-    for file in tables or [file for file in found if file.parent == folder] or found:
+    for file in [*tables, *others] if tables else [file for file in found if file.parent == folder] or found:
         stem = _stem(file.name)
         name = "" if UNNAMED.fullmatch(stem) else SHARD.sub("", stem)
         sets[file.parent, name or _stem(file.parent.absolute().name)].append(file)
@@ -122,15 +127,21 @@ def _whole(files: list[Path], option: str) -> list[Path]:
         forms.add((file.name.removeprefix(stem), total, bool(shard or UNNAMED.fullmatch(stem))))
         numbers.update([int(shard[1])] if shard else [])
     _, total, many = next(iter(forms))
-    repeated = total is not None and len(files) > min(total, len(numbers))
+    repeated = numbers and len(files) > min(total or len(files), len(numbers))
     if len(forms) > 1 or repeated or (len(files) > 1 and not many):
         names = listed([file.name for file in files])
         raise UserError(f"{option}: {files[0].parent} holds one split in several forms: {names}; keep or name one")
     first = 0 if 0 in numbers else 1
-    missing = next((number for number in range(first, first + (total or 0)) if number not in numbers), None)
-    if missing is not None:
+    end = first + total if total else max(numbers, default=0) + (len(files) > 1)
+    missing = next((number for number in range(first, end) if number not in numbers), None)
+    if total and missing is not None:
         raise UserError(
             f"{option}: {files[0].parent} holds {len(files)} of the {total} files that {files[0].name} is one of, "
             f"and not number {missing}; get the set again"
+        )
+    if len(files) > 1 and missing is not None:
+        raise UserError(
+            f"{option}: {files[0].parent} holds {files[0].name} and {files[-1].name}, and not number {missing}: get "
+            "what is missing, or name one file if they are sets of their own"
         )
     return files

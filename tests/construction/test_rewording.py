@@ -95,6 +95,8 @@ def test_a_local_model_is_asked_and_found_again_in_the_cache(site: Site, llava: 
     assert all(outcome.row is not None and outcome.reason for outcome in outcomes.values())  # random words, cut off
     monkeypatch.setattr("mmsafe.generation.generate.generate", lambda *_: pytest.fail("asked again"))
     assert made(LocalRewording(max_new_tokens=4, batch_size=3), site, 3) == outcomes
+    unasked = made(LocalRewording(max_new_tokens=4, max_length=5), site, 3)
+    assert {outcome.reason for outcome in unasked.values()} == {"not reworded: request too long"}
 
 
 def test_another_model_or_instruction_is_another_stage_and_another_speed_is_not(site: Site):

@@ -292,7 +292,7 @@ BAD_ROWS = [
     (row(2, type="a\nb"), "no category", "'type' is not the name of a category"),
     (row([]), "wrong type", "'id' is a list"),
     (row(True), "wrong type", "'id' is true or false"),
-    (row(2, chosen="\ud800"), "broken text", "'chosen' holds half of a surrogate pair at 0"),
+    (row(2, chosen="\ud800"), "broken text", "'chosen' holds half a surrogate pair at 0"),
     (row(2, question="USER: What? ASSISTANT:"), "not one image", "<image> 0 times"),
     (row(2, question="USER: <image><image> ASSISTANT:"), "not one image", "<image> 2 times"),
     (row(2, question="What? <image>"), "malformed question", "does not begin with a speaker"),

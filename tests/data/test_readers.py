@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -358,9 +359,35 @@ def test_splits_of_a_published_folder_and_their_shards(folder: Path) -> None:
     assert "set data.split to one of harm, train, validation" in error_of(reader("spa_vl", folder))
 
 
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_file_to_evaluate_on_must_not_be_what_is_trained_on(tmp_path: Path, in_folder: bool) -> None:
+    file = json_file(tmp_path / "set/test.jsonl", [])
+    file.write_text("\n".join(json.dumps(WORDS | {"prompt": f"{i}"}) for i in range(4)))
+    (tmp_path / "set/link.jsonl").symlink_to(file)
+    path = file.parent if in_folder else file
+    options = {"path": path, "split": "test" if in_folder else None}
+    for others in ({"eval_path": tmp_path / "set/link.jsonl"}, {"eval_path": file.parent, "eval_split": "test"}):
+        with pytest.raises(UserError, match=r"would be evaluated on and trained on, too|is the same file"):
+            reader("trl", **options, **others).holdout()
+
+
+@pytest.mark.parametrize("name", ["trl", "mmsafe_po"])
+def test_rows_of_several_splits_are_not_put_together(folder: Path, name: str) -> None:
+    rows = [row | {"split": ("train", "test")[i % 2]} for i, row in enumerate(numbered(name, 6))]
+    path = json_file(folder / "d.json", rows)
+    with pytest.raises(UserError, match=r"has rows of several splits: .* data\.split to one of test, train; data\.ign"):
+        reader(name, path).train()
+    with pytest.raises(UserError, match=r"would be evaluated on and trained on, too"):
+        reader(name, path, eval_split="test").holdout()
+    assert len(reader(name, path, split="train", eval_split="test").train().examples) == 3
+    assert len(reader(name, path, ignored_columns=["split"], holdout_share=0).train().examples) == 6
+
+
 def test_a_split_to_evaluate_on_must_not_be_what_is_trained_on(folder: Path) -> None:
     json_file(folder / "words/train/rows.json", [ROWS["hh_text"]])
-    with pytest.raises(UserError, match=r"data\.eval_split names files that data\.split names, too"):
+    with pytest.raises(
+        UserError, match=r"data\.eval_split=rows: no row of .* has a 'split', so all would be trained on"
+    ):
         reader("hh_text", folder / "words", split="train", eval_split="rows").holdout()
     path = json_file(folder / "d.json", [ROWS["spa_vl"]])
     with pytest.raises(UserError, match=r"data\.eval_split=validation: no row of .* has a 'split'"):
@@ -425,6 +452,7 @@ BAD = [
     ("llava_instruct", {"image": None}, "not one image", "the row has none"),
     ("trl", {"prompt": [{"role": "system", "content": "a"}, USER]}, "system message", "no place"),
     ("trl", {"chosen": [USER | {"tool_calls": [1]}, TREE]}, IGNORED, "'tool_calls' in a message"),
+    ("trl", {"prompt": [USER | {"content": [{"type": "image", "url": "b.png"}]}]}, IGNORED, "'url' in a part"),
     ("trl", {"tags": {"a\nb": "c"}}, "no category", "not one line"),
     ("trl", {"prompt": None}, "missing field", "has no 'prompt'"),
     ("trl", {"images": ["a.png"] * 2}, "not one image", "has 2 images"),
@@ -453,18 +481,26 @@ def test_a_bad_row(folder: Path, name: str, changes: dict[str, Any], reason: str
 
 
 WORDS = {"prompt": "What is it?", "completion": "A tree.", **SAID}
+BASE64 = base64.b64encode(bytes(range(256))).decode()
 UNREAD = [
     *[("trl", WORDS, {name: "a"}, f"image_column={name}") for name in ("img_path", "imagePath", "image_id", "jpg")],
     ("trl", WORDS, {"file": "x/B.PNG"}, "image_column=file"),
     ("trl", WORDS, {"media": ["a.jpg"]}, "image_column=media"),
     ("trl", WORDS, {"link": "https://a.org/b.jpeg?c=d"}, "image_column=link"),
     ("trl", WORDS, {"extra": {"shown": "a.webp"}}, "image_column=extra"),
+    ("trl", WORDS, {"extra": {"a": [{"b": {"shown": "a.webp#1"}}]}}, "image_column=extra"),
+    ("trl", WORDS, {"media": [{"type": "image", "data": "a"}]}, "image_column=media"),
+    ("trl", WORDS, {"media": BASE64}, "image_column=media"),
     ("trl", WORDS | {"prompt": "<image>\nWhat is it?"}, {"img_path": "a.png"}, "data.image_column=img_path"),
     ("trl_sft", WORDS, {"image_path": "a.png"}, "data.image_column=image_path"),
     ("llava_instruct", {"conversations": ROWS["llava_instruct"]["conversations"]}, {"images": ["a.png"]}, "=images"),
     ("hh_text", ROWS["hh_text"], {"image": "a.png"}, "is read as words alone"),
     *[(name, ROWS[name], {"system": "Be kind."}, "which is not read") for name in READERS],
-    *[("trl", ROWS["trl"], {name: "a"}, "which is not read") for name in ("videos", "tools", "systemPrompt")],
+    *[
+        ("trl", ROWS["trl"], {name: "a"}, "which is not read")
+        for name in ("videos", "tools", "systemPrompt", "sys-prompt")
+    ],
+    ("trl", ROWS["trl"], {"clip": "a.MP4"}, "which is not read"),
     ("trl", ROWS["trl"], {"image_2": "a.png"}, "beside an image that is read"),
 ]
 
@@ -495,6 +531,10 @@ def test_an_image_column_of_another_name(folder: Path, name: str) -> None:
         found = replace(source, image_column="img_path").test().examples
         assert fingerprint(found) == fingerprint(published.test().examples)
     assert "no row has img" in error_of(replace(published, image_column="img"))
+    both = reader(name, json_file(folder / "both.json", [rows[1] | {"id": "1"}, rows[0] | {"id": "2"}]))
+    assert f"no image that is read: data.image_column={both.image_columns[0]} " in error_of(
+        replace(both, image_column="img_path")
+    )
     with pytest.raises(UserError, match=r"data\.image_column: this data set is of words alone"):
         reader("hh_text", folder, image_column="image")
 

@@ -78,6 +78,12 @@ SPLITS = [
         "one split in several forms: train-00000-of-00001.parquet, train.p",
     ),
     ("train-00000-of-00001-a.parquet train-00000-of-00001-b.parquet", "train", "one split in several forms"),
+    ("train-1.jsonl train_1.jsonl", "train", "one split in several forms"),
+    ("train-0.jsonl train-2.jsonl", "train", "holds train-0.jsonl and train-2.jsonl, and not number 1: get what"),
+    ("2023.jsonl 2024.jsonl", None, "holds 2023.jsonl and 2024.jsonl, and not number 1: .* name one file if they are"),
+    ("train.jsonl test.parquet", None, "set data.split to one of test, train"),
+    ("train.jsonl test.parquet about.json", "train", "train.jsonl"),
+    ("train.json data/train-00000-of-00001.parquet", None, "data/train-00000-of-00001.parquet"),
     ("train.json train.jsonl", "train", "one split in several forms: train.json, train.jsonl"),
 ]
 

@@ -6,6 +6,8 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
@@ -62,6 +64,16 @@ def test_json(tmp_path: Path, form: str) -> None:
     assert [prompt.image.name for prompt in found if prompt.image] == [
         str(tmp_path / "images" / f"{n}.png") for n in range(4)
     ]
+
+
+def test_tables_may_name_images_in_place_of_their_bytes(tmp_path: Path) -> None:
+    harmeval(tmp_path)
+    (tmp_path / "spa_vl_harm.json").unlink()
+    row = dict.fromkeys(COLUMNS, "a") | {"image": {"bytes": None, "path": "0.png"}}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "harm.parquet")
+    (found,) = prompts(HarmEval(path=tmp_path))
+    assert found.image is not None
+    assert found.image.name == str(tmp_path / "images/0.png")
 
 
 def test_usr_by_class(tmp_path: Path) -> None:

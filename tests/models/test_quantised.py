@@ -233,7 +233,8 @@ def test_a_stopped_run_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(PreferenceModule, "training_step", stop_in_the_third)
-        assert launch("train", *words, cwd=tmp_path, cache=place / "cache").status == 1
+        with pytest.raises(RuntimeError):
+            launch("train", *words, cwd=tmp_path, cache=place / "cache")
     assert checkpoint(tmp_path / "stopped")["global_step"] == 2
     ended = launch("train", *words, cwd=tmp_path, cache=place / "cache")
     assert ended.status == 0, ended.err

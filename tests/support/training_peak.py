@@ -103,7 +103,8 @@ def examples(llava: Llava, count: int, *, uneven: bool = False) -> list[Example]
     found = MicroWorld(size=count, image_size=llava.model.config.vision_config.image_size).train().examples
     first = found[0]
     same = first.responses["chosen"]
-    other = same.rsplit(maxsplit=1)[0] if uneven else same
+    words = same.split()
+    other = " ".join(words[:-1] if uneven else words[::-1])  # equal ones are left out of training
     first = first.with_responses(chosen=same, rejected=other, blind=same)
     return [dataclasses.replace(first, id=example.id, image=example.image) for example in found[:count]]
 

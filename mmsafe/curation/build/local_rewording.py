@@ -11,6 +11,8 @@ from mmsafe.data.example import Example, Turn
 from mmsafe.data.images import FileImage
 from mmsafe.core.options import Count, options
 from mmsafe.core.settings import Evaluation
+from mmsafe.core.options import Count, options
+from mmsafe.core.settings import Evaluation, Lengths
 
 PORTION = 16
 """Batches after which rows are kept in the stage's file; replies are kept in the cache batch by batch."""
@@ -24,6 +26,8 @@ class LocalRewording(Rewording):
 
     max_new_tokens: Count = 256
     """Longest reply."""
+    max_length: Count = 2048
+    """Tokens of a request, its image included; a longer one is not asked, and counts as failed."""
     batch_size: Count = 8
     """Requests answered together; does not change the result."""
 
@@ -36,6 +40,7 @@ class LocalRewording(Rewording):
         return f"the model of model= answers {count} requests with an image"
 
     def replies(self, rows: Sequence[Row], site: Site) -> Iterator[list[tuple[int, RewordingReply]]]:
+        from mmsafe.scoring.lengths import overlong
         from mmsafe.generation.responses import responses
         from mmsafe.models.loading import on_device
 
@@ -44,8 +49,11 @@ class LocalRewording(Rewording):
         size = PORTION * self.batch_size
         for start in range(0, len(rows), size):
             prompts = [_prompt(row, site) for row in rows[start : start + size]]
-            made = responses(llava, prompts, settings, "new wordings")
-            yield [(start + i, RewordingReply(reply.text, reply.finished)) for i, reply in enumerate(made)]
+            long = overlong(prompts, llava.encoder(), Lengths(max_length=self.max_length + 1))  # and a token of reply
+            asked = [i for i in range(len(prompts)) if i not in long]
+            made = responses(llava, [prompts[i] for i in asked], settings, "new wordings")
+            found = [(start + i, RewordingReply(reply.text, reply.finished)) for i, reply in zip(asked, made, strict=True)]
+            yield [*found, *((start + i, RewordingReply("", reason="request too long")) for i in sorted(long))]
 
 
 def _prompt(row: Row, site: Site) -> Example:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from mmsafe.core.errors import UserError
 from mmsafe.curation.preparation.row_index import RowIndex
+from mmsafe.data.apart import fields_of
 from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED
 from mmsafe.data.data_source import BadRow
 from mmsafe.data.example import Example, digest
@@ -18,7 +19,7 @@ from mmsafe.data.images import check_images
 from mmsafe.data.records import Record
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImage
-from mmsafe.data.row_source import ReadRow, RowSource, fields_of
+from mmsafe.data.row_source import ReadRow, RowSource
 from mmsafe.data.tables import PORTION
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Streamed:
 def _checked(reading: Reading, index: RowIndex, refuse: Callable[[BadRow], None]) -> Iterator[Example]:
     """The good examples of a reading."""
     source, fields = reading.source, dict[str, None]()
+    splits: dict[object, ReadRow] = {}
     count = good = lacking = 0
     records = _noting_fields(reading.records(), fields)
     for portion in _portions(records):
@@ -95,6 +97,7 @@ def _checked(reading: Reading, index: RowIndex, refuse: Callable[[BadRow], None]
                 refuse(BadRow(record.place(), found.reason))
             else:
                 kept = _trained_on(reading, found)
+                splits |= {row.split: row for row in kept.values() if isinstance(row.split, str)}
                 for _ in range(len(found) - len(kept)):
                     lacking += 1
                     refuse(BadRow(record.place(), UNANSWERED))
@@ -102,6 +105,8 @@ def _checked(reading: Reading, index: RowIndex, refuse: Callable[[BadRow], None]
                 yield from _entered(kept, index, reading.share)
             count += 1
     source.refuse_other_fields(fields, reading.path)
+    if reading.trained_on:
+        source.refuse_splits(splits.values())
     if lacking and (source.on_bad == "error" or not good):
         raise UserError(
             f"{reading.path}: {lacking} rows are prompts without responses; name their split in splits=[…], or leave "

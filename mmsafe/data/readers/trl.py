@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.columns import other_form
+from mmsafe.data.columns import UNREAD, other_form
 from mmsafe.data.conversation import (
     PLACEHOLDER,
     as_turns,
@@ -25,6 +25,7 @@ from mmsafe.data.records import Record, checked_text, row_id
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
+from mmsafe.data.splits import listed
 
 Said = list[tuple[str, str]]
 IMAGES = ("images", "image")
@@ -118,5 +119,7 @@ def _content(value: object, field: str) -> str:
         what = part.get("type") if isinstance(part, dict) else None
         if what not in ("text", "image"):
             raise RowError("wrong type", f"'{field}' holds a part that is neither text nor image")
+        if more := next((name for name in part if part[name] and name not in ("type", "text", "index")), None):
+            raise RowError(UNREAD, f"'{field}' has '{listed([more])}' in a part, which is not read; remove it")
         texts.append(PLACEHOLDER if what == "image" else checked_text(part.get("text"), field))
     return "\n".join(texts)

@@ -49,9 +49,10 @@ class HarmEval(PublishedBenchmark):
         for number, (place, value) in enumerate(row for file in files for row in _rows(file)):
             row = fields(value, COLUMNS, place)
             image = row["image"]
-            if not isinstance(image, StoredImage):
+            name = image.path if isinstance(image, StoredImage) else text_of(row, "image", place)
+            if name is not None:
                 images = files[0].parent / "images"
-                image = folder.image(images if images.is_dir() else images.parent, text_of(row, "image", place))
+                image = folder.image(images if images.is_dir() else images.parent, name)
             tags = {name: text_of(row, name, place) for name in CLASSES}
             yield prompt(str(number), text_of(row, "question", place), image, **tags)
 
