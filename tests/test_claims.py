@@ -20,7 +20,7 @@ from mmsafe.core.claims import Claims
 HOLD = """
 import sys, time
 from pathlib import Path
-from mmsafe.claims import Claims
+from mmsafe.core.claims import Claims
 
 folder = Path(sys.argv[1])
 with Claims(folder) as own:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def test_no_imports_in_a_circle():
 def test_only_commands_lie_outside_of_packages():
     packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
     assert packages == set(LAYERS)
+
+
+def test_the_design_page_shows_the_order():
+    page = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    rooms = re.search(r"^```\n(commands .*?)^```", page, flags=re.M | re.S)
+    assert rooms
+    assert [line.split()[0] for line in rooms[1].splitlines()] == ["commands", *reversed(LAYERS)]
 
 
 @pytest.mark.parametrize("planted", ["from mmsafe.training import fit", "def f():\n    import mmsafe.training.fit"])

@@ -93,6 +93,16 @@ def test_readme_tree_is_complete():
     assert (top_level | packages) <= tree, f"not in the README's tree: {sorted((top_level | packages) - tree)}"
 
 
+def test_files_that_documents_name_exist():
+    missing = []
+    for page in [file for file in repository_files() if file.suffix == ".md"]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        links = {ROOT / page.parent / link for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)", text)}
+        names = set() if page.name == "CHANGELOG.md" else re.findall(r"\b(?:mmsafe|tests)/[\w/]+\.py\b", text)
+        missing += [f"{page}: {path}" for path in [*links, *(ROOT / name for name in names)] if not path.exists()]
+    assert missing == []
+
+
 def test_makefile_has_the_targets_the_documents_name():
     makefile = (ROOT / "Makefile").read_text()
     assert set(re.findall(r"^([a-z]+):", makefile, flags=re.M)) >= TARGETS

@@ -18,8 +18,8 @@ from mmsafe.core.run_lock import NAME, PATIENCE, RUN, held, refuse_held, taken
 HOLD = """
 import sys, time
 from pathlib import Path
-from mmsafe.errors import UserError
-from mmsafe.run_lock import held
+from mmsafe.core.errors import UserError
+from mmsafe.core.run_lock import held
 
 folder = Path(sys.argv[1])
 try:

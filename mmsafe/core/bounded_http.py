@@ -17,7 +17,7 @@ PACKED = ("gzip", "deflate")
 
 
 class RefusedReplyError(Exception):
-    """A reply that is larger than allowed or, then `leads_away`, asks to send the request to another server."""
+    """A reply that is too large, or (`leads_away`) one that asks to send the request to another server."""
 
     def __init__(self, reason: str, *, leads_away: bool = False) -> None:
         super().__init__(reason)

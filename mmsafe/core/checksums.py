@@ -45,7 +45,7 @@ def _beside(path: Path) -> Path:
 
 
 def _bytes(content: Path) -> Iterator[bytes]:
-    """Of a file, or of all files of a folder with their names and sizes."""
+    """The content of a file, or of all files of a folder with their names and sizes."""
     if not content.is_dir():
         yield from _blocks(content)
         return

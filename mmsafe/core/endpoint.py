@@ -18,7 +18,7 @@ class Endpoint:
     """Where a model is served, and how hard it is pressed. What is here changes no answer, `model` excepted."""
 
     base_url: str
-    """Up to and including `/v1`."""
+    """Address of the endpoint, up to and including `/v1`."""
     model: str
     """The model's name at the endpoint. Kept answers are found by it: give each checkpoint a name of its own."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -28,8 +28,8 @@ class Endpoint:
     timeout: Positive = 120.0
     """Seconds that a request may take as a whole; each retry has as many."""
     max_retries: Annotated[int, Field(ge=0)] = 5
-    """Of a request, after 408, 409, 429, 5xx, a time-out or a closed connection; the wait is what the server asks for,
-    or doubles each time, with jitter."""
+    """How often a request is repeated after 408, 409, 429, 5xx, a time-out or a closed connection; the wait is what
+    the server asks for, or doubles each time, with jitter."""
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
     """Estimated tokens, in and out. null: no limit."""

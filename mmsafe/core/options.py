@@ -51,7 +51,7 @@ def home(path: P) -> P:
 
 
 def existing(path: P) -> P:
-    """The same, of a file or folder that is read; refused if it has to exist and does not."""
+    """The path of a file or folder that is read, with `~` replaced; refused if it has to exist and does not."""
     path = home(path)
     _refuse(path, "folder or file", not os.path.exists(path))
     return path
@@ -71,7 +71,7 @@ def _refuse(path: str | Path, what: str, missing: bool) -> None:
 InputPath = Annotated[Path, AfterValidator(existing)]
 """A file or folder that is read; `~` is the user's, and what is not there is refused before anything is done."""
 InputName = Annotated[str, AfterValidator(existing)]
-"""The same as a text."""
+"""The path of a file or folder that is read, as a string."""
 CheckpointName = Annotated[str, AfterValidator(_checkpoint)]
 """A folder that is read, or a hub name `owner/name`."""
 OutputPath = Annotated[Path, AfterValidator(home)]

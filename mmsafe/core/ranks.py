@@ -51,7 +51,7 @@ def barrier() -> None:
 
 
 def gathered(value: Any) -> list[Any]:
-    """What every process of a training run gives here, by rank; all have to ask."""
+    """The values that all processes of a training run pass, by rank; every process has to call it."""
     from torch import distributed
 
     if not distributed.is_initialized():

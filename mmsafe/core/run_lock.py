@@ -28,7 +28,7 @@ PATIENCE = 30
 """Seconds that the processes of a run have to end after the one that started them was killed."""
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _descriptors: set[int] = set()
-"""Of this process, whose forked children, such as data workers, must not go on holding a folder when it is killed."""
+"""Locks that this process has open; its forked children, such as data workers, close them, or they would hold them."""
 
 
 def _forget() -> None:
@@ -92,10 +92,10 @@ def this_run() -> str:
 
 
 def _tried(folder: Path, run: str) -> int | None:
-    """One try of `taken`. Who is alone writes down its run, then shares the lock with those who find their run there.
+    """One try of `taken`: a process alone here writes down its run, then shares the lock with processes of that run.
 
-    Between being alone and sharing there is a moment without lock, in which another one may have become alone: so what
-    is written counts only when it is read again under the shared lock.
+    Between the exclusive lock and the shared one is a moment without any, in which a process of another run may have
+    taken it: so what is written counts only when it is read again under the shared lock.
     """
     lock = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:

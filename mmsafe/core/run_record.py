@@ -52,7 +52,7 @@ def about_run(folder: Path) -> dict[str, Any]:
 
 
 def run_options(folder: Path, group: str) -> dict[str, Any]:
-    """Of the training run that a run folder, or the model or adapter in it, comes from; empty for others."""
+    """The options `group` of the training run that wrote `folder`, a run folder or a model in one; empty for others."""
     about = about_run(folder) or about_run(folder.parent)
     options = about["config"].get(group, {}) if about else {}
     if not isinstance(options, dict):

@@ -49,8 +49,8 @@ class AdamW:
     warmup_steps: NonNegative = 10
     """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
     schedule_ahead: Share = 0.0
-    """Part of a step by which the schedule is ahead. One that is moved on after each of two micro-batches, as that of
-    the BPO paper's released code, with 10 of them to warm up, is `warmup_steps=5` and 0.5."""
+    """Part of a step by which the schedule is ahead. The BPO paper's released code moves its schedule on after each of
+    two micro-batches, with a warm-up of 10: here that is `warmup_steps=5` and 0.5."""
     global_batch_size: Count | None = None
     """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 
@@ -73,7 +73,7 @@ class Devices:
 
     @property
     def processes(self) -> int:
-        """Of the whole run."""
+        """Number of processes of the whole run."""
         return self.devices * self.num_nodes
 
 
@@ -120,7 +120,7 @@ class Peft:
     """The product of the adapter's matrices is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
-    """Of the adapters' first weights."""
+    """Seed of the adapters' initial weights."""
 
     def refusal(self) -> str:
         """Why this machine cannot do it; empty if it can."""

@@ -56,6 +56,6 @@ def _refused(error: BaseException, path: Path) -> tuple[str, str] | None:
 
 
 def _concerns(error: BaseException, path: Path) -> bool:
-    """Whether the file that `error` names, if it names one, is of `path` and not one that could not be read."""
+    """Whether `error` is about writing `path`, and not about another file that could not be read."""
     named = getattr(error, "filename", None)
     return named is None or path.is_relative_to(named) or Path(named).is_relative_to(path.parent)

@@ -1,1 +1,1 @@
-"""From files to batches: readers, examples, collation."""
+"""From files to examples: readers, images, splits, corruption."""

@@ -70,7 +70,7 @@ def with_all_responses(
 ) -> tuple[list[Example], dict[str, int]]:
     """The examples that `objective` can be trained on, with all that it reads, and what `fitting` counted.
 
-    What is too long as it is goes before anything is generated for it.
+    An example that is too long already is dropped before anything is generated for it.
     """
     encoder, names = llava.encoder(), objective.responses
     short, early = fitting(examples, encoder, names, rule)

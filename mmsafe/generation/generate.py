@@ -22,7 +22,7 @@ from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
 
 CHARACTERS = 4
-"""About as many make a token, when lengths are compared."""
+"""Rough number of characters in a token, for comparing lengths."""
 
 
 class Response(NamedTuple):
@@ -33,7 +33,7 @@ class Response(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What to answer, and the how-manieth sample of this very prompt it is."""
+    """What to answer, and the number of this sample among those of the same prompt, from 0."""
 
     example: Example
     draw: int = 0
@@ -99,11 +99,11 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 @contextmanager
 def _plain(model: Any) -> Iterator[None]:
     """Set the checkpoint's own generation settings aside: transformers fills what we leave open from them."""
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    original, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = original
 
 
 def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class ResponseStore(RowStore["Response"]):
-    """Rows `prompt` (its key), `response`, `finished`."""
+    """Generated responses as rows with the fields `prompt` (its key), `response` and `finished`."""
 
     stem = "responses"
     key = "prompt"
@@ -59,16 +59,16 @@ def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, la
 
     draws = _draws(prompts, greedy=settings.temperature == 0)
     keys = [draw.key for draw in draws]
-    asked = dict(zip(keys, draws, strict=True))
+    draw_of = dict(zip(keys, draws, strict=True))
 
-    def make(own: list[str]) -> Iterator[list[tuple[str, Response]]]:
-        for batch in generate(llava, [asked[key] for key in own], settings):
-            yield [(own[position], response) for position, response in batch]
+    def make(claimed: list[str]) -> Iterator[list[tuple[str, Response]]]:
+        for batch in generate(llava, [draw_of[key] for key in claimed], settings):
+            yield [(claimed[position], response) for position, response in batch]
 
     folder = cache_dir("responses") / store_key(llava, settings)
     order = [keys[i] for i in longest_first(llava.encoder(), draws)]
-    found = kept_responses(folder, order, make, settings.batch_size, label)
-    return [found[key] for key in keys]
+    response_of = kept_responses(folder, order, make, settings.batch_size, label)
+    return [response_of[key] for key in keys]
 
 
 def kept_responses(
@@ -84,10 +84,10 @@ def kept_responses(
     """
     from mmsafe.core.progress import once_each, progress
 
-    found = ResponseStore(folder, None).read()
-    if all(key in found for key in keys):  # nothing is written, no claim either
+    stored = ResponseStore(folder, None).read()
+    if all(key in stored for key in keys):  # nothing is written, no claim either
         log.info("%s: %d prompts, all of them in the cache", label, len(keys))
-        return found
+        return stored
     with Claims(folder) as claims:
         store = ResponseStore(folder, claims.place)
         missing = claims.missing(keys, store.read)
@@ -95,8 +95,8 @@ def kept_responses(
         log.info("%s: %d prompts, %d in the cache, %d to generate", label, len(keys), cached, len(missing))
         with progress(label, len(missing)) as advance:
             tell = once_each(advance)
-            for own in claims.shared(missing, store.read, size, tell):
-                for batch in make(own):
+            for claimed in claims.shared(missing, store.read, size, tell):
+                for batch in make(claimed):
                     store.append(batch)
                     tell(key for key, _ in batch)
     return store.found
@@ -110,15 +110,15 @@ def served_responses(
     Raises `UserError` if any prompt got none, after all others were answered.
     """
     keys, failed = list(prompts), {}
-    for position, found in ask_all(endpoint, ask, list(prompts.values())):
-        if isinstance(found, NoAnswerError):
-            failed[prompts[keys[position]].id] = found
+    for position, answer in ask_all(endpoint, ask, list(prompts.values())):
+        if isinstance(answer, NoAnswerError):
+            failed[prompts[keys[position]].id] = answer
         else:
-            yield [(keys[position], found)]
+            yield [(keys[position], answer)]
     if failed:
         name, why = next(iter(failed.items()))
-        told = f"{len(failed)} of {len(keys)} prompts got no answer, such as {name} ({why})"
-        raise UserError(f"{label}: {told}; the others are kept, and the same command asks for these alone")
+        failure = f"{len(failed)} of {len(keys)} prompts got no answer, such as {name} ({why})"
+        raise UserError(f"{label}: {failure}; the others are kept, and the same command asks for these alone")
 
 
 def _draws(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:

@@ -1,1 +1,1 @@
-"""LLaVA: loading, prompts, the tiny model."""
+"""LLaVA: loading and saving, prompts as tokens, adapters."""

@@ -86,8 +86,8 @@ def _renamed(name: str, model: Any) -> str:
     """The name of a module or weight as `model` has it."""
     name = name.removeprefix(PEFT_PREFIX)
     for beginning, now in NAMES.items():
-        if found := re.match(beginning, name):
-            name = now + name[found.end() :]
+        if match := re.match(beginning, name):
+            name = now + name[match.end() :]
             break
     nested = hasattr(model.model.vision_tower, "vision_model")
     return name if nested else name.replace("model.vision_tower.vision_model.", "model.vision_tower.", 1)
@@ -116,6 +116,6 @@ def _attach(llava: Llava, folder: Path, weights: dict[str, Tensor]) -> None:
     config.modules_to_save = config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.layer_replication = config.megatron_config = None  # would copy layers, or import a module
     llava.adapter = PeftModel(llava.model, config)
-    found: Any = set_peft_model_state_dict(llava.adapter, {PEFT_PREFIX + name: w for name, w in weights.items()})
-    if lost := [*found.unexpected_keys, *(name for name in found.missing_keys if LORA in name)]:
+    incompatible: Any = set_peft_model_state_dict(llava.adapter, {PEFT_PREFIX + name: w for name, w in weights.items()})
+    if lost := [*incompatible.unexpected_keys, *(name for name in incompatible.missing_keys if LORA in name)]:
         raise CheckpointError(f"is incomplete: {len(lost)} weights do not pair up, such as {lost[0]}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROJECTOR = "multi_modal_projector"
 LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Never a bare `q_proj`: CLIP's tower has modules of that name too."""
+"""Matrices with an adapter. A bare `q_proj` would also match modules of CLIP's tower."""
 
 
 def add_lora(llava: Llava, options: Peft) -> None:
@@ -52,7 +52,7 @@ def _base(llava: Llava) -> str | None:
 
 
 def _in_own_dtype(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Features as the projector's own type; PEFT does so for adapters, but not for modules that it copies."""
+    """Cast features to the projector's dtype; PEFT does so for adapters, but not for modules that it copies."""
     dtype = next(module.parameters()).dtype
     return tuple(features.to(dtype) for features in inputs)
 

@@ -73,12 +73,12 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path, *, allow_pickle: bool | None) -> None:
-        found = [name for name in WEIGHTS if (folder / name).is_file()]
-        if not found:
+        present = [name for name in WEIGHTS if (folder / name).is_file()]
+        if not present:
             extra = "; mm_projector.bin alone is no model" if (folder / "mm_projector.bin").is_file() else ""
             raise CheckpointError(f"holds no weights ({WEIGHTS[1]}, or shards with {WEIGHTS[0]}){extra}")
-        self._folder, self._index = folder, found[0] if found[0].endswith(".json") else None
-        files = sorted(set(self._map.values())) if self._index else found[:1]
+        self._folder, self._index = folder, present[0] if present[0].endswith(".json") else None
+        files = sorted(set(self._map.values())) if self._index else present[:1]
         refuse_pickles(files, allowed=allow_pickle)
         if missing := [name for name in files if not (folder / name).is_file()]:
             raise CheckpointError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files of weights)")
@@ -88,25 +88,25 @@ class WeightFiles:
     def _map(self) -> dict[str, str]:
         """Name of each weight, and the file that it is in."""
         assert self._index is not None
-        found = read_json(self._folder / self._index).get("weight_map")
-        files = list(found.values()) if isinstance(found, dict) else [None]
+        mapping = read_json(self._folder / self._index).get("weight_map")
+        files = list(mapping.values()) if isinstance(mapping, dict) else [None]
         if not all(isinstance(name, str) and Path(name).name == name for name in files):
             raise CheckpointError(f"{self._index} is damaged")
-        return dict(found or {})
+        return dict(mapping or {})
 
     @cached_property
     def names(self) -> list[str]:
-        """Of all weights."""
+        """Names of all weights."""
         return list(self._map) if self._index else [name for name, _ in self.tensors()]
 
     @cached_property
     def count(self) -> int:
-        """Of the numbers in all of them; an upper limit where they are pickled."""
+        """How many numbers all weights hold; an upper limit where they are pickled."""
         return sum(_count(path) for path in self.files)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The narrowest in which every floating-point weight keeps its value."""
+        """The narrowest dtype in which every floating-point weight keeps its value."""
         dtype: torch.dtype | None = None
         for _, tensor in self.tensors():
             if tensor.is_floating_point():
@@ -195,11 +195,11 @@ def format_of(folder: Path, *, allow_pickle: bool) -> tuple[Format, WeightFiles]
         raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
     form = format_of_config(read_json(folder / "config.json"))
     weights = WeightFiles(folder, allow_pickle=allow_pickle)
-    found = {other for other, marks in MARKS.items() if any(name.startswith(marks) for name in weights.names)}
-    if found == {"original"} and not any("mm_projector." in name for name in weights.names):
+    forms = {other for other, marks in MARKS.items() if any(name.startswith(marks) for name in weights.names)}
+    if forms == {"original"} and not any("mm_projector." in name for name in weights.names):
         raise CheckpointError("its weights are those of a plain language model: there is no model.mm_projector")
-    if found - {form}:
-        others = " and ".join(NAMES[other] for other in sorted(found))
+    if forms - {form}:
+        others = " and ".join(NAMES[other] for other in sorted(forms))
         raise CheckpointError(f"is mixed: config.json is in {NAMES[form]} format, the weights are in {others}")
     return form, weights
 

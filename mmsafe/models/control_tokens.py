@@ -50,16 +50,16 @@ class ControlTokens:
 
     def named(self, rendered: str) -> str:
         """What the template made of `hidden` messages: its own control tokens by name, and the texts as they were."""
-        named = self._pattern.sub(lambda found: self.name(found[0]), rendered)
-        return self._hidden.sub(lambda found: self._control[int(found[1])], named)
+        named = self._pattern.sub(lambda match: self.name(match[0]), rendered)
+        return self._hidden.sub(lambda match: self._control[int(match[1])], named)
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text, whose control tokens are words unless they stand there by name."""
-        found = self._backend.encode(text, add_special_tokens=False).ids
-        return [self._id.get(number, number) for number in found]
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        return [self._id.get(number, number) for number in ids]
 
     def _without(self, part: Mapping[str, Any]) -> dict[str, Any]:
         if "text" not in part:
             return dict(part)
-        hide = self._pattern.sub(lambda found: f"{self._secret}-{self._control.index(found[0])}-", part["text"])
+        hide = self._pattern.sub(lambda match: f"{self._secret}-{self._control.index(match[0])}-", part["text"])
         return {**part, "text": hide}

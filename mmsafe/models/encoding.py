@@ -61,9 +61,9 @@ class Encoder:
         text = self._control.named(self._rendered(self._control.hidden(example.messages())))
         ids = self._control.ids(text.replace(placeholder, placeholder * self.image_tokens))
         expected = self.image_tokens * (example.image is not None)
-        if (found := ids.count(self.processor.image_token_id)) != expected:
+        if (count := ids.count(self.processor.image_token_id)) != expected:
             raise UserError(
-                f"example {example.id}: the rendered prompt holds {found} image tokens instead of {expected}; does the "
+                f"example {example.id}: the rendered prompt holds {count} image tokens instead of {expected}; does the "
                 "chat template show every image once?"
             )
         bos = self.tokenizer.bos_token_id
@@ -81,7 +81,7 @@ class Encoder:
         return [*joined[len(anchor) :], *end]
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of words."""
+        """Ids of plain text."""
         return self._control.ids(text)
 
     def pixels(self, image: ImageSource) -> Tensor:

@@ -76,12 +76,12 @@ def to_train(llava: Llava, peft: Peft, precision: str, accelerator: str) -> Llav
 
 def own_device(accelerator: str) -> torch.device:
     """The device of this process; raises `UserError` if the machine has no such accelerator, or not so many."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    kind = "none" if found is None else {"cuda": "gpu"}.get(found.type, found.type)
+    device = torch.accelerator.current_accelerator(check_available=True)
+    kind = "none" if device is None else {"cuda": "gpu"}.get(device.type, device.type)
     if accelerator not in ("auto", "cpu", kind):
         raise UserError(f"accelerator={accelerator}: this machine has none; use auto or cpu")
-    if found is None or accelerator == "cpu":
+    if device is None or accelerator == "cpu":
         return torch.device("cpu")
     if (here := torch.accelerator.device_count()) <= local_rank():
         raise UserError(f"devices: more than the {here} that this machine has")
-    return torch.device(found.type, local_rank())
+    return torch.device(device.type, local_rank())

@@ -25,7 +25,7 @@ class Trained:
 
 @options
 class ModelOptions:
-    """What every model is asked."""
+    """Options that every model has."""
 
     learning_rate: Positive = 1e-6
     """A good start for this model under preference optimisation; `optimizer.lr` follows it."""
@@ -45,7 +45,7 @@ class CheckpointOptions(ModelOptions):
     path: CheckpointName | None = None
     """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf` or `liuhaotian/llava-v1.5-7b`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights; mixed precision wants float32 master weights."""
+    """Type of the weights; mixed precision wants float32 master weights."""
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     allow_pickle: bool = False

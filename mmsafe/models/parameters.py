@@ -27,14 +27,14 @@ class Count(NamedTuple):
 
 def count_parameters(model: nn.Module) -> dict[str, Count]:
     """Parameters of each part that `model` has; one in 4 bits counts as the one it stands for."""
-    found = {part: Count(0, 0) for part in [*list(PARTS.values())[1:], PARTS[".lora_"]]}
+    counts = {part: Count(0, 0) for part in [*list(PARTS.values())[1:], PARTS[".lora_"]]}
     for name, parameter in model.named_parameters():
         if SET_ASIDE in name:
             continue
         part = next(part for mark, part in PARTS.items() if mark in name)
         size = _size(parameter)
-        found[part] = Count(found[part].total + size, found[part].trainable + size * parameter.requires_grad)
-    return {part: count for part, count in found.items() if count.total}
+        counts[part] = Count(counts[part].total + size, counts[part].trainable + size * parameter.requires_grad)
+    return {part: count for part, count in counts.items() if count.total}
 
 
 def _size(parameter: nn.Parameter) -> int:

@@ -137,7 +137,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_layers(config: dict[str, Any]) -> None:
-    """Of the nested configs, too."""
+    """Raise `CheckpointError` for an absurd number of layers or experts, in nested configs, too."""
     for key, value in config.items():
         if isinstance(value, dict):
             _check_layers(value)

@@ -19,7 +19,7 @@ from jinja2.exceptions import TemplateError
 from mmsafe.core.errors import UserError
 
 SECONDS = 2.0
-"""Of this thread's processor time; a usual template takes about a millisecond, and 30 more when it is compiled."""
+"""Seconds of this thread's processor time; a usual template takes about 0.001, and 0.03 more when it is compiled."""
 MEMORY = 1 << 30
 """Bytes by which the process may grow meanwhile."""
 LENGTH = 100_000
@@ -28,7 +28,7 @@ UNBOUNDED = ("*", "**")
 """Operators that take any time or memory in one step of the interpreter; no template of a chat needs them."""
 STATM = Path("/proc/self/statm")
 ALONE = threading.Lock()
-"""The limit of memory is the whole process's."""
+"""One rendering at a time, because the memory limit is that of the whole process."""
 
 
 class CannotShowError(UserError):
@@ -36,7 +36,7 @@ class CannotShowError(UserError):
 
 
 class _OverdueError(RuntimeError):
-    """Of a kind that nothing in Jinja catches."""
+    """The time is over; a `RuntimeError`, because nothing in Jinja catches one."""
 
 
 def rendered(processor: Any, messages: Sequence[dict[str, Any]], **options: Any) -> str:
@@ -74,8 +74,8 @@ def _ours() -> frozenset[str]:
 
 @lru_cache
 def _refuse_unbounded(template: str) -> None:
-    found = (value for _, kind, value in Environment().lex(template) if kind == "operator" and value in UNBOUNDED)
-    if operator := next(found, None):
+    unbounded = (value for _, kind, value in Environment().lex(template) if kind == "operator" and value in UNBOUNDED)
+    if operator := next(unbounded, None):
         raise ValueError(f"it uses the operator {operator}, which can take any time and memory")
 
 

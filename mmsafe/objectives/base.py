@@ -81,7 +81,7 @@ class Objective(ABC):
 
     needs_reference: ClassVar[bool] = True
     needs_image: ClassVar[bool] = False
-    """Whether it compares what is said with and without the whole image, which means nothing for words alone."""
+    """Whether it compares responses beside different views of the image, so that every example needs one."""
 
     @property
     @abstractmethod

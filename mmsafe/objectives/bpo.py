@@ -49,6 +49,6 @@ class BPO(DPO):
 
     @property
     def start(self) -> Mapping[str, float]:
-        """ln 2 a term."""
+        """ln 2 for each term, because its margin is zero."""
         blind = {"blind": self.blind_weight * LN2} if self.mode == "joint" else {}
         return {**super().start, **blind}

@@ -19,7 +19,7 @@ FlipRate = Annotated[float, Field(ge=0, lt=0.5)]
 class CDPO(DPO):
     """-(1 - ε) log σ(βz) - ε log σ(-βz), where z is the margin and a share ε of the labels is taken to be flipped.
 
-    Least at σ(βz) = 1 - ε: unlike DPO, it does not push a margin any further.
+    The minimum is at σ(βz) = 1 - ε: unlike DPO, it does not push a margin any further.
     """
 
     label_smoothing: FlipRate = 0.1

@@ -41,10 +41,10 @@ class DPO(Objective):
         return preference_loss(margin, self.beta)
 
     def reward(self, score: Scores) -> Tensor:
-        """r(x, y)."""
+        """The implicit reward r(x, y), `[batch]`."""
         return self.beta * score.log_ratio
 
     @property
     def start(self) -> Mapping[str, float]:
-        """ln 2: the margin is zero."""
+        """ln 2, because the margin is zero."""
         return {"preference": LN2}

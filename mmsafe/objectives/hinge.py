@@ -20,10 +20,10 @@ class Hinge(DPO):
     """
 
     def loss(self, margin: Tensor) -> Tensor:
-        """Zero, and without gradient, where the margin is wide enough."""
+        """The hinge of a margin in nats, elementwise; zero and without gradient where the margin is wide enough."""
         return (1 - self.beta * margin).relu()
 
     @property
     def start(self) -> Mapping[str, float]:
-        """1: the margin is zero."""
+        """1, because the margin is zero."""
         return {"preference": 1.0}

@@ -18,8 +18,8 @@ class IPO(DPO):
     """(z - 1/(2β))² with the margin z of log-ratios: a margin may be too wide as well as too narrow (eq. 17, τ = β)."""
 
     log_ratio: Literal["mean", "sum"] = "mean"
-    """Over the tokens of a response. `mean`: what the paper's results were obtained with, by its authors' word to TRL;
-    `sum`: what the paper writes."""
+    """How log-ratios are reduced over the tokens of a response. `mean`: what the paper's results were obtained with, by
+    its authors' word to TRL; `sum`: what the paper writes."""
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch]}`."""
@@ -33,5 +33,5 @@ class IPO(DPO):
 
     @property
     def start(self) -> Mapping[str, float]:
-        """1/(4β²): the margin is zero."""
+        """1/(4β²), because the margin is zero."""
         return {"preference": 1 / (4 * self.beta**2)}

@@ -44,6 +44,6 @@ class MDPO(DPO):
 
     @property
     def start(self) -> Mapping[str, float]:
-        """ln 2 a term, and ln(1 + e^δ) for the anchor."""
+        """ln 2 for each preference term and ln(1 + e^δ) for the anchor, because all margins are zero."""
         anchor = self.anchor_margin + math.log1p(math.exp(-self.anchor_margin))
         return {**super().start, "image": self.image_weight * LN2, "anchor": self.anchor_weight * anchor}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CERTAIN = -1e-6
-"""Log-probs per token above this one count as this one: the odds of p = 1 are infinite."""
+"""Upper limit of the log-prob per token, because the odds of p = 1 are infinite."""
 
 
 def log_odds(log_prob: Tensor) -> Tensor:

@@ -28,5 +28,5 @@ class SFT(Objective):
 
     @property
     def tokens_of(self) -> str | None:
-        """The chosen response, or nothing: see `average`."""
+        """The chosen response if `average` is `token`, else None."""
         return "chosen" if self.average == "token" else None

@@ -34,5 +34,5 @@ class SimPO(Objective):
         return {"preference": negative_log_sigmoid(margin - self.gamma)}
 
     def reward(self, score: Scores) -> Tensor:
-        """Scaled log-prob per token."""
+        """The reward β/|y| log π(y|x), `[batch]`."""
         return self.beta * score.mean_log_prob

@@ -50,7 +50,7 @@ def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
 
 
 class CachedLogProbs(ReferencePolicy):
-    """Looks log-probs up that one pass of the model, as it was when this was made, left on disk.
+    """Looks up log-probs on disk, written by one pass of the model as it was when this object was made.
 
     `label` stands beside the progress bar; a file holds the rows of `chunk` items.
     """
@@ -95,16 +95,16 @@ class CachedLogProbs(ReferencePolicy):
     @torch.no_grad()
     def _scored(self, loader: Any, keys: Sequence[list[str]], features: FeatureCache | None) -> dict[str, Tensor]:
         model: Any = self._llava[0].model
-        device, position, found = model.device, 0, {}
+        device, position, scored = model.device, 0, {}
         with evaluating(model), autocast(self.precision, device.type):
             for batch in loader:
                 batch = self.scoring.with_features(model, opened(batch).to(device), features)
                 rows = self.scoring.log_probs(model, batch)
                 for index in range(len(batch)):
                     for key, row in zip(keys[position], rows.values(), strict=True):
-                        found[key] = row.log_probs[index][row.mask[index]].float().cpu()
+                        scored[key] = row.log_probs[index][row.mask[index]].float().cpu()
                     position += 1
-        return found
+        return scored
 
     def let_go(self) -> None:
         """Give the model's memory back, once every row that will be asked for is there."""
@@ -115,21 +115,21 @@ class CachedLogProbs(ReferencePolicy):
         return partial(_with_reference, collator, self.store.found)
 
     def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
-        """No forward pass and no batch: looked up."""
-        found = self.store.found
+        """Summed log-probs from disk, without a batch or a forward pass."""
+        log_probs = self.store.found
         return [
-            {name: (float(found[key].double().sum()), len(found[key])) for name, key in row.items()}
+            {name: (float(log_probs[key].double().sum()), len(log_probs[key])) for name, key in row.items()}
             for row in _row_keys(items, collator)
         ]
 
     def log_probs(self, batch: Batch) -> dict[str, RowLogProbs]:
-        """No forward pass: the batch brought them."""
+        """The log-probs that the batch carries, without a forward pass."""
         assert batch.reference is not None
         return by_row(batch, batch.reference)
 
 
 class _Chunk(NamedTuple):
-    """Rows of these names, of these items (by position), whose log-probs share a file."""
+    """Rows whose log-probs share a file: these names of these items, by position."""
 
     names: tuple[str, ...]
     items: list[int]
@@ -144,9 +144,9 @@ def _row_keys(items: Items, collator: Collator) -> list[dict[str, str]]:
     ]
 
 
-def _chunks(items: Items, keys: Sequence[Mapping[str, str]], found: Mapping[str, Tensor], size: int) -> list[_Chunk]:
-    """The rows that are not in `found`, each once; items of similar length together, the longest first."""
-    seen = set(found)
+def _chunks(items: Items, keys: Sequence[Mapping[str, str]], known: Mapping[str, Tensor], size: int) -> list[_Chunk]:
+    """The rows that are not in `known`, each once; items of similar length together, the longest first."""
+    seen = set(known)
     lacking: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for position, row in enumerate(keys):
         names = tuple(name for name, key in row.items() if key not in seen)
@@ -169,10 +169,10 @@ def _batches(positions: Sequence[int], size: int) -> list[list[int]]:
     return [list(positions[start : start + size]) for start in range(0, len(positions), size)]
 
 
-def _with_reference(collator: Collator, found: Mapping[str, Tensor], items: Sequence[Item]) -> Batch:
+def _with_reference(collator: Collator, known: Mapping[str, Tensor], items: Sequence[Item]) -> Batch:
     batch = collator(items)
     keys = [collator.row_key(item, collator.groups[item.group][name]) for name in batch.rows for item in items]
-    batch.reference = torch.cat([found[key] for key in keys])
+    batch.reference = torch.cat([known[key] for key in keys])
     if len(batch.reference) != batch.targets:
         raise RuntimeError(f"{len(batch.reference)} cached log-probs for {batch.targets} response tokens")
     return batch

@@ -34,14 +34,14 @@ class ReferencePolicy(nn.Module):
 
     def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
         """The summed log-probs of each item, which `prepare` has seen; batches are scored on `device`."""
-        collate, found = self.collate(collator), []
+        collate, totals = self.collate(collator), []
         for start in range(0, len(items), batch_size):
             positions = range(start, min(start + batch_size, len(items)))
             rows = self.log_probs(collate([items[i] for i in positions]).to(device))
             sums = {name: row.log_probs.cpu().double().sum(-1).tolist() for name, row in rows.items()}
             tokens = {name: row.mask.sum(-1).tolist() for name, row in rows.items()}
-            found += [{name: (sums[name][i], tokens[name][i]) for name in rows} for i in range(len(positions))]
-        return found
+            totals += [{name: (sums[name][i], tokens[name][i]) for name in rows} for i in range(len(positions))]
+        return totals
 
     @abstractmethod
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
@@ -62,7 +62,7 @@ class Model(ReferencePolicy):
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
-        """One more forward pass."""
+        """Log-probs from one more forward pass, without gradient."""
         return self.scoring.log_probs(self.model, batch)
 
 
@@ -95,7 +95,7 @@ class WithoutAdapter(ReferencePolicy):
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
-        """One more forward pass."""
+        """Log-probs from one more forward pass, without gradient."""
         (llava,) = self._llava
         with llava.adapter.disable_adapter():
             return self.scoring.log_probs(llava.model, batch)

@@ -30,7 +30,7 @@ class Cached(Reference):
     """
 
     def policy(self, llava: Llava, scoring: Scoring, precision: str) -> ReferencePolicy:
-        """Log-probs on disk, under a key of model, scoring and precision."""
+        """Log-probs on disk, stored under a key of model, scoring and precision."""
         from mmsafe.reference.cached import CachedLogProbs
 
         return CachedLogProbs(llava, scoring, precision)

@@ -26,7 +26,7 @@ class LogProbStore:
         self._keys: dict[Path, frozenset[str]] = {}
 
     def read(self, wanted: Iterable[str]) -> None:
-        """Take up those rows of `wanted` that are on disk by now; raises `UserError` if a file is damaged."""
+        """Read those rows of `wanted` that are on disk by now; raises `UserError` if a file is damaged."""
         missing = set(wanted) - self.found.keys()
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in self._keys or missing & self._keys[path]:

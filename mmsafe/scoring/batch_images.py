@@ -24,16 +24,16 @@ class BlankImage:
 
     @property
     def key(self) -> str:
-        """The same for all of this size."""
+        """The same key for all blank images of this size."""
         return f"blank {self.size}"
 
     @property
     def name(self) -> str:
-        """The key."""
+        """What error messages call it."""
         return self.key
 
     def load(self) -> Image:
-        """Nothing to decode."""
+        """Make the image; there is nothing to decode."""
         from PIL import Image
 
         return Image.new("RGB", (self.size, self.size))
@@ -58,8 +58,8 @@ class Images:
     def fields(self, cache: FeatureCache | None = None) -> dict[str, Any]:
         """The batch's fields about images; those whose features are in the cache are not decoded."""
         images = list(self._position)
-        found = [None if cache is None else cache.get(image.key) for image in images]
-        known = {i: features for i, features in enumerate(found) if features is not None}
+        cached = [None if cache is None else cache.get(image.key) for image in images]
+        known = {i: features for i, features in enumerate(cached) if features is not None}
         new = [i for i in range(len(images)) if i not in known]
         place = {index: new_place for new_place, index in enumerate([*known, *new])}
         return {

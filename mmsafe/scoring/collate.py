@@ -29,7 +29,7 @@ class Item(NamedTuple):
     example: Example
     group: int = 0
     weight: float = 1.0
-    """In the mean over the micro-batch."""
+    """Weight of the item in the mean over the micro-batch."""
 
 
 @dataclass(kw_only=True)

@@ -27,7 +27,7 @@ GIB = 1 << 30
 
 
 class FeatureCache(ABC):
-    """Features by image key; full is full: an epoch reads every image once, so evicting would only lose hits.
+    """Features by image key. Nothing is evicted: an epoch reads every image once, so that would only lose hits.
 
     Data workers are forked at the start of an epoch and see what was there then.
     """
@@ -61,7 +61,7 @@ class FeatureCache(ABC):
 
 
 class MemoryFeatures(FeatureCache):
-    """In this process, until it ends."""
+    """Features in the memory of this process, until it ends."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)

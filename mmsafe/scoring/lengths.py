@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
 
     @property
     def needed(self) -> int:
-        """Tokens that there has to be room for: a prompt alone is to be answered."""
+        """Tokens that have to fit: a prompt without responses leaves room for one token of an answer."""
         return max(self.longest, self.prompt + 1)
 
 
@@ -82,14 +82,14 @@ def fitting(
     """
     report, kept = {"clipped": 0, "dropped": 0, "equal": 0}, []
     for example in examples:
-        found = _fate_of(example, encoder, responses, rule)
-        equal = 0 if found == "dropped" else sum(is_equal(example, rows, encoder, rule.max_length) for rows in groups)
+        outcome = _fate_of(example, encoder, responses, rule)
+        equal = 0 if outcome == "dropped" else sum(is_equal(example, rows, encoder, rule.max_length) for rows in groups)
         report["equal"] += equal
         if groups and equal == len(groups):
             continue
-        if found != "fits":
-            report[found] += 1
-        if found != "dropped":
+        if outcome != "fits":
+            report[outcome] += 1
+        if outcome != "dropped":
             kept.append(example)
     if examples and not kept:
         why = f"; of {report['equal']} the responses are equal when clipped" if report["equal"] else ""
@@ -131,24 +131,24 @@ def overlong(
     """
     whole = rule if rule.on_overlong == "error" else replace(rule, on_overlong="drop")
     fates = (_fate_of(example, encoder, responses, whole) for example in examples)
-    return frozenset(position for position, found in enumerate(fates) if found == "dropped")
+    return frozenset(position for position, outcome in enumerate(fates) if outcome == "dropped")
 
 
 def tell(report: Mapping[str, int], rule: Lengths) -> None:
     """Log what `fitting` counted."""
-    told = "length: %d clipped and %d dropped at %s tokens, %d left out whose responses are equal"
-    log.info(told, report["clipped"], report["dropped"], rule.max_length, report["equal"])
+    line = "length: %d clipped and %d dropped at %s tokens, %d left out whose responses are equal"
+    log.info(line, report["clipped"], report["dropped"], rule.max_length, report["equal"])
 
 
 def _fate_of(example: Example, encoder: Encoder, responses: Collection[str], rule: Lengths) -> Fate:
-    """What becomes of an example, counted only where it is not short; raises `UserError` where that ends the run."""
+    """What becomes of an example; short ones are not tokenised. Raises `UserError` where the rule ends the run."""
     if rule.max_length is None or _surely_fits(example, encoder, rule.max_length):
         return "fits"
     tokens = token_counts(example, encoder, responses)
-    if (found := fate(tokens, rule)) == "refused":
+    if (outcome := fate(tokens, rule)) == "refused":
         excess = tokens.needed - rule.max_length
         raise UserError(f"example {example.id}: {excess} tokens over lengths.max_length={rule.max_length}")
-    return found
+    return outcome
 
 
 def _surely_fits(example: Example, encoder: Encoder, limit: int) -> bool:

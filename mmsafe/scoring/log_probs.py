@@ -36,19 +36,19 @@ class _LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, rows: int) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        found, normaliser = (torch.empty(len(hidden), dtype=exact, device=hidden.device) for _ in range(2))
+        log_probs, normaliser = (torch.empty(len(hidden), dtype=exact, device=hidden.device) for _ in range(2))
         logits = hidden.new_empty(0)
         with torch.autocast(hidden.device.type, enabled=False):
             matrix = weight.to(hidden.dtype)
             for part in _parts(len(hidden), rows):
                 logits = (hidden[part] @ matrix.T).to(exact)
                 normaliser[part] = logits.logsumexp(1)
-                found[part] = logits.gather(1, target[part, None]).squeeze(1) - normaliser[part]
+                log_probs[part] = logits.gather(1, target[part, None]).squeeze(1) - normaliser[part]
         if any(ctx.needs_input_grad):
             last = normaliser[len(hidden) - len(logits) :, None]
             ctx.save_for_backward(hidden, weight, target, normaliser, logits.sub_(last).exp_())
             ctx.rows = rows
-        return found
+        return log_probs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -116,7 +116,7 @@ class PackedCollator(Collator):
 
 
 def _indices(values: Iterable[int]) -> Tensor:
-    """Integers even where there are none: every response of a batch may be empty."""
+    """An integer tensor even of no values, since every response of a batch may be empty."""
     return torch.tensor(list(values), dtype=torch.long)
 
 

@@ -38,7 +38,7 @@ ALONE = Part()
 
 
 def alike(item: int) -> int:
-    """The share of every item where all count the same."""
+    """The share of an item where all items count the same."""
     return 1
 
 
@@ -85,10 +85,10 @@ class EpochBatches(Sampler[list[Draw]]):
         rank, world, accumulate = self.part
         first = number - number % accumulate
         step = sum(self.share(item) for batch in batches[first : first + accumulate] for item in batch)
-        own = batches[number][rank::world] if number < len(batches) else []
-        if not own:
+        dealt = batches[number][rank::world] if number < len(batches) else []
+        if not dealt:
             return [Draw(batches[-1][0], 0.0)]
-        return [Draw(item, self.share(item) * len(own) * world * accumulate / step) for item in own]
+        return [Draw(item, self.share(item) * len(dealt) * world * accumulate / step) for item in dealt]
 
     def _batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

@@ -34,10 +34,10 @@ def slices_of(examples: Sequence[Example], tags: Sequence[str] | None) -> tuple[
     values = {
         tag: sorted({e.tags[tag] for e in examples if tag in e.tags}) for tag in ([SOURCE] if tags is None else tags)
     }
-    if tags is not None and (missing := [tag for tag, own in values.items() if not own]):
+    if tags is not None and (missing := [tag for tag, tag_values in values.items() if not tag_values]):
         known = ", ".join(sorted({tag for example in examples for tag in example.tags})) or "none"
         raise UserError(f"trainer.metrics_by: no training example has the tag '{missing[0]}'; there are: {known}")
-    found = tuple(Slice(tag, value) for tag, own in values.items() for value in own)
-    if unfit := next((part.tag for part in found if not str(part).isprintable()), None):
+    slices = tuple(Slice(tag, value) for tag, tag_values in values.items() for value in tag_values)
+    if unfit := next((part.tag for part in slices if not str(part).isprintable()), None):
         raise UserError(f"trainer.metrics_by: a value of the tag {unfit!r} is not one line; mend it in the data")
-    return found
+    return slices

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tower_is_frozen(model: Any) -> bool:
-    """Whether no gradient is wanted for the vision tower."""
+    """Whether no parameter of the vision tower takes a gradient."""
     return not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
 
 

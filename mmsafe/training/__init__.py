@@ -1,1 +1,1 @@
-"""Optimisation."""
+"""The training loop: module, data and trainer, checkpoints and strategies."""

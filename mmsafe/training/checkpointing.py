@@ -30,7 +30,7 @@ POINTER = "last.json"
 class Checkpoints(Callback):
     """Writes `folder/step=N.ckpt`, then the pointer `folder/last.json` to it, then deletes the one before.
 
-    That is every so many optimiser steps and when training was asked to stop. A checkpoint of DeepSpeed is a folder.
+    It does so every `every_n_steps` optimiser steps and when training was asked to stop. DeepSpeed writes a folder.
     `strategy` is the one that the run trains with, by its name in `conf/strategy/`.
     """
 
@@ -58,7 +58,7 @@ class Checkpoints(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Dropout draws on random numbers, on each process on its own."""
+        """Save the random state of every process: dropout draws on it, and each process on its own."""
         checkpoint["random"] = gathered(_random_state(pl_module.device))
 
     def on_load_checkpoint(
@@ -196,7 +196,7 @@ def _count_epoch(trainer: pl.Trainer) -> None:
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:
-    """Of the CPU's generator, and of the one of `device` where that is another."""
+    """State of the CPU's random generator, and of the generator of `device` if that is not the CPU."""
     return [torch.get_rng_state(), *([] if device.type == "cpu" else [_on(device).get_rng_state()])]
 
 

@@ -31,10 +31,10 @@ CHILD = """
 import json, os, sys, time
 from pathlib import Path
 import mmsafe.generation.generate as generation
-from mmsafe.data.microworld import MicroWorld
-from mmsafe.data.responses import responses
-from mmsafe.models.tiny import TinyModel
-from mmsafe.settings import Generation
+from mmsafe.microworld.reader import MicroWorld
+from mmsafe.generation.responses import responses
+from mmsafe.microworld.tiny import TinyModel
+from mmsafe.core.settings import Generation
 
 def slowly(*arguments):
     for batch in whole(*arguments):

@@ -389,9 +389,9 @@ def test_a_hub_name_in_the_original_format_is_downloaded(
 ):
     """Only the download is replaced; pickles are not asked for without the flag."""
     asked: list[list[str]] = []
-    monkeypatch.setattr("mmsafe.models.llava.reachable", lambda name: True)
+    monkeypatch.setattr("mmsafe.models.locate.reachable", lambda name: True)
     monkeypatch.setattr(
-        "mmsafe.models.llava.snapshot_download",
+        "mmsafe.models.locate.snapshot_download",
         lambda name, allow_patterns: asked.append(allow_patterns) or str(folder),
     )
     llava = PretrainedLlava(path="liuhaotian/llava-v1.5-7b", dtype="float16", allow_pickle=flag).load()

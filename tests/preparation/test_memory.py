@@ -16,8 +16,8 @@ from reader_rows import picture
 CODE = """
 import sys
 from pathlib import Path
-from mmsafe.data.trl import TRLPreference
-from mmsafe.preparation.run import Request, prepare
+from mmsafe.data.readers.trl import TRLPreference
+from mmsafe.curation.preparation.preparing import Request, prepare
 source = TRLPreference(path=sys.argv[1])
 prepare(Request(source, None, sys.argv[3], "embedded", 10**8, {}), Path(sys.argv[2]))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage counts the parent, too

@@ -137,9 +137,9 @@ SWEEP = """
 import sys
 from pathlib import Path
 from mmsafe.sweeps.job import Job
-from mmsafe.sweeps.local import LocalJobs
-from mmsafe.sweeps.options import Local
-LocalJobs([Job(Path(sys.argv[1]), sys.argv[2:])], Local()).run(lambda: None)
+from mmsafe.sweeps.local_launcher import LocalJobs
+from mmsafe.runs.launch_options import LocalLauncher
+LocalJobs([Job(Path(sys.argv[1]), sys.argv[2:])], LocalLauncher()).run(lambda: None)
 """
 
 

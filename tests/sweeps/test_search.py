@@ -117,8 +117,8 @@ from pathlib import Path
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
-from mmsafe.config import conf_dir
-from mmsafe.sweeps.expansion import plan
+from mmsafe.core.config import conf_dir
+from mmsafe.runs.expansion import plan
 from mmsafe.sweeps.search import search
 
 class Killed:

@@ -174,8 +174,8 @@ def _about_tower(tower: str) -> Iterator[None]:
 def _image_processor(tower: str, vision: Any, *, pad: bool) -> LlavaImageProcessorPil:
     if (Path(tower) / "preprocessor_config.json").is_file():
         with _about_tower(tower):
-            found: LlavaImageProcessorPil = from_pretrained(LlavaImageProcessorPil, tower, do_pad=pad)
-            return found
+            processor: LlavaImageProcessorPil = from_pretrained(LlavaImageProcessorPil, tower, do_pad=pad)
+            return processor
     size = vision.image_size
     return LlavaImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=pad)
 

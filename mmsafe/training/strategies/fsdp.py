@@ -16,7 +16,7 @@ from mmsafe.training.strategies.parallel import Parallel, TrainedModule
 
 
 class FullySharded(Parallel):
-    """A part of every weight, with its gradient and moments, on every device; layers are gathered as they run."""
+    """Every device holds a part of each weight, gradient and moment; layers are gathered as they run."""
 
     whole = False
 
@@ -26,7 +26,7 @@ class FullySharded(Parallel):
         self.precision = "bf16-true" if self.half else self.precision
 
     def lightning(self, batch_size: int) -> dict[str, Any]:
-        """fp32 to Lightning: the weights are cast as they are gathered."""
+        """Lightning is told fp32: the weights are cast when they are gathered."""
         strategy = ModelParallelStrategy(
             data_parallel_size=self.trainer.processes,
             tensor_parallel_size=1,
@@ -51,10 +51,10 @@ class FullySharded(Parallel):
             fully_shard(unit, mesh=mesh, mp_policy=policy)
 
     def gradient_norm(self, module: TrainedModule) -> Tensor | None:
-        """Of all parts together."""
+        """Norm of the gradient of all parts together."""
         norm = super().gradient_norm(module)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def whole_weights(self, module: TrainedModule) -> dict[str, Tensor]:
-        """Gathered on the first process."""
+        """The weights, gathered on the first process."""
         return get_model_state_dict(module.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))  # type: ignore[return-value]

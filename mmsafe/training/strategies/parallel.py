@@ -24,11 +24,11 @@ class TrainedModule(Protocol):
 
     @property
     def trainer(self) -> Any:
-        """Lightning's."""
+        """Lightning's trainer."""
 
     @property
     def device_mesh(self) -> Any:
-        """The devices, where the strategy lays them out."""
+        """The mesh of devices, where the strategy makes one."""
 
 
 class Parallel:
@@ -44,11 +44,11 @@ class Parallel:
         self.trainer = trainer
         self.ddp = ddp
         self.precision = resolved(trainer)
-        """Of a forward pass in training; the reference has to be scored in the same."""
+        """Precision of a forward pass in training; the reference has to be scored in the same one."""
 
     @property
     def backend(self) -> str | None:
-        """Of the process group; None leaves it to Lightning."""
+        """Backend of the process group; None leaves it to Lightning."""
         on_cpu = self.trainer.accelerator == "cpu" or not torch.accelerator.is_available()
         return "gloo" if on_cpu else None
 
@@ -58,7 +58,7 @@ class Parallel:
         return {"strategy": strategy if self.ddp else "auto", "precision": self.precision}
 
     def plugins(self) -> list[Any]:
-        """Of Lightning's trainer."""
+        """Plug-ins of Lightning's trainer."""
         return []
 
     def loads_in_parts(self, source: ModelOptions) -> bool:
@@ -78,7 +78,7 @@ class Parallel:
         return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
 
     def gradient_norm(self, module: TrainedModule) -> Tensor | None:
-        """Of the whole gradient, before clipping; None where it is known after the step only."""
+        """Norm of the whole gradient before clipping; None where it is known only after the step."""
         gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 

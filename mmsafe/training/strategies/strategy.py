@@ -19,7 +19,7 @@ class Strategy(ABC):
     """Base of all strategies; every one of them takes the same optimiser steps."""
 
     name: ClassVar[str]
-    """As in `conf/strategy/`."""
+    """Its name in `conf/strategy/`."""
     several_parts: ClassVar[bool] = False
     """Whether the devices share one copy of the weights, so that no device can run the model alone."""
 
@@ -90,12 +90,12 @@ class DeepSpeed(ZeroOptions, _HalfWeights):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in `conf/strategy/`."""
+        """Its name in `conf/strategy/`."""
         return f"deepspeed_zero{self.stage}{'_offload' if self.offload else ''}"
 
     @property
     def several_parts(self) -> bool:  # type: ignore[override]
-        """In stage 3."""
+        """Weights are in parts in stage 3 only."""
         return self.stage == 3
 
     def refusal(self, trainer: Trainer) -> str:

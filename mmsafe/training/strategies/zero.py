@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Precision(DeepSpeedPrecision):
-    """Lightning's, with two repairs (docs/adr/0013)."""
+    """Lightning's DeepSpeed precision plug-in, with two repairs (docs/adr/0013)."""
 
     def convert_input(self, data: Any) -> Any:
         """Leaves the batch alone: reference log-probs in bf16 would be wrong in the third digit."""
@@ -38,7 +38,7 @@ class Precision(DeepSpeedPrecision):
 
 
 class Strategy(DeepSpeedStrategy):
-    """Lightning's; what is wrong with a checkpoint is one line."""
+    """Lightning's DeepSpeed strategy, in which a damaged checkpoint is told in one line."""
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """DeepSpeed reads pickles as they are: only those of one's own runs are safe to continue from."""
@@ -47,7 +47,7 @@ class Strategy(DeepSpeedStrategy):
 
 
 class ZeRO(Parallel):
-    """Optimiser, gradients and weights in parts, by stage."""
+    """Optimiser, gradients and weights are split over devices, as far as the stage says."""
 
     strategy: type[DeepSpeedStrategy] = Strategy
 
@@ -94,7 +94,7 @@ class ZeRO(Parallel):
         }
 
     def loads_in_parts(self, source: ModelOptions) -> bool:
-        """In stage 3, from a checkpoint that `transformers` reads itself."""
+        """Weights are read in parts in stage 3, from a checkpoint that `transformers` reads itself."""
         return self.options.stage == 3 and isinstance(source, PretrainedLlava) and format_at(source) == "hf"
 
     def load(self, strategy: Any, load: Callable[[], Any]) -> Any:
@@ -122,11 +122,11 @@ class ZeRO(Parallel):
         return DeepSpeedCPUAdam(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
 
     def gradient_norm(self, module: TrainedModule) -> Tensor | None:
-        """The engine finds it in its step."""
+        """None: the engine computes the norm in its step."""
         return None
 
     def stepped_norm(self, module: TrainedModule) -> float:
-        """As the engine found it, before clipping."""
+        """The norm that the engine computed, before clipping."""
         engine: Any = module.trainer.strategy.model
         return float(engine.get_global_grad_norm())
 

@@ -19,7 +19,7 @@ class ZeroOptions:
     bucket_size: Count = 200_000_000
     """Elements that are reduced or gathered at once."""
     zero_optimization: dict[str, Any] = Field(default_factory=dict)
-    """More entries of that section of DeepSpeed's config, as DeepSpeed names them."""
+    """Further entries of the section `zero_optimization` of DeepSpeed's config, as DeepSpeed names them."""
 
     def __post_init__(self) -> None:
         if self.offload and self.stage < 3:
