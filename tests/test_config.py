@@ -38,8 +38,8 @@ NEEDED_BY_ROOT = {
 ONE_PART = "+data@data.parts.a=microworld"
 PARTS = ("data=mmsafe_po", "benchmark.mm_safetybench.path=some/path", "benchmark.harmeval.path=some/path")
 
-# Where a YAML file says something else than its class on purpose, besides what files of a user's own have to say (NEEDED)
-# and what a file that extends another one writes itself.
+# Where a YAML file says something else than its class on purpose, besides what a user has to set (NEEDED) and
+# what a file that extends another one writes itself.
 OTHER_THAN_CLASS = {
     "data=mix": {"parts"},
     "benchmark=paper": {"mm_safetybench", "harmeval"},
@@ -49,6 +49,7 @@ OTHER_THAN_CLASS = {
     "vision_cache=disk": {"store"},
     "generation=default": {"batch_size"},
     "evaluation": {"batch_size"},
+    "conversations": {"path"},
 }
 OF_FILES = {"num_workers"}  # of data that are files, which are decoded while the device computes
 
