@@ -48,5 +48,5 @@ class Search:
         up = better["higher"] if self.maximize is None else self.maximize
         down = better["lower"] if self.minimize is None else self.minimize
         if not (up or down):
-            raise UserError("search: names no metric, and the benchmark declares no score; set search.maximize=[…]")
+            raise UserError("search: maximize and minimize are empty, and the benchmark declares none; name a metric")
         return {**dict.fromkeys(up, "maximize"), **dict.fromkeys(down, "minimize")}
