@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
-from mmsafe.data.data_source import DataSource, Loaded
+from mmsafe.data.data_source import DataSource, Loaded, NoData
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.paper_row import PaperRow
@@ -30,6 +30,8 @@ def examples(data: DataSource, part: Part) -> list[Example]:
 
 
 def _loaded(data: DataSource, part: Part) -> Loaded:
+    if isinstance(data, NoData):
+        return Loaded([])
     return data.holdout() if part == "holdout" else data.test()
 
 
