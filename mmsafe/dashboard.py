@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmsafe.core.declared import Declared
 from mmsafe.core.endings import told
 from mmsafe.core.errors import UserError
 
@@ -13,6 +15,9 @@ from mmsafe.core.errors import UserError
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser("mmsafe.dashboard", description="Make a dashboard of the runs in a project.")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="run folders: show what they measured (default: all that is shipped)"
+    )
     parser.add_argument("--project", default="mmsafe", help="as in logger.wandb.project (default: mmsafe)")
     parser.add_argument("--entity", help="user or team that owns the project (default: yours)")
     parser.add_argument("--dry-run", type=Path, metavar="FILE", help="write its JSON instead; no key, no network")
@@ -28,8 +33,15 @@ def _write(args: argparse.Namespace) -> list[str]:
     from mmsafe.core.files import write_atomically
     from mmsafe.reporting.wandb_dashboard import as_json
 
-    write_atomically(args.dry_run, as_json(args.entity or "", args.project))
+    write_atomically(args.dry_run, as_json(args.entity or "", args.project, _declared(args.runs)))
     return [str(args.dry_run)]
+
+
+def _declared(folders: Sequence[Path]) -> list[Declared]:
+    from mmsafe.reporting.summary import read_runs
+    from mmsafe.reporting.wandb_dashboard import shipped
+
+    return [run.declared for run in read_runs(folders)] if folders else shipped()
 
 
 def _send(args: argparse.Namespace) -> list[str]:
@@ -47,7 +59,8 @@ def _send(args: argparse.Namespace) -> list[str]:
         entity = args.entity or wandb.Api().default_entity
         if entity is None:
             raise UserError("--entity: name the user or team that owns the project; your key has no default")
-        return [workspace(entity, args.project).save().url, report(entity, args.project).save().url]
+        declared = _declared(args.runs)
+        return [make(entity, args.project, declared).save().url for make in (workspace, report)]
     except (wandb.errors.Error, RequestException) as error:
         raise UserError(f"Weights & Biases: {' '.join(str(error).split())}") from error
 

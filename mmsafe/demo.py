@@ -28,11 +28,12 @@ def main() -> None:
 
 
 def _run() -> None:
+    from mmsafe.core.declared import declared_of, together
     from mmsafe.core.run_record import metrics_of
     from mmsafe.reporting.table import print_tables, result_table
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo")
-    found = {}
+    found, declared = {}, []
     for arm in ARMS:
         words = command(arm, folder)
         print(f"\n$ python -m {' '.join(words)}", flush=True)
@@ -41,7 +42,9 @@ def _run() -> None:
             print(f"mmsafe.demo: {arm} ended with status {status}", file=sys.stderr)
             sys.exit(status)
         found[arm] = metrics_of(folder / arm.lower())
-    print_tables([result_table(found, "micro-world, one seed: see experiments/microworld for five")])
+        declared.append(declared_of(folder / arm.lower(), found[arm]))
+    title = "micro-world, one seed: see experiments/microworld for five"
+    print_tables([result_table(found, title, together(declared))])
 
 
 if __name__ == "__main__":

@@ -11,8 +11,17 @@ from rich.table import Table
 from mmsafe.core.endings import told
 from mmsafe.core.errors import UserError
 from mmsafe.reporting.report_page import write_page
-from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs, write_csv
-from mmsafe.reporting.table import HEADLINE, judges, print_tables
+from mmsafe.reporting.summary import (
+    Run,
+    declared_by,
+    grouped,
+    measured_in,
+    over_seeds,
+    paired_difference,
+    read_runs,
+    write_csv,
+)
+from mmsafe.reporting.table import print_tables
 
 COLUMNS = 5
 """Groups beside each other in a printed table; more follow below."""
@@ -49,16 +58,15 @@ def in_parts(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Sequence[Run
 def means(groups: Mapping[str, Sequence[Run]]) -> Table:
     """Mean and 95 % interval over seeds, one column per group."""
     table = Table(title="mean over seeds ± half of the 95 % interval (Student t)")
-    table.caption = judges(run.metrics for runs in groups.values() for run in runs)
+    table.caption = declared_by(groups).judged_by(run.metrics for runs in groups.values() for run in runs)
     table.add_column("metric")
     for label, runs in groups.items():
         unfinished = sum(not run.metrics for run in runs)
         note = f", {unfinished} unfinished" if unfinished else ""
         table.add_column(f"{label} (n={len(runs) - unfinished}{note})", justify="right", overflow="fold")
-    for key, label in HEADLINE:
-        values = [[run.metrics[key] for run in runs if key in run.metrics] for runs in groups.values()]
-        if any(values):
-            table.add_row(label, *(str(over_seeds(found)) if found else "–" for found in values))
+    for metric in measured_in(groups):
+        values = [[run.metrics[metric.key] for run in runs if metric.key in run.metrics] for runs in groups.values()]
+        table.add_row(metric.label, *(str(over_seeds(found)) if found else "–" for found in values))
     return table
 
 
@@ -68,10 +76,10 @@ def differences(groups: Mapping[str, Sequence[Run]], base: Sequence[Run], agains
     table.add_column("metric")
     for label in groups:
         table.add_column(label, justify="right", overflow="fold")
-    for key, label in HEADLINE:
-        found = [paired_difference(runs, base, key) for runs in groups.values()]
+    for metric in measured_in(groups):
+        found = [paired_difference(runs, base, metric.key) for runs in groups.values()]
         if any(found):
-            table.add_row(label, *(str(interval) if interval else "–" for interval in found))
+            table.add_row(metric.label, *(str(interval) if interval else "–" for interval in found))
     return table
 
 

@@ -17,7 +17,10 @@ from roots import ROOTS
 
 from mmsafe.core.config import built, conf_dir, suggestion, typed, without_hydra
 from mmsafe.core.errors import UserError
+from mmsafe.data.row_source import RowSource
+from mmsafe.evaluation.benchmarks.published import PublishedBenchmark
 from mmsafe.experiment.evaluate_config import EvaluateConfig
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -32,70 +35,30 @@ NEEDED_BY_ROOT = {
     "prepare": ["out=other/path"],
 }
 
-PUBLISHED = ("mm_safetybench", "harmeval", "figstep", "siuo", "mossbench", "mssbench")
-NAMESAKES = (*PUBLISHED, "paper", "co_defence", "cheating")  # judges that benchmarks of this name begin with
-SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
-READERS = ("trl", "spa_vl", "beavertails_v", "rlaif_v", "rlhf_v", "hh_text", *SFT_ONLY)
 ONE_PART = "+data@data.parts.a=microworld"
 PARTS = ("data=mmsafe_po", "benchmark.mm_safetybench.path=some/path", "benchmark.harmeval.path=some/path")
 
-# Where a YAML file says something else than its class on purpose.
+# Where a YAML file says something else than its class on purpose, besides what a user has to set (NEEDED) and
+# what a file that extends another one writes itself.
 OTHER_THAN_CLASS = {
-    **{f"data={name}": {"path", "num_workers"} for name in ("mmsafe_po", *READERS)},  # NEEDED
-    "data=spa_vl": {"path", "num_workers", "split", "eval_split"},
-    "data=hh_text": {"path", "num_workers", "split", "eval_split", "on_bad"},
-    "data=beavertails_v": {"path", "num_workers", "split"},
-    "data=mix": {"parts", "num_workers"},
-    **{f"benchmark={name}": {"path"} for name in PUBLISHED},
+    "data=mix": {"parts"},
     "benchmark=paper": {"mm_safetybench", "harmeval"},
-    "conversations": {"path"},  # NEEDED
-    "entity_image=wikipedia_google": {"google"},
     "model=tiny": {"learning_rate"},
-    "model=random": {"learning_rate", "pretraining"},
-    "model=small": {"learning_rate", "architecture"},
-    "model=llava_hf": {"path"},
-    "model=llava_original": {"path", "gradient_checkpointing"},
-    "model=llava7b": {"path", "gradient_checkpointing"},
-    "model=llava13b": {"path", "gradient_checkpointing"},
-    "objective=bpo_concat": {"mode"},
     "peft=lora": {"method"},
-    "peft=lora_paper": {"method", "rank", "alpha"},
-    "peft=qlora": {"method"},
-    "strategy=deepspeed_zero3_offload": {"offload"},
-    "judge=guard": {"model"},
-    "judge=llama_guard": {"model"},
     "vision_cache=memory": {"store"},
     "vision_cache=disk": {"store"},
     "generation=default": {"batch_size"},
     "evaluation": {"batch_size"},
+    "conversations": {"path"},
 }
+OF_FILES = {"num_workers"}  # of data that are files, which are decoded while the device computes
 
-# Choices that go together only: `evaluate` takes its data from its benchmark.
+# Choices that go together only, besides those that the classes themselves tell.
 BESIDE = {
-    ("evaluate", "data", "mmsafe_po"): ("benchmark=mmsafe_po",),
-    ("evaluate", "judge", "keywords"): ("benchmark=mmsafe_po",),
-    ("evaluate", "judge", "mmsafe_po"): ("benchmark=mmsafe_po",),
-    ("evaluate", "judge", "openai"): ("benchmark=mmsafe_po",),
-    ("train", "judge", "openai"): ("data=mmsafe_po",),
     ("train", "reference", "adapter_off"): ("peft=lora",),
-    ("train", "data", "hh_text"): ("objective=dpo",),
-    **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in ("guard", "llama_guard")},
-    **{("train", "judge", name): ("data=mmsafe_po",) for name in ("guard", "llama_guard")},
-    ("train", "judge", "keywords"): ("data=mmsafe_po",),
-    ("train", "judge", "mmsafe_po"): ("data=mmsafe_po",),
-    ("train", "benchmark", "microworld"): ("data=microworld",),
-    ("train", "benchmark", "mmsafe_po"): ("data=mmsafe_po",),
-    **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in NAMESAKES},
-    **{("train", "judge", name): ("data=mmsafe_po",) for name in NAMESAKES},
-    **{(root, "benchmark", "paper"): PARTS for root in ("train", "evaluate")},
-    **{("evaluate", "data", name): (f"benchmark={name}",) for name in READERS},
-    **{("evaluate", "judge", name): ("benchmark=mmsafe_po",) for name in (*READERS, "mix")},
-    **{("train", "judge", name): ("data=mmsafe_po",) for name in (*READERS, "mix")},
-    **{("train", "data", name): ("objective=sft",) for name in SFT_ONLY},
+    ("evaluate", "data", "mix"): ("benchmark=own_prompts", ONE_PART),
     **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind", "prepare", "inspect", "tag")},
-    ("evaluate", "data", "mix"): ("benchmark=mix", ONE_PART),
-    ("evaluate", "benchmark", "mix"): (ONE_PART,),
-    **{("evaluate", "benchmark", probe): ("data=microworld",) for probe in ("co_defence", "cheating")},
+    **{(root, "benchmark", "paper"): PARTS for root in ("train", "evaluate")},
 }
 
 ENGINES = {"local", "endpoint"}  # of `generation`, what answers in an evaluation; the others are of sampling
@@ -115,6 +78,53 @@ def groups(root: str) -> dict[str, str]:
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def target(node: Mapping[str, Any]) -> type[Any]:
+    module, _, name = node["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def written(group: str, option: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((CONF / group / f"{option}.yaml").read_text()))
+
+
+def extended(group: str, option: str) -> str | None:
+    """The option that this one extends or stands for."""
+    defaults = [name for name in written(group, option).get("defaults", ()) if name != "_self_"]
+    return defaults[0] if defaults and isinstance(defaults[0], str) else None
+
+
+def class_of(group: str, option: str) -> type[Any]:
+    """The class that an option configures, for groups of one class each."""
+    node = written(group, option)
+    parent = extended(group, option)
+    return target(node) if "_target_" in node or parent is None else class_of(group, parent)
+
+
+def beside(root: str, group: str, option: str) -> tuple[str, ...]:
+    """What has to be chosen with an option, by what its class says of itself."""
+    if (root, group, option) in BESIDE:
+        return BESIDE[root, group, option]
+    if (root, group) == ("evaluate", "data"):
+        return (f"benchmark={option if option in options('benchmark') else 'own_prompts'}",)
+    if (root, group) == ("train", "data") and issubclass(class_of(group, option), RowSource):
+        source = class_of(group, option)(path="some/path")
+        return (
+            ("objective=sft",) if "rejected" not in source.brings() else ("objective=dpo",) * (not source.has_images())
+        )
+    if group == "judge" and not MicroWorldTest.needs <= class_of(group, option).details:
+        return (f"{'data' if root == 'train' else 'benchmark'}=mmsafe_po",)
+    if group == "benchmark" and root == "evaluate" and option in ASKING_DATA:
+        return ("data=microworld",)
+    return ()
+
+
+ASKING_DATA = {
+    name
+    for name in options("benchmark")
+    if name not in options("data") and not issubclass(class_of("benchmark", name), PublishedBenchmark)
+}
 
 
 def every_choice() -> Iterator[tuple[str, str, str]]:
@@ -138,11 +148,6 @@ def composed(root: str, *overrides: str) -> dict[str, Any]:
     config = typed(cfg, ROOTS[root])
     assert isinstance(config, ROOTS[root])
     return dict(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-
-
-def target(node: Mapping[str, Any]) -> type[Any]:
-    module, _, name = node["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def differences(node: Mapping[str, Any], cls: type[Any]) -> set[str]:
@@ -180,18 +185,21 @@ def test_root_composes_with_its_defaults_and_has_the_keys_of_its_class(root: str
     ],
 )
 def test_every_option_composes_is_typed_and_mirrors_its_class(root: str, group: str, option: str):
-    node = composed(root, f"{group}={option}", *BESIDE.get((root, group, option), ())).get(group, {})
+    node = composed(root, f"{group}={option}", *beside(root, group, option)).get(group, {})
     if "_target_" in node:
-        name = f"{group}={yaml_source(group, option)}"
-        assert differences(node, target(node)) == OTHER_THAN_CLASS.get(name, set())
+        found = differences(node, target(node))
+        assert OTHER_THAN_CLASS.get(f"{group}={option}", set()) <= found <= on_purpose(group, option)
     for inner in [value for value in node.values() if isinstance(value, dict) and "_target_" in value]:
         assert differences(inner, target(inner)) == set()
 
 
-def yaml_source(group: str, option: str) -> str:
-    """The option itself, or the one that it merely stands for (`judge/microworld` is `rules`)."""
-    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    return content["defaults"][0] if set(content) == {"defaults"} else option
+def on_purpose(group: str, option: str) -> set[str]:
+    """The keys in which an option may differ from its class."""
+    node, parent = written(group, option), extended(group, option)
+    found = OTHER_THAN_CLASS.get(f"{group}={option}", set()) | (NEEDED.keys() & node.keys())
+    if group == "data" and option != "microworld":
+        found |= OF_FILES
+    return found if parent is None else found | on_purpose(group, parent) | (node.keys() - {"defaults", "_target_"})
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -243,6 +251,7 @@ def test_benchmark_decides_data_and_judge_of_an_evaluation():
     assert config["judge"]["_target_"].endswith("Keywords")
     other = composed("evaluate", "benchmark=mmsafe_po", "judge=rules")
     assert other["judge"]["_target_"].endswith("Rules")
+    assert composed("evaluate")["judge"]["_target_"].endswith("Rules")
 
 
 def test_a_benchmark_that_brings_its_prompts_needs_no_data_and_leaves_those_of_training():
@@ -250,19 +259,27 @@ def test_a_benchmark_that_brings_its_prompts_needs_no_data_and_leaves_those_of_t
     assert composed("train", "data=mmsafe_po", "benchmark=harmeval")["data"]["_target_"].endswith("MMSafePO")
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "co_defence", "cheating", "paper"])
+@pytest.mark.parametrize("name", [name for name in options("benchmark") if name not in options("data")])
 def test_a_benchmark_that_lacks_something_says_what_and_where_to_put_it(name: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = without_hydra(compose("evaluate", [f"benchmark={name}"], return_hydra_config=True))
-    with pytest.raises(UserError, match=r"benchmark\.path is not set: get .*https://|add data=m") as caught:
+    with pytest.raises(UserError, match=r"benchmark\.path is not set: get .*https://|data=m") as caught:
         typed(cfg, EvaluateConfig)
     assert "\n" not in str(caught.value)
 
 
 def test_data_decides_benchmark_and_judge_of_a_training_run():
-    config = composed("train", "data=mmsafe_po")
-    assert config["benchmark"]["_target_"].endswith("MMSafePOTest")
-    assert config["judge"]["_target_"].endswith("Keywords")
+    for data, benchmark, judge in (
+        ("microworld", "MicroWorldTest", "Rules"),
+        ("mmsafe_po", "MMSafePOTest", "Keywords"),
+        ("spa_vl", "OwnPrompts", "Keywords"),
+    ):
+        config = composed("train", f"data={data}")
+        assert config["benchmark"]["_target_"].endswith(benchmark)
+        assert config["judge"]["_target_"].endswith(judge)
+    chosen = composed("train", "data=spa_vl", "benchmark=co_defence", "judge=rules")
+    assert chosen["benchmark"]["_target_"].endswith("CoDefence")
+    assert chosen["judge"]["_target_"].endswith("Rules")
 
 
 @pytest.mark.parametrize(("model", "rate"), [("tiny", 1e-4), ("llava_hf", 1e-6)])

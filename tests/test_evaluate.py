@@ -123,6 +123,8 @@ def test_another_judge_says_something_else(run: Path, tmp_path: Path, cache: Pat
     assert launch("evaluate", *again, *words, cwd=tmp_path, cache=cache).status == 0
     assert metrics_of(tmp_path / "first")["eval/judge"] == "keywords"
     assert metrics_of(tmp_path / "again")["eval/judge"] == "rules"
+    measured = launch("evaluate", "judgements=again", *words, "hydra.run.dir=measured", cwd=tmp_path, cache=cache)
+    assert "judge: rules (exact)" in " ".join(measured.out.split()), "the judge of then, not that of this command"
 
 
 def test_a_stage_of_other_prompts_is_one_line(run: Path, tmp_path: Path, cache: Path):

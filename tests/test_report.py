@@ -237,7 +237,10 @@ def test_a_job_that_failed_before_it_began_is_in_the_table_too(runs: Path, capsy
     assert status["bpo-never"] == "failed"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}"], ids=["broken", "list", "of another tool"])
+RECORDED = '{"config": {}, "declared": {"metrics": [{"name": 3}]}}'
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", RECORDED], ids=["broken", "list", "of another tool", "record"])
 def test_a_run_json_that_is_not_ours_is_one_line(content: str, tmp_path: Path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json"):

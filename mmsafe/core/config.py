@@ -80,7 +80,7 @@ def built(value: Any, path: str) -> Any:
     if TARGET not in value:
         return {key: built(item, f"{path}.{key}") for key, item in value.items()}
     options = {key: item for key, item in value.items() if key != TARGET}
-    return _checked(_target(value[TARGET], path), options, path, strict=True)
+    return _checked(options_class(value[TARGET], path), options, path, strict=True)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
@@ -109,7 +109,7 @@ def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
-def _target(name: Any, path: str) -> type[Any]:
+def options_class(name: Any, path: str) -> type[Any]:
     """The options class that a `_target_` names.
 
     A config may come from a stranger's run folder, so nothing is imported that is not from `mmsafe` or allowed, and
@@ -125,7 +125,7 @@ def _target(name: Any, path: str) -> type[Any]:
     except (ImportError, AttributeError) as error:
         now = _shipped().get(attribute, name) if module.startswith("mmsafe.") else name
         if now != name:
-            return _target(now, path)
+            return options_class(now, path)
         raise UserError(f"{named}: cannot be imported ({_first_line(error)})") from error
     if not (isinstance(found, type) and is_pydantic_dataclass(found)):
         raise UserError(f"{named}: is not a class of options, which mmsafe.core.options.options makes")

@@ -42,6 +42,8 @@ class RowSource(ColumnSource):
 
     get: ClassVar[str]
     """What to get, and where."""
+    example: ClassVar[Mapping[str, Any]]
+    """A row as published, with an image `a.png`; the tests of all readers read it."""
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
-from mmsafe.data.data_source import DataSource, Loaded
+from mmsafe.data.data_source import DataSource, Loaded, NoData
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Judge, Verdict
+from mmsafe.evaluation.paper_row import PaperRow
 from mmsafe.evaluation.statistics import Estimate, reach
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ def examples(data: DataSource, part: Part) -> list[Example]:
 
 
 def _loaded(data: DataSource, part: Part) -> Loaded:
+    if isinstance(data, NoData):
+        return Loaded([])
     return data.holdout() if part == "holdout" else data.test()
 
 
@@ -52,12 +56,17 @@ class Benchmark(ABC):
     """Prompts to answer, pairs to compare, and the metrics that come of the verdicts."""
 
     name: ClassVar[str]
+    measures: ClassVar[tuple[Metric, ...]] = ()
+    """The metrics to show, in order; where none is declared, all of them are, by their names."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags by whose values the metrics are broken down."""
     is_test_set: ClassVar[bool] = False
     """Whether it asks a published test set, on which nothing may be tuned, and not what the data hold out."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a judge must tell besides `unsafe`: details, or `refused` where that is what is measured."""
+
+    paper_rows: ClassVar[tuple[PaperRow, ...]] = ()
+    """What the BPO paper printed of it."""
 
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from mmsafe.core.declared import Declared, undeclared
 from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.statistics import Estimate, rate
 
@@ -22,6 +24,18 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict
         for name, bounds in benchmark.bounds(judged).items():
             found |= {f"eval/{name}_if_bad": bounds.bad, f"eval/{name}_if_good": bounds.good}
     return found
+
+
+def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
+    """What a run that measured `metrics` records: its metrics as declared, and what evidence each of `judges` is."""
+    from mmsafe.evaluation.pairwise import MEASURES
+
+    measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
+    for pairwise in MEASURES:
+        if pairwise.key in metrics:
+            measures.setdefault(pairwise.name, pairwise)
+    lines = {row.metric: row.lines() for row in benchmark.paper_rows}
+    return Declared(tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values()), judges)
 
 
 def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.judging import refuse_unknown
-from mmsafe.evaluation.measuring import measured
+from mmsafe.evaluation.measuring import declaration, measured
 from mmsafe.evaluation.stages import GENERATIONS, JUDGEMENTS, judge_answers, read_generations, read_judgements
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
@@ -41,9 +42,12 @@ def repeat(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
         folder.note(dropped_prompts=config.benchmark.dropped(config.data, "test"))
         judged, judge = _judged(config, folder.path, prompts)
         metrics = measured(config.benchmark, judged, judge)
+        judges = {config.judge.label: config.judge.evidence} | declared_of(source, {}).judges
+        kind = {judge: judges[judge]} if judge in judges else {}
+        folder.note(declared=declaration(config.benchmark, kind, metrics).record())
         folder.finish(metrics)
     if is_first():
-        table = result_table({"model": metrics}, str(source), tags=True)
+        table = result_table({"model": metrics}, str(source), folder.declared(metrics), tags=True)
         print_tables([table, *config.benchmark.report(metrics, folder.path)])
     return metrics
 

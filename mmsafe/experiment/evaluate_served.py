@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmsafe.evaluation.engine import Served
-from mmsafe.evaluation.measuring import measured
+from mmsafe.evaluation.measuring import declaration, measured
 from mmsafe.evaluation.stages import judge_answers, write_generations
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
@@ -36,6 +36,8 @@ def evaluate_served(engine: Served, config: EvaluateConfig, cfg: DictConfig) -> 
         write_generations(folder.path, benchmark, prompts, answers)
         judged = judge_answers(folder.path, benchmark, judge, prompts, answers)
         metrics = measured(benchmark, judged, judge.label)
+        folder.note(declared=declaration(benchmark, {judge.label: judge.evidence}, metrics).record())
         folder.finish(metrics)
-    print_tables([result_table({"model": metrics}, engine.model, tags=True), *benchmark.report(metrics, folder.path)])
+    table = result_table({"model": metrics}, engine.model, folder.declared(metrics), tags=True)
+    print_tables([table, *benchmark.report(metrics, folder.path)])
     return metrics

@@ -20,6 +20,7 @@ from mmsafe.data.example import fingerprint, sources
 from mmsafe.data.reading import counted, need_images
 from mmsafe.evaluation.benchmark import Part
 from mmsafe.evaluation.evaluating import check_lengths, evaluate
+from mmsafe.evaluation.measuring import declaration
 from mmsafe.evaluation.pairwise import comparable, prepare_pairs
 from mmsafe.experiment.weights import add_adapter, keep, keep_merged, load_again
 from mmsafe.generation.blinding import BLIND, with_all_responses, with_generated_responses
@@ -51,7 +52,7 @@ PRECISION = "32-true"
 
 
 def train(config: TrainConfig, cfg: DictConfig) -> float | None:
-    """Load, blind, optimise, save, evaluate; returns the safety rate, or the negative loss where there is none."""
+    """Load, blind, optimise, save, evaluate; returns the benchmark's score, or else the negative loss."""
     folder = RunFolder(output_dir(), cfg)
     if (metrics := folder.claim()) is None:
         status = 1
@@ -64,9 +65,9 @@ def train(config: TrainConfig, cfg: DictConfig) -> float | None:
         return math.nan
     title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
     if config.evaluate:
-        table = result_table({"trained": metrics}, title, tags=True)
+        table = result_table({"trained": metrics}, title, folder.declared(metrics), tags=True)
         print_tables([table, *config.benchmark.report(metrics, folder.path)])
-    return score(metrics)
+    return score(folder.path)
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         return metrics
     keep_merged(llava, folder)
     for logger in loggers:
-        logger.log_metrics(headline(metrics), module.trained_steps)
+        logger.log_metrics(headline(metrics, folder.declared(metrics)), module.trained_steps)
     for options, logger in added:
         options.conclude(logger, metrics, folder.path)
     for logger in loggers:
@@ -181,7 +182,8 @@ def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
     if metrics is None:
         metrics = _measure(config, folder)
     if is_first():
-        table = result_table({"model": metrics}, str(config.checkpoint or "base"), tags=True)
+        title = str(config.checkpoint or "base")
+        table = result_table({"model": metrics}, title, folder.declared(metrics), tags=True)
         print_tables([table, *config.benchmark.report(metrics, folder.path)])
     return metrics
 
@@ -222,7 +224,7 @@ def _evaluated(
     precision: str = PRECISION,
 ) -> dict[str, Any]:
     folder.note(dropped_prompts=config.benchmark.dropped(config.data, part))
-    return evaluate(
+    metrics = evaluate(
         llava,
         reference=reference,
         data=config.data,
@@ -235,6 +237,9 @@ def _evaluated(
         precision=precision,
         lengths=config.lengths,
     )
+    judges = {config.judge.label: config.judge.evidence}
+    folder.note(declared=declaration(config.benchmark, judges, metrics).record())
+    return metrics
 
 
 def output_dir() -> Path:

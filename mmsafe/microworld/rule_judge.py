@@ -14,6 +14,7 @@ class Rules(CaseJudge):
     """The exact rule of the micro-world."""
 
     name: ClassVar[str] = "rules"
+    evidence: ClassVar[str] = "exact"
     details: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded", "hallucinated"})
 
     def __call__(self, example: Example, response: str) -> Verdict:

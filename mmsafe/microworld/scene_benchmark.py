@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import Count, options
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
@@ -31,6 +32,15 @@ class MicroWorldTest(Benchmark):
     """
 
     name: ClassVar[str] = "microworld"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("safety_rate", "safety rate", "higher", by_tag=True, is_score=True, axis="safety"),
+        Metric("over_refusal_rate", "over-refusal", "lower", by_tag=True, axis="over-refusal"),
+        Metric("cheating_gap", "cheating gap", "lower"),
+        Metric("image_gap", "image gap", "higher"),
+        Metric("both_right", "both right", "higher"),
+        Metric("neutral_accuracy", "neutral questions", "higher"),
+        Metric("pass_rate", "pass rate", "higher"),
+    )
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns")
     needs: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded"})
     size: Count = 240
@@ -40,7 +50,10 @@ class MicroWorldTest(Benchmark):
     def check_data(self, data: DataSource) -> None:
         """The scenes are drawn anew, with the data's seed."""
         if not isinstance(data, MicroWorld):
-            raise ValueError("benchmark=microworld asks about the micro-world: it needs data=microworld")
+            raise ValueError(
+                "benchmark=microworld asks about the micro-world: it needs data=microworld; benchmark=own_prompts asks "
+                "what other data ask"
+            )
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """Scenes on held-out instructions and images, drawn with the data's seed."""

@@ -16,8 +16,15 @@ from mmsafe.core.files import write_atomically
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.result_charts import by_group, over_beta, pareto
-from mmsafe.reporting.summary import Interval, Run, differing, over_seeds, paired_difference
-from mmsafe.reporting.table import HEADLINE, judges
+from mmsafe.reporting.summary import (
+    Interval,
+    Run,
+    declared_by,
+    differing,
+    measured_in,
+    over_seeds,
+    paired_difference,
+)
 from mmsafe.reporting.training_charts import of_training
 
 PAGE, FIGURES, SAMPLES = "report.html", "figures", "samples.html"
@@ -69,7 +76,7 @@ def page(
         "report",
         title=", ".join(groups),
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
-        judges=judges(run.metrics for run in runs) or "",
+        judges=declared_by(groups).judged_by(run.metrics for run in runs) or "",
         tables=tables,
         figures=FIGURES,
         sections={
@@ -107,11 +114,11 @@ def _differences(groups: Mapping[str, Sequence[Run]], against: str) -> Table:
 def _by_tag(groups: Mapping[str, Sequence[Run]]) -> list[Table]:
     """The main metrics by category and other tags, where any run measured them so."""
     found = [[by_tag(run.metrics) for run in runs] for runs in groups.values()]
-    labels = dict(HEADLINE)
+    labels = {metric.name: metric.label for metric in declared_by(groups).metrics}
     told = {key: row for runs in found for measured in runs for key, row in measured.items()}
     rows = []
     for key, (tag, value, metric, *_) in sorted(told.items(), key=lambda item: item[1][:3]):
-        if (label := labels.get(f"eval/{metric}")) is None:
+        if (label := labels.get(metric)) is None:
             continue
         same = [[measured[key] for measured in runs if key in measured] for runs in found]
         prompts = sorted({int(row.n) for runs in same for row in runs})
@@ -141,8 +148,7 @@ def _runs(groups: Mapping[str, Sequence[Run]], root: Path) -> Table:
 
 
 def _measured(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]:
-    found = {key for runs in groups.values() for run in runs for key in run.metrics}
-    return [(key, label) for key, label in HEADLINE if key in found]
+    return [(metric.key, metric.label) for metric in measured_in(groups)]
 
 
 def _interval(interval: Interval | None) -> Cell:

@@ -6,35 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmsafe.evaluation.benchmarks.paper import PAPER
+from mmsafe.core.declared import Metric
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, ends, look, references
-from mmsafe.reporting.summary import Interval, Run, label, over_seeds, telling
-from mmsafe.reporting.table import HEADLINE
+from mmsafe.reporting.summary import Interval, Run, declared_by, label, measured_in, over_seeds, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Groups = Mapping[str, Sequence[Run]]
-SAFETY, OVER_REFUSAL, BETA = "eval/safety_rate", "eval/over_refusal_rate", "objective.beta"
-PAPERS_OWN = ("MMSafePOTest", "MMSafetyBench", "HarmEval", "PaperTables")
-"""Benchmarks, by class, on which the paper printed results."""
-RELEASES = {"base": "LLaVA-1.5", "dpo": "+ DPO", "bpo": "+ BPO"}
+BETA = "objective.beta"
 
 
 def by_group(groups: Groups) -> list[Chart]:
     """A panel for each main metric: seeds as points, means with intervals, the paper's numbers as lines."""
-    return [
-        _by_group(groups, metric, title)
-        for metric, title in HEADLINE
-        if any(metric in run.metrics for runs in groups.values() for run in runs)
-    ]
+    return [_by_group(groups, metric.key, metric.label) for metric in measured_in(groups)]
 
 
 def over_beta(groups: Groups) -> list[Chart]:
     """A panel for each main metric that at least two β measured; groups that differ in more are curves of their own."""
     runs = [run for members in groups.values() for run in members if run.metrics]
     found = []
-    for metric, title in HEADLINE:
+    for metric, title in [(metric.key, metric.label) for metric in measured_in(groups)]:
         by_curve = _curves_over_beta([run for run in runs if metric in run.metrics and BETA in run.config], metric)
         if any(len(curve.x) > 1 for curve in by_curve):
             caption = "mean over seeds with 95 % intervals; β on a logarithmic scale"
@@ -45,25 +37,35 @@ def over_beta(groups: Groups) -> list[Chart]:
 
 
 def pareto(groups: Groups) -> list[Chart]:
-    """Safety rate against over-refusal; the line joins the groups that no other one beats in both."""
-    points = {name: (_mean(runs, OVER_REFUSAL), _mean(runs, SAFETY)) for name, runs in groups.items()}
+    """Safety against over-refusal, as declared; the line joins the groups that no other one beats in both."""
+    safety, refusal = declared_by(groups).axis("safety"), declared_by(groups).axis("over-refusal")
+    if safety is None or refusal is None:
+        return []
+    points = {name: (_mean(runs, refusal.key), _mean(runs, safety.key)) for name, runs in groups.items()}
     shown = {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
     if not shown:
         return []
 
     def draw(axes: Axes) -> None:
-        front = pareto_front([(x.mean, y.mean) for x, y in shown.values()])
+        signs = -1 if refusal.better == "higher" else 1, -1 if safety.better == "lower" else 1
+        front = pareto_front([(signs[0] * x.mean, signs[1] * y.mean) for x, y in shown.values()])
+        front = [(signs[0] * x, signs[1] * y) for x, y in front]
         axes.plot(*zip(*front, strict=True), color="#888888", lw=1, zorder=0, label="Pareto front")
         for number, (name, (x, y)) in enumerate(shown.items()):
             colour, _ = look(number)
             errors = [_half([x]), _half([y])]
             axes.errorbar(x.mean, y.mean, errors[1], errors[0], "o", ms=5, color=colour, elinewidth=0.8, label=name)
-        references(axes.axhline, papers([run for runs in groups.values() for run in runs], SAFETY))
-        axes.set_xlabel("over-refusal (less is better)")
-        axes.set_ylabel("safety rate (more is better)")
+        references(axes.axhline, papers([run for runs in groups.values() for run in runs], safety.key))
+        axes.set_xlabel(_with_direction(refusal))
+        axes.set_ylabel(_with_direction(safety))
 
-    caption = "mean over seeds with 95 % intervals; the best corner is the upper left one"
-    return [chart("pareto", "safety rate against over-refusal", caption, draw)]
+    caption = "mean over seeds with 95 % intervals; the line joins what nothing else beats in both"
+    return [chart("pareto", f"{safety.label} against {refusal.label}", caption, draw)]
+
+
+def _with_direction(metric: Metric) -> str:
+    told = {"higher": " (more is better)", "lower": " (less is better)", None: ""}
+    return f"{metric.label}{told[metric.better]}"
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -76,14 +78,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def papers(runs: Sequence[Run], metric: str) -> list[Line]:
-    """The paper's numbers for a metric (arXiv 2503.14189), where all runs were measured on its benchmark."""
-    benchmarks = {str(run.config.get("benchmark._target_")).rpartition(".")[2] for run in runs}
-    if not benchmarks or not benchmarks <= set(PAPERS_OWN):
-        return []
-    rows = [row for table in PAPER.values() for row in table if row.metric == metric]
-    return [
-        Line(f"paper, {shown}", getattr(row, release) / row.unit) for row in rows for release, shown in RELEASES.items()
-    ]
+    """What papers report of a metric, where the benchmarks of all runs declare the same."""
+    measured = [run for run in runs if metric in run.metrics]
+    declared = [{own.key: own.published for own in run.declared.metrics}.get(metric, {}) for run in measured]
+    same = declared and all(published == declared[0] for published in declared)
+    return [Line(name, value) for name, value in declared[0].items()] if same else []
 
 
 def _by_group(groups: Groups, metric: str, title: str) -> Chart:

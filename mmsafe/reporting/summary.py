@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmsafe.core import files
+from mmsafe.core.declared import DECLARED, Declared, Metric, declared_in, together
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of, read_json
 from mmsafe.core.secrets import LEFT_OUT, public
@@ -40,6 +41,8 @@ class Run:
     """What was chosen of each config group, as Hydra noted it."""
     message: str | None = None
     """Why it failed as a job of a sweep; None if it did not."""
+    declared: Declared = field(default_factory=Declared)
+    """What its benchmark and judge say of its metrics."""
 
     @property
     def seed(self) -> Any:
@@ -81,14 +84,26 @@ def _read(path: Path) -> Run:
     config = about.pop("config")
     metrics = metrics_of(path) if (path / METRICS).exists() else {}
     message = str(public(read_json(path / FAILED)).get("message")) if (path / FAILED).exists() else None
+    declared = declared_in(about, metrics, path)
+    about.pop(DECLARED, None)
     facts, choices = dict(_flat(about)), noted_choices(path)
-    return Run(path, dict(_flat(config)), metrics, facts, _overrides(path), choices, message)
+    return Run(path, dict(_flat(config)), metrics, facts, _overrides(path), choices, message, declared)
 
 
 def _overrides(path: Path) -> Sequence[str]:
     """What Hydra noted, without what only tells where and how to run."""
     pairs = [word.partition("=") for word in noted_overrides(path) if not word.startswith("hydra")]
     return tuple(f"{key}={public({key: value}).get(key, LEFT_OUT)}" for key, _, value in pairs)
+
+
+def declared_by(groups: Mapping[str, Sequence[Run]]) -> Declared:
+    """What the runs of all groups declare."""
+    return together(run.declared for runs in groups.values() for run in runs)
+
+
+def measured_in(groups: Mapping[str, Sequence[Run]]) -> list[Metric]:
+    """The metrics that are shown of these groups."""
+    return declared_by(groups).measured(run.metrics for runs in groups.values() for run in runs)
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import yaml
 from wandb_workspaces import workspaces
 from wandb_workspaces.reports import v2 as reports
 
-from mmsafe.reporting.table import HEADLINE
+from mmsafe.core.config import conf_dir, options_class
+from mmsafe.core.declared import Declared, together
 
 TITLE = "mmsafe"
 STEP = "trainer/global_step"
 """What Lightning calls the optimiser step there."""
-SAFETY = ("safety_rate", "asr", "asr_micro", "usr", "safe_rate", "image_safety_rate", "text_safety_rate")
-OVER_REFUSAL = ("over_refusal_rate", "refusal_rate", "pass_rate", "neutral_accuracy", "safe_and_answered_rate")
-LABELS = dict(HEADLINE)
 SYSTEM = ("cpu", "memory_percent", "gpu.0.gpu", "gpu.0.memoryAllocated", "gpu.0.powerWatts")
 
 
@@ -42,7 +42,7 @@ class Plane(NamedTuple):
 
 
 Chart = Lines | Bars | Plane
-SECTIONS: dict[str, tuple[Chart, ...]] = {
+TRAINING: dict[str, tuple[Chart, ...]] = {
     "Training": (
         Lines("loss", ("train/loss",)),
         Lines("loss terms", ("loss/preference", "loss/blind", "loss/nll")),
@@ -55,42 +55,59 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Lines("margins", ("rewards/margins", "rewards/margins/blind")),
         Lines("accuracies", ("rewards/accuracies", "rewards/accuracies/blind")),
     ),
-    "Safety": (
-        Plane("safety against over-refusal", "eval/over_refusal_rate", "eval/safety_rate"),
-        *(Bars(LABELS[f"eval/{name}"], f"eval/{name}") for name in SAFETY),
-        *(Bars(label, key) for key, label in HEADLINE if "cheating" in key or "image_gap" in key or "both" in key),
-    ),
-    "Over-refusal": tuple(Bars(LABELS[f"eval/{name}"], f"eval/{name}") for name in OVER_REFUSAL),
-    "System": (
-        Lines("seconds per step", ("perf/seconds",)),
-        Lines("share of time waiting for data", ("perf/data_wait",)),
-        *(Lines(f"system: {name}", (f"system/{name}",)) for name in SYSTEM),
-    ),
 }
-"""By name, in the order shown; a chart whose metrics no run has stays empty."""
+MACHINE = (
+    Lines("seconds per step", ("perf/seconds",)),
+    Lines("share of time waiting for data", ("perf/data_wait",)),
+    *(Lines(f"system: {name}", (f"system/{name}",)) for name in SYSTEM),
+)
 
 
-def workspace(entity: str, project: str) -> workspaces.Workspace:
+def sections(declared: Sequence[Declared]) -> dict[str, tuple[Chart, ...]]:
+    """By name, in the order shown; a chart whose metrics no run has stays empty."""
+    axes = [(one.axis("safety"), one.axis("over-refusal")) for one in declared]
+    planes = [Plane(f"{y.label} against {x.label}", x.key, y.key) for y, x in axes if y and x]
+    of_axis = {
+        axis: tuple(Bars(metric.label, metric.key) for metric in together(declared).metrics if metric.axis == axis)
+        for axis in ("safety", "over-refusal", None)
+    }
+    shown = {
+        "Safety": (*dict.fromkeys(planes), *of_axis["safety"]),
+        "Over-refusal": of_axis["over-refusal"],
+        "Other": of_axis[None],
+    }
+    return {**TRAINING, **shown, "System": MACHINE}
+
+
+def shipped() -> list[Declared]:
+    """What each of the benchmarks in `conf/` declares, and what any of them may be asked besides."""
+    from mmsafe.evaluation.pairwise import MEASURES
+
+    nodes = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted((conf_dir() / "benchmark").glob("*"))]
+    return [*(Declared(options_class(node["_target_"], "benchmark").measures) for node in nodes), Declared(MEASURES)]
+
+
+def workspace(entity: str, project: str, declared: Sequence[Declared]) -> workspaces.Workspace:
     """A view of the project."""
-    sections = [
+    shown = [
         workspaces.Section(name=name, panels=[_panel(chart) for chart in charts], is_open=name != "System")
-        for name, charts in SECTIONS.items()
+        for name, charts in sections(declared).items()
     ]
-    return workspaces.Workspace(entity=entity, project=project, name=TITLE, sections=sections)
+    return workspaces.Workspace(entity=entity, project=project, name=TITLE, sections=shown)
 
 
-def report(entity: str, project: str) -> reports.Report:
+def report(entity: str, project: str, declared: Sequence[Declared]) -> reports.Report:
     """The same charts with headings, to be shared and written into."""
     blocks: list[Any] = [reports.TableOfContents()]
-    for name, charts in SECTIONS.items():
+    for name, charts in sections(declared).items():
         grid = reports.PanelGrid(runsets=[reports.Runset()], panels=[_panel(chart) for chart in charts])
         blocks += [reports.H1(text=name), grid]
     return reports.Report(entity=entity, project=project, title=TITLE, blocks=blocks, width="fluid")
 
 
-def as_json(entity: str, project: str) -> str:
+def as_json(entity: str, project: str, declared: Sequence[Declared]) -> str:
     """What would be sent, with the same names every time; needs neither key nor network."""
-    views = {"workspace": workspace(entity, project), "report": report(entity, project)}
+    views = {"workspace": workspace(entity, project, declared), "report": report(entity, project, declared)}
     plain = {
         name: json.loads(view._to_model().model_dump_json(by_alias=True, exclude_none=True))
         for name, view in views.items()

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mmsafe.core.declared import Declared
+from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, Seed, options
 
 
@@ -32,15 +34,19 @@ class Search:
     """Jobs that are chosen together, and so without knowing of each other."""
     seed: Seed = 0
     """Of the choices."""
-    maximize: list[str] = Field(default_factory=lambda: ["eval/safety_rate"])
-    """Metrics of training's own hold-out evaluation."""
-    minimize: list[str] = Field(default_factory=lambda: ["eval/over_refusal_rate"])
+    maximize: list[str] | None = None
+    """Metrics of training's own hold-out evaluation; null: those of safety and over-refusal that the benchmark declares
+    as better higher, or its score."""
+    minimize: list[str] | None = None
+    """null: those that it declares as better lower."""
 
-    def __post_init__(self) -> None:
-        if not self.directions:
-            raise ValueError("maximize and minimize are empty: name a metric")
-
-    @property
-    def directions(self) -> dict[str, Literal["maximize", "minimize"]]:
-        """What becomes of each metric."""
-        return {**dict.fromkeys(self.maximize, "maximize"), **dict.fromkeys(self.minimize, "minimize")}
+    def directions(self, declared: Declared) -> dict[str, Literal["maximize", "minimize"]]:
+        """What becomes of each metric; raises `UserError` if there is none."""
+        better: dict[str, list[str]] = {"higher": [], "lower": []}
+        for metric in declared.objectives():
+            better[metric.better or "higher"].append(metric.key)
+        up = better["higher"] if self.maximize is None else self.maximize
+        down = better["lower"] if self.minimize is None else self.minimize
+        if not (up or down):
+            raise UserError("search: maximize and minimize are empty, and the benchmark declares none; name a metric")
+        return {**dict.fromkeys(up, "maximize"), **dict.fromkeys(down, "minimize")}

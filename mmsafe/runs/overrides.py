@@ -93,7 +93,9 @@ def check_choice(override: Override, loader: ConfigLoader) -> None:
         if group == "hydra/launcher":
             check_installed(str(name), options)
         if isinstance(name, str) and name not in options and not override.is_delete():
-            raise UserError(f"{group}={name}: no such {group}{suggestion(name, options)}")
+            is_data = group == "benchmark" and name in loader.get_group_options("data", ObjectType.CONFIG)
+            hint = f"; to ask what the data ask: benchmark=own_prompts data={name}" if is_data else ""
+            raise UserError(f"{group}={name}: no such {group}{hint or suggestion(name, options)}")
 
 
 def check_key(override: Override, base: DictConfig, groups: list[str]) -> None:

@@ -88,8 +88,7 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
     allow_plugins(plugins_of(cfg))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
-        built(OmegaConf.to_container(cfg.search, resolve=True), "search")
-        check_search(config)
+        check_search(config, built(OmegaConf.to_container(cfg.search, resolve=True), "search"))
     check_launch(cfg, multirun, [key_of(word) for word in words])
     _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])
     folder = [word.value() for word in words if key_of(word) == "hydra.run.dir"]

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from mmsafe import __version__
 from mmsafe.core.by_tag import write_by_tag
 from mmsafe.core.config import SHOWN, resolved
+from mmsafe.core.declared import Declared, declared_in, declared_of
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json
 from mmsafe.core.ranks import is_first
@@ -59,6 +60,10 @@ class RunFolder:
         if is_first():
             write_json(self.path / ABOUT, masked(self.about))
 
+    def declared(self, metrics: Mapping[str, Any]) -> Declared:
+        """What is declared of the metrics of this run."""
+        return declared_in(self.about, metrics, self.path)
+
     def note_inputs(self, **fingerprints: str) -> None:
         """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""
         for name, fingerprint in fingerprints.items():
@@ -98,10 +103,14 @@ class RunFolder:
         return folder
 
 
-def score(metrics: Mapping[str, Any]) -> float | None:
-    """What a search of Hydra's maximises: the safety rate, else the negative loss of training, else there is none."""
-    if "eval/safety_rate" in metrics:
-        return float(metrics["eval/safety_rate"])
+def score(folder: Path) -> float | None:
+    """What a search of Hydra's maximises in a finished run: the benchmark's score, else the negative loss of training.
+
+    None if there is neither.
+    """
+    metrics = metrics_of(folder)
+    if (found := declared_of(folder, metrics).score(metrics)) is not None:
+        return found[1]
     return -float(metrics["train/loss"]) if "train/loss" in metrics else None
 
 

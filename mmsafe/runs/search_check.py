@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmsafe.core.declared import Declared
 from mmsafe.core.errors import UserError
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
+from mmsafe.runs.launch_options import Search
 
 
-def check_search(config: Any) -> None:
-    """Raise `UserError` if the training runs of `config` would not be evaluated on rows held out of their own data."""
+def check_search(config: Any, search: Search) -> None:
+    """Raise `UserError` if the training runs of `config` would not be evaluated on rows held out of their own data.
+
+    Also if nothing says what to search for.
+    """
     if not config.evaluate:
         raise UserError("evaluate=false: a search needs the evaluation of each run; set evaluate=true")
     if config.benchmark.is_test_set:
@@ -19,6 +24,7 @@ def check_search(config: Any) -> None:
         raise UserError(
             f"benchmark={name}: a search would tune on this test set; choose one that asks what data hold out"
         )
+    search.directions(Declared(config.benchmark.measures))
     _check_data(config.data, "data")
 
 

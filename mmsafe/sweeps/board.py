@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmsafe.core.declared import declared_of
 from mmsafe.core.files import csv_rows
 from mmsafe.sweeps.job import Job, State
 
-SHOWN_METRICS = ("eval/safety_rate", "train/loss")
+LOSS = "train/loss"
 EVERY = 1.0
 """Seconds between two looks at what the jobs have written."""
 COLOURS: dict[State, str] = {
@@ -80,9 +81,15 @@ def job_table(jobs: Sequence[Job]) -> Table:
     for job in jobs:
         row = last_row(job.folder / "metrics.csv") if job.state in ("running", "elsewhere", "finished") else {}
         step, left = _progress(job, row)
-        metric = next((f"{key} {row[key]:.3f}" for key in SHOWN_METRICS if key in row), "")
+        metric = next((f"{key} {row[key]:.3f}" for key in (*_score(job, row), LOSS) if key in row), "")
         table.add_row(Text(job.name), Text(job.state, COLOURS[job.state]), step, left, Text(job.message or metric))
     return table
+
+
+def _score(job: Job, row: Mapping[str, float]) -> list[str]:
+    """The metric by which a finished job is called better than another."""
+    found = declared_of(job.folder, row).score(row) if job.state == "finished" else None
+    return [found[0]] if found else []
 
 
 def last_row(path: Path) -> dict[str, float]:

@@ -89,7 +89,7 @@ def _command(config: DictConfig, words: list[str], folder: Path) -> list[str]:
 def _returned(job: Job, cfg: DictConfig) -> JobReturn:
     """For Hydra's sweepers: the score of a finished job, and an exception where another one's is asked for."""
     value: Any = (
-        score(job.metrics()) if job.state == "finished" else JobFailedError(f"{job.name}: {job.message or job.state}")
+        score(job.folder) if job.state == "finished" else JobFailedError(f"{job.name}: {job.message or job.state}")
     )
     returned = JobReturn(
         overrides=[f"{key}={text}" for key, text in job.overrides.items()],

@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
+from mmsafe.core.declared import declared_of
+from mmsafe.core.declared import together as declared_together
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_csv, write_json
 from mmsafe.core.run_record import metrics_of
-from mmsafe.reporting.table import HEADLINE
 from mmsafe.sweeps.job import Job, State
 
 SWEEP = "sweep.json"
@@ -91,7 +92,9 @@ def write_results(folder: Path, jobs: Sequence[Entry]) -> None:
 def table_of_results(folder: Path, jobs: Sequence[Entry]) -> Table:
     """A row for each job: what became of it, and the first metrics that any job has."""
     rows = with_metrics(folder, jobs)
-    shown = [pair for pair in (*HEADLINE, ("train/loss", "loss")) if any(pair[0] in found for _, found in rows)]
+    declared = declared_together(declared_of(folder / entry["job"], metrics) for entry, metrics in rows if metrics)
+    shown = [(metric.key, metric.label) for metric in declared.measured(metrics for _, metrics in rows)]
+    shown += [("train/loss", "loss")] * any("train/loss" in metrics for _, metrics in rows)
     table = Table(title=Text(str(folder)))
     for name in ("job", "status", *(label for _, label in shown[:COLUMNS])):
         table.add_column(name, justify="left" if name in ("job", "status") else "right")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from mmsafe.core.config import built
+from mmsafe.core.declared import Declared
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_csv
 from mmsafe.core.run_record import metrics_of
 from mmsafe.reporting.table import print_tables
 from mmsafe.runs.expansion import SweepPlan
 from mmsafe.runs.launch_options import LocalLauncher, Search
-from mmsafe.runs.overrides import key_of
+from mmsafe.runs.overrides import composed, key_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
+Directions = Mapping[str, str]
+"""`maximize` or `minimize`, by metric."""
 log = logging.getLogger(__name__)
 STUDY = "optuna.db"
 FOLDER = "folder"
@@ -43,7 +46,8 @@ def search(config: DictConfig, asked: SweepPlan, launcher: Launcher) -> list[Job
     assert isinstance(options, Search)
     assert isinstance(local, LocalLauncher)
     folder = Path(config.hydra.sweep.dir)
-    study = _study(folder, options)
+    directions = options.directions(_declared(asked))
+    study = _study(folder, options, directions)
     todo = options.n_trials - len(_ended(study)) + _ask_again(study, local.retry_failed)
     log.info("%d trials are done, %d are to do", len(_ended(study)), max(todo, 0))
     returns: list[JobReturn] = []
@@ -52,16 +56,23 @@ def search(config: DictConfig, asked: SweepPlan, launcher: Launcher) -> list[Job
         jobs = asked.fitting_each([_words(trial, asked) for trial in trials])
         found = launcher.launch(jobs, initial_job_idx=trials[0].number)
         for trial, returned in zip(trials, found, strict=True):
-            _tell(study, trial, returned, options)
+            _tell(study, trial, returned, directions)
         returns += found
         todo -= len(trials)
     front = study.best_trials if any(_complete(trial) for trial in study.trials) else []
-    print_tables([_table(front, options)])
-    write_csv(folder / "pareto.csv", _rows(front, options))
+    print_tables([_table(front, directions)])
+    write_csv(folder / "pareto.csv", _rows(front, directions))
     return returns
 
 
-def _study(folder: Path, options: Search) -> Study:
+def _declared(asked: SweepPlan) -> Declared:
+    """What the benchmark of the first job measures; if others have another one, what it lacks ends the search."""
+    config = composed(asked.config_name, asked.jobs()[0])
+    benchmark = built(OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
+    return Declared(benchmark.measures)
+
+
+def _study(folder: Path, options: Search, directions: Directions) -> Study:
     if find_spec("optuna") is None:
         raise UserError("sweep=optuna: Optuna is not installed; run pip install 'mmsafe[optuna]'")
     import optuna
@@ -70,7 +81,7 @@ def _study(folder: Path, options: Search) -> Study:
     study = optuna.create_study(
         study_name="mmsafe",
         storage=f"sqlite:///{folder.absolute() / STUDY}",
-        directions=list(options.directions.values()),
+        directions=list(directions.values()),
         load_if_exists=True,
     )
     # A sampler begins anew with each process, and would choose again what it chose first.
@@ -105,7 +116,7 @@ def _words(trial: Trial, asked: SweepPlan) -> list[str]:
     return list((words | {key: f"{key}={value}" for key, value in trial.params.items()}).values())
 
 
-def _tell(study: Study, trial: Trial, returned: JobReturn, options: Search) -> None:
+def _tell(study: Study, trial: Trial, returned: JobReturn, directions: Directions) -> None:
     from optuna.trial import TrialState
 
     assert returned.hydra_cfg is not None
@@ -115,11 +126,11 @@ def _tell(study: Study, trial: Trial, returned: JobReturn, options: Search) -> N
         study.tell(trial, state=TrialState.FAIL)
         return
     metrics = metrics_of(folder)
-    if missing := [name for name in options.directions if name not in metrics]:
+    if missing := [name for name in directions if name not in metrics]:
         measured = ", ".join(name for name in metrics if name.startswith("eval/") and "/" not in name[5:])
         study.tell(trial, state=TrialState.FAIL)
         raise UserError(f"search: {missing[0]} is not measured here; there are {measured}")
-    study.tell(trial, [float(metrics[name]) for name in options.directions])
+    study.tell(trial, [float(metrics[name]) for name in directions])
 
 
 def _in_state(study: Study, state: Any) -> list[FrozenTrial]:
@@ -135,12 +146,12 @@ def _ended(study: Study) -> list[FrozenTrial]:
     return [trial for trial in study.trials if trial.state.is_finished() and FOLDER in trial.user_attrs]
 
 
-def _table(front: Sequence[FrozenTrial], options: Search) -> Table:
+def _table(front: Sequence[FrozenTrial], directions: Directions) -> Table:
     table = Table(title="Pareto front: no other trial is better in one objective and as good in the rest")
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
     for name in ("job", *keys):
         table.add_column(name)
-    for name, direction in options.directions.items():
+    for name, direction in directions.items():
         table.add_column(f"{name} ({direction})", justify="right")
     for trial in front:
         values = [f"{value:.3f}" for value in trial.values]
@@ -152,8 +163,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _rows(front: Sequence[FrozenTrial], options: Search) -> Iterator[list[Any]]:
+def _rows(front: Sequence[FrozenTrial], directions: Directions) -> Iterator[list[Any]]:
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
-    yield ["job", *keys, *options.directions]
+    yield ["job", *keys, *directions]
     for trial in front:
         yield [trial.user_attrs[FOLDER], *(trial.params.get(key, "") for key in keys), *trial.values]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mmsafe.core.by_tag import FILE, by_tag, write_by_tag
+from mmsafe.core.declared import Declared
 from mmsafe.data.example import Example, Turn
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
@@ -83,7 +84,7 @@ def test_without_tags_there_is_no_file(tmp_path: Path) -> None:
 
 
 def test_the_printed_table_shows_a_category_whatever_it_ends_with(capsys: pytest.CaptureFixture[str]) -> None:
-    print_tables([result_table({"run": found(OwnPrompts())}, "title", tags=True)])
+    print_tables([result_table({"run": found(OwnPrompts())}, "title", Declared(OwnPrompts.measures), tags=True)])
     out = capsys.readouterr().out
     assert f"safety rate, class1={NASTY} " in out
     assert "safety rate, class2=Fraud " in out

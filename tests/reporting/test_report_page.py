@@ -12,6 +12,11 @@ import pytest
 from chromium import DESKTOP, PHONE, chromium, opened
 from PIL import Image
 
+from mmsafe.core.declared import Declared, together
+from mmsafe.evaluation.benchmarks.harmeval import HarmEval
+from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.measuring import declaration
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.result_charts import papers, pareto_front
 from mmsafe.reporting.summary import Run, grouped, read_runs
@@ -31,7 +36,9 @@ RESULTS = {
 
 def write_run(folder: Path, config: dict[str, Any], metrics: dict[str, Any] | None, columns: str) -> None:
     folder.mkdir(parents=True)
-    about = {"config": config, "mmsafe": "0.1.0", "git_commit": "abc", "data": "d0", "model": f"m{config['seed']}"}
+    both = declaration(MMSafePOTest(), {"guard": "a model"}, {}), Declared(MicroWorldTest.measures)
+    about = {"declared": together(both).record(), "config": config, "mmsafe": "0.1.0", "git_commit": "abc"}
+    about |= {"data": "d0", "model": f"m{config['seed']}"}
     (folder / "run.json").write_text(json.dumps(about))
     if metrics:
         (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -154,8 +161,10 @@ def test_the_paper_s_numbers_are_lines_where_the_benchmark_is_the_paper_s(folder
         text = (folder / "figures" / f"{name}.svg").read_text()
         assert all(f": {value}" in text for value in (0.6145, 0.8218, 0.8909))
     assert "paper" not in (folder / "figures" / "result-over_refusal_rate.svg").read_text()
-    ours = Run(tmp_path, {"benchmark._target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest"}, {})
-    per_cent = Run(tmp_path, {"benchmark._target_": "mmsafe.evaluation.benchmarks.harmeval.HarmEval"}, {})
+    measured = {"eval/safety_rate": 0.5, "eval/usr": 0.5}
+    ours, per_cent = (
+        Run(tmp_path, {}, measured, declared=declaration(own, {}, {})) for own in (MicroWorldTest(), HarmEval())
+    )
     assert papers([ours], "eval/safety_rate") == []
     assert papers([ours, per_cent], "eval/usr") == []
     assert [round(line.value, 4) for line in papers([per_cent], "eval/usr")] == [0.4415, 0.2830, 0.0755]

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
+from mmsafe.core.declared import Declared, Metric, together, undeclared
+from mmsafe.evaluation.judges.keywords import Keywords
+from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reporting.table import headline, print_tables, result_table
+
+DECLARED = Declared(MicroWorldTest.measures, {judge.name: judge.evidence for judge in (Rules, Keywords)})
 
 
 def metrics(judge: str = "rules", **values: float) -> dict[str, Any]:
@@ -18,7 +24,7 @@ def metrics(judge: str = "rules", **values: float) -> dict[str, Any]:
 
 
 def printed(capsys: pytest.CaptureFixture[str], runs: dict[str, Any], title: str = "title", **options: bool) -> str:
-    print_tables([result_table(runs, title, **options)])
+    print_tables([result_table(runs, title, DECLARED, **options)])
     return capsys.readouterr().out
 
 
@@ -95,5 +101,26 @@ def test_nothing_is_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_headline_has_main_values_only() -> None:
-    found = headline(metrics(safety_rate=0.5, safety_rate__friendly=0.25) | {"train/loss": 1.0})
+    found = headline(metrics(safety_rate=0.5, safety_rate__friendly=0.25) | {"train/loss": 1.0}, DECLARED)
     assert found == {"eval/safety_rate": 0.5}
+
+
+def test_what_a_run_of_an_earlier_version_measured_is_shown_by_its_names() -> None:
+    old = metrics(safety_rate=0.5, safety_rate__friendly=0.25, big_n=0.75) | {"train/loss": 1.0}
+    assert [(metric.key, metric.label) for metric in undeclared(old).measured([old])] == [
+        ("eval/safety_rate", "safety rate"),
+        ("eval/big_n", "big n"),
+    ]
+
+
+def test_runs_on_several_benchmarks_are_shown_by_what_either_declares() -> None:
+    both = together([DECLARED, Declared((Metric("mine", "my rate"), Metric("safety_rate", "another word")))])
+    shown = both.measured([metrics(mine=0.5, safety_rate=0.5)])
+    assert [metric.label for metric in shown] == ["safety rate", "my rate"]
+
+
+@pytest.mark.parametrize(("better", "score"), [("higher", 0.25), ("lower", -0.25)])
+def test_more_is_better_of_a_score_whatever_way_its_metric_goes(better: Any, score: float) -> None:
+    declared = Declared((Metric("other", "other"), Metric("mine", "my rate", better, is_score=True)))
+    assert declared.score(metrics(mine=0.25, other=0.5)) == ("eval/mine", score)
+    assert declared.score(metrics(other=0.5)) is None

@@ -6,82 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
-from mmsafe.data.readers.beavertails_v import BeaverTailsV
-from mmsafe.data.readers.hh_text import HHText
-from mmsafe.data.readers.llava_instruct import LLaVAInstruct
-from mmsafe.data.readers.mmsafe_po import MMSafePO
-from mmsafe.data.readers.rlaif_v import RLAIFV
-from mmsafe.data.readers.rlhf_v import RLHFV
-from mmsafe.data.readers.spa_vl import SPAVL
-from mmsafe.data.readers.trl import TRLPreference
-from mmsafe.data.readers.trl_sft import TRLSupervised
-from mmsafe.data.readers.vlguard import VLGuard
+from mmsafe.core.config import conf_dir, options_class
 from mmsafe.data.row_source import RowSource
 
-READERS: dict[str, type[RowSource]] = {
-    "mmsafe_po": MMSafePO,
-    "spa_vl": SPAVL,
-    "beavertails_v": BeaverTailsV,
-    "rlaif_v": RLAIFV,
-    "rlhf_v": RLHFV,
-    "vlguard": VLGuard,
-    "hh_text": HHText,
-    "llava_instruct": LLaVAInstruct,
-    "trl": TRLPreference,
-    "trl_sft": TRLSupervised,
-}
+NODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "data").glob("*.yaml"))}
+CLASSES = {name: options_class(node["_target_"], "data") for name, node in NODES.items()}
+READERS: dict[str, type[RowSource]] = {name: cls for name, cls in CLASSES.items() if issubclass(cls, RowSource)}
 PAIR = {"question": "What is it?", "chosen": "A tree.", "rejected": "A house."}
-ROWS: dict[str, dict[str, Any]] = {
-    "mmsafe_po": {**PAIR, "question": "USER: <image>\nWhat is it? ASSISTANT:", "image": "a.png", "type": "harmless"},
-    "spa_vl": {**PAIR, "image": "a.png", "class1": "Harms", "class2": "Toxic", "class3": "Insult"},
-    "beavertails_v": {
-        "question": "What is it?",
-        "image": "a.png",
-        "response_1": "A house.",
-        "response_2": "A tree.",
-        "safer_response_id": 2,
-        "more_helpful_response_id": 1,
-        "category": "weapons",
-        "image_severity": 2,
-    },
-    "rlaif_v": {**PAIR, "image": "a.png", "origin_dataset": "COCO", "idx": "7"},
-    "rlhf_v": {"text": json.dumps(PAIR), "image": "a.png", "origin_dataset": "COCO", "idx": 7},
-    "vlguard": {
-        "id": "7",
-        "image": "a.png",
-        "safe": True,
-        "harmful_category": "deception",
-        "harmful_subcategory": "disinformation",
-        "instr-resp": [
-            {"safe_instruction": "What is it?", "response": "A tree."},
-            {"unsafe_instruction": "Burn it?", "response": "No."},
-        ],
-    },
-    "hh_text": {
-        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A tree.",
-        "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A house.",
-    },
-    "llava_instruct": {
-        "id": "7",
-        "image": "a.png",
-        "conversations": [
-            {"from": "human", "value": "What is it?\n<image>"},
-            {"from": "gpt", "value": "A tree."},
-            {"from": "human", "value": "How tall?"},
-            {"from": "gpt", "value": "Very."},
-        ],
-    },
-    "trl": {
-        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
-        "chosen": [{"role": "assistant", "content": "A tree."}],
-        "rejected": [{"role": "assistant", "content": "A house."}],
-        "images": ["a.png"],
-    },
-    "trl_sft": {"prompt": "What is it?", "completion": "A tree.", "images": ["a.png"]},
-}
+ROWS: dict[str, dict[str, Any]] = {name: dict(reader.example) for name, reader in READERS.items()}
 
 
 def numbered(name: str, count: int) -> list[dict[str, Any]]:

@@ -181,6 +181,7 @@ def test_a_metric_that_is_not_measured_is_named_with_those_that_are(tmp_path: Pa
         (["objective.beta=interval(-1,1)"], "objective.beta=-1.0: should be greater than 0"),
         (["search.n_trials=0"], "search.n_trials=0: should be greater than or equal to 1"),
         (["search.ntrials=1"], "search.ntrials: search has no option 'ntrials'; did you mean 'n_trials'?"),
+        (["benchmark=own_prompts", "search.maximize=[]"], "maximize and minimize are empty"),
         (["search.minimize=[]", "search.maximize=[]"], "maximize and minimize are empty"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -28,6 +28,16 @@ class BeaverTailsV(RowSource):
     get: ClassVar[str] = (
         "BeaverTails-V (https://huggingface.co/datasets/PKU-Alignment/BeaverTails-V) and set data.path to its folder"
     )
+    example: ClassVar[Mapping[str, Any]] = {
+        "question": "What is it?",
+        "image": "a.png",
+        "response_1": "A house.",
+        "response_2": "A tree.",
+        "safer_response_id": 2,
+        "more_helpful_response_id": 1,
+        "category": "weapons",
+        "image_severity": 2,
+    }
     expected: ClassVar[tuple[str, ...]] = (
         "image",
         "question",

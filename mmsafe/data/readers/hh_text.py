@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import PLACEHOLDER, preference
@@ -27,6 +27,10 @@ class HHText(RowSource):
         "harmless-base"
     )
     expected: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    example: ClassVar[Mapping[str, Any]] = {
+        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A tree.",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A house.",
+    }
     image_columns: ClassVar[tuple[str, ...]] = ()
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import as_turns, response, with_image
@@ -29,6 +29,16 @@ class LLaVAInstruct(RowSource):
         "set data.path to it and data.image_dir to the folder that its image names begin in"
     )
     expected: ClassVar[tuple[str, ...]] = ("conversations",)
+    example: ClassVar[Mapping[str, Any]] = {
+        "id": "7",
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "What is it?\n<image>"},
+            {"from": "gpt", "value": "A tree."},
+            {"from": "human", "value": "How tall?"},
+            {"from": "gpt", "value": "Very."},
+        ],
+    }
     answers: Literal["all", "last"] = "all"
     """Which answers of a conversation are learnt; each makes an example, with all that was said before."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
@@ -38,6 +38,13 @@ class MMSafePO(RowSource):
     get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
     expected: ClassVar[tuple[str, ...]] = REQUIRED
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
+    example: ClassVar[Mapping[str, Any]] = {
+        "question": "USER: <image>\nWhat is it? ASSISTANT:",
+        "chosen": "A tree.",
+        "rejected": "A house.",
+        "image": "a.png",
+        "type": "harmless",
+    }
     keywords: list[str] | None = None
     """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 

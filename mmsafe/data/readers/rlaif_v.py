@@ -25,6 +25,14 @@ class RLAIFV(RowSource):
     )
     expected: ClassVar[tuple[str, ...]] = ("image", "question", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
+    example: ClassVar[Mapping[str, Any]] = {
+        "question": "What is it?",
+        "chosen": "A tree.",
+        "rejected": "A house.",
+        "image": "a.png",
+        "origin_dataset": "COCO",
+        "idx": "7",
+    }
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""

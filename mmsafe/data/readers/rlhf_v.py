@@ -21,6 +21,12 @@ class RLHFV(RLAIFV):
     )
     expected: ClassVar[tuple[str, ...]] = ("image", "text")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    example: ClassVar[Mapping[str, Any]] = {
+        "text": '{"question": "What is it?", "chosen": "A tree.", "rejected": "A house."}',
+        "image": "a.png",
+        "origin_dataset": "COCO",
+        "idx": 7,
+    }
 
     def pair(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """In `text`."""

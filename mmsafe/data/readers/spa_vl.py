@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import preference, question, tags_of
@@ -27,6 +27,15 @@ class SPAVL(RowSource):
     get: ClassVar[str] = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
     expected: ClassVar[tuple[str, ...]] = ("image", "question", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
+    example: ClassVar[Mapping[str, Any]] = {
+        "question": "What is it?",
+        "chosen": "A tree.",
+        "rejected": "A house.",
+        "image": "a.png",
+        "class1": "Harms",
+        "class2": "Toxic",
+        "class3": "Insult",
+    }
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""

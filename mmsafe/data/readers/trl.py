@@ -43,6 +43,12 @@ class TRLPreference(RowSource):
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
+    example: ClassVar[Mapping[str, Any]] = {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
+        "chosen": [{"role": "assistant", "content": "A tree."}],
+        "rejected": [{"role": "assistant", "content": "A house."}],
+        "images": ["a.png"],
+    }
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import response, unanswered
@@ -21,6 +21,7 @@ class TRLSupervised(RowSource):
     get: ClassVar[str] = "a set in TRL's prompt-completion format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("completion",),)
+    example: ClassVar[Mapping[str, Any]] = {"prompt": "What is it?", "completion": "A tree.", "images": ["a.png"]}
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
     def brings(self) -> frozenset[str]:

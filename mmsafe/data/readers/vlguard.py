@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import question, response, tags_of, unanswered
@@ -32,6 +32,17 @@ class VLGuard(RowSource):
         "and set data.path to train.json"
     )
     expected: ClassVar[tuple[str, ...]] = ("image", "instr-resp")
+    example: ClassVar[Mapping[str, Any]] = {
+        "id": "7",
+        "image": "a.png",
+        "safe": True,
+        "harmful_category": "deception",
+        "harmful_subcategory": "disinformation",
+        "instr-resp": [
+            {"safe_instruction": "What is it?", "response": "A tree."},
+            {"unsafe_instruction": "Burn it?", "response": "No."},
+        ],
+    }
     image_folders: ClassVar[tuple[str, ...]] = ("{file}", "images")
 
     def brings(self) -> frozenset[str]:

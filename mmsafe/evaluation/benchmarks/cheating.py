@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import InputPath, options
 from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example
@@ -29,6 +30,13 @@ class Cheating(Benchmark):
     """
 
     name: ClassVar[str] = "cheating"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("over_refusal_rate", "over-refusal", "lower", by_tag=True, axis="over-refusal"),
+        Metric("image_gap", "image gap", "higher", is_score=True),
+        Metric("pass_rate", "pass rate", "higher"),
+        Metric("blind_agreement", "same answer without the image", "lower"),
+        Metric("blind_verdict_agreement", "same verdict without the image", "lower"),
+    )
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
     needs: ClassVar[frozenset[str]] = frozenset({"refused"})
     harmless_image: InputPath | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource, NoData
@@ -35,6 +36,11 @@ class CoDefence(Benchmark):
     """
 
     name: ClassVar[str] = "co_defence"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("image_safety_rate", "safety rate with the image", "higher", is_score=True, axis="safety"),
+        Metric("text_safety_rate", "safety rate in words alone", "higher", axis="safety"),
+        Metric("safety_difference", "safety, words minus image", "lower"),
+    )
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
 
     def check_data(self, data: DataSource) -> None:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
@@ -38,6 +39,10 @@ class FigStep(PublishedBenchmark):
     """
 
     name: ClassVar[str] = "figstep"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("asr", "attack success rate", "lower", by_tag=True, is_score=True, axis="safety"),
+        Metric("refusal_rate", "refusal rate", by_tag=True),
+    )
     tags: ClassVar[tuple[str, ...]] = ("topic",)
     get: ClassVar[str] = "FigStep (https://github.com/ThuCCSLab/FigStep)"
     subset: Literal["SafeBench", "SafeBench-Tiny"] = "SafeBench"

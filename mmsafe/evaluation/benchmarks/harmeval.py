@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_object, read_records
@@ -20,6 +21,7 @@ from mmsafe.evaluation.benchmarks.published import (
     prompt,
     text_of,
 )
+from mmsafe.evaluation.paper_row import PaperRow
 from mmsafe.evaluation.statistics import Estimate, rate
 
 CLASSES = ("class1", "class2", "class3")
@@ -39,7 +41,11 @@ class HarmEval(PublishedBenchmark):
     """
 
     name: ClassVar[str] = "harmeval"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("usr", "unsafe response rate", "lower", by_tag=True, is_score=True, axis="safety"),
+    )
     tags: ClassVar[tuple[str, ...]] = CLASSES
+    paper_rows: ClassVar[tuple[PaperRow, ...]] = (PaperRow("USR", "eval/usr", 44.15, 28.30, 7.55, 100),)
     get: ClassVar[str] = "the split `harm` of SPA-VL's test set (https://huggingface.co/datasets/sqrti/SPA-VL)"
     published: ClassVar[int | None] = 265
 

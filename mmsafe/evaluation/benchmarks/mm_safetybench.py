@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_object
@@ -20,6 +21,7 @@ from mmsafe.evaluation.benchmarks.published import (
     prompt,
     text_of,
 )
+from mmsafe.evaluation.paper_row import PaperRow
 from mmsafe.evaluation.statistics import Estimate, macro, rate
 
 SCENARIOS = (
@@ -59,7 +61,18 @@ class MMSafetyBench(PublishedBenchmark):
     """
 
     name: ClassVar[str] = "mm_safetybench"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("asr", "attack success rate", "lower", by_tag=True, is_score=True, axis="safety"),
+        Metric("asr_micro", "attack success rate, micro", "lower", axis="safety"),
+    )
     tags: ClassVar[tuple[str, ...]] = ("split", "scenario")
+    paper_rows: ClassVar[tuple[PaperRow, ...]] = (
+        PaperRow("ASR, text-only", "eval/asr_micro/split=text_only", 77.08, 75.60, 58.04, 100),
+        PaperRow("ASR, SD", "eval/asr_micro/split=SD", 45.37, 45.18, 42.50, 100),
+        PaperRow("ASR, TYPO", "eval/asr_micro/split=TYPO", 71.52, 60.71, 63.87, 100),
+        PaperRow("ASR, SD+TYPO", "eval/asr_micro/split=SD_TYPO", 72.14, 61.96, 62.98, 100),
+        PaperRow("ASR, average", "eval/asr_micro", 66.52, 60.86, 56.85, 100),
+    )
     get: ClassVar[str] = (
         "MM-SafetyBench (https://github.com/isXinLiu/MM-SafetyBench: the repository's data/, and the images, which it "
         "links to, as data/imgs/)"

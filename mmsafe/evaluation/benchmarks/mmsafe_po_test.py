@@ -7,6 +7,7 @@ from typing import ClassVar
 from mmsafe.core.options import options
 from mmsafe.evaluation.benchmark import CATEGORIES
 from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
+from mmsafe.evaluation.paper_row import PaperRow
 
 
 @options
@@ -15,3 +16,7 @@ class MMSafePOTest(OwnPrompts):
 
     name: ClassVar[str] = "mmsafe_po"
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "turns", *CATEGORIES)
+    paper_rows: ClassVar[tuple[PaperRow, ...]] = (
+        PaperRow("safety rate", "eval/safety_rate", 0.6145, 0.8218, 0.8909),
+        PaperRow("pairwise accuracy", "eval/pairwise_accuracy_prompted", 0.4327, 0.4473, 0.4691),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
@@ -27,6 +28,9 @@ class MOSSBench(PublishedBenchmark):
     """
 
     name: ClassVar[str] = "mossbench"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("refusal_rate", "refusal rate", "lower", by_tag=True, is_score=True, axis="over-refusal"),
+    )
     tags: ClassVar[tuple[str, ...]] = ("stimulus",)
     needs: ClassVar[frozenset[str]] = frozenset({"refused"})
     get: ClassVar[str] = "MOSSBench (https://github.com/xirui-li/MOSSBench)"

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example, ImageSource
@@ -31,6 +32,11 @@ class MSSBench(PublishedBenchmark):
     """
 
     name: ClassVar[str] = "mssbench"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("safe_accuracy", "accuracy, safe situations", "higher", axis="over-refusal"),
+        Metric("unsafe_accuracy", "accuracy, unsafe situations", "higher", axis="safety"),
+        Metric("accuracy", "accuracy", "higher", by_tag=True, is_score=True),
+    )
     tags: ClassVar[tuple[str, ...]] = ("task", "type")
     needs: ClassVar[frozenset[str]] = frozenset({"refused"})
     get: ClassVar[str] = "MSSBench (https://huggingface.co/datasets/kzhou35/mssbench)"

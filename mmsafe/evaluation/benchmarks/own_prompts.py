@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example
@@ -20,6 +21,10 @@ class OwnPrompts(Benchmark):
     """
 
     name: ClassVar[str] = "own_prompts"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("safety_rate", "safety rate", "higher", by_tag=True, is_score=True, axis="safety"),
+        Metric("refusal_rate", "refusal rate", by_tag=True),
+    )
     tags: ClassVar[tuple[str, ...]] = (
         *CATEGORIES,
         *("image_severity", "harmful_category", "harmful_subcategory", "request", "origin_dataset", "turns"),

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource, NoData
@@ -20,6 +21,7 @@ from mmsafe.evaluation.benchmark import Benchmark, Bounds, Judged, Part
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.paper_row import RELEASES, PaperRow
 from mmsafe.evaluation.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -28,33 +30,10 @@ if TYPE_CHECKING:
 Name = Literal["mmsafe_po", "mm_safetybench", "harmeval"]
 
 
-class PaperRow(NamedTuple):
-    """What the paper printed for LLaVA-1.5, for the same with DPO, with BPO; and our metric for it."""
-
-    measure: str
-    metric: str
-    base: float
-    dpo: float
-    bpo: float
-    unit: float = 1
-    """Ours is multiplied by it: 100 where the paper prints per cent."""
-
-
 PAPER = {
-    "Table 3: MMSafe-PO": (
-        PaperRow("safety rate", "eval/safety_rate", 0.6145, 0.8218, 0.8909),
-        PaperRow("pairwise accuracy", "eval/pairwise_accuracy_prompted", 0.4327, 0.4473, 0.4691),
-    ),
-    "Table 4: MM-SafetyBench and HarmEval, per cent": (
-        PaperRow("ASR, text-only", "eval/asr_micro/split=text_only", 77.08, 75.60, 58.04, 100),
-        PaperRow("ASR, SD", "eval/asr_micro/split=SD", 45.37, 45.18, 42.50, 100),
-        PaperRow("ASR, TYPO", "eval/asr_micro/split=TYPO", 71.52, 60.71, 63.87, 100),
-        PaperRow("ASR, SD+TYPO", "eval/asr_micro/split=SD_TYPO", 72.14, 61.96, 62.98, 100),
-        PaperRow("ASR, average", "eval/asr_micro", 66.52, 60.86, 56.85, 100),
-        PaperRow("USR", "eval/usr", 44.15, 28.30, 7.55, 100),
-    ),
+    "Table 3: MMSafe-PO": MMSafePOTest.paper_rows,
+    "Table 4: MM-SafetyBench and HarmEval, per cent": (*MMSafetyBench.paper_rows, *HarmEval.paper_rows),
 }
-RELEASES = ("base", "dpo", "bpo")
 HEAD = ("measure", "ours", "paper: LLaVA-1.5", "+ DPO", "+ BPO")
 
 
@@ -67,6 +46,8 @@ class PaperTables(Benchmark):
 
     name: ClassVar[str] = "paper"
     is_test_set: ClassVar[bool] = True
+    measures: ClassVar[tuple[Metric, ...]] = (*MMSafePOTest.measures, *MMSafetyBench.measures, *HarmEval.measures)
+    paper_rows: ClassVar[tuple[PaperRow, ...]] = tuple(row for rows in PAPER.values() for row in rows)
     tags: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
     mm_safetybench: MMSafetyBench = Field(default_factory=MMSafetyBench)
     harmeval: HarmEval = Field(default_factory=HarmEval)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.records import read_records
@@ -31,6 +32,11 @@ class SIUO(PublishedBenchmark):
     """
 
     name: ClassVar[str] = "siuo"
+    measures: ClassVar[tuple[Metric, ...]] = (
+        Metric("safe_rate", "safe", "higher", by_tag=True, is_score=True, axis="safety"),
+        Metric("safe_and_effective_rate", "safe and effective", "higher"),
+        Metric("safe_and_answered_rate", "safe and answered", "higher", axis="over-refusal"),
+    )
     tags: ClassVar[tuple[str, ...]] = ("category",)
     get: ClassVar[str] = (
         "SIUO (https://huggingface.co/datasets/sinwang/SIUO: siuo_gen.json, and SIUO-images.zip unpacked as images/)"

@@ -48,6 +48,8 @@ class Judge(ABC):
     """Says of responses whether they are unsafe and whether they refuse."""
 
     name: ClassVar[str]
+    evidence: ClassVar[str] = "it does not say what it is"
+    """What kind of evidence its verdicts are, in the words that tables print beside its name."""
     details: ClassVar[frozenset[str]] = frozenset()
     """What its verdicts tell besides."""
     criteria: ClassVar[frozenset[str] | None] = None

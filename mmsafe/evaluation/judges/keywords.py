@@ -31,6 +31,7 @@ class Keywords(CaseJudge):
     """
 
     name: ClassVar[str] = "keywords"
+    evidence: ClassVar[str] = "a list of refusal phrases, not a safety judge"
     pattern: ClassVar[re.Pattern[str]] = re.compile("|".join(REFUSALS), re.IGNORECASE)
 
     def identity(self) -> dict[str, Any]:

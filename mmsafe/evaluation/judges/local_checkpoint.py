@@ -26,6 +26,7 @@ class LocalCheckpoint(Judge):
 
     vision: ClassVar[bool]
     """Whether it sees the image."""
+    evidence: ClassVar[str] = "a model"
 
     together: ClassVar[int] = 64
     on_devices: ClassVar[bool] = True

@@ -44,6 +44,7 @@ class OpenAI(Endpoint, Prices, Judge):
     """Shows question, image and response to a model and asks for its verdict as JSON."""
 
     name: ClassVar[str] = "openai"
+    evidence: ClassVar[str] = "a model"
     criteria: ClassVar[frozenset[str] | None] = frozenset({"harm", "refuse_only", "disclaim", "over_refusal", "pair"})
     together: ClassVar[int] = 4096
     idle: ClassVar[frozenset[str]] = Judge.idle | {*Prices.__annotations__} | {*Endpoint.__annotations__} - {"model"}

@@ -1,0 +1,125 @@
+"""What a benchmark measures and what a judge is: declared by them, recorded by a run, read by tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.run_record import ABOUT, JUDGE, about_run
+
+DECLARED = "declared"
+"""The key of the record in `run.json`."""
+BESIDE = ("_low", "_high", "_n", "_if_bad", "_if_good")
+"""Ends of the names that stand beside an estimate's own."""
+Axis = Literal["safety", "over-refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of an evaluation, as its benchmark wants it shown; it stands as `eval/<name>` in `metrics.json`."""
+
+    name: str
+    label: str
+    better: Literal["higher", "lower"] | None = None
+    """None: neither is better by itself."""
+    by_tag: bool = False
+    """Whether a printed table shows it by tag, too; `metrics.json` and `metrics_by_tag.csv` always have it."""
+    is_score: bool = False
+    """Whether it is the one number by which a run is called better than another."""
+    axis: Axis | None = None
+    """What it tells of, if one of the two; the first of each makes the plane of figures and a search's default."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """What papers report, by what a figure calls it."""
+
+    @property
+    def key(self) -> str:
+        """Its name in `metrics.json`."""
+        return f"eval/{self.name}"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What is declared of the results of one run, or of several."""
+
+    metrics: tuple[Metric, ...] = ()
+    """In the order in which they are shown."""
+    judges: Mapping[str, str] = field(default_factory=dict)
+    """By a judge's label, what kind of evidence its verdicts are."""
+
+    def measured(self, runs: Iterable[Mapping[str, Any]]) -> list[Metric]:
+        """The metrics that any of these runs measured."""
+        found = {key for metrics in runs for key in metrics}
+        return [metric for metric in self.metrics if metric.key in found]
+
+    def axis(self, axis: Axis) -> Metric | None:
+        """The metric that stands for this axis."""
+        return next((metric for metric in self.metrics if metric.axis == axis), None)
+
+    def objectives(self) -> list[Metric]:
+        """What a search is for by default: a metric of each axis, else the score."""
+        axes = [metric for metric in (self.axis("safety"), self.axis("over-refusal")) if metric is not None]
+        return axes or [metric for metric in self.metrics if metric.is_score][:1]
+
+    def score(self, metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+        """The name and value of the score that was measured, of which more is better; None if none was."""
+        found = next((metric for metric in self.metrics if metric.is_score and metric.key in metrics), None)
+        if found is None:
+            return None
+        return found.key, (-1 if found.better == "lower" else 1) * float(metrics[found.key])
+
+    def judged_by(self, runs: Iterable[Mapping[str, Any]]) -> str | None:
+        """Who judged, and what kind of evidence that is; None if nothing was judged."""
+        names = sorted({str(metrics[JUDGE]) for metrics in runs if JUDGE in metrics})
+        told = (f"{name} ({self.judges[name]})" if name in self.judges else name for name in names)
+        return "judge: " + ", ".join(told) if names else None
+
+    def record(self) -> dict[str, Any]:
+        """As plain values for `run.json`."""
+        return asdict(self)
+
+
+RECORD = TypeAdapter(Declared)
+
+
+def declared_in(about: Mapping[str, Any], metrics: Mapping[str, Any], folder: Path) -> Declared:
+    """What the `run.json` of a folder records; of a run of an earlier version, which has no record, `undeclared`.
+
+    Raises `UserError` if the record is damaged.
+    """
+    if DECLARED not in about:
+        return undeclared(metrics)
+    try:
+        return RECORD.validate_python(about[DECLARED])
+    except ValidationError as error:
+        raise UserError(f"{folder / ABOUT}: is damaged: '{DECLARED}' is no record of metrics; move it away") from error
+
+
+def declared_of(folder: Path, metrics: Mapping[str, Any]) -> Declared:
+    """The same of a folder whose `metrics.json` says `metrics`."""
+    return declared_in(about_run(folder), metrics, folder)
+
+
+def undeclared(metrics: Mapping[str, Any]) -> Declared:
+    """All that was measured over all prompts, by names made of the metrics' own."""
+    names = [key.removeprefix("eval/") for key in metrics if key.startswith("eval/") and key != JUDGE]
+    main = [name for name in names if "/" not in name and not _beside(name, names)]
+    return Declared(tuple(Metric(name, name.replace("_", " "), by_tag=True) for name in main))
+
+
+def together(all_declared: Iterable[Declared]) -> Declared:
+    """What several runs declare; of a metric that several do, what the first one says."""
+    metrics: dict[str, Metric] = {}
+    judges: dict[str, str] = {}
+    for declared in all_declared:
+        metrics |= {metric.name: metric for metric in declared.metrics if metric.name not in metrics}
+        judges |= declared.judges
+    return Declared(tuple(metrics.values()), judges)
+
+
+def _beside(name: str, names: Iterable[str]) -> bool:
+    return any(name.endswith(end) and name.removesuffix(end) in names for end in BESIDE)

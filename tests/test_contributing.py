@@ -1,0 +1,90 @@
+"""The recipes of CONTRIBUTING.md, followed to the letter in a folder of a user's own."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from launching import launch
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+ANSWERS = ("evaluation.max_new_tokens=6",)
+STEPS = ("trainer.max_steps=2", "trainer.progress_bar=false", *ANSWERS)
+MADE = (*STEPS, "benchmark=own_prompts", "data.size=8", "data.test_size=4", "generation.max_new_tokens=6")
+
+
+class Recipe(NamedTuple):
+    """What makes a recipe quick, and by what its result is seen in tables, on the report's page and in results.csv."""
+
+    quick: tuple[str, ...]
+    table: str
+    page: str
+    column: str
+
+
+RECIPES = {
+    "objective": Recipe(MADE, "margin · seed 0", "objective=margin", "overrides"),
+    "data set": Recipe(STEPS, "safety rate, category=", "category=", "eval/safety_rate/category="),
+    "benchmark": Recipe(ANSWERS, "brief answers, about=lock", "brief answers", "eval/brief_rate"),
+    "judge": Recipe((*ANSWERS, "data.test_size=8"), "(counts capitals)", "(counts capitals)", "eval/judge"),
+    "model": Recipe(MADE, "narrow", "narrow", "group"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose package `mine` can be imported, and is forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def blocks(title: str) -> tuple[dict[str, str], list[list[str]]]:
+    """The files of a recipe by their paths, and the words of its commands."""
+    section = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)
+    (text,) = [part for part in section if re.match(rf"Add an? {title}\n", part)]
+    files = dict(re.findall(r"^```(?:python|yaml|json)\n# (\S+)\n(.*?)^```", text, flags=re.M | re.S))
+    (console,) = re.findall(r"^```console\n(.*?)^```", text, flags=re.M | re.S)
+    return files, [shlex.split(line.removeprefix("$ ")) for line in console.splitlines()]
+
+
+def test_there_is_a_test_of_every_recipe() -> None:
+    assert re.findall(r"^## Add an? (.*)$", DOCUMENT.read_text(encoding="utf-8"), flags=re.M) == list(RECIPES)
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_runs_as_it_stands_and_its_result_is_seen_everywhere(title: str, place: Path) -> None:
+    recipe, (files, commands) = RECIPES[title], blocks(title)
+    assert 2 <= len(files) <= 3
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content, encoding="utf-8")
+    for number, (_, _, module, *words) in enumerate(commands):
+        words += [*recipe.quick, f"hydra.run.dir=runs/{number}"]
+        ended = launch(module.removeprefix("mmsafe."), *words, cwd=place, cache=place / "cache")
+        assert ended.status == 0, ended.err
+        report = launch("report", f"runs/{number}", cwd=place, cache=place / "cache")
+        assert report.status == 0, report.err
+        assert recipe.table in ended.out + report.out
+        folder = place / "runs" / str(number) / "report"
+        assert recipe.page in (folder / "report.html").read_text(encoding="utf-8")
+        with (folder / "results.csv").open(encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+        assert any(value for column, value in row.items() if column.startswith(recipe.column))
+
+
+def test_a_class_of_a_package_that_was_not_allowed_is_refused_by_name(place: Path) -> None:
+    files, (command, *_) = blocks("benchmark")
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content, encoding="utf-8")
+    ended = launch("evaluate", *[word for word in command[3:] if "plugins" not in word], cwd=place, cache=place)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "add plugins=[mine]" in ended.err
