@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import socket
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -450,6 +451,19 @@ def test_a_damaged_checkpoint_is_one_line_and_none_runs(small: Llava, examples: 
     assert not (tmp_path / "trace").exists()
     path.write_bytes(whole)
     again(steps=2)
+
+
+def test_the_optimiser_is_gone_when_training_ends(small: Llava, examples: list[Example]):
+    """Its state is as large as the model, twice, and an evaluation follows."""
+
+    class Watch(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            self.kept = (trainer.datamodule, module)
+            self.optimizer = weakref.ref(trainer.optimizers[0])
+
+    watch = Watch()
+    trained(small, examples, SFT(), callbacks=[watch])
+    assert watch.optimizer() is None
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
