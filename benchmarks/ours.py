@@ -17,6 +17,8 @@ from mmsafe.models.llava import Llava
 from mmsafe.reference.reference import Cached, Frozen, Reference
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 from mmsafe.training.fit import fit
+from mmsafe.training.preference_data import PreferenceData
+from mmsafe.training.recipe import Batching, Loss, Recipe
 
 SCORINGS: dict[str, Scoring] = {"shared_prefix": SharedPrefix(), "padded": Padded()}
 REFERENCES: dict[str, Reference] = {"cached": Cached(), "online": Frozen()}
@@ -60,25 +62,18 @@ def train(
             spent.append(clock.lap())
 
         reference.prepare = timed  # type: ignore[method-assign]
-        fit(
-            llava,
-            examples,
-            objective=OBJECTIVES[plan.objective],
-            scoring=scoring,
-            reference=reference,
-            optimizer=AdamW(lr=plan.lr, schedule="constant", warmup_steps=0),
-            trainer=Trainer(
-                max_epochs=1,
-                gradient_clip_val=plan.clip,
-                precision=PRECISION,
-                accelerator="cpu",
-                deterministic=False,  # a setting of the whole process, and so TRL's too
-                progress_bar=False,
-            ),
-            batch_size=plan.batch_size,
-            seed=plan.seed,
-            callbacks=[watch],
+        loss = Loss(OBJECTIVES[plan.objective], scoring, reference)
+        trainer = Trainer(
+            max_epochs=1,
+            gradient_clip_val=plan.clip,
+            precision=PRECISION,
+            accelerator="cpu",
+            deterministic=False,  # a setting of the whole process, and so TRL's too
+            progress_bar=False,
         )
+        optimizer = AdamW(lr=plan.lr, schedule="constant", warmup_steps=0)
+        recipe = Recipe(optimizer, trainer, Batching(plan.batch_size), plan.seed)
+        fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe, callbacks=[watch])
     return watch.steps, spent[-1]
 
 

@@ -21,7 +21,7 @@ def run(config: BlindConfig, cfg: DictConfig) -> Path:
     """
     if config.processes > 1 and not ranks.started():
         return on_all_devices(config) / "blind.jsonl"
-    from mmsafe.experiment.pipeline import blind
+    from mmsafe.experiment.blind_job import blind
 
     return blind(config, cfg)
 

@@ -18,7 +18,7 @@ def run(config: TrainConfig, cfg: DictConfig) -> float | None:
     if ranks.started() and ranks.world_size() != config.trainer.processes:
         wanted = f"{config.trainer.devices} x trainer.num_nodes={config.trainer.num_nodes}"
         raise UserError(f"trainer.devices={wanted}: torchrun or SLURM started {ranks.world_size()} processes instead")
-    from mmsafe.experiment.pipeline import train
+    from mmsafe.experiment.train_job import train
 
     return train(config, cfg)
 

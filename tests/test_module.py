@@ -9,12 +9,14 @@ import math
 import multiprocessing
 import os
 import socket
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fitting import fitted
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
 
@@ -35,9 +37,8 @@ from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.reference.reference import Frozen, Reference
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
-from mmsafe.training.fit import fit
+from mmsafe.training.fit import Fitted
 from mmsafe.training.metrics import means, step_metrics
-from mmsafe.training.module import PreferenceModule
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -81,7 +82,7 @@ class Recorder(DummyLogger):
 
 def trained(
     llava: Llava, examples: Sequence[Example], objective: Objective, **changes: Any
-) -> tuple[PreferenceModule, Llava, list[dict[str, float]]]:
+) -> tuple[Fitted, Llava, list[dict[str, float]]]:
     """A copy of the model after `steps` steps, and the logged rows."""
     steps, batch, accumulate = (changes.pop(key, 1) for key in ("steps", "batch_size", "accumulate"))
     llava, recorder = dataclasses.replace(llava, model=copy.deepcopy(llava.model)), Recorder()
@@ -103,8 +104,7 @@ def trained(
         "seed": 0,
         "loggers": [recorder],
     }
-    module = fit(llava, examples, **(given | changes))
-    return module, llava, recorder.rows
+    return fitted(llava, examples, **(given | changes)), llava, recorder.rows
 
 
 @named
@@ -156,11 +156,11 @@ def test_a_foreign_reference_is_refused_at_step_0(small: Llava, examples: list[E
 def test_metrics_have_the_names_of_trl_with_blind_beside_them(
     small: Llava, examples: list[Example], objective: Objective, names: set[str]
 ):
-    module, _, rows = trained(small, examples, objective, batch_size=4 * len(objective.groups), steps=2)
+    end, _, rows = trained(small, examples, objective, batch_size=4 * len(objective.groups), steps=2)
     assert [row.pop("step") for row in rows] == [1, 2]
     assert [set(row) for row in rows] == [ALWAYS | names] * 2
-    assert module.latest == rows[-1]
-    assert module.trained_steps == 2
+    assert end.latest == rows[-1]
+    assert end.steps == 2
     assert rows[0]["train/loss"] == pytest.approx(sum(v for k, v in rows[0].items() if k.startswith("loss/")))
 
 
@@ -219,9 +219,9 @@ def test_what_is_not_finite_ends_training(
 
 def test_every_nth_step_is_logged(small: Llava, examples: list[Example]):
     trainer = Trainer(max_steps=5, log_every_n_steps=2, accelerator="cpu", precision="32-true", progress_bar=False)
-    module, _, rows = trained(small, examples, SFT(), trainer=trainer)
+    end, _, rows = trained(small, examples, SFT(), trainer=trainer)
     assert [row["step"] for row in rows] == [2, 4]
-    assert module.trained_steps == 5
+    assert end.steps == 5
 
 
 def one_token(**rows: tuple[list[float], list[float]]) -> dict[str, Scores]:
@@ -391,10 +391,17 @@ def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], pa
 
 
 def test_the_reference_does_not_change(small: Llava, examples: list[Example]):
-    module, after, _ = trained(small, examples, DPO(), batch_size=4, steps=3)
-    reference = module.reference.model.state_dict()
+    policies: list[Any] = []
+
+    class Keep(Frozen):
+        def policy(self, llava: Llava, scoring: Scoring, precision: str) -> Any:
+            policies.append(super().policy(llava, scoring, precision))
+            return policies[0]
+
+    _, after, _ = trained(small, examples, DPO(), batch_size=4, steps=3, reference=Keep())
+    reference = policies[0].model.state_dict()
     assert all(torch.equal(reference[name], weight) for name, weight in small.model.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in module.reference.model.parameters())
+    assert not any(parameter.requires_grad for parameter in policies[0].model.parameters())
     assert not all(torch.equal(reference[name], weight) for name, weight in after.model.state_dict().items())
 
 
@@ -444,6 +451,19 @@ def test_a_damaged_checkpoint_is_one_line_and_none_runs(small: Llava, examples: 
     assert not (tmp_path / "trace").exists()
     path.write_bytes(whole)
     again(steps=2)
+
+
+def test_the_optimiser_is_gone_when_training_ends(small: Llava, examples: list[Example]):
+    """Its state is as large as the model, twice, and an evaluation follows."""
+
+    class Watch(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            self.kept = (trainer.datamodule, module)
+            self.optimizer = weakref.ref(trainer.optimizers[0])
+
+    watch = Watch()
+    trained(small, examples, SFT(), callbacks=[watch])
+    assert watch.optimizer() is None
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])

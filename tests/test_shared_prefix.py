@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fitting import fitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
@@ -33,7 +34,6 @@ from mmsafe.objectives.sft import SFT
 from mmsafe.reference.policies import Model, frozen_copy
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix, by_row
-from mmsafe.training.fit import fit
 
 SIZES = Architecture(
     image_size=48, patch_size=8, vision_width=32, vision_layers=2, width=64, layers=2, heads=4, vocabulary=600
@@ -218,7 +218,7 @@ def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str):
     trained: dict[str, tuple[list[tuple[float, float]], dict[str, Tensor]]] = {}
     for scoring in (Padded(), SharedPrefix()):
         llava, seen = dataclasses.replace(base, model=copy.deepcopy(base.model)), Losses()
-        fit(
+        fitted(
             llava,
             examples(40),
             objective=OBJECTIVES[name],

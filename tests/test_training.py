@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from fitting import fitted
 from pytorch_lightning.callbacks import Callback
 
 from mmsafe.core.errors import UserError
@@ -34,7 +35,6 @@ from mmsafe.reporting.csv_log import CsvLog, read_metrics
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.items import Items
 from mmsafe.scoring.ways import SharedPrefix
-from mmsafe.training.fit import fit
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -150,7 +150,7 @@ def run(
         progress_bar=False,
     )
     given: dict[str, Any] = {"batch_size": 4, "seed": 3}
-    module = fit(
+    end = fitted(
         llava,
         examples,
         objective=objective,
@@ -165,7 +165,7 @@ def run(
         **(given | changes),
     )
     weights = {name: weight.clone() for name, weight in llava.model.state_dict().items()}
-    return Result(weights, read_metrics(folder / "metrics.csv"), module.latest, module.trained_steps)
+    return Result(weights, read_metrics(folder / "metrics.csv"), end.latest, end.steps)
 
 
 def assert_equal(found: Result, expected: Result) -> None:

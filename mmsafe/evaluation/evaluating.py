@@ -9,49 +9,34 @@ from typing import Any
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
-from mmsafe.core.settings import Evaluation, Lengths
-from mmsafe.data.data_source import DataSource
+from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
-from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.measuring import flat, measured
-from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy
+from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
+from mmsafe.evaluation.task import EvaluationTask
 from mmsafe.generation.responses import responses
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import set_aside
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.lengths import overlong
-from mmsafe.scoring.ways import Scoring
 
 log = logging.getLogger(__name__)
-NO_LIMIT = Lengths(max_length=None)
 
 
 def evaluate(
-    llava: Llava,
-    *,
-    reference: ReferencePolicy | None,
-    data: DataSource,
-    part: Part,
-    benchmark: Benchmark,
-    judge: Judge,
-    scoring: Scoring,
-    settings: Evaluation,
-    folder: Path,
-    precision: str = "32-true",
-    lengths: Lengths = NO_LIMIT,
+    llava: Llava, task: EvaluationTask, folder: Path, reference: ReferencePolicy | None = None
 ) -> dict[str, Any]:
     """Flat metrics `eval/<name>` with `_low`, `_high` (95 %) and `_n` beside each; none in processes but the first.
 
     All processes of a run call it and share the model's work, and the judge's where it is a model on the same devices,
     which it has to itself then. The first one writes `generations.jsonl` and `judgements.jsonl` into `folder`.
-    `reference`, which has seen the benchmark's pairs, adds accuracy by implicit reward, which wants the `precision`
-    that the reference was scored in. Prompts that `lengths` leaves no room to answer are not asked, which is an unknown
-    verdict on each; pairs that do not fit whole are left out.
+    `reference`, which `prepare_reference` has shown the pairs, adds accuracy by implicit reward. Prompts that leave no
+    room for an answer are not asked, which is an unknown verdict on each.
     """
-    prompts = benchmark.prompts(data, part)
-    long = too_long(prompts, llava, lengths)
+    benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
+    long = too_long(prompts, llava, task.lengths)
     asked = [prompt for position, prompt in enumerate(prompts) if position not in long]
     made = iter(responses(llava, asked, settings.generation(), f"{benchmark.name}: answers"))
     answers = [None if position in long else next(made)[:2] for position in range(len(prompts))]
@@ -63,10 +48,16 @@ def evaluate(
             judged = judge_answers(folder, benchmark, judge, prompts, answers)
     elif is_first():
         judged = judge_answers(folder, benchmark, judge, prompts, answers)
-    pairs = comparable(benchmark.pairs(data, part), llava, lengths)
-    told = (llava, reference, pairs, scoring, settings.batch_size, precision, benchmark.tags)
+    pairs = comparable(task.pairs(), llava, task.lengths)
+    told = (llava, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
     compared = pairwise_accuracy(*told) if pairs else {}
     return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
+
+
+def prepare_reference(reference: ReferencePolicy, llava: Llava, task: EvaluationTask) -> None:
+    """Let `reference` see the pairs of the task before training changes the model."""
+    pairs = comparable(task.pairs(), llava, task.lengths)
+    prepare_pairs(reference, llava, pairs, task.scoring, task.settings.batch_size)
 
 
 def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> frozenset[int]:
@@ -83,7 +74,7 @@ def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> froz
     return found
 
 
-def check_lengths(llava: Llava, benchmark: Benchmark, data: DataSource, part: Part, lengths: Lengths) -> None:
-    """Raise `UserError` if `lengths` refuses what `evaluate` would ask, which must not cost a run its training."""
-    too_long(benchmark.prompts(data, part), llava, lengths)
-    comparable(benchmark.pairs(data, part), llava, lengths)
+def check_lengths(llava: Llava, task: EvaluationTask) -> None:
+    """Raise `UserError` if `task.lengths` refuses what `evaluate` would ask, which must not cost a run its training."""
+    too_long(task.prompts(), llava, task.lengths)
+    comparable(task.pairs(), llava, task.lengths)

@@ -32,8 +32,7 @@ def consolidated(folder: Path) -> Llava:
         raise UserError(f"{folder}: has no run.json, which says what model its checkpoint is of; name a run folder")
     config = recorded(about["config"], TrainConfig)
     llava = config.model.load()
-    if config.peft.method != "none":
-        add_lora(llava, config.peft)
+    add_lora(llava, config.peft)
     trained = {name.removeprefix(PREFIX): tensor for name, tensor in trained_weights(path).items()}
     found: Any = llava.model.load_state_dict(trained, strict=False)
     wanted = {name for name, parameter in llava.model.named_parameters() if parameter.requires_grad}

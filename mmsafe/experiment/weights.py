@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.ranks import barrier, is_first
@@ -13,38 +14,30 @@ from mmsafe.training.strategies.parallel import Parallel, loaded_for
 if TYPE_CHECKING:
     from mmsafe.experiment.train_config import TrainConfig
     from mmsafe.runs.run_folder import RunFolder
-    from mmsafe.training.module import PreferenceModule
+    from mmsafe.training.fit import Fitted
 
 
-def add_adapter(config: TrainConfig, llava: Llava) -> None:
-    """Put in what `peft` trains."""
-    if config.peft.method != "none":
-        add_lora(llava, config.peft)
+def load_part(config: TrainConfig, parallel: Parallel) -> Any:
+    """The model that is trained, loaded once more: each process its part, as `parallel` has set it up."""
+    gc.collect()  # the whole model that the preparations used
+    return _loaded(config, parallel).model
 
 
-def load_again(config: TrainConfig, parallel: Parallel, llava: Llava) -> Any:
-    """Load what is trained once more into `llava`, each process its part; returns the model."""
-    fresh = loaded_for(parallel, config.model)
-    add_adapter(config, fresh)
-    llava.model, llava.adapter = fresh.model, fresh.adapter
-    return llava.model
-
-
-def keep(config: TrainConfig, parallel: Parallel, llava: Llava, module: PreferenceModule, folder: RunFolder) -> Llava:
+def keep(config: TrainConfig, parallel: Parallel, llava: Llava | None, fitted: Fitted, folder: RunFolder) -> Llava:
     """Save what was trained; returns the model to evaluate, whole on every device.
 
     An adapter is saved by itself. It stays in the model that is returned, whose reference may be the policy without it,
     unless the weights were trained in parts: then the model is saved, merged, and read again.
     """
     if parallel.whole:
+        assert llava is not None
         if is_first():
             folder.save_trained(llava)
         return llava
     if is_first():
-        llava = loaded_for(parallel, config.model)
-        add_adapter(config, llava)
-        assert module.weights is not None
-        llava.model.load_state_dict(module.weights)
+        llava = _loaded(config, parallel)
+        assert fitted.weights is not None
+        llava.model.load_state_dict(fitted.weights)
         folder.save_trained(llava)
         keep_merged(llava, folder)
     barrier()
@@ -57,3 +50,10 @@ def keep_merged(llava: Llava, folder: RunFolder) -> None:
     if llava.adapter is not None:
         merge(llava)
         folder.save_model(llava)
+
+
+def _loaded(config: TrainConfig, parallel: Parallel) -> Llava:
+    """The model that training starts from, with fresh adapters where `peft` trains such."""
+    llava = loaded_for(parallel, config.model)
+    add_lora(llava, config.peft)
+    return llava

@@ -34,6 +34,8 @@ from mmsafe.models.original.layout import chosen_template
 from mmsafe.objectives.sft import SFT
 from mmsafe.scoring.ways import SharedPrefix
 from mmsafe.training.fit import fit
+from mmsafe.training.preference_data import PreferenceData
+from mmsafe.training.recipe import Batching, Loss, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -157,18 +159,14 @@ def pretrain(source: TinyOptions) -> Llava:
 
 
 def _sft(llava: Llava, stage: PretrainingStage, examples: Sequence[Example], seed: int) -> None:
-    fit(
-        llava,
-        examples,
-        objective=SFT(),
-        scoring=SharedPrefix(),
-        reference=None,
-        optimizer=AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
-        trainer=Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
-        batch_size=stage.batch_size,
-        group_by_length=True,
-        seed=seed,
+    recipe = Recipe(
+        AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
+        Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
+        Batching(stage.batch_size, group_by_length=True),
+        seed,
     )
+    loss = Loss(SFT(), SharedPrefix())
+    fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe)
 
 
 def _template(source: TinyOptions) -> str:

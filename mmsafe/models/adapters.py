@@ -22,9 +22,13 @@ LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|do
 def add_lora(llava: Llava, options: Peft) -> None:
     """Put fresh adapters into `llava.model` in place; everything but them and a trained projector is frozen.
 
+    Nothing changes for `peft=none`.
+
     PEFT keeps the trained projector as a copy beside the first one, so switching the adapter off gives back the model
     as it was, projector included. What is trained is fp32, whatever the type of the frozen weights.
     """
+    if options.method == "none":
+        return
     from peft import LoraConfig, PeftModel
 
     trained = llava.source.train

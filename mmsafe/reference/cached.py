@@ -107,7 +107,7 @@ class CachedLogProbs(ReferencePolicy):
         return scored
 
     def let_go(self) -> None:
-        """Give the model's memory back, once every row that will be asked for is there."""
+        """The log-probs are on disk by then."""
         self._llava.clear()
 
     def collate(self, collator: Collator) -> Collate:

@@ -28,6 +28,9 @@ class ReferencePolicy(nn.Module):
     def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
         """Make sure that every row of these items can be answered, before the policy is changed."""
 
+    def let_go(self) -> None:
+        """Give back a model that is no longer needed, once every row that will be asked for is prepared."""
+
     def collate(self, collator: Collator) -> Collate:
         """`collator`, its batches carrying what `log_probs` needs."""
         return collator

@@ -67,11 +67,11 @@ def sections(declared: Sequence[Declared]) -> dict[str, tuple[Chart, ...]]:
     """By name, in the order shown; a chart whose metrics no run has stays empty."""
     axes = [(one.axis("safety"), one.axis("over-refusal")) for one in declared]
     planes = [Plane(f"{y.label} against {x.label}", x.key, y.key) for y, x in axes if y and x]
-    of_axis = {
+    of_axis: dict[str | None, tuple[Chart, ...]] = {
         axis: tuple(Bars(metric.label, metric.key) for metric in together(declared).metrics if metric.axis == axis)
         for axis in ("safety", "over-refusal", None)
     }
-    shown = {
+    shown: dict[str, tuple[Chart, ...]] = {
         "Safety": (*dict.fromkeys(planes), *of_axis["safety"]),
         "Over-refusal": of_axis["over-refusal"],
         "Other": of_axis[None],

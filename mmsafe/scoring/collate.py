@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -95,25 +95,22 @@ class PaddedBatch(Batch):
         return torch.nn.functional.pad(self.target_mask, (1, 0))
 
 
+@dataclass(frozen=True)
 class Collator(ABC):
     """Encodes items and lays them out; images are decoded here, once per distinct image of the batch."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        groups: Sequence[Rows],
-        max_length: int | None = None,
-        corruption: Corruption | None = None,
-    ) -> None:
-        self.encoder = encoder
-        self.groups = groups
-        self.max_length = max_length
-        self.corruption = corruption
-        self.features: FeatureCache | None = None
-        self.slices: tuple[Slice, ...] = ()
-        """Parts of the training set, of which a step tells its metrics one by one."""
-        self.blank_image = False
-        """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
+    encoder: Encoder
+    groups: Sequence[Rows]
+    max_length: int | None = None
+    """Tokens of prompt and response together; responses are clipped to fit."""
+    corruption: Corruption | None = None
+    """Spoils the image of rows that are shown it `corrupted`."""
+    features: FeatureCache | None = None
+    """Images whose features it holds are not decoded."""
+    slices: tuple[Slice, ...] = ()
+    """Parts of the training set, of which a step tells its metrics one by one."""
+    blank_image: bool = False
+    """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -121,9 +118,7 @@ class Collator(ABC):
 
     def of(self, groups: Sequence[Rows]) -> Collator:
         """The same collator for other rows."""
-        other = copy(self)
-        other.groups = groups
-        return other
+        return replace(self, groups=groups)
 
     def shown(self, item: Item, row: ScoredRow) -> Example:
         """The example as the model is shown it in this row."""

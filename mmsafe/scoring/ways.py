@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.objectives.base import Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmsafe.data.corruption import Corruption
-    from mmsafe.models.encoding import Encoder
     from mmsafe.scoring.collate import Batch, Collator
     from mmsafe.scoring.features import FeatureCache
 
@@ -38,15 +35,10 @@ class Scoring(ABC):
     reads_features: ClassVar[bool] = False
     """Whether `log_probs` takes what the vision tower made of an image in place of the image."""
 
+    @property
     @abstractmethod
-    def collator(
-        self,
-        encoder: Encoder,
-        groups: Sequence[Rows],
-        max_length: int | None = None,
-        corruption: Corruption | None = None,
-    ) -> Collator:
-        """The collator whose batches `log_probs` reads."""
+    def collator(self) -> type[Collator]:
+        """The class of the collator whose batches `log_probs` reads."""
 
     @abstractmethod
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
@@ -76,17 +68,12 @@ class SharedPrefix(Scoring):
     several_devices: ClassVar[bool] = True
     reads_features: ClassVar[bool] = True
 
-    def collator(
-        self,
-        encoder: Encoder,
-        groups: Sequence[Rows],
-        max_length: int | None = None,
-        corruption: Corruption | None = None,
-    ) -> Collator:
+    @property
+    def collator(self) -> type[Collator]:
         """Packed lines."""
         from mmsafe.scoring.packing import PackedCollator
 
-        return PackedCollator(encoder, groups, max_length, corruption)
+        return PackedCollator
 
     def with_features(self, model: Any, batch: Any, cache: FeatureCache | None = None) -> Any:
         """Runs a frozen vision tower once for both, or finds its features in the cache."""
@@ -121,17 +108,12 @@ class Padded(Scoring):
 
     attention: ClassVar[frozenset[str]] = frozenset({"sdpa", "eager", "flex_attention", "flash_attention_2"})
 
-    def collator(
-        self,
-        encoder: Encoder,
-        groups: Sequence[Rows],
-        max_length: int | None = None,
-        corruption: Corruption | None = None,
-    ) -> Collator:
+    @property
+    def collator(self) -> type[Collator]:
         """Right-padded sequences."""
         from mmsafe.scoring.collate import PaddedCollator
 
-        return PaddedCollator(encoder, groups, max_length, corruption)
+        return PaddedCollator
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | everything before it) at response tokens, zero elsewhere."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
@@ -17,13 +17,11 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.precision import forward_dtype
 from mmsafe.core.ranks import gathered
 from mmsafe.core.settings import AdamW
-from mmsafe.objectives.base import Objective, Scores
-from mmsafe.reference.policies import ReferencePolicy
+from mmsafe.objectives.base import Scores
 from mmsafe.scoring.collate import Batch
-from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.slices import Slice
-from mmsafe.scoring.ways import Scoring
 from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.recipe import Loss
 from mmsafe.training.strategies.parallel import Parallel
 
 START_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -32,32 +30,28 @@ START_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-
 class PreferenceModule(pl.LightningModule):
     """Trains `policy` with any objective; metrics are averages over an optimiser step, all its micro-batches.
 
-    Where `policy` is None, `load` gives it once the processes know each other, each its part of the weights.
+    `policy` is a model, or a function that loads one once the processes know each other, each its part of the weights.
     """
 
     def __init__(
         self,
-        policy: Any,
-        objective: Objective,
-        scoring: Scoring,
-        reference: ReferencePolicy | None,
+        policy: nn.Module | Callable[[], nn.Module],
+        loss: Loss,
         optimizer: AdamW,
         total_steps: int,
         parallel: Parallel,
-        features: FeatureCache | None = None,
-        load: Callable[[], Any] | None = None,
         slices: Sequence[Slice] = (),
     ) -> None:
         super().__init__()
-        self.policy = policy
-        self.load = load
+        self.load = None if isinstance(policy, nn.Module) else policy
+        self.policy: Any = None if self.load else policy
         self.parallel = parallel
-        self.objective = objective
-        self.scoring = scoring
-        self.reference = reference
+        self.objective = loss.objective
+        self.scoring = loss.scoring
+        self.reference = loss.reference
+        self.features = loss.features
         self.options = optimizer
         self.total_steps = total_steps
-        self.features = features
         self.slices = slices
         self.strict_loading = False  # checkpoints leave frozen weights out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
@@ -70,8 +64,7 @@ class PreferenceModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load the policy, where it was not given."""
-        if self.policy is None:
-            assert self.load is not None
+        if self.load is not None:
             self.policy = self.parallel.load(self.trainer.strategy, self.load).train()
 
     def configure_model(self) -> None:
@@ -118,6 +111,10 @@ class PreferenceModule(pl.LightningModule):
         """Where no step was left to take, Lightning has not called the hook above."""
         if not self._ended:
             self.on_train_end()
+
+    def teardown(self, stage: str) -> None:
+        """Let go of Lightning's trainer, which would keep the optimiser's state for as long as there is the module."""
+        self.trainer = None
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep the gradient norm before clipping, and the learning rate of this step."""

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from mmsafe.core.ranks import rank, world_size
 from mmsafe.core.signals import STOP
-from mmsafe.scoring.collate import guarded, opened
+from mmsafe.data.example import Example
+from mmsafe.models.llava import Llava
+from mmsafe.objectives.base import Objective
+from mmsafe.reference.policies import Collate
+from mmsafe.scoring.collate import Collator, guarded, opened
 from mmsafe.scoring.items import Items
-from mmsafe.scoring.sampler import ALONE, EpochBatches, Part, alike, text_length
+from mmsafe.scoring.lengths import equal_items
+from mmsafe.scoring.sampler import EpochBatches, Part, alike, text_length
+from mmsafe.scoring.slices import slices_of
+from mmsafe.training.recipe import Loss, Recipe
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -47,26 +55,33 @@ class ResumableLoader(DataLoader[Any]):
 class PreferenceData(pl.LightningDataModule):
     """Shuffled by seed and epoch; resumed exactly in mid-epoch, with any number of workers (docs/adr/0007)."""
 
-    def __init__(
-        self,
-        items: Items,
-        collator: Any,
-        *,
-        batch_size: int,
-        num_workers: int,
-        group_by_length: bool,
-        seed: int,
-        part: Part = ALONE,
-        share: Callable[[int], int] = alike,
-    ) -> None:
+    def __init__(self, llava: Llava, examples: Sequence[Example], loss: Loss, recipe: Recipe) -> None:
+        """Has the reference score the examples under `llava`, which is not kept, before anything is trained."""
         super().__init__()
-        self.items = items
-        self.collator = collator
-        self.num_workers = num_workers
+        encoder, objective, batching = llava.encoder(), loss.objective, recipe.batching
+        self.slices = slices_of(examples, recipe.trainer.metrics_by)
+        collator = loss.scoring.collator(
+            encoder,
+            objective.groups,
+            batching.max_length,
+            batching.corruption,
+            loss.features,
+            self.slices,
+            blank_image=world_size() > 1 or not llava.source.train.language,  # else a batch may have no gradient
+        )
+        left_out = equal_items(examples, objective.groups, encoder, batching.max_length)
+        self.items = items = Items(examples, len(objective.groups), left_out)
+        self.collate: Collate = collator
+        if loss.reference is not None:
+            loss.reference.prepare(items, collator, batching.batch_size, batching.num_workers)
+            self.collate = loss.reference.collate(collator)
+        self.num_workers = batching.num_workers
         self.waited = 0.0
         """Seconds that the training loop has waited for batches."""
-        lengths = [text_length(items[i].example) for i in range(len(items))] if group_by_length else None
-        self.batches = EpochBatches(len(items), batch_size, seed, lengths, part, share)
+        lengths = [text_length(items[i].example) for i in range(len(items))] if batching.group_by_length else None
+        part = Part(rank(), world_size(), recipe.trainer.accumulate_grad_batches)
+        share = _share(items, collator, objective)
+        self.batches = EpochBatches(len(items), batching.batch_size, recipe.seed, lengths, part, share)
 
     def train_dataloader(self) -> ResumableLoader:
         """A generator of its own keeps the loader from drawing on the global one."""
@@ -74,12 +89,16 @@ class PreferenceData(pl.LightningDataModule):
             self.items,
             batch_sampler=self.batches,
             num_workers=self.num_workers,
-            collate_fn=partial(guarded, self.collator),
+            collate_fn=partial(guarded, self.collate),
             generator=torch.Generator(),
             worker_init_fn=_leave_signals,
             waited=self._wait,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def teardown(self, stage: str) -> None:
+        """Let go of Lightning's trainer, which would keep the optimiser's state for as long as there are data."""
+        self.trainer = None
 
     def _wait(self, seconds: float) -> None:
         self.waited += seconds
@@ -93,6 +112,12 @@ class PreferenceData(pl.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.batches.epoch, self.batches.position = state["epoch"], state["position"]
+
+
+def _share(items: Items, collator: Collator, objective: Objective) -> Callable[[int], int]:
+    """How often an item counts in the mean of an optimiser step; tokens are counted when its step comes."""
+    name = objective.tokens_of
+    return alike if name is None else cache(lambda index: collator.tokens(items[index], name))
 
 
 def _leave_signals(worker: int) -> None:

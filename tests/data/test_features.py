@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fitting import fitted
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import AdamW, Trainer, VisionCache
@@ -24,7 +25,6 @@ from mmsafe.scoring.collate import Item
 from mmsafe.scoring.features import DiskFeatures, FeatureCache, MemoryFeatures, feature_cache, features_key
 from mmsafe.scoring.vision import tower_features
 from mmsafe.scoring.ways import SharedPrefix
-from mmsafe.training.fit import fit
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -61,8 +61,7 @@ def pictured(size: int = 6) -> list[Example]:
 
 
 def scored(llava: Llava, examples: list[Example], cache: FeatureCache | None) -> Any:
-    collator = SCORING.collator(llava.encoder(), DPO().groups)
-    collator.features = cache
+    collator = SCORING.collator(llava.encoder(), DPO().groups, features=cache)
     batch = SCORING.with_features(llava.model, collator([Item(e) for e in examples]), cache)
     with torch.no_grad():
         return SCORING.log_probs(llava.model, batch)
@@ -180,7 +179,7 @@ def test_training_with_a_cache_ends_at_the_same_weights(base: Llava, decoded: li
         llava = dataclasses.replace(base, model=copy.deepcopy(base.model))
         features = feature_cache(VisionCache(store=kept), llava, "32-true")
         del decoded[:]
-        fit(
+        fitted(
             llava,
             pictured(),
             objective=DPO(),

@@ -24,6 +24,7 @@ from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.llama_guard import LlamaGuard
 from mmsafe.evaluation.judges.reply import Reply
 from mmsafe.evaluation.judging import verdicts_on
+from mmsafe.evaluation.task import EvaluationTask
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.scoring.ways import Padded
 
@@ -327,17 +328,8 @@ def test_nothing_is_judged_twice_and_the_checkpoint_is_let_go(tmp_path: Path, mo
 
 def test_an_evaluation_by_a_guard(llava: Any, tmp_path: Path) -> None:
     judge = Guard(family="md_judge", model=str(write_text(tmp_path / "judge", reply="unsafe\nO1")), **ON_CPU)
-    metrics = evaluate(
-        llava,
-        reference=None,
-        data=MicroWorld(size=6, test_size=6),
-        part="holdout",
-        benchmark=MMSafePOTest(),
-        judge=judge,
-        scoring=Padded(),
-        settings=Evaluation(max_new_tokens=4),
-        folder=tmp_path,
-    )
+    world, settings = MicroWorld(size=6, test_size=6), Evaluation(max_new_tokens=4)
+    metrics = evaluate(llava, EvaluationTask(MMSafePOTest(), world, "holdout", judge, Padded(), settings), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "judgements.jsonl").read_text().splitlines()]
     assert {(row["unsafe"], row["unknown"], row["category"]) for row in rows} == {(True, False, "O1")}
     assert {row["judge"] for row in rows} == {"guard:judge, refusals by keywords (md_judge, text only)"}

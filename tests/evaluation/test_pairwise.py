@@ -45,8 +45,9 @@ class KnownCollator(Collator):
 class Known(Scoring):
     """Log-probs from a table: by example and response, or by the question and the letter."""
 
-    def collator(self, encoder: Any, groups: Sequence[Rows], *_: Any) -> Any:
-        return KnownCollator(encoder, groups)
+    @property
+    def collator(self) -> Any:
+        return KnownCollator
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         table = TABLES["reference" if model is REFERENCE else "policy"]

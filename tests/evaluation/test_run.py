@@ -13,12 +13,13 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
-from mmsafe.evaluation.evaluating import NO_LIMIT, evaluate
+from mmsafe.evaluation.evaluating import evaluate
 from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import flat
 from mmsafe.evaluation.stages import read_judgements
 from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.evaluation.task import NO_LIMIT, EvaluationTask
 from mmsafe.generation.generate import Response
 from mmsafe.microworld import rules
 from mmsafe.microworld.reader import MicroWorld
@@ -58,18 +59,9 @@ def run(llava: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         with monkeypatch.context() as patch:
             if say is not None:
                 patch.setattr("mmsafe.evaluation.evaluating.responses", canned)
-            return evaluate(
-                llava,
-                reference=reference,
-                data=WORLD,
-                part="holdout",
-                benchmark=benchmark,
-                judge=judge,
-                scoring=Padded(),
-                settings=Evaluation(max_new_tokens=4, batch_size=8),
-                folder=tmp_path,
-                lengths=lengths,
-            )
+            settings = Evaluation(max_new_tokens=4, batch_size=8)
+            task = EvaluationTask(benchmark, WORLD, "holdout", judge, Padded(), settings, lengths)
+            return evaluate(llava, task, tmp_path, reference)
 
     return evaluated
 

@@ -28,7 +28,7 @@ POINTS = {
     "old one is removed": ("mmsafe.training.checkpointing", "_remove"),
     "model is saved": ("mmsafe.models.llava", "Llava.save"),
     "model is put in place": ("pathlib", "Path.rename"),
-    "evaluation": ("mmsafe.experiment.pipeline", "evaluate"),
+    "evaluation": ("mmsafe.experiment.train_job", "evaluate"),
 }
 """Functions, by what happens in them; a process can be ended as one begins, as it ends, or half-way through a file."""
 

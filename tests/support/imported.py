@@ -7,7 +7,7 @@ for name in (
     "mmsafe.microworld.reader",
     "mmsafe.microworld.scene_benchmark",
     "mmsafe.microworld.tiny_build",
-    "mmsafe.experiment.pipeline",
+    "mmsafe.experiment.train_job",
     "mmsafe.train",
     "transformers.models.clip.modeling_clip",
     "transformers.models.llama.modeling_llama",

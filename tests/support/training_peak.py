@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fitting import fitted
+
 from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.data.example import Example
 from mmsafe.estimate.memory import estimate
@@ -25,7 +27,6 @@ from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.simpo import SimPO
 from mmsafe.reference.reference import Frozen
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
-from mmsafe.training.fit import fit
 
 SMALL = Architecture(image_size=64, patch_size=16, vision_width=32, vision_layers=1, width=32, layers=1, heads=2)
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -57,7 +58,7 @@ def train(llava: Llava, case: dict[str, Any], batch_size: int) -> None:
     scoring = scoring_of(case)
     objective = objective_of(case)
     precision = case.get("precision", "32-true")
-    fit(
+    fitted(
         llava,
         examples(llava, batch_size * accumulate * STEPS, uneven=case["scoring"] == "padded"),
         objective=objective,

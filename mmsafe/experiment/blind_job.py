@@ -1,0 +1,45 @@
+"""`mmsafe.blind`: generate the blind responses of a data set, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_rows
+from mmsafe.core.ranks import is_first
+from mmsafe.data.example import fingerprint
+from mmsafe.data.reading import counted, need_images
+from mmsafe.experiment.job import run_folder
+from mmsafe.generation.blinding import BLIND, with_generated_responses
+from mmsafe.models.loading import on_device, own_device
+from mmsafe.scoring.lengths import fitting, tell
+
+if TYPE_CHECKING:
+    from mmsafe.experiment.blind_config import BlindConfig
+
+log = logging.getLogger(__name__)
+
+
+def blind(config: BlindConfig, cfg: DictConfig) -> Path:
+    """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
+    if config.generation.image_view == "corrupted":
+        raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
+    folder = run_folder(cfg)
+    folder.claim()
+    loaded = counted(config.data.prompts())
+    need_images(loaded.examples, "a blind response")
+    own_device(config.accelerator)  # refused before a model is loaded
+    llava = on_device(config.model.load(), config.accelerator)
+    prompts, lengths = fitting(loaded.examples, llava.encoder(), (), config.lengths)
+    tell(lengths, config.lengths)
+    examples = with_generated_responses(llava, prompts, {BLIND}, config.generation)
+    path = folder.path / "blind.jsonl"
+    if is_first():
+        write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
+    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
+    log.info("wrote %d blind responses to %s", len(examples), path)
+    return path

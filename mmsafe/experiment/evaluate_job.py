@@ -1,0 +1,117 @@
+"""`mmsafe.evaluate`: ask a model here or one that is served, or go on from what another run left behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from mmsafe.core.declared import declared_of
+from mmsafe.core.files import write_atomically
+from mmsafe.core.ranks import is_first
+from mmsafe.core.run_record import about_run
+from mmsafe.evaluation.engine import Served
+from mmsafe.evaluation.judging import refuse_unknown
+from mmsafe.evaluation.measuring import measured
+from mmsafe.evaluation.stages import (
+    GENERATIONS,
+    JUDGEMENTS,
+    judge_answers,
+    read_generations,
+    read_judgements,
+    write_generations,
+)
+from mmsafe.experiment.job import complete, declare, evaluation_task, run_folder, show
+
+if TYPE_CHECKING:
+    from mmsafe.data.example import Example
+    from mmsafe.evaluation.benchmark import Judged
+    from mmsafe.experiment.evaluate_config import EvaluateConfig
+    from mmsafe.runs.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+    """Answer, judge and measure what `config` names, or what is left to do of that; returns the metrics."""
+    make, title = _stages(config)
+    folder = run_folder(cfg)
+    metrics = complete(folder, make)
+    show(config.benchmark, metrics, folder, title)
+    return metrics
+
+
+def _stages(config: EvaluateConfig) -> tuple[Callable[[RunFolder], dict[str, Any]], str]:
+    """What has to be done, and what the table of its result is called."""
+    if config.judgements is not None:
+        source = Path(config.judgements)
+        return partial(_measure_again, config, source), str(source)
+    if config.generations is not None:
+        source = Path(config.generations)
+        return partial(_judge_again, config, source), str(source)
+    if isinstance(config.generation, Served):
+        return partial(_ask_served, config, config.generation), config.generation.model
+    from mmsafe.experiment.evaluate_model import ask_model  # loads torch's and transformers' model code
+
+    return partial(ask_model, config), str(config.checkpoint or "base")
+
+
+def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
+    """From the verdicts in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
+    prompts = _taken_over(config, source, folder)
+    judged, judge = read_judgements(source, config.benchmark, prompts)
+    _copy(source / GENERATIONS, folder)
+    _copy(source / JUDGEMENTS, folder)
+    refuse_unknown([row.verdict for row in judged], judge, config.judge.max_unknown)
+    metrics = measured(config.benchmark, judged, judge)
+    known = {config.judge.label: config.judge.evidence, **declared_of(source, {}).judges}
+    declare(config.benchmark, {judge: known[judge]} if judge in known else {}, metrics, folder)
+    return metrics
+
+
+def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
+    """From the answers in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
+    prompts = _taken_over(config, source, folder)
+    answers = read_generations(source, config.benchmark, prompts)
+    _copy(source / GENERATIONS, folder)
+    judged = judge_answers(folder.path, config.benchmark, config.judge, prompts, answers)
+    return _measured(config, judged, folder)
+
+
+def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> dict[str, Any]:
+    """From the answers of a model that is served elsewhere; none is loaded."""
+    benchmark, judge, task = config.benchmark, config.judge, evaluation_task(config, "test")
+    judge.check()
+    log.info("pairwise accuracy is left out: it needs the model's own log-probs")
+    prompts = task.prompts()
+    folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
+    made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{benchmark.name}: answers")
+    answers = [(answer.text, answer.finished) for answer in made]
+    write_generations(folder.path, benchmark, prompts, answers)
+    return _measured(config, judge_answers(folder.path, benchmark, judge, prompts, answers), folder)
+
+
+def _measured(config: EvaluateConfig, judged: Sequence[Judged], folder: RunFolder) -> dict[str, Any]:
+    """By the judge of `config`."""
+    metrics = measured(config.benchmark, judged, config.judge.label)
+    declare(config.benchmark, {config.judge.label: config.judge.evidence}, metrics, folder)
+    return metrics
+
+
+def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> list[Example]:
+    """The prompts, for which `source` has answers; `run.json` says from where they were taken."""
+    folder.note(seed=config.seed, source=str(source.resolve()), model=about_run(source).get("model"))
+    log.info("pairwise accuracy is left out: it needs the model")
+    task = evaluation_task(config, "test")
+    prompts = task.prompts()
+    folder.note(dropped_prompts=task.dropped())
+    return prompts
+
+
+def _copy(path: Path, folder: RunFolder) -> None:
+    if is_first():
+        write_atomically(folder.path / path.name, path.read_text(encoding="utf-8"))

@@ -1,0 +1,64 @@
+"""What every job with a run folder does: claim the folder, make what is not there yet, finish it, show the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mmsafe.core.ranks import is_first
+from mmsafe.evaluation.benchmark import Benchmark, Part
+from mmsafe.evaluation.measuring import declaration
+from mmsafe.evaluation.task import EvaluationTask
+from mmsafe.reporting.table import print_tables, result_table
+from mmsafe.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mmsafe.experiment.evaluate_config import EvaluateConfig
+    from mmsafe.experiment.train_config import TrainConfig
+
+
+def run_folder(cfg: DictConfig) -> RunFolder:
+    """The folder that Hydra chose for this run, not claimed yet."""
+    return RunFolder(Path(HydraConfig.get().runtime.output_dir), cfg)
+
+
+def complete(folder: RunFolder, make: Callable[[RunFolder], dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of the run in `folder`: those of a finished one, else what `make` returns, with which it is finished.
+
+    Raises `UserError` if the folder holds a run of another config.
+    """
+    metrics = folder.claim()
+    if metrics is None:
+        metrics = make(folder)
+        folder.finish(metrics)
+    return metrics
+
+
+def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title: str, column: str = "model") -> None:
+    """Print what an evaluation found, and the benchmark's own tables."""
+    if is_first():
+        table = result_table({column: metrics}, title, folder.declared(metrics), tags=True)
+        print_tables([table, *benchmark.report(metrics, folder.path)])
+
+
+def declare(benchmark: Benchmark, judges: Mapping[str, str], metrics: dict[str, Any], folder: RunFolder) -> None:
+    """Record what the metrics of an evaluation mean; `judges` says by label what kind of evidence each gives."""
+    folder.note(declared=declaration(benchmark, judges, metrics).record())
+
+
+def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision: str = "32-true") -> EvaluationTask:
+    """The evaluation that `config` describes; by itself it casts nothing, the weights are taken as they are."""
+    return EvaluationTask(
+        config.benchmark,
+        config.data,
+        part,
+        config.judge,
+        config.scoring,
+        config.evaluation,
+        config.lengths,
+        precision,
+    )

@@ -1,0 +1,165 @@
+"""`mmsafe.train`: make what training needs, train, save, evaluate."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mmsafe.core.errors import UserError
+from mmsafe.core.ranks import is_first
+from mmsafe.data.data_source import Loaded
+from mmsafe.data.example import Example, fingerprint, sources
+from mmsafe.data.reading import counted, need_images
+from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
+from mmsafe.evaluation.task import EvaluationTask
+from mmsafe.experiment.job import complete, declare, evaluation_task, run_folder, show
+from mmsafe.experiment.weights import keep, keep_merged, load_part
+from mmsafe.generation.blinding import with_all_responses
+from mmsafe.models.adapters import add_lora
+from mmsafe.models.llava import Llava
+from mmsafe.models.loading import to_train
+from mmsafe.reporting import wandb_log
+from mmsafe.reporting.csv_log import CsvLog
+from mmsafe.reporting.logged_run import this_run
+from mmsafe.reporting.table import headline
+from mmsafe.reporting.trained import show_trained
+from mmsafe.runs.run_folder import RunFolder, score
+from mmsafe.scoring.features import feature_cache
+from mmsafe.scoring.slices import slices_of
+from mmsafe.training.fit import check_accelerator, fit
+from mmsafe.training.preference_data import PreferenceData
+from mmsafe.training.recipe import Batching, Loss, Output, Recipe
+from mmsafe.training.strategies.parallel import loaded_for
+
+if TYPE_CHECKING:
+    from mmsafe.experiment.train_config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, cfg: DictConfig) -> float | None:
+    """Load, blind, optimise, save, evaluate; returns the benchmark's score, or else the negative loss."""
+    folder = run_folder(cfg)
+    metrics = complete(folder, partial(_logged, config))
+    if not is_first():
+        return math.nan
+    if not config.checkpoint.keep:
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+    if config.evaluate:
+        title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
+        show(config.benchmark, metrics, folder, title, "trained")
+    return score(folder.path)
+
+
+def _logged(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train and evaluate, with every step and the result told to the loggers."""
+    status = 1
+    try:
+        check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
+        added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
+        loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
+        metrics = _trained(config, folder, Output(folder.path, config.checkpoint, loggers))
+        if is_first():
+            for logger in loggers:
+                logger.log_metrics(headline(metrics, folder.declared(metrics)), metrics["train/steps"])
+            for options, logger in added:
+                options.conclude(logger, metrics, folder.path)
+            for logger in loggers:
+                logger.finalize("success")
+        status = 0
+    finally:
+        wandb_log.finish(exit_code=status)
+    return metrics
+
+
+def _trained(config: TrainConfig, folder: RunFolder, output: Output) -> dict[str, Any]:
+    """The metrics of the last step, and of the evaluation where there is one."""
+    recipe = _recipe(config)
+    task = evaluation_task(config, "holdout", recipe.parallel.precision) if config.evaluate else None
+    loss, data, llava = _prepared(config, recipe, task, folder)
+    policy = llava.model if llava else partial(load_part, config, recipe.parallel)
+    fitted = fit(policy, data, loss, recipe, output)
+    metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
+    llava = keep(config, recipe.parallel, llava, fitted, folder)
+    if task is not None:
+        folder.note(dropped_prompts=task.dropped())
+        metrics |= evaluate(llava, task, folder.path, loss.reference)
+        declare(task.benchmark, {task.judge.label: task.judge.evidence}, metrics, folder)
+    if is_first():
+        keep_merged(llava, folder)
+    return metrics
+
+
+def _prepared(
+    config: TrainConfig, recipe: Recipe, task: EvaluationTask | None, folder: RunFolder
+) -> tuple[Loss, PreferenceData, Llava | None]:
+    """All that has to be there before the first step; no model where each process is to load its part of one."""
+    loaded, parallel = _read(config, task), recipe.parallel
+    llava = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
+    folder.note_inputs(model=llava.fingerprint())
+    if task is not None:
+        check_lengths(llava, task)
+    examples = _with_responses(config, llava, loaded, folder)
+    loss = _loss(config, llava, task, parallel.precision)
+    show_trained(llava.model, folder)
+    data = PreferenceData(llava, examples, loss, recipe)
+    if not parallel.loads_in_parts(llava.source):
+        return loss, data, llava
+    if loss.reference is not None:
+        loss.reference.let_go()
+    return loss, data, None
+
+
+def _recipe(config: TrainConfig) -> Recipe:
+    data = config.data
+    return Recipe(
+        config.optimizer,
+        replace(config.trainer, accumulate_grad_batches=config.accumulate),
+        Batching(data.batch_size, data.num_workers, data.group_by_length, config.lengths.max_length, config.corruption),
+        config.seed,
+        config.strategy,
+    )
+
+
+def _read(config: TrainConfig, task: EvaluationTask | None) -> Loaded:
+    """Training examples; what is wrong with data or judge must not cost a run, so all are looked at here."""
+    loaded = counted(config.data.train())
+    if config.objective.needs_image:
+        need_images(loaded.examples, "the objective")
+    slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
+    if task is not None:
+        task.judge.check()
+        prompts = task.prompts()
+        if not prompts:
+            raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
+        shown = sum(example.image is not None for example in prompts)
+        log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
+    return loaded
+
+
+def _with_responses(config: TrainConfig, llava: Llava, loaded: Loaded, folder: RunFolder) -> list[Example]:
+    """The examples with all that the objective reads; what is missing is generated."""
+    made = config.objective, config.generation, config.corruption
+    examples, lengths = with_all_responses(llava, loaded.examples, *made, config.lengths)
+    folder.note_inputs(data=fingerprint(examples))
+    folder.note(lengths=lengths)
+    folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)
+    return examples
+
+
+def _loss(config: TrainConfig, llava: Llava, task: EvaluationTask | None, precision: str) -> Loss:
+    """The loss, its reference being the model as it is now; adds to the model what `peft` trains."""
+    features, reference = feature_cache(config.vision_cache, llava, precision), None
+    if config.objective.needs_reference:
+        reference = config.reference.policy(llava, config.scoring, precision)
+    add_lora(llava, config.peft)  # after the reference is keyed: a fresh adapter changes nothing
+    if task is not None and reference is not None:
+        prepare_reference(reference, llava, task)
+    return Loss(config.objective, config.scoring, reference, features)

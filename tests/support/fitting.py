@@ -1,0 +1,42 @@
+"""One call that trains, for tests that name a few of its values only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.data.example import Example
+from mmsafe.models.llava import Llava
+from mmsafe.objectives.base import Objective
+from mmsafe.reference.policies import ReferencePolicy
+from mmsafe.scoring.features import FeatureCache
+from mmsafe.scoring.ways import Scoring
+from mmsafe.training.fit import Fitted, fit
+from mmsafe.training.preference_data import PreferenceData
+from mmsafe.training.recipe import Batching, Loss, Output, Recipe
+
+
+def fitted(
+    llava: Llava,
+    examples: Sequence[Example],
+    *,
+    objective: Objective,
+    scoring: Scoring,
+    reference: ReferencePolicy | None,
+    optimizer: AdamW,
+    trainer: Trainer,
+    seed: int = 0,
+    features: FeatureCache | None = None,
+    folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    loggers: Sequence[Any] = (),
+    callbacks: Sequence[Any] = (),
+    **batching: Any,
+) -> Fitted:
+    """Train `llava.model` in place on the CPU's one process."""
+    loss = Loss(objective, scoring, reference, features)
+    recipe = Recipe(optimizer, trainer, Batching(**batching), seed)
+    data = PreferenceData(llava, examples, loss, recipe)
+    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks)
