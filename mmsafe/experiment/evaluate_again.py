@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
@@ -19,6 +16,7 @@ from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import measured
 from mmsafe.evaluation.stages import GENERATIONS, JUDGEMENTS, judge_answers, read_generations, read_judgements
 from mmsafe.reporting.table import print_tables, result_table
+from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -27,12 +25,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def repeat(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+def repeat(config: EvaluateConfig, run: RunContext) -> dict[str, Any]:
     """Take over `config.judgements` or `config.generations` and do what comes after; raises `UserError` if it cannot.
 
     The run folder is as any other: the files taken over are copied, and `run.json` says from where.
     """
-    folder, source = RunFolder(Path(HydraConfig.get().runtime.output_dir), cfg), _source(config)
+    folder, source = RunFolder(run.folder, run.cfg), _source(config)
     metrics = folder.claim()
     if metrics is None:
         folder.note(seed=config.seed, source=str(source.resolve()), model=about_run(source).get("model"))

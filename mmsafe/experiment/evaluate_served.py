@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.measuring import measured
 from mmsafe.evaluation.stages import judge_answers, write_generations
 from mmsafe.reporting.table import print_tables, result_table
+from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,9 +18,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def evaluate_served(engine: Served, config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+def evaluate_served(engine: Served, config: EvaluateConfig, run: RunContext) -> dict[str, Any]:
     """Have the benchmark's prompts answered by `engine`, judge, measure; the run folder is as any other."""
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir), cfg)
+    folder = RunFolder(run.folder, run.cfg)
     benchmark, judge = config.benchmark, config.judge
     metrics = folder.claim()
     if metrics is None:

@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
@@ -32,6 +29,7 @@ from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.logged_run import this_run
 from mmsafe.reporting.table import headline, print_tables, result_table
 from mmsafe.reporting.trained import show_trained
+from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder, score
 from mmsafe.scoring.features import feature_cache
 from mmsafe.scoring.lengths import fitting, tell
@@ -50,28 +48,28 @@ PRECISION = "32-true"
 """Of an evaluation by itself: as the weights are, nothing is cast."""
 
 
-def train(config: TrainConfig, cfg: DictConfig) -> float | None:
+def train(config: TrainConfig, run: RunContext) -> float | None:
     """Load, blind, optimise, save, evaluate; returns the safety rate, or the negative loss where there is none."""
-    folder = RunFolder(output_dir(), cfg)
+    folder = RunFolder(run.folder, run.cfg)
     if (metrics := folder.claim()) is None:
         status = 1
         try:
-            metrics = _train(config, folder)
+            metrics = _train(config, folder, run)
             status = 0
         finally:
             wandb_log.finish(exit_code=status)
     if not is_first():
         return math.nan
-    title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
+    title = f"{run.choices['objective']} · seed {config.seed}"
     if config.evaluate:
         table = result_table({"trained": metrics}, title, tags=True)
         print_tables([table, *config.benchmark.report(metrics, folder.path)])
     return score(metrics)
 
 
-def _train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+def _train(config: TrainConfig, folder: RunFolder, run: RunContext) -> dict[str, Any]:
     check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
-    added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
+    added = [(options, options.open(this_run(folder, run))) for options in config.logger.values()]
     loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
     loaded = counted(config.data.train())
     if config.objective.needs_image:
@@ -153,11 +151,11 @@ def _check_holdout(config: TrainConfig) -> None:
     log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
 
 
-def blind(config: BlindConfig, cfg: DictConfig) -> Path:
+def blind(config: BlindConfig, run: RunContext) -> Path:
     """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
     if config.generation.image_view == "corrupted":
         raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
-    folder = RunFolder(output_dir(), cfg)
+    folder = RunFolder(run.folder, run.cfg)
     folder.claim()
     loaded = counted(config.data.prompts())
     need_images(loaded.examples, "a blind response")
@@ -174,9 +172,9 @@ def blind(config: BlindConfig, cfg: DictConfig) -> Path:
     return path
 
 
-def measure(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+def measure(config: EvaluateConfig, run: RunContext) -> dict[str, Any]:
     """Evaluate `config.checkpoint`, or the model of `config.model` where it is null."""
-    folder = RunFolder(output_dir(), cfg)
+    folder = RunFolder(run.folder, run.cfg)
     metrics = folder.claim()
     if metrics is None:
         metrics = _measure(config, folder)
@@ -235,8 +233,3 @@ def _evaluated(
         precision=precision,
         lengths=config.lengths,
     )
-
-
-def output_dir() -> Path:
-    """The run folder that Hydra chose."""
-    return Path(HydraConfig.get().runtime.output_dir)
