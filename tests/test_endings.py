@@ -55,10 +55,8 @@ def test_a_disk_that_is_full_while_hydra_writes_is_one_line(size: int, tmp_path:
 
 
 def test_what_the_encoding_lacks_is_escaped(run: Path):
-    command, environment = (
-        [sys.executable, "-m", "mmsafe.report", "runs=run"],
-        os.environ | {"PYTHONIOENCODING": "ascii"},
-    )
+    command = [sys.executable, "-m", "mmsafe.report", "runs=run"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=run.parent, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "mean over seeds \\xb1" in done.stdout
