@@ -17,6 +17,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.runs.help_page import help_page
 
 ROOT = Path(mmsafe.__file__).parent
+PAGE = PAGE
 
 
 @pytest.mark.parametrize("name", ["HydraConfig", r"hydra\._internal", "GlobalHydra", r"sys\.argv"])
@@ -35,7 +36,8 @@ def test_a_command_is_a_few_lines(name: str):
 def test_help_has_purpose_example_and_a_meaning_of_each_option(command: str):
     shown = help_page(command)
     assert shown.startswith(f"{about(command)}\n\npython -m mmsafe.{command}")
-    options = re.findall(r"^  [\w.]+=\S+(.*)$", shown.partition("groups, as")[0], flags=re.M)
+    own = shown.partition("options, as")[2].partition("\n\n")[0]
+    options = re.findall(r"^  [\w.]+=(?:\[.*?\]|\S+)(.*)$", own, flags=re.M)
     assert options
     assert all(re.match(r" {2,}\S", meaning) for meaning in options)
     assert not re.search(r"_target_|\$\{now|hydra(?!\.run\.dir)", shown)
