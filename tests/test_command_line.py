@@ -17,7 +17,6 @@ from mmsafe.core.errors import UserError
 from mmsafe.runs.help_page import help_page
 
 ROOT = Path(mmsafe.__file__).parent
-PAGE = PAGE
 
 
 @pytest.mark.parametrize("name", ["HydraConfig", r"hydra\._internal", "GlobalHydra", r"sys\.argv"])
