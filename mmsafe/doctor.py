@@ -1,27 +1,20 @@
 """`python -m mmsafe.doctor [overrides of mmsafe.train]`: what is installed, and whether such a run would fit."""
 
-from __future__ import annotations
-
 import sys
 
-from omegaconf import DictConfig
-
 from mmsafe.estimate.doctor_config import DoctorConfig
-from mmsafe.runs.app import launch
+from mmsafe.runs.app import entry_point
+from mmsafe.runs.run_context import RunContext
 
 
-def run(config: DoctorConfig, cfg: DictConfig) -> None:
+def job(config: DoctorConfig, run: RunContext) -> None:
     """Print everything; ends the process with status 1 if the run does not fit."""
     from mmsafe.estimate.diagnosis import diagnose
 
-    if not diagnose(config):
+    if not diagnose(config, run):
         sys.exit(1)
 
 
-def main() -> None:
-    """Entry point."""
-    launch("doctor", DoctorConfig, run)
-
-
+main = entry_point("doctor", DoctorConfig, job)
 if __name__ == "__main__":
     main()

@@ -1,30 +1,20 @@
 """`python -m mmsafe.evaluate`: measure a checkpoint on a benchmark."""
 
-from __future__ import annotations
-
-from typing import Any
-
-from omegaconf import DictConfig
-
-from mmsafe.core import ranks
-from mmsafe.core.run_record import metrics_of
+from mmsafe.core.endings import show_results
 from mmsafe.experiment.evaluate_config import EvaluateConfig
-from mmsafe.runs.app import launch, on_all_devices
+from mmsafe.runs.app import entry_point, on_all_devices
+from mmsafe.runs.run_context import RunContext
 
 
-def run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+def job(config: EvaluateConfig, run: RunContext) -> None:
     """Generate, judge, measure; leaves generations.jsonl, judgements.jsonl and metrics.json in the run folder."""
-    if config.processes > 1 and not ranks.started():
-        return metrics_of(on_all_devices(config))
-    from mmsafe.experiment.evaluate_job import evaluate_run
+    if not on_all_devices(config, run):
+        from mmsafe.experiment.evaluate_job import evaluate_run
 
-    return evaluate_run(config, cfg)
-
-
-def main() -> None:
-    """Entry point."""
-    launch("evaluate", EvaluateConfig, run)
+        evaluate_run(config, run)
+        show_results(run.folder, "python -m mmsafe.samples runs={}")
 
 
+main = entry_point("evaluate", EvaluateConfig, job)
 if __name__ == "__main__":
     main()

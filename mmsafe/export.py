@@ -1,37 +1,19 @@
 """`python -m mmsafe.export`: write a checkpoint in either format, a LoRA adapter merged into its base."""
 
-from __future__ import annotations
-
-from typing import Literal
-
-from omegaconf import DictConfig
-
-from mmsafe.core.options import CheckpointName, OutputPath, options
-from mmsafe.runs.app import launch
+from mmsafe.core.endings import show_results
+from mmsafe.experiment.export_config import ExportConfig
+from mmsafe.runs.app import entry_point
+from mmsafe.runs.run_context import RunContext
 
 
-@options
-class ExportConfig:
-    """`conf/export.yaml`, typed."""
-
-    checkpoint: CheckpointName
-    base: CheckpointName | None
-    format: Literal["hf", "original"]
-    out: OutputPath
-    allow_pickle: bool
-
-
-def run(config: ExportConfig, cfg: DictConfig) -> None:
+def job(config: ExportConfig, run: RunContext) -> None:
     """Write `config.out`, which appears only when it is complete."""
     from mmsafe.experiment.exporting import export
 
     export(config.checkpoint, str(config.out), config.format, base=config.base, allow_pickle=config.allow_pickle)
+    show_results(config.out, "python -m mmsafe.evaluate checkpoint={}")
 
 
-def main() -> None:
-    """Entry point."""
-    launch("export", ExportConfig, run)
-
-
+main = entry_point("export", ExportConfig, job)
 if __name__ == "__main__":
     main()

@@ -187,7 +187,7 @@ def test_every_command_of_a_run_composes_and_ends_in_a_report_and_the_page(page:
         check(name, ROOTS[name], words)
     folder = f"outputs/experiments/{page.name}"
     assert all(f"hydra.sweep.dir={folder}" in " ".join(words) for words in runs)
-    assert report[1:3] == ["mmsafe.report", folder]
+    assert report[1:3] == ["mmsafe.report", f"runs={folder}"]
     assert Path(last[0]).resolve() == BOOK / "page.py"
     assert last[2] == f"{folder}/report/results.csv"
 

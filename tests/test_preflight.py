@@ -24,7 +24,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.estimate.doctor_config import DoctorConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.experiment.train_config import TrainConfig
-from mmsafe.runs.overrides import at_home, quoting
+from mmsafe.runs.overrides import quoting, readable
 from mmsafe.runs.preflight import check
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
@@ -92,9 +92,12 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
         (["objective.beta=["], "cannot read objective.beta=[: no viable alternative at input '['"),
-        (["seed=1", "data.path=/a=1/b", "objective=dpo"], "cannot read data.path=/a=1/b: mismatched input '='"),
-        (["seed=1", "data.path=/a=1/b"], """needs quotes: 'data.path="/a=1/b"'"""),
-        (["-m", "seed=1,2", "data.path=/a=1/b,/c"], """needs quotes: 'data.path="…"'"""),
+        (
+            ["seed=1", "data.path=/a&1/b", "objective=dpo"],
+            "cannot read data.path=/a&1/b: token recognition error at: '&'",
+        ),
+        (["seed=1", "data.path=/a&1/b"], """needs quotes: 'data.path="/a&1/b"'"""),
+        (["-m", "seed=1,2", "data.path=/a&1/b,/c"], """needs quotes: 'data.path="…"'"""),
         (["-m", "objective.beta=interval(0,1)", "seed=1,2"], "cannot read objective.beta=interval(0,1): BasicSweeper"),
         (["data=hh_text", "data.path=a.json"], "data: has no images, which the objective needs"),
         (["data=hh_text", "data.path=a.json", "objective=mdpo"], "data: has no images, which the objective needs"),
@@ -313,11 +316,15 @@ def test_the_user_s_folder_in_every_path(
         ("data.path='~/a'", "data.path='~/a'"),
         ("~judge", "~judge"),
         ("name=a~/b", "name=a~/b"),
+        ("data.path=/year=1/b", "data.path='/year=1/b'"),
+        ("changes=[data.path=a,b]", "changes=['data.path=a',b]"),
+        ("name='a=b'", "name='a=b'"),
+        ("model={path: a=b}", "model={path: a=b}"),
     ],
 )
-def test_the_user_s_folder_where_hydra_reads_it(word: str, expected: str, monkeypatch: pytest.MonkeyPatch):
+def test_words_are_as_hydra_reads_them(word: str, expected: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home of/me")
-    assert at_home(word) == expected.replace("HOME", "/home of/me")
+    assert readable(word) == expected.replace("HOME", "/home of/me")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mmsafe import demo
 from mmsafe.core.config import conf_dir
 from mmsafe.core.errors import UserError
+from mmsafe.microworld import demo
 from mmsafe.report import main
 from mmsafe.reporting.summary import Run, grouped, over_seeds, paired_difference, read_runs
 from mmsafe.runs.preflight import without_hydra
@@ -45,8 +44,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def report(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: Any) -> str:
-    monkeypatch.setattr(sys, "argv", ["mmsafe.report", *map(str, words)])
-    main()
+    main([str(word) if "=" in str(word) else f"runs={word}" for word in words])
     return capsys.readouterr().out
 
 
@@ -156,7 +154,7 @@ def test_the_table_shows_means_intervals_and_what_is_unfinished(runs: Path, caps
 
 
 def test_against_adds_the_paired_differences(runs: Path, capsys: Any, monkeypatch: Any):
-    output = report(capsys, monkeypatch, runs, "--against", "objective=DPO")
+    output = report(capsys, monkeypatch, runs, "against=objective=DPO")
     assert "difference from objective=DPO, paired by seed" in " ".join(output.split())
     assert row(output, "safety rate") == ["safety rate", "0.200 ± 0.124"]
 
@@ -165,7 +163,7 @@ def test_many_groups_stand_below_each_other_in_tables_that_can_be_read(tmp_path:
     rates = [number / 10 for number in range(7)]
     for rate in rates:
         write_run(tmp_path / f"r{rate}", {"name": None, "seed": 0, "lr": rate}, {SAFE: rate})
-    output = report(capsys, monkeypatch, tmp_path, "--against", "lr=0.0")
+    output = report(capsys, monkeypatch, tmp_path, "against=lr=0.0")
     labels = [f"lr={rate} (n=1)" for rate in rates]
     heads = [line for line in output.splitlines() if "metric" in line]
     assert [[label for label in labels if label in head] for head in heads] == [labels[:5], labels[5:], [], []]
@@ -194,9 +192,10 @@ def test_results_csv_holds_every_run_and_metric(runs: Path, capsys: Any, monkeyp
 
 
 def test_a_second_report_is_the_same_and_goes_where_it_is_told(runs: Path, capsys: Any, monkeypatch: Any):
-    first, other = report(capsys, monkeypatch, runs).splitlines(), runs / "deep" / "other"
-    assert report(capsys, monkeypatch, runs, "--out", other).splitlines()[:-1] == first[:-1]
-    assert first[-1].endswith("report/report.html")
+    first, other = report(capsys, monkeypatch, runs), runs / "deep" / "other"
+    second = report(capsys, monkeypatch, runs, f"out={other}")
+    assert second == first.replace(str(runs / "report"), str(other))
+    assert f"results: {runs}/report/report.html\n" in first
     written = {path.relative_to(other): path.read_bytes() for path in other.rglob("*") if path.is_file()}
     assert written == {name: (runs / "report" / name).read_bytes() for name in written}
     assert {path.suffix for path in written} == {".csv", ".html", ".png", ".svg"}
@@ -212,7 +211,7 @@ def test_several_folders_are_one_table_and_a_run_counts_once(runs: Path):
     [
         (["nowhere"], "no run.json at or below"),
         (["."], "no run.json at or below"),
-        (["RUNS", "--against", "nope"], "--against nope: no such group"),
+        (["RUNS", "against=nope"], "against=nope: no such group"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -256,7 +255,7 @@ def test_the_demo_can_be_reported_against_dpo_as_the_readme_says(tmp_path: Path,
             config = OmegaConf.to_container(without_hydra(cfg), resolve=True)
             write_run(tmp_path / arm.lower(), config, {SAFE: 0.5})  # type: ignore[arg-type]
     assert len(grouped(read_runs([tmp_path]))) == len(demo.ARMS)
-    output = report(capsys, monkeypatch, tmp_path, "--against", "dpo")
+    output = report(capsys, monkeypatch, tmp_path, "against=dpo")
     assert "difference from dpo" in " ".join(output.split())
 
 

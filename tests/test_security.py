@@ -103,14 +103,13 @@ def test_no_dotted_name_gets_past_as_anything_but_options(parts: list[str]):
 
 def test_a_package_that_the_user_names_is_imported_and_only_then(planted: Any, mark: Path, tmp_path: Path):
     folder = planted(benchmark={"_target_": "my_plugin.Mine"})
-    refused = launch("samples", str(folder), cwd=tmp_path, cache=tmp_path)
+    refused = launch("samples", f"runs={folder}", cwd=tmp_path, cache=tmp_path)
     assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert "if you trust the package my_plugin, add plugins=[my_plugin]" in refused.err
     assert "my_plugin" not in sys.modules
-    for command, words in (("samples", [str(folder), "--plugin", "my_plugin"]), ("compare", ["plugins=[my_plugin]"])):
-        words = words if command == "samples" else [f"a={folder}", f"b={folder}", *words]
-        assert launch(command, *words, cwd=tmp_path, cache=tmp_path).status == 0
-    assert "add plugins=[my_plugin]" in launch("samples", str(folder), cwd=tmp_path, cache=tmp_path).err
+    for command, words in (("samples", [f"runs={folder}"]), ("compare", [f"a={folder}", f"b={folder}"])):
+        assert launch(command, *words, "plugins=[my_plugin]", cwd=tmp_path, cache=tmp_path).status == 0
+    assert "add plugins=[my_plugin]" in launch("samples", f"runs={folder}", cwd=tmp_path, cache=tmp_path).err
 
 
 URL = "http://someone:pass-word@localhost:9/v1"

@@ -6,7 +6,7 @@ folder=${1:-outputs/experiments/beta} python=${PYTHON:-python} page=$(dirname "$
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 $python -m mmsafe.train sweep=beta experiment=microworld seed="${SEEDS:-1,2,3}" \
   hydra.sweep.dir="$folder" launcher.jobs="${JOBS:-1}"
-$python -m mmsafe.report "$folder"
+$python -m mmsafe.report runs="$folder"
 $python "$page/../page.py" "$page" "$folder/report/results.csv" --over objective.beta --differences \
   'bpo beta=0.01 - dpo beta=0.01' \
   'bpo beta=0.05 - dpo beta=0.05' \

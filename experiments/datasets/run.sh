@@ -6,7 +6,7 @@ folder=${1:-outputs/experiments/datasets} python=${PYTHON:-python} page=$(dirnam
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 $python -m mmsafe.train sweep=datasets data.cue_correlation=0.5,0.7,1.0 experiment=microworld seed="${SEEDS:-1,2,3}" \
   hydra.sweep.dir="$folder" launcher.jobs="${JOBS:-1}"
-$python -m mmsafe.report "$folder"
+$python -m mmsafe.report runs="$folder"
 $python "$page/../page.py" "$page" "$folder/report/results.csv" --over data.cue_correlation --differences \
   'cue_correlation=0.5 bpo - cue_correlation=0.5 dpo' \
   'cue_correlation=0.7 bpo - cue_correlation=0.7 dpo' \

@@ -6,7 +6,7 @@ folder=${1:-outputs/experiments/joint_vs_concat} python=${PYTHON:-python} page=$
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 $python -m mmsafe.train sweep=joint_vs_concat experiment=microworld seed="${SEEDS:-1,2,3}" \
   hydra.sweep.dir="$folder" launcher.jobs="${JOBS:-1}"
-$python -m mmsafe.report "$folder"
+$python -m mmsafe.report runs="$folder"
 $python "$page/../page.py" "$page" "$folder/report/results.csv" --over trainer.max_steps --differences \
   'bpo_concat max_steps=47 - bpo max_steps=47' \
   'bpo_concat max_steps=63 - bpo max_steps=63' \

@@ -14,7 +14,7 @@ arm dpo-2x objective=dpo trainer.max_epochs=2
 arm sighted objective=bpo generation.image_view=real
 arm bpo objective=bpo
 arm bpo-concat objective=bpo_concat
-$python -m mmsafe.report "$folder" --against dpo
+$python -m mmsafe.report runs="$folder" against=dpo
 $python "$page/../page.py" "$page" "$folder/report/results.csv" \
   --arms base dpo dpo-2x sighted bpo bpo-concat --differences \
   'bpo - dpo' \

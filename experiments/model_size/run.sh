@@ -10,7 +10,7 @@ for size in tiny small; do
 done
 $python -m mmsafe.train sweep=model_size objective=dpo,bpo experiment=microworld seed="${SEEDS:-1,2,3}" \
   hydra.sweep.dir="$folder" launcher.jobs="${JOBS:-1}"
-$python -m mmsafe.report "$folder"
+$python -m mmsafe.report runs="$folder"
 $python "$page/../page.py" "$page" "$folder/report/results.csv" --differences \
   'tiny dpo - base-tiny' \
   'tiny bpo - tiny dpo' \

@@ -6,7 +6,7 @@ folder=${1:-outputs/experiments/objectives} python=${PYTHON:-python} page=$(dirn
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 $python -m mmsafe.train sweep=objectives objective=dpo,bpo,mdpo,bootstrapped_po,dpo_sft,cdpo,robust_dpo,hinge,ipo,simpo,orpo,sft \
   experiment=microworld seed="${SEEDS:-1,2,3}" hydra.sweep.dir="$folder" launcher.jobs="${JOBS:-1}"
-$python -m mmsafe.report "$folder" --against objective=dpo
+$python -m mmsafe.report runs="$folder" against=objective=dpo
 $python "$page/../page.py" "$page" "$folder/report/results.csv" --arms dpo bpo mdpo --differences \
   'bpo - dpo' \
   'mdpo - dpo' \

@@ -7,12 +7,16 @@ import io
 import logging
 import os
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.hydra_text import as_text
+from mmsafe.core.ranks import is_first
 from mmsafe.core.secrets import MaskedRecord, masked
 from mmsafe.core.signals import ended_at_once
 
@@ -68,6 +72,20 @@ def told(command: str) -> Iterator[None]:
 def report(message: str, command: str) -> None:
     """Print the one line that a user is meant to read."""
     print(masked(f"{command}: {message}"), file=sys.stderr)
+
+
+def show_results(place: Path | str, following: str = "") -> None:
+    """Print where results are, and the command that comes next, in which `{}` stands for that place.
+
+    Nothing is printed by processes of a run but the first.
+    """
+    if not is_first():
+        return
+    if isinstance(place, Path) and place.absolute().is_relative_to(Path.cwd()):
+        place = place.absolute().relative_to(Path.cwd())
+    print(f"results: {place}")
+    if following:
+        print(f"next: {following.format(shlex.quote(as_text(place)))}")
 
 
 def flush() -> None:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, TypeVar, cast, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -57,6 +57,11 @@ def existing(path: P) -> P:
     return path
 
 
+def as_list(value: object) -> object:
+    """A single text as a list of one; anything else as it is."""
+    return [value] if isinstance(value, str) else value
+
+
 def _checkpoint(name: str) -> str:
     path = home(name)
     _refuse(path, "folder", not os.path.isdir(path) and (path.startswith((".", "/")) or path.count("/") != 1))
@@ -76,6 +81,8 @@ CheckpointName = Annotated[str, AfterValidator(_checkpoint)]
 """A folder that is read, or a hub name `owner/name`."""
 OutputPath = Annotated[Path, AfterValidator(home)]
 """A file or folder that is written; `~` is the user's."""
+RunPaths = Annotated[list[OutputPath], BeforeValidator(as_list), Field(min_length=1)]
+"""Run folders, sweep folders, or folders above them; one of them may stand without brackets."""
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

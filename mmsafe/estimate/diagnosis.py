@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from hydra.core.hydra_config import HydraConfig
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.estimate.advice import Advice, alternatives, free_of_charge
@@ -20,7 +18,10 @@ from mmsafe.reference.reference import AdapterOff, Frozen
 from mmsafe.scoring.ways import Padded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mmsafe.estimate.doctor_config import DoctorConfig
+    from mmsafe.runs.run_context import RunContext
 
 TEXT = 512
 """Tokens of text that a prompt is taken to have."""
@@ -44,10 +45,10 @@ class Room:
         return found.peak <= self.device and (self.host is None or found.host <= self.host)
 
 
-def diagnose(config: DoctorConfig) -> bool:
+def diagnose(config: DoctorConfig, run: RunContext) -> bool:
     """Print versions, machine, estimate and advice; False if the run does not fit."""
     here, memory = gpus(), host()
-    _print_machine(here, memory)
+    _print_machine(here, memory, run.folder)
     room = room_for(config, here, memory)
     shape = shape_of(config.model)
     if shape is None:
@@ -55,7 +56,7 @@ def diagnose(config: DoctorConfig) -> bool:
         return True
     plan = plan_for(config, shape, room)
     found = estimate(shape, plan)
-    _print_estimate(plan, found, room)
+    _print_estimate(plan, found, room, run.choices)
     fits = room.fits(found)
     if fits is False:
         _print_advice(config, shape, plan, room)
@@ -136,18 +137,16 @@ def _reference(config: DoctorConfig) -> str:
     return "adapter_off" if isinstance(config.reference, AdapterOff) else "cached"
 
 
-def _print_machine(here: list[Memory], memory: Memory) -> None:
+def _print_machine(here: list[Memory], memory: Memory, runs: Path) -> None:
     print(" · ".join(f"{name} {found}" for name, found in versions().items()))
     print("\n".join(map(str, here)) or "no GPU")
     print(memory)
-    runs = Path(HydraConfig.get().runtime.output_dir)
     for name, folder in {"cache": cache_dir(""), "run folders": runs}.items():
         print(f"{name}: {disk(folder) / GIB:.1f} GiB free in {folder}")
 
 
-def _print_estimate(plan: MemoryPlan, found: MemoryEstimate, room: Room) -> None:
+def _print_estimate(plan: MemoryPlan, found: MemoryEstimate, room: Room, choices: Mapping[str, str]) -> None:
     on = f"{plan.devices} {'GPU' if room.on_gpu else 'CPU process'}{'s' if plan.devices > 1 else ''}"
-    choices = HydraConfig.get().runtime.choices
     how = f"{plan.precision}, strategy {plan.strategy}, {plan.scoring}"
     print(f"\nmodel={choices['model']} objective={choices['objective']} on {on}: {how}")
     responses = f"{sum(plan.responses)} responses of {plan.response}"

@@ -6,16 +6,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
 from mmsafe.data.example import fingerprint
 from mmsafe.data.reading import counted, need_images
-from mmsafe.experiment.job import run_folder
 from mmsafe.generation.blinding import BLIND, with_generated_responses
 from mmsafe.models.loading import on_device, own_device
+from mmsafe.runs.run_context import RunContext
+from mmsafe.runs.run_folder import RunFolder
 from mmsafe.scoring.lengths import fitting, tell
 
 if TYPE_CHECKING:
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def blind(config: BlindConfig, cfg: DictConfig) -> Path:
+def blind(config: BlindConfig, run: RunContext) -> Path:
     """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
     if config.generation.image_view == "corrupted":
         raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
-    folder = run_folder(cfg)
+    folder = RunFolder(run.folder, run.cfg)
     folder.claim()
     loaded = counted(config.data.prompts())
     need_images(loaded.examples, "a blind response")

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
 from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
@@ -25,21 +23,22 @@ from mmsafe.evaluation.stages import (
     read_judgements,
     write_generations,
 )
-from mmsafe.experiment.job import complete, declare, evaluation_task, run_folder, show
+from mmsafe.experiment.job import complete, declare, evaluation_task, show
+from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mmsafe.data.example import Example
     from mmsafe.evaluation.benchmark import Judged
     from mmsafe.experiment.evaluate_config import EvaluateConfig
-    from mmsafe.runs.run_folder import RunFolder
+    from mmsafe.runs.run_context import RunContext
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_run(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
+def evaluate_run(config: EvaluateConfig, run: RunContext) -> dict[str, Any]:
     """Answer, judge and measure what `config` names, or what is left to do of that; returns the metrics."""
     make, title = _stages(config)
-    folder = run_folder(cfg)
+    folder = RunFolder(run.folder, run.cfg)
     metrics = complete(folder, make)
     show(config.benchmark, metrics, folder, title)
     return metrics

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from mmsafe.core.ranks import is_first
 from mmsafe.evaluation.benchmark import Benchmark, Part
@@ -19,11 +15,6 @@ from mmsafe.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from mmsafe.experiment.evaluate_config import EvaluateConfig
     from mmsafe.experiment.train_config import TrainConfig
-
-
-def run_folder(cfg: DictConfig) -> RunFolder:
-    """The folder that Hydra chose for this run, not claimed yet."""
-    return RunFolder(Path(HydraConfig.get().runtime.output_dir), cfg)
 
 
 def complete(folder: RunFolder, make: Callable[[RunFolder], dict[str, Any]]) -> dict[str, Any]:

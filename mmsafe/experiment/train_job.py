@@ -9,9 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import Loaded
@@ -19,7 +16,7 @@ from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.data.reading import counted, need_images
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.task import EvaluationTask
-from mmsafe.experiment.job import complete, declare, evaluation_task, run_folder, show
+from mmsafe.experiment.job import complete, declare, evaluation_task, show
 from mmsafe.experiment.weights import keep, keep_merged, load_part
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora
@@ -30,6 +27,7 @@ from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.logged_run import this_run
 from mmsafe.reporting.table import headline
 from mmsafe.reporting.trained import show_trained
+from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder, score
 from mmsafe.scoring.features import feature_cache
 from mmsafe.scoring.slices import slices_of
@@ -44,26 +42,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, cfg: DictConfig) -> float | None:
+def train(config: TrainConfig, run: RunContext) -> float | None:
     """Load, blind, optimise, save, evaluate; returns the benchmark's score, or else the negative loss."""
-    folder = run_folder(cfg)
-    metrics = complete(folder, partial(_logged, config))
+    folder = RunFolder(run.folder, run.cfg)
+    metrics = complete(folder, partial(_logged, config, run))
     if not is_first():
         return math.nan
     if not config.checkpoint.keep:
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     if config.evaluate:
-        title = f"{HydraConfig.get().runtime.choices['objective']} · seed {config.seed}"
+        title = f"{run.choices['objective']} · seed {config.seed}"
         show(config.benchmark, metrics, folder, title, "trained")
     return score(folder.path)
 
 
-def _logged(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str, Any]:
     """Train and evaluate, with every step and the result told to the loggers."""
     status = 1
     try:
         check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
-        added = [(options, options.open(this_run(folder))) for options in config.logger.values()]
+        added = [(options, options.open(this_run(folder, run))) for options in config.logger.values()]
         loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
         metrics = _trained(config, folder, Output(folder.path, config.checkpoint, loggers))
         if is_first():

@@ -23,7 +23,7 @@ VERDICT = ("unsafe", "refused", "unknown")
 def check_installed() -> None:
     """Raise `UserError` if Inspect is not installed."""
     if find_spec("inspect_ai") is None:
-        raise UserError("--format inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'")
+        raise UserError("format=inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'")
 
 
 def write_inspect_logs(runs: Sequence[SampledRun], folder: Path) -> list[Path]:

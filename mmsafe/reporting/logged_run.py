@@ -8,6 +8,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from mmsafe.runs.run_context import RunContext
     from mmsafe.runs.run_folder import RunFolder
 
 
@@ -35,15 +36,13 @@ class LoggedRun(NamedTuple):
     """The same again when the run is continued."""
 
 
-def this_run(folder: RunFolder) -> LoggedRun:
-    """The run of this process, as Hydra started it in `folder`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra, name = HydraConfig.get(), folder.config["name"] or folder.path.name
-    choices = tuple(f"{group}={hydra.runtime.choices[group]}" for group in TELLING)
+def this_run(folder: RunFolder, run: RunContext) -> LoggedRun:
+    """The run of this process, which is recorded in `folder`."""
+    name = folder.config["name"] or folder.path.name
+    choices = tuple(f"{group}={run.choices[group]}" for group in TELLING)
     folder.note(run_id=folder.about.get("run_id") or token_hex(4))
     sweep, run_id = sweep_of(folder.path), folder.about["run_id"]
-    return LoggedRun(folder.path, name, folder.config, hydra.job.name, sweep, choices, run_id)
+    return LoggedRun(folder.path, name, folder.config, run.command, sweep, choices, run_id)
 
 
 def sweep_of(folder: Path) -> str | None:

@@ -150,5 +150,5 @@ def _prompts(path: Path, asked: SampledRunConfig, part: Part) -> tuple[Benchmark
     except UserError as error:
         raise UserError(
             f"{path}: its prompts cannot be read again ({error}); if files have moved, or the run was started in "
-            "another folder, say where they are: --set data.path=FILE, --set benchmark.path=FOLDER"
+            "another folder, say where they are: changes=[data.path=FILE,benchmark.path=FOLDER]"
         ) from error

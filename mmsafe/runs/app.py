@@ -1,84 +1,97 @@
-"""How every command starts: check, compose, run."""
+"""How every command starts: read the words, check, compose, run."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TypeVar
 
-import hydra
-import hydra.core.utils
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mmsafe.core import ranks
-from mmsafe.core.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
+from mmsafe.core.command_line import words_typed
+from mmsafe.core.config import allow_plugins, plugins_of, typed, without_hydra
 from mmsafe.core.endings import told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
 from mmsafe.core.signals import killed_workers
-from mmsafe.runs.hydra_files import save_config
-from mmsafe.runs.overrides import as_given, at_home, one_line, to_folder
-from mmsafe.runs.preflight import check
+from mmsafe.runs.help_page import help_page
+from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
+from mmsafe.runs.old_spelling import as_written_now
+from mmsafe.runs.overrides import one_line, readable, to_folder
+from mmsafe.runs.preflight import check_arguments
 from mmsafe.runs.requeue import requeued
+from mmsafe.runs.run_context import RunContext
 
-hydra.core.utils._save_config = save_config  # at import: for jobs of every launcher
 Root = TypeVar("Root")
 
 
-def on_all_devices(devices: Devices, group: str = "") -> Path:
-    """Run this job again as one process per device of this machine; returns its run folder.
+def on_all_devices(devices: Devices, run: RunContext, group: str = "", *, exactly: bool = False) -> bool:
+    """Run this job again as one process per device of this machine; False if it needs one or is one of several already.
 
-    Ends the process with the status of the processes if they fail; raises `UserError` if other machines are needed,
-    naming the option with its `group`.
+    Ends the process with the status of the processes if they fail. Raises `UserError`, naming the option with its
+    `group`, if other machines are needed, or if there have to be `exactly` as many processes and there are not.
     """
+    if exactly and ranks.started() and ranks.world_size() != devices.processes:
+        wanted = f"{devices.devices} x {group}num_nodes={devices.num_nodes}"
+        raise UserError(f"{group}devices={wanted}: torchrun or SLURM started {ranks.world_size()} processes instead")
+    if devices.processes == 1 or ranks.started():
+        return False
     if devices.num_nodes > 1:
         raise UserError(f"{group}num_nodes: start the processes by torchrun on every machine, or by SLURM")
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    words = [*as_given(hydra_config.overrides.task), to_folder("hydra.run.dir", folder)]
-    for source in hydra_config.runtime.config_sources:
-        if source.provider == "command-line":
-            words = ["--config-dir", source.path, *words]
-    status = ranks.torchrun(hydra_config.job.name, words, devices.devices)
+    folders = [word for folder in run.config_dirs[::-1] for word in ("--config-dir", folder)]
+    words = [*folders, *run.overrides, to_folder("hydra.run.dir", run.folder)]
+    status = ranks.torchrun(run.command, words, devices.devices)
     if status:
         sys.exit(status if status > 0 else 128 - status)
-    return folder
+    return True
 
 
-def launch(command: str, root: type[Root], job: Callable[[Root, DictConfig], object]) -> None:
-    """Run `job` with the config `conf/<command>.yaml` and the overrides of this process's command line.
+def entry_point(command: str, root: type[Root], job: Callable[[Root, RunContext], object]) -> Callable[..., None]:
+    """The `main` of a command, which runs `job` with the config `conf/<command>.yaml` as the command line changes it.
 
-    Ends the process with status 2 and one line on bad input, and where it cannot write.
+    It takes other words in their place, and ends the process with status 2 and one line on bad input, and where it
+    cannot write.
     """
-    name = f"mmsafe.{command}"
+
+    def main(words: Sequence[str] | None = None) -> None:
+        with told(f"mmsafe.{command}"):
+            launch(command, root, job, words_typed() if words is None else words)
+
+    return main
+
+
+def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], object], words: Sequence[str]) -> None:
+    """Read `words`, check every job that they ask for, and run them, or print the help."""
 
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
-        with requeued(), told(name), killed_workers():  # here too: submitit starts with the task
-            folder = Path(HydraConfig.get().runtime.output_dir)
-            with held(folder) if getattr(root, "runs_here", True) else nullcontext():
+        with requeued(), told(f"mmsafe.{command}"), killed_workers():  # here too: submitit starts with the task
+            run = run_context(cfg)
+            with held(run.folder) if getattr(root, "runs_here", True) else nullcontext():
                 allow_plugins(plugins_of(cfg))
-                return job(typed(without_hydra(cfg), root), cfg)
+                return job(typed(without_hydra(cfg), root), run)
 
     ranks.end_with_parent()
-    sys.argv = ["launcher.retry_failed=true" if word == "--retry-failed" else word for word in sys.argv]
-    sys.argv = [at_home(word) for word in sys.argv]
+    old = getattr(root, "old_spelling", {})
+    args = arguments([readable(word) for word in words], [flag for flag in old if flag])
+    if args.help:
+        print(help_page(command, args.overrides, args.config_dir))
+        return
+    args.overrides = as_written_now(command, args, old)
     if not ranks.is_first():
-        sys.argv += ranks.QUIET
-    with told(name):
-        check(command, root, sys.argv[1:])
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print what goes wrong itself
-        try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
-        except HydraException as error:
-            raise UserError(one_line(error)) from error
+        args.overrides += ranks.QUIET
+    check_arguments(command, root, args)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print what goes wrong itself
+    try:
+        run_hydra(command, args, task)
+    except HydraException as error:
+        raise UserError(one_line(error)) from error
 
 
 def _leave_the_log_to_the_first() -> None:

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -19,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmsafe.core.config import STARTING
 from mmsafe.core.errors import UserError
-from mmsafe.runs.overrides import all_groups, check_choice, check_key, composed, key_of, one_line, quoting
+from mmsafe.runs.hydra_state import all_groups, combinations, composed_for_sweep, config_loader
+from mmsafe.runs.overrides import check_choice, check_key, composed, key_of, one_line, quoting
 from mmsafe.runs.space import Dimension, dimensions
 
 log = logging.getLogger(__name__)
@@ -62,9 +61,8 @@ class SweepPlan:
         else:
             for override in self.overrides:
                 with _refused(override.input_line or ""):  # here, so that this one alone is named
-                    BasicSweeper.split_arguments([override], None)
-            (jobs,) = BasicSweeper.split_arguments(self.overrides, None)
-            found = [list(job) for job in jobs]
+                    combinations([override])
+            found = combinations(self.overrides)
         if not found:
             lines = " ".join(override.input_line or "" for override in self.overrides)
             raise UserError(f"{lines}: makes no job, because one of the sweeps is empty")
@@ -99,7 +97,7 @@ class SweepPlan:
 
     def _lacking(self, jobs: Sequence[Sequence[str]]) -> list[set[str]]:
         """The options that each of `jobs` names and does not have."""
-        loader = GlobalHydra.instance().config_loader()
+        loader = config_loader()
         groups, parser = all_groups(loader), OverridesParser.create(config_loader=loader)
         bases: dict[tuple[str, ...], DictConfig] = {}
         found = []
@@ -130,7 +128,7 @@ class SweepPlan:
 
 def plan(config_name: str, overrides: Sequence[str]) -> SweepPlan:
     """Read the words of a command; Hydra has to be initialised. Raises `UserError` where they cannot be read."""
-    loader = GlobalHydra.instance().config_loader()
+    loader = config_loader()
     words = parsed(overrides, loader)
     starting = [word for word in words if _about_starting(word)]
     for word in starting:
@@ -185,10 +183,8 @@ def _lacks(base: DictConfig, override: Override, groups: list[str]) -> bool:
 
 
 def _master(config_name: str, words: list[str]) -> DictConfig:
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
     try:
-        return hydra.compose_config(config_name, words, RunMode.MULTIRUN)
+        return composed_for_sweep(config_name, words)
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         raise UserError(f"{one_line(' '.join(words))}: {one_line(error)}") from error
 

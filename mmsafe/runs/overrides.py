@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmsafe.core.config import suggestion, without_hydra
 from mmsafe.core.errors import UserError
+from mmsafe.core.hydra_text import quoted
 from mmsafe.runs.launchers import check_installed
 
 
@@ -34,18 +35,21 @@ def as_given(overrides: ListConfig | list[str]) -> list[str]:
 
 def to_folder(option: str, folder: Path) -> str:
     """The override that sets `option` to a folder of any name."""
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{option}='{quoted}'"
+    return f"{option}={quoted(folder)}"
 
 
-def at_home(word: str) -> str:
-    """An override with the user's folder in place of a bare `~`, which Hydra cannot read; others as they are.
+def readable(word: str) -> str:
+    """An override in which a text with `=`, and a bare `~` for the user's folder, are as Hydra can read them.
 
-    Quoted, it is read, and left to the options; but Hydra's own would make a folder of this name.
+    A quoted `~` is left to the options; but Hydra's own would make a folder of this name.
     """
     key, _, value = word.partition("=")
     path = value.strip("'\"") if key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir") else value
-    return to_folder(key, Path(path).expanduser()) if path.startswith("~/") else word
+    if path.startswith("~/"):
+        return to_folder(key, Path(path).expanduser())
+    if "=" in value and not set("'\"\\{($ ").intersection(value):
+        return f"{key}=" + re.sub(r"[^\[\],]*=[^\[\],]*", r"'\g<0>'", value)
+    return word
 
 
 def quoting(word: str, parser: OverridesParser) -> str:
@@ -73,16 +77,6 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
         return compose(config_name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         raise UserError(f"{one_line(' '.join(overrides))}: {one_line(error)}") from error
-
-
-def all_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
-    """All config groups, nested ones as `a/b`."""
-    assert isinstance(loader, ConfigLoaderImpl)
-    found = []
-    for name in loader.repository.get_group_options(parent, ObjectType.GROUP):  # the loader's own copies it all first
-        path = f"{parent}/{name}" if parent else name
-        found += [path, *all_groups(loader, path)]
-    return found
 
 
 def check_choice(override: Override, loader: ConfigLoader) -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path, get_args_parser
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from mmsafe.core.config import allow_plugins, built, conf_dir, plugins_of, resolved, typed, without_hydra
+from mmsafe.core.config import allow_plugins, built, plugins_of, resolved, typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import inputs_must_exist
 from mmsafe.core.run_lock import refuse_held
 from mmsafe.runs.expansion import parsed, plan
+from mmsafe.runs.hydra_state import all_groups, arguments, composing, config_loader
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import all_groups, check_choice, check_key, composed, key_of
+from mmsafe.runs.overrides import check_choice, check_key, composed, key_of, readable
 from mmsafe.runs.run_folder import refuse_other_config
 from mmsafe.runs.search_check import check_search
 
@@ -32,31 +30,21 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
 
     Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
     """
-    args = get_args_parser().parse_args(list(argv))
+    check_arguments(config_name, root, arguments([readable(word) for word in argv]))
+
+
+def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
+    """The same for a command line that has been read."""
     if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return
-    GlobalHydra.instance().clear()
-    try:
-        Hydra.create_main_hydra2(config_name, _search_path(args.config_dir))
-        jobs, multirun = _jobs(args.config_name or config_name, args.overrides, args.multirun)
-        checked = [_check_job(args.config_name or config_name, root, job, multirun) for job in jobs]
+    name = args.config_name or config_name
+    with composing(config_name, args.config_dir):
+        jobs, multirun = _jobs(name, args.overrides, args.multirun)
+        checked = [_check_job(name, root, job, multirun) for job in jobs]
         if getattr(root, "runs_here", True):
             with inputs_must_exist():  # last: a missing file is the smallest mistake
                 for cfg in checked:
                     typed(cfg, root)
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _search_path(user_dir: str | None) -> ConfigSearchPath:
-    """Our `conf/`, then the user's `--config-dir`, as Hydra itself orders them."""
-    path = create_config_search_path(str(conf_dir()))
-    if user_dir is not None:
-        folder = Path(user_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {user_dir}: no such folder")
-        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-    return path
 
 
 def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[list[str]], bool]:
@@ -74,7 +62,7 @@ def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[
 
 def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
     """The config of a job, which can be run if the files are there that it names."""
-    loader = GlobalHydra.instance().config_loader()
+    loader = config_loader()
     words = parsed(overrides, loader)
     groups = all_groups(loader)
     choices = [word for word in words if key_of(word) in groups]
@@ -90,7 +78,8 @@ def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun
     if "search" in cfg:
         check_search(config, built(OmegaConf.to_container(cfg.search, resolve=True), "search"))
     check_launch(cfg, multirun, [key_of(word) for word in words])
-    _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])
+    if getattr(root, "runs_here", True):
+        _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])
     folder = [word.value() for word in words if key_of(word) == "hydra.run.dir"]
     if folder and not multirun:  # Hydra would write over the folder's own record before the job could refuse it
         refuse_held(Path(str(folder[-1])))

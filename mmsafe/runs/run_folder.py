@@ -6,7 +6,6 @@ import logging
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 
 from mmsafe import __version__
 from mmsafe.core.by_tag import write_by_tag
+from mmsafe.core.command_line import program, words_typed
 from mmsafe.core.config import SHOWN, resolved
 from mmsafe.core.declared import Declared, declared_in, declared_of
 from mmsafe.core.errors import UserError
@@ -141,7 +141,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [program(), *words_typed()],
         "hardware": _hardware(),
     }
 

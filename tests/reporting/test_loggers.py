@@ -40,7 +40,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loggers = ("logger=[wandb,tensorboard]", "logger.wandb.samples=3", "logger.wandb.tags=[mine]")
     words = [*QUICK, "trainer.devices=2", *loggers, "name='${oc.env:HF_TOKEN}'", "hydra.run.dir=job"]
     said = ""
-    for command in (["mmsafe.train", *words], ["mmsafe.report", "."]):
+    for command in (["mmsafe.train", *words], ["mmsafe.report", "runs=."]):
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=sweep, env=environment, capture_output=True, text=True, timeout=300
         )

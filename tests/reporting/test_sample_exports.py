@@ -40,11 +40,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def export(run: Path, name: str) -> Path:
-    """The one file that the command says it wrote."""
-    ended = launch("samples", "run", "--format", name, "--out", "out", cwd=run.parent, cache=run.parent)
+    """The one file that the command wrote where it says."""
+    ended = launch("samples", "runs=run", f"format={name}", "out=out", cwd=run.parent, cache=run.parent)
     assert ended.status == 0, ended.err
-    (path,) = ended.out.splitlines()
-    return run.parent / path
+    assert ended.out.startswith("results: out\n")
+    (path,) = [path for path in (run.parent / "out").rglob("*") if path.is_file()]
+    return path
 
 
 def test_inspect_reads_every_sample(run: Path):
@@ -76,8 +77,8 @@ def test_inspect_reads_every_sample(run: Path):
 
 def test_inspect_that_is_not_installed_is_one_line_before_anything_is_read(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "inspect_ai", None)
-    ended = launch("samples", "nowhere", "--format", "inspect", cwd=run.parent, cache=run.parent)
-    told = "--format inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'"
+    ended = launch("samples", "runs=nowhere", "format=inspect", cwd=run.parent, cache=run.parent)
+    told = "format=inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'"
     assert (ended.status, ended.err) == (2, f"mmsafe.samples: {told}\n")
 
 

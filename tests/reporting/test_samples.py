@@ -62,17 +62,17 @@ def test_changed_words_are_refused(write: RunWriter, tmp_path: Path):
         read_samples([run])
 
 
-def test_data_that_have_moved_are_told_by_set(write: RunWriter, tmp_path: Path):
+def test_data_that_have_moved_are_told_by_changes(write: RunWriter, tmp_path: Path):
     write(tmp_path / "run", SAID)
     write.data.parent.rename(tmp_path / "moved")
-    ended = launch("samples", "run", cwd=tmp_path, cache=tmp_path)
+    ended = launch("samples", "runs=run", cwd=tmp_path, cache=tmp_path)
     assert ended.status == 2
     assert len(ended.err.splitlines()) == 1
     assert "run: its prompts cannot be read again" in ended.err
-    assert "--set data.path=FILE" in ended.err
-    words = ["--set", "data.path=moved/test.json", "--set", "data.image_dir=moved"]
-    ended = launch("samples", "run", *words, cwd=tmp_path, cache=tmp_path)
-    assert (ended.status, ended.out) == (0, "run/samples.html\n")
+    assert "changes=[data.path=FILE" in ended.err
+    changes = "changes=[data.path=moved/test.json,data.image_dir=moved]"
+    ended = launch("samples", "runs=run", changes, cwd=tmp_path, cache=tmp_path)
+    assert (ended.status, ended.out) == (0, "results: run/samples.html\n")
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_data_that_have_moved_are_told_by_set(write: RunWriter, tmp_path: Path):
 )
 def test_a_misspelt_change_is_one_line(word: str, told: str, write: RunWriter, tmp_path: Path):
     write(tmp_path / "run", SAID)
-    ended = launch("samples", "run", "--set", word, cwd=tmp_path, cache=tmp_path)
+    ended = launch("samples", "runs=run", f"changes={word}", cwd=tmp_path, cache=tmp_path)
     assert (ended.status, ended.err) == (2, f"mmsafe.samples: {told}\n")
 
 
 def test_a_folder_without_runs_is_one_line(tmp_path: Path):
-    ended = launch("samples", ".", cwd=tmp_path, cache=tmp_path)
+    ended = launch("samples", "runs=.", cwd=tmp_path, cache=tmp_path)
     assert ended.status == 2
     assert ended.err.startswith("mmsafe.samples: no run.json at or below .")
 

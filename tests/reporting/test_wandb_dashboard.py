@@ -25,21 +25,21 @@ REWARDS = {"rewards/chosen", "rewards/rejected", "rewards/blind"}
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What `--dry-run` writes in a process without a key, a home or a network."""
+    """What `out=FILE` writes in a process without a key, a home or a network."""
     folder = tmp_path_factory.mktemp("dashboard")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(folder), "HTTPS_PROXY": "http://127.0.0.1:9", "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    words = ["--project", "mmsafe", "--entity", "lab", "--dry-run", str(folder / "dashboard.json")]
+    words = ["project=mmsafe", "entity=lab", f"out={folder / 'dashboard.json'}"]
     done = subprocess.run(
         [sys.executable, "-m", "mmsafe.dashboard", *words], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder / 'dashboard.json'}\n"
+    assert done.stdout == f"results: {folder / 'dashboard.json'}\n"
     return (folder / "dashboard.json").read_text()
 
 
 def test_it_is_what_it_was(sent: str) -> None:
-    """To change it on purpose: mmsafe.dashboard --entity lab --dry-run tests/reporting/snapshots/dashboard.json."""
+    """To change it on purpose: mmsafe.dashboard entity=lab out=tests/reporting/snapshots/dashboard.json."""
     assert sent == SNAPSHOT.read_text()
 
 

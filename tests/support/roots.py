@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmsafe.agreement import AgreementConfig
-from mmsafe.build import BuildConfig
-from mmsafe.compare import CompareConfig
+from mmsafe.curation.build.build_config import BuildConfig
+
 from mmsafe.curation.inspection.inspect_config import InspectConfig
+from mmsafe.curation.preparation.prepare_config import PrepareConfig
+from mmsafe.curation.tagging.tag_config import TagConfig
 from mmsafe.estimate.doctor_config import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
+from mmsafe.experiment.export_config import ExportConfig
 from mmsafe.experiment.train_config import TrainConfig
-from mmsafe.export import ExportConfig
-from mmsafe.prepare import PrepareConfig
-from mmsafe.tag import TagConfig
+from mmsafe.microworld.demo import DemoConfig
+from mmsafe.reporting.agreement import AgreementConfig
+from mmsafe.reporting.compare import CompareConfig
+from mmsafe.reporting.dashboard import DashboardConfig
+from mmsafe.reporting.report_config import ReportConfig
+from mmsafe.reporting.samples import SamplesConfig
 
 ROOTS: dict[str, type[Any]] = {
     "train": TrainConfig,
@@ -28,4 +33,8 @@ ROOTS: dict[str, type[Any]] = {
     "inspect": InspectConfig,
     "tag": TagConfig,
     "agreement": AgreementConfig,
+    "report": ReportConfig,
+    "samples": SamplesConfig,
+    "dashboard": DashboardConfig,
+    "demo": DemoConfig,
 }

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
-
+from mmsafe.core.endings import show_results
 from mmsafe.core.files import write_atomically, write_csv, write_json
 from mmsafe.curation.inspection.charts import charts
 from mmsafe.curation.inspection.flags import Flags, of_bad_row
@@ -20,6 +18,7 @@ from mmsafe.curation.inspection.rows import Inspected, look_through
 from mmsafe.models.encoding import Encoder
 from mmsafe.reporting.report_page import FIGURES
 from mmsafe.reporting.table import print_tables
+from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import environment
 
 if TYPE_CHECKING:
@@ -28,10 +27,9 @@ if TYPE_CHECKING:
 PAGE, ROWS, STATISTICS = "inspect.html", "rows.csv", "statistics.json"
 
 
-def inspect(config: InspectConfig) -> str:
+def inspect(config: InspectConfig, run: RunContext) -> str:
     """Read, count, write and print; returns the flags of `config.fail_on` that rows have, empty if none has any."""
-    hydra_config = HydraConfig.get()
-    folder, chosen = Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices
+    folder, chosen = run.folder, run.choices
     encoder = config.model.encoder()
     loaded = read_splits(config.data, config.splits)
     found = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
@@ -45,7 +43,7 @@ def inspect(config: InspectConfig) -> str:
     tables = main_tables(numbers, config.lengths, tokenizer, decoded=config.decode)
     write_atomically(folder / PAGE, page(found, numbers, tables, drawn, str(chosen["data"]), config))
     print_tables([for_terminal(table) for table in tables])
-    print(folder / PAGE)
+    show_results(folder / PAGE)
     return _failures(numbers, config)
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from omegaconf import DictConfig
 
 from mmsafe.core.cache import cache_dir, locked
+from mmsafe.core.config import resolved
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically, write_json
 from mmsafe.core.progress import progress
@@ -21,6 +23,7 @@ from mmsafe.core.storage import needs_room
 from mmsafe.curation.preparation.card import Split, card, record
 from mmsafe.curation.preparation.columns import Columns, Images, Survey
 from mmsafe.curation.preparation.passes import Passes, passes, published
+from mmsafe.curation.preparation.prepare_config import PrepareConfig
 from mmsafe.curation.preparation.shards import Format, ShardWriter
 from mmsafe.data.data_source import BadRow, DataSource
 from mmsafe.data.example import Example, Fingerprint, digest
@@ -28,6 +31,8 @@ from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
 
 log = logging.getLogger(__name__)
+OF_LOADING = ("batch_size", "num_workers", "group_by_length")
+"""Options of the data that change no row."""
 ABOUT, CARD, REFUSED, SHARDS = "prepared.json", "README.md", "refused.jsonl", "data"
 
 
@@ -52,6 +57,13 @@ class Request:
         where = self.source.located() if isinstance(self.source, RowSource) else {}
         settings = {**self.settings, "data": {**self.settings.get("data", {}), **where}}
         return {"settings": settings, "files": files}
+
+
+def requested(config: PrepareConfig, cfg: DictConfig) -> Request:
+    """What `mmsafe.prepare` is asked for by its options, and by the config that they were read from."""
+    settings = {key: value for key, value in resolved(cfg).items() if key != "out"}
+    settings["data"] = {key: value for key, value in settings["data"].items() if key not in OF_LOADING}
+    return Request(config.data, config.splits, config.format, config.images, config.max_shard_size, settings)
 
 
 def prepare(request: Request, out: Path) -> None:

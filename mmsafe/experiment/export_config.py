@@ -1,0 +1,18 @@
+"""The options of `mmsafe.export`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmsafe.core.options import CheckpointName, OutputPath, options
+
+
+@options
+class ExportConfig:
+    """`conf/export.yaml`, typed."""
+
+    checkpoint: CheckpointName
+    base: CheckpointName | None
+    format: Literal["hf", "original"]
+    out: OutputPath
+    allow_pickle: bool

@@ -1,0 +1,109 @@
+"""`--help`: the options of one command and their meaning, read from the YAML that defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import fill
+
+import yaml
+
+from mmsafe.core.config import PLUGINS, TARGET, conf_dir, suggestion
+from mmsafe.core.errors import UserError
+
+WIDTH = 34
+FOOTER = {
+    "groups": "--help GROUP=CHOICE    the options of that choice",
+    "command": "hydra.run.dir=FOLDER   where the run is recorded",
+    "launcher": "-m OPTION=A,B          one run for each value",
+    "": "--cfg job              print the composed config, without running it",
+}
+"""What else can be said, where a command has groups, is recorded in a folder, can be swept, and always."""
+
+
+@dataclass
+class CommandHelp:
+    """What one YAML file, and those that it builds on, say of themselves."""
+
+    comments: list[str] = field(default_factory=list)
+    """The lines before anything else, of the file itself."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """What is chosen of each group where nothing else is said."""
+    options: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By dotted name: the value where none is given, and the meaning."""
+    bases: set[str] = field(default_factory=set)
+    """The files that it builds on."""
+
+
+def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None = None) -> str:
+    """What a command does, an example, its own options and groups; and the options of each choice in `overrides`.
+
+    Raises `UserError` for a choice that there is not.
+    """
+    folders = [conf_dir(), *([Path(user_dir)] if user_dir else [])]
+    found = _read(command, folders)
+    about, *examples = found.comments
+    chosen = [word.split("=", 1) for word in overrides if word.partition("=")[0] in found.groups]
+    sections = [f"{about}\n", *examples, "\noptions, as OPTION=VALUE:", *_lines(found)]
+    if found.groups:
+        sections.append("\ngroups, as GROUP=CHOICE:")
+        for group, choice in found.groups.items():
+            text = ", ".join(_choices(group, folders))
+            sections.append(fill(f"{f'  {group}={choice}':{WIDTH}}  {text}", 120, subsequent_indent=" " * (WIDTH + 2)))
+    for group, choice in chosen:
+        if choice not in (known := _choices(group, folders)):
+            raise UserError(f"{group}={choice}: no such {group}{suggestion(choice, known)}")
+        sections += [f"\noptions of {group}={choice}:", *_lines(_read(f"{group}/{choice}", folders), f"{group}.")]
+    has = {"", *found.bases, *found.groups, *(["groups"] if found.groups else [])}
+    return "\n".join([*sections, "", *(line for key, line in FOOTER.items() if key in has)])
+
+
+def _lines(found: CommandHelp, prefix: str = "") -> Iterator[str]:
+    for name, (value, meaning) in found.options.items():
+        yield f"{f'  {prefix}{name}={value}':{WIDTH}}  {meaning}".rstrip()
+
+
+def _choices(group: str, folders: Sequence[Path]) -> list[str]:
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _read(name: str, folders: Sequence[Path]) -> CommandHelp:
+    """The file `name`, above which stand those that its defaults list names without a group."""
+    path = next(path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists())
+    text, found = path.read_text(encoding="utf-8"), CommandHelp()
+    lines = text.splitlines()
+    root = yaml.compose(text)
+    assert isinstance(root, yaml.MappingNode)
+    for default in (yaml.safe_load(text) or {}).get("defaults", []):
+        if isinstance(default, str) and default != "_self_":
+            base = _read(str(Path(name).parent / default), folders)
+            found.bases |= {default, *base.bases}
+            found.groups |= base.groups
+            found.options |= base.options
+        elif isinstance(default, dict):
+            ((group, choice),) = default.items()
+            if not group.startswith("override "):
+                found.groups[group.removeprefix("optional ")] = str(choice).replace("None", "null")
+    first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    found.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
+    found.options |= dict(_options(root, lines))
+    if PLUGINS in found.options:
+        found.options[PLUGINS] = found.options.pop(PLUGINS)  # last
+    return found
+
+
+def _options(node: yaml.MappingNode, lines: Sequence[str], prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
+    """Dotted names with value and meaning; a mapping is one option if it has a comment, else what is in it are."""
+    for key, value in node.value:
+        name, row = key.value, key.start_mark.line
+        if name in ("defaults", "hydra", TARGET):
+            continue
+        on_one_line = value.end_mark.line == row
+        comment = lines[row][value.end_mark.column if on_one_line else key.end_mark.column :]
+        meaning = comment.partition("#")[2].strip()
+        if isinstance(value, yaml.MappingNode) and not on_one_line and not meaning:
+            yield from _options(value, lines, f"{prefix}{name}.")
+        else:
+            shown = lines[row][value.start_mark.column : value.end_mark.column] if on_one_line else "…"
+            yield f"{prefix}{name}", (shown, meaning)

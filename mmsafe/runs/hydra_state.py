@@ -1,0 +1,118 @@
+"""Hydra's globals and internals: no other module touches them."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, Namespace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, cast
+
+import hydra.core.utils
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode, TaskFunction
+from omegaconf import DictConfig
+
+from mmsafe.core.config import conf_dir
+from mmsafe.core.errors import UserError
+from mmsafe.runs.hydra_files import save_config
+from mmsafe.runs.overrides import as_given
+from mmsafe.runs.run_context import RunContext
+
+hydra.core.utils._save_config = save_config  # at import: for jobs of every launcher
+RETRY_FAILED = "launcher.retry_failed=true"
+
+
+def arguments(words: Sequence[str], old_flags: Collection[str] = ()) -> Namespace:
+    """Hydra's flags and, in `overrides`, all other words; `old_flags`, each with its values, are those of a command.
+
+    Raises `UserError` for a flag that there is not.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    parser.add_argument("--retry-failed", action="store_true", help=SUPPRESS)
+    for flag in old_flags:
+        parser.add_argument(flag, dest=flag, action="append", default=[], help=SUPPRESS)
+    args = parser.parse_intermixed_args(list(words))
+    if args.experimental_rerun is not None:
+        raise UserError("--experimental-rerun: is not supported; give the command of that run again")
+    args.overrides += [RETRY_FAILED] * args.retry_failed
+    return args
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; --help shows the options")
+
+
+def run_hydra(command: str, args: Namespace, task: TaskFunction) -> None:
+    """Do what `args` ask for, with the config `conf/<command>.yaml`: run the job or jobs, or print about the config."""
+    version.setbase("1.3")
+    _run_hydra(args, get_args_parser(), task, str(conf_dir()), command)
+
+
+def run_context(cfg: DictConfig) -> RunContext:
+    """What Hydra knows of the job that runs in this process."""
+    node = HydraConfig.get()
+    return RunContext(
+        command=str(node.job.name),
+        folder=Path(node.runtime.output_dir),
+        choices={str(group): str(choice) for group, choice in node.runtime.choices.items()},
+        overrides=tuple(as_given(node.overrides.task)),
+        config_dirs=tuple(source.path for source in node.runtime.config_sources if source.provider == "command-line"),
+        cfg=cfg,
+    )
+
+
+@contextmanager
+def composing(config_name: str, user_dir: str | None) -> Iterator[None]:
+    """In the block, configs can be composed: of our `conf/` and, before it, the user's `--config-dir`."""
+    path = create_config_search_path(str(conf_dir()))
+    if user_dir is not None:
+        folder = Path(user_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {user_dir}: no such folder")
+        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    try:
+        Hydra.create_main_hydra2(config_name, path)
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def config_loader() -> ConfigLoader:
+    """Hydra's own, which has to be initialised."""
+    return GlobalHydra.instance().config_loader()
+
+
+def composed_for_sweep(config_name: str, words: list[str]) -> DictConfig:
+    """The config that a sweep is started with."""
+    running = GlobalHydra.instance().hydra
+    assert running is not None
+    return running.compose_config(config_name, words, RunMode.MULTIRUN)
+
+
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of each job, one for every combination of the values that they list."""
+    (jobs,) = BasicSweeper.split_arguments(list(overrides), None)
+    return [list(job) for job in jobs]
+
+
+def all_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
+    """All config groups, nested ones as `a/b`."""
+    repository = cast("ConfigLoaderImpl", loader).repository
+    found = []
+    for name in repository.get_group_options(parent, ObjectType.GROUP):  # the loader's own copies it all first
+        path = f"{parent}/{name}" if parent else name
+        found += [path, *all_groups(loader, path)]
+    return found
