@@ -206,7 +206,7 @@ class RowSource(ColumnSource):
             else:
                 rows |= found
         if not bad or self.on_bad == "skip":  # decoding takes longest, so it waits until all else is well
-            failed = self._failing(rows.values())
+            failed = failing((row.example for row in rows.values()), self.check_images == "decode")
             bad += {rows[name].place: RowError("damaged image", str(error)) for name, error in failed.items()}.items()
             rows = {name: row for name, row in rows.items() if name not in failed}
         lost = leave_out(path, bad, len(rows), skip=self.on_bad == "skip")
@@ -226,10 +226,6 @@ class RowSource(ColumnSource):
         if len(found) < len(rows):
             raise RowError("duplicate id", "makes two examples of the same id")
         return found
-
-    def _failing(self, rows: Iterable[ReadRow]) -> dict[str, UserError]:
-        """Why the image of a row cannot be read, by the id of its example."""
-        return failing((row.example for row in rows), self.check_images == "decode")
 
     def located(self) -> dict[str, str]:
         """The options that say where rows and images are, as what they mean on this machine."""

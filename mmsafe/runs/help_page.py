@@ -88,6 +88,7 @@ def _read(name: str, folders: Sequence[Path]) -> CommandHelp:
     first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     found.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
     found.options |= dict(_options(root, lines))
+    found.options = {name: said for name, said in found.options.items() if name not in found.groups}
     if PLUGINS in found.options:
         found.options[PLUGINS] = found.options.pop(PLUGINS)  # last
     return found

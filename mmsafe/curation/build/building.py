@@ -9,11 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mmsafe.curation.build.stage import Row, Site, BuildStage
-from mmsafe.curation.build.stage_file import StageFile
-from mmsafe.data.example import digest
 from mmsafe.core.errors import UserError
 from mmsafe.core.progress import progress
+from mmsafe.curation.build.stage import BuildStage, Row, Site
+from mmsafe.curation.build.stage_file import StageFile
+from mmsafe.data.example import digest
 
 log = logging.getLogger(__name__)
 LOCK = ".build.lock"

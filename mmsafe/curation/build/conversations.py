@@ -7,14 +7,14 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar
 
-from mmsafe.curation.build.stage import Outcome, Row, Site, BuildStage
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import Count, InputPath, options
+from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
 from mmsafe.data.conversation import PLACEHOLDER, SPEAKER, format_conversation
 from mmsafe.data.example import digest
 from mmsafe.data.hh_transcript import read_pair
-from mmsafe.data.row_error import (RowError)
-from mmsafe.data.records import (Record, read_records)
-from mmsafe.core.errors import UserError
-from mmsafe.core.options import Count, InputPath, options
+from mmsafe.data.records import Record, read_records
+from mmsafe.data.row_error import RowError
 
 
 @options

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from mmsafe.curation.build.building import stage_files, summary
-from mmsafe.curation.build.stage import Row, Site, BuildStage
+from mmsafe.curation.build.stage import BuildStage, Row, Site
 from mmsafe.curation.build.stage_file import StageFile
 
 

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from mmsafe.curation.build.stage import Outcome, Row, Site, BuildStage
-from mmsafe.data.conversation import parse_conversation
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, Share, options
+from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
+from mmsafe.data.conversation import parse_conversation
 
 
 class Entity(NamedTuple):

@@ -11,15 +11,15 @@ from urllib.parse import urlsplit
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.claims import Claims
-from mmsafe.curation.build.google import KnowledgeGraph
-from mmsafe.curation.build.image_files import ImageFiles
-from mmsafe.curation.build.polite_client import PoliteClient, Politeness, RefusedError, UnreachableError
-from mmsafe.curation.build.stage import Outcome, Row, Site, BuildStage, plain
-from mmsafe.curation.build.wikipedia import TITLES, Wiki, page_images
-from mmsafe.data.example import digest
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, options
 from mmsafe.core.row_store import RowStore
+from mmsafe.curation.build.google import KnowledgeGraph
+from mmsafe.curation.build.image_files import ImageFiles
+from mmsafe.curation.build.polite_client import PoliteClient, Politeness, RefusedError, UnreachableError
+from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site, plain
+from mmsafe.curation.build.wikipedia import TITLES, Wiki, page_images
+from mmsafe.data.example import digest
 
 NO_IMAGE = "no image of the entity"
 

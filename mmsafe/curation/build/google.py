@@ -6,8 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from mmsafe.curation.build.polite_client import AgainError, PoliteClient
 from mmsafe.core.options import options
+from mmsafe.curation.build.polite_client import AgainError, PoliteClient
 
 if TYPE_CHECKING:
     from httpx2 import Response

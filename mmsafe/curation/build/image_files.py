@@ -10,11 +10,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.checksums import note, noted
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_atomically
 from mmsafe.curation.build.polite_client import PoliteClient, RefusedError
 from mmsafe.data.example import digest
 from mmsafe.data.images import FileImage
-from mmsafe.core.errors import UserError
-from mmsafe.core.files import write_atomically
 
 LONGEST_NAME = 200
 """Bytes; file systems take 255, and tools add to names."""

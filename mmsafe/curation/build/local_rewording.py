@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from mmsafe.curation.build.rewording import RewordingReply, Rewording, request
+from mmsafe.core.options import Count, options
+from mmsafe.core.settings import Evaluation, Lengths
+from mmsafe.curation.build.rewording import Rewording, RewordingReply, request
 from mmsafe.curation.build.stage import Row, Site, plain
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.images import FileImage
-from mmsafe.core.options import Count, options
-from mmsafe.core.settings import Evaluation
-from mmsafe.core.options import Count, options
-from mmsafe.core.settings import Evaluation, Lengths
 
 PORTION = 16
 """Batches after which rows are kept in the stage's file; replies are kept in the cache batch by batch."""
@@ -40,9 +38,9 @@ class LocalRewording(Rewording):
         return f"the model of model= answers {count} requests with an image"
 
     def replies(self, rows: Sequence[Row], site: Site) -> Iterator[list[tuple[int, RewordingReply]]]:
-        from mmsafe.scoring.lengths import overlong
         from mmsafe.generation.responses import responses
         from mmsafe.models.loading import on_device
+        from mmsafe.scoring.lengths import overlong
 
         llava = on_device(site.model.load())
         settings = Evaluation(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size).generation()
@@ -52,7 +50,9 @@ class LocalRewording(Rewording):
             long = overlong(prompts, llava.encoder(), Lengths(max_length=self.max_length + 1))  # and a token of reply
             asked = [i for i in range(len(prompts)) if i not in long]
             made = responses(llava, [prompts[i] for i in asked], settings, "new wordings")
-            found = [(start + i, RewordingReply(reply.text, reply.finished)) for i, reply in zip(asked, made, strict=True)]
+            found = [
+                (start + i, RewordingReply(reply.text, reply.finished)) for i, reply in zip(asked, made, strict=True)
+            ]
             yield [*found, *((start + i, RewordingReply("", reason="request too long")) for i in sorted(long))]
 
 

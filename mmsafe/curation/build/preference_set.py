@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.files import write_atomically, write_json
 from mmsafe.curation.build.data_card import data_card
 from mmsafe.curation.build.stage import Row, Site
 from mmsafe.curation.build.stage_file import StageFile
 from mmsafe.data.readers.mmsafe_po import MMSafePO
-from mmsafe.core.files import write_atomically, write_json
 
 log = logging.getLogger(__name__)
 PAIRS, ATTRIBUTION, CARD = "pairs.json", "attribution.json", "README.md"

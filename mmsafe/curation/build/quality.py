@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from mmsafe.curation.build.entities import last_turn, mention
-from mmsafe.curation.build.stage import Outcome, Row, Site, BuildStage
-from mmsafe.data.conversation import parse_question
-from mmsafe.data.images import find_image
-from mmsafe.data.row_error import (RowError)
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, options
+from mmsafe.curation.build.entities import last_turn, mention
+from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
+from mmsafe.data.conversation import parse_question
+from mmsafe.data.images import find_image
+from mmsafe.data.row_error import RowError
 
 
 @options

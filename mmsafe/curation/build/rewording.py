@@ -9,11 +9,11 @@ from dataclasses import replace
 from string import Template
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from mmsafe.core.options import Positive, options
 from mmsafe.curation.build.entities import last_turn, mention
-from mmsafe.curation.build.stage import Outcome, Row, Site, BuildStage
+from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
 from mmsafe.data.conversation import PLACEHOLDER, SPEAKER, format_conversation, parse_conversation
 from mmsafe.data.example import digest
-from mmsafe.core.options import Positive, options
 
 INSTRUCTION = Template(
     "Below is a request that somebody writes beside this image. Word it anew, so that it is natural and grammatical. "

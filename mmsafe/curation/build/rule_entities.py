@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.errors import UserError
+from mmsafe.core.options import InputPath, options
 from mmsafe.curation.build.entities import Entities, Entity
 from mmsafe.curation.build.stage import Site
 from mmsafe.data.records import read_object
-from mmsafe.core.errors import UserError
-from mmsafe.core.options import InputPath, options
 
 OWN = Path(__file__).with_name("gazetteer.json")
 CAPITALS = Path(__file__).with_name("capitals.json")

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any, ClassVar
 
 from mmsafe.core.chat_client import Chat, NoAnswerError, ask_all, estimated_tokens
-from mmsafe.curation.build.rewording import RewordingReply, Rewording, request
-from mmsafe.curation.build.stage import Row, Site
-from mmsafe.data.data_url import image_part
-from mmsafe.data.images import FileImage
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, NonNegative, options
+from mmsafe.curation.build.rewording import Rewording, RewordingReply, request
+from mmsafe.curation.build.stage import Row, Site
+from mmsafe.data.data_url import image_part
+from mmsafe.data.images import FileImage
 
 IMAGE_TOKENS = 600
 """About so many for an image of 500 pixels, for limits and plans."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import TypeAdapter
 
-from mmsafe.models.model_source import ModelSource
 from mmsafe.core.options import options
+from mmsafe.models.model_source import ModelSource
 
 Row = dict[str, Any]
 """What is known of a pair so far; every stage adds fields."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmsafe.curation.build.stage import Outcome, Row
 from mmsafe.core.row_store import RowStore
+from mmsafe.curation.build.stage import Outcome, Row
 
 HEADER, END = "#header", "#end"
 """Keys of the first and the last line; those of rows are numbers."""

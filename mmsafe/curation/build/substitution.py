@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from mmsafe.core.options import Seed, options
 from mmsafe.curation.build.entities import mention
-from mmsafe.curation.build.stage import Outcome, Row, Site, BuildStage
+from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
 from mmsafe.data.conversation import format_conversation, parse_conversation
 from mmsafe.data.example import digest
-from mmsafe.core.options import Seed, options
 
 PORTION = 1000
 

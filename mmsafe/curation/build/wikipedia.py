@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmsafe.curation.build.polite_client import AgainError, PoliteClient, asked_wait
 from mmsafe.core.errors import UserError
+from mmsafe.curation.build.polite_client import AgainError, PoliteClient, asked_wait
 
 if TYPE_CHECKING:
     from httpx2 import Response
