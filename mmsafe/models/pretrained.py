@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, dynamic_module_utils
 from transformers.initialization import no_init_weights
+from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from mmsafe.errors import UserError
@@ -95,7 +96,7 @@ def check_files(folder: Path) -> None:
 
 def check_size(kind: Any, config: Any, held: int) -> None:
     """Raise `CheckpointError` if `config` asks for far more weights than are `held`, before they have any memory."""
-    with torch.device("meta"), no_init_weights():
+    with torch.device("meta"), no_init_weights(), set_zero3_state():  # ZeRO-3 would split what is not there
         auto = hasattr(kind, "from_config")
         model = kind.from_config(config, trust_remote_code=False) if auto else kind(config)
     model.tie_weights()
