@@ -24,8 +24,8 @@ from mmsafe.preparation.columns import Columns, Images, Survey
 from mmsafe.preparation.passes import Passes, passes, published
 from mmsafe.preparation.shards import Format, ShardWriter
 from mmsafe.reporting.files import write_atomically, write_json
-from mmsafe.reporting.runs import read_json
 from mmsafe.reporting.progress import progress
+from mmsafe.reporting.runs import read_json
 from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
