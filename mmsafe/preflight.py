@@ -33,6 +33,8 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
     Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
     """
     args = get_args_parser().parse_args(list(argv))
+    if args.experimental_rerun:
+        raise UserError("--experimental-rerun: reads a pickle, which can run any code; give the same command again")
     if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return
     GlobalHydra.instance().clear()

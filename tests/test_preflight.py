@@ -112,6 +112,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective._target_=mmsafe.sweeps.local.Popen"], "Popen: is not a class of options"),
         (["objective._target_=mmsafe_evil.X"], "add plugins=[mmsafe_evil]"),
         (["objective._target_=.mmsafe.X"], "'.mmsafe.X': is not the name of a class"),
+        (["--experimental-rerun", "config.pickle"], "--experimental-rerun: reads a pickle, which can run any code"),
         (["plugins=mine"], "plugins=mine: is no list of packages, such as plugins=[mine]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -25,6 +25,7 @@ from mmsafe.preparation.passes import Passes, passes, published
 from mmsafe.preparation.shards import Format, ShardWriter
 from mmsafe.reporting.files import write_atomically, write_json
 from mmsafe.reporting.progress import progress
+from mmsafe.reporting.runs import read_json
 from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def _folders(source: DataSource) -> Iterator[Path]:
 def _is_finished(target: Path, identity: Mapping[str, Any]) -> bool:
     """Whether this set is there; raises `UserError` if anything else is."""
     if (target / ABOUT).is_file():
-        found = json.loads((target / ABOUT).read_text(encoding="utf-8"))
+        found = read_json(target / ABOUT)
         if all(found.get(key) == value for key, value in identity.items()):
             return True
         raise UserError(
