@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmsafe.core.errors import UserError
-from mmsafe.training.checkpointing import POINTER, last_checkpoint
+from mmsafe.training.checkpointing import HOLDS, POINTER, DirectIO, last_checkpoint
 
 
 def point(folder: Path, **changes: object) -> Path:
@@ -51,10 +52,21 @@ def test_another_strategy_or_number_of_processes_is_refused(tmp_path: Path, chan
         last_checkpoint(tmp_path, strategy)
 
 
-@pytest.mark.parametrize(("text", "reason"), [("{", "is damaged"), ("[]", "is damaged"), ("{}", "is damaged")])
-def test_a_damaged_pointer_is_one_line(tmp_path: Path, text: str, reason: str):
+NAMES = ["", "..", "../step=4.ckpt", "/etc/passwd", "step=" + 400 * "4" + ".ckpt", "step=4.ckpt\0", {}]
+DAMAGED = ["{", "[]", "{}", "[" * 100_000, "3", '{"checkpoint": "step=4.ckpt"}']
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=lambda text: text[:9])
+def test_a_damaged_pointer_is_one_line(tmp_path: Path, text: str):
     (point(tmp_path) / POINTER).write_text(text)
-    with pytest.raises(UserError, match=rf"last\.json: {reason} .*delete it to train from the beginning$"):
+    with pytest.raises(UserError, match=r"last\.json: is damaged .*delete it to train from the beginning$"):
+        last_checkpoint(tmp_path, "ddp")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: str(name)[:9])
+def test_a_pointer_names_a_checkpoint_beside_it_and_nothing_else(tmp_path: Path, name: object):
+    point(tmp_path, checkpoint=name)
+    with pytest.raises(UserError, match=r"last\.json: is damaged"):
         last_checkpoint(tmp_path, "ddp")
 
 
@@ -62,3 +74,10 @@ def test_a_pointer_to_nothing_is_one_line(tmp_path: Path):
     (point(tmp_path) / "step=4.ckpt").unlink()
     with pytest.raises(UserError, match=re.escape("last.json: points to step=4.ckpt, which is gone")):
         last_checkpoint(tmp_path, "ddp")
+
+
+@pytest.mark.parametrize("content", [[1], torch.zeros(2), {}, dict.fromkeys(HOLDS - {"random"})], ids=lambda c: type(c))
+def test_tensors_that_are_no_checkpoint_are_one_line(tmp_path: Path, content: object):
+    torch.save(content, tmp_path / "step=4.ckpt")
+    with pytest.raises(UserError, match=r"step=4\.ckpt: cannot be read .*it is no checkpoint of a run"):
+        DirectIO().load_checkpoint(tmp_path / "step=4.ckpt")

@@ -329,6 +329,10 @@ def test_a_finished_set_is_left_alone_and_no_other_is_written_over(folder: Path)
         prepared(source, folder / "out")
     with pytest.raises(UserError, match="is there already and not empty"):
         prepared(source, folder / "images")
+    for content in ("", "[]", "[" * 100_000):
+        (folder / "out/prepared.json").write_text(content)
+        with pytest.raises(UserError, match=r"prepared\.json: is damaged"):
+            prepared(source, folder / "out")
 
 
 def test_a_set_is_not_written_among_the_files_that_it_is_made_from(folder: Path) -> None:

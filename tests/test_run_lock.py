@@ -97,6 +97,16 @@ def test_a_held_folder_is_refused_before_anything_in_it_is_touched(tmp_path: Pat
         process.wait()
 
 
+def test_a_lock_that_leads_to_another_file_leaves_that_alone(tmp_path: Path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / NAME).symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic links"), held(tmp_path / "run"):
+        pass
+    assert mine.read_text() == "precious"
+
+
 @pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them_and_the_command_goes_on(tmp_path: Path):
     words = [*QUICK, "objective=sft", "trainer.accelerator=cpu", "trainer.max_epochs=400", "evaluate=false"]

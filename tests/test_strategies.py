@@ -18,6 +18,7 @@ from launching import launch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
+from mmsafe.core.config import allow_plugins
 from mmsafe.experiment.exporting import export
 from mmsafe.microworld.tiny import TinyModel
 
@@ -137,6 +138,7 @@ def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
     run = Run(place, f"{words[0].partition('=')[2]}-stopped", *words)
     run.stop_after_a_step()
     monkeypatch.chdir(run.place)  # the run's `model.path` is relative
+    allow_plugins(["deepspeed_on_cpu"])
     half = export(str(run.folder), str(run.place / "half"), "hf")
     said = run.finish()
     assert "continuing from" in said

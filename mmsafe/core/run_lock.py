@@ -97,7 +97,7 @@ def _tried(folder: Path, run: str) -> int | None:
     Between the exclusive lock and the shared one is a moment without any, in which a process of another run may have
     taken it: so what is written counts only when it is read again under the shared lock.
     """
-    lock = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         if _locked(lock, fcntl.LOCK_EX):
             _write(lock, run)
@@ -149,9 +149,10 @@ def _let_go(folder: Path, lock: int) -> None:
 def _about(folder: Path) -> dict[str, Any]:
     """What the holder wrote; empty while it writes."""
     try:
-        return dict(json.loads((folder / NAME).read_text(encoding="utf-8")))
+        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return {}
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _is_orphan(about: dict[str, Any]) -> bool:

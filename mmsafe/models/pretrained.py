@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, dynamic_module_utils
 from transformers.initialization import no_init_weights
+from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from mmsafe.core.errors import UserError
@@ -84,7 +85,7 @@ def check_files(folder: Path) -> None:
         if os.path.lexists(folder / name):
             value = read_json(folder / name)
             if name == JSON[0]:
-                _check_layers(value)
+                _check_config(value)
     try:
         (folder / TEMPLATE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -95,7 +96,7 @@ def check_files(folder: Path) -> None:
 
 def check_size(kind: Any, config: Any, held: int) -> None:
     """Raise `CheckpointError` if `config` asks for far more weights than are `held`, before they have any memory."""
-    with torch.device("meta"), no_init_weights():
+    with torch.device("meta"), no_init_weights(), set_zero3_state():  # ZeRO-3 would split what is not there
         auto = hasattr(kind, "from_config")
         model = kind.from_config(config, trust_remote_code=False) if auto else kind(config)
     model.tie_weights()
@@ -136,10 +137,12 @@ def _reason(error: Exception) -> str:
     return f"cannot be read: {type(error).__name__}: {said[:200]}; copy or download it again"
 
 
-def _check_layers(config: dict[str, Any]) -> None:
-    """Raise `CheckpointError` for an absurd number of layers or experts, in nested configs, too."""
+def _check_config(config: dict[str, Any]) -> None:
+    """Raise `CheckpointError` for an absurd number of layers or experts, or code of the hub, in nested configs, too."""
     for key, value in config.items():
         if isinstance(value, dict):
-            _check_layers(value)
+            _check_config(value)
         elif ("layer" in key or "expert" in key) and isinstance(value, int) and value > LAYERS:
             raise CheckpointError(f"config.json is damaged: {key} is more than {LAYERS}")
+        elif key.endswith("_implementation") and "/" in str(value):
+            raise CheckpointError(f"config.json asks to run code of the hub ({key}), which is never done; delete that")

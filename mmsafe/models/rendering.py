@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import resource
 import sys
 import threading
@@ -20,6 +21,8 @@ from mmsafe.core.errors import UserError
 
 SECONDS = 2.0
 """Seconds of this thread's processor time; a usual template takes about 0.001, and 0.03 more when it is compiled."""
+HANGING = 60
+"""Seconds until one operation of C, which no trace function sees, ends the process: that is all that can end it."""
 MEMORY = 1 << 30
 """Bytes by which the process may grow meanwhile."""
 LENGTH = 100_000
@@ -90,11 +93,13 @@ def _limited_time() -> Iterator[None]:
         return watch if frame.f_code.co_filename == "<template>" else None
 
     before = sys.gettrace()
+    faulthandler.dump_traceback_later(HANGING, exit=True, file=2)  # its thread needs no lock of the interpreter's
     sys.settrace(watch)
     try:
         yield
     finally:
         sys.settrace(before)
+        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -10,12 +9,14 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pydantic import Field, TypeAdapter, ValidationError
 from pytorch_lightning.callbacks import Callback
+from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json
@@ -25,6 +26,23 @@ from mmsafe.training.stopping import Stopped
 
 log = logging.getLogger(__name__)
 POINTER = "last.json"
+
+
+HOLDS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step", "PreferenceData"}
+HOLDS |= {"pytorch-lightning_version", "random", "latest"}
+"""What is taken up of a checkpoint."""
+
+
+class Pointer(TypedDict):
+    """`last.json`."""
+
+    checkpoint: Annotated[str, Field(pattern=r"^step=\d{1,18}\.ckpt$")]
+    step: int
+    strategy: str
+    processes: int
+
+
+POINTERS = TypeAdapter(Pointer)
 
 
 class Checkpoints(Callback):
@@ -101,12 +119,9 @@ class Checkpoints(Callback):
 
     def _complete(self, path: Path, trainer: pl.Trainer) -> None:
         _wait_for_disk(path)
-        about = {
-            "checkpoint": path.name,
-            "step": trainer.global_step,
-            "strategy": self.strategy,
-            "processes": trainer.world_size,
-        }
+        about = Pointer(
+            checkpoint=path.name, step=trainer.global_step, strategy=self.strategy, processes=trainer.world_size
+        )
         write_json(self.folder / POINTER, about)
         self._remove_all_but(path)
 
@@ -131,6 +146,8 @@ class DirectIO(TorchCheckpointIO):
                 if part := file.testzip():  # `torch.load` does not look at the check sums
                     raise zipfile.BadZipFile(f"{part} has another check sum")
             found: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+            if not isinstance(found, dict) or not found.keys() >= HOLDS:
+                raise ValueError("it is no checkpoint of a run")
             return found
 
 
@@ -154,7 +171,7 @@ def last_checkpoint(folder: Path | None, strategy: str) -> Path | None:
     found = current_checkpoint(folder) if folder else None
     if found is None:
         return None
-    about = json.loads((found.parent / POINTER).read_text())
+    about = _read(found.parent / POINTER)
     written, now = ((about["strategy"], about["processes"]), (strategy, world_size()))
     if written != now:
         raise UserError(
@@ -175,13 +192,18 @@ def _pointed(folder: Path) -> Path | None:
     pointer = folder / POINTER
     if not pointer.exists():
         return None
-    try:
-        path = folder / str(json.loads(pointer.read_text())["checkpoint"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{pointer}: is damaged ({error}); delete it to train from the beginning") from error
+    path = folder / _read(pointer)["checkpoint"]
     if not path.exists():
         raise UserError(f"{pointer}: points to {path.name}, which is gone; delete it to train from the beginning")
     return path
+
+
+def _read(pointer: Path) -> Pointer:
+    try:
+        return POINTERS.validate_json(pointer.read_bytes(), strict=True)
+    except ValidationError as error:
+        told = "is damaged or was not written by mmsafe; delete it to train from the beginning"
+        raise UserError(f"{pointer}: {told}") from error
 
 
 def _count_epoch(trainer: pl.Trainer) -> None:

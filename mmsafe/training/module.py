@@ -161,7 +161,16 @@ class PreferenceModule(pl.LightningModule):
         checkpoint["latest"] = (self.trained_steps, self.latest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the metrics of the last step, for a run that was stopped after it."""
+        """Take up the metrics of the last step, for a run that was stopped after it.
+
+        Raises `UserError` if the weights are not those that are trained: Lightning looks at no name that is missing.
+        """
+        held = checkpoint.get("state_dict", {}) if self.parallel.whole else {}
+        trained = {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
+        if held and {name: weight.shape for name, weight in held.items()} != trained:
+            raise UserError(
+                "its checkpoint is of another model; delete the folder checkpoints to train from the beginning"
+            )
         self.trained_steps, self.latest = checkpoint["latest"]
 
     def _refuse(self, what: str) -> NoReturn:

@@ -202,6 +202,7 @@ def test_a_damaged_file_is_named_in_one_line(place: Path, kind: str, tmp_path: P
 HUGE = 10**9
 SILLY: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("hf", "config.json", nested("text_config", vocab_size=HUGE), "asks for [0-9]+ weights, its files hold"),
+    ("hf", "config.json", nested("text_config", _attn_implementation="a/b"), "asks to run code of the hub"),
     ("hf", "config.json", nested("text_config", num_hidden_layers=HUGE), "num_hidden_layers is more than 1000"),
     ("hf", "config.json", nested("text_config", intermediate_size=HUGE), "asks for [0-9]+ weights"),
     ("hf", "config.json", nested("vision_config", image_size=10**6), "its tower sees 1000000"),
@@ -255,6 +256,7 @@ SILLY: list[tuple[str, str, Callable[[Path], Any], str]] = [
     ("adapter", "adapter_config.json", changed(r=HUGE), "its weights are not of rank 1000000000"),
     ("adapter", "adapter_config.json", changed(base_model_name_or_path=7), "does not say what it was trained on"),
     ("guard", "config.json", changed(vocab_size=HUGE), "asks for [0-9]+ weights, its files hold"),
+    ("guard", "config.json", changed(experts_implementation="a/b@v1:f"), "asks to run code of the hub"),
     ("guard", "config.json", changed(num_hidden_layers=HUGE), "num_hidden_layers is more than 1000"),
     ("guard", "chat_template.jinja", lambda path: path.write_bytes(b"\xff\xfe"), "chat_template.jinja is damaged"),
     ("guard", "adapter_config.json", text('{"base_model_name_or_path": "/etc"}'), "holds a LoRA adapter"),

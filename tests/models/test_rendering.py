@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -99,3 +101,38 @@ def test_bounds_change_nothing_else(llava: Llava):
         thread.join()
     assert found == [expected] * 80
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+NESTED = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}"
+NESTED += "{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+ENDLESS = {
+    "comparison": NESTED + "{{ ns.a == ns.b }}",
+    "JSON": NESTED + "{{ ns.a | tojson }}",
+    "a key": NESTED.replace("[", "(").replace("]", ",)") + "{{ {ns.a: 1} }}",
+    "division": "{% set ns = namespace(x='f') %}{% for i in range(24) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+    "{{ (ns.x | int(base=16)) % (ns.x[:8000001] | int(base=16)) }}",
+}
+SCRIPT = """
+from types import SimpleNamespace
+import sys
+from mmsafe.models import rendering
+from transformers.utils.chat_template_utils import render_jinja_template
+
+def show(messages, tokenize, chat_template):
+    return render_jinja_template([messages], chat_template=chat_template)[0][0]
+
+rendering.HANGING = 1
+processor = SimpleNamespace(name_or_path="x", chat_template=None, apply_chat_template=show)
+for template in sys.argv[1:]:
+    rendering.rendered(processor, [{"role": "user", "content": "?"}], chat_template=template)
+"""
+
+
+@pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS.keys())
+def test_an_operation_that_nothing_interrupts_ends_the_process(template: str):
+    """And nothing else does: a template before it that takes no time is shown."""
+    command = [sys.executable, "-c", SCRIPT, "{{ messages[0].role }}", template]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Timeout (0:00:01)!")
+    assert 'File "<template>"' in done.stderr

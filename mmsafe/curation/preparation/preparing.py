@@ -19,6 +19,7 @@ from mmsafe.core.config import resolved
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically, write_json
 from mmsafe.core.progress import progress
+from mmsafe.core.run_record import read_json
 from mmsafe.core.storage import needs_room
 from mmsafe.curation.preparation.card import Split, card, record
 from mmsafe.curation.preparation.columns import Columns, Images, Survey
@@ -103,7 +104,7 @@ def _folders(source: DataSource) -> Iterator[Path]:
 def _is_finished(target: Path, identity: Mapping[str, Any]) -> bool:
     """Whether this set is there; raises `UserError` if anything else is."""
     if (target / ABOUT).is_file():
-        found = json.loads((target / ABOUT).read_text(encoding="utf-8"))
+        found = read_json(target / ABOUT)
         if all(found.get(key) == value for key, value in identity.items()):
             return True
         raise UserError(
