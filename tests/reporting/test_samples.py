@@ -79,8 +79,8 @@ def test_data_that_have_moved_are_told_by_changes(write: RunWriter, tmp_path: Pa
     ("word", "told"),
     [
         ("data.pth=x", "data.pth: MMSafePO has no such option; did you mean 'path'?"),
-        ("dta.path=x", "dta: Asked has no such option; did you mean 'data'?"),
-        ("nothing", "nothing: Asked has no such option; known: benchmark, data"),
+        ("dta.path=x", "dta: SampledRunConfig has no such option; did you mean 'data'?"),
+        ("nothing", "nothing: SampledRunConfig has no such option; known: benchmark, data"),
     ],
 )
 def test_a_misspelt_change_is_one_line(word: str, told: str, write: RunWriter, tmp_path: Path):
