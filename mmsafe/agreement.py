@@ -31,13 +31,13 @@ def run(config: AgreementConfig, cfg: DictConfig) -> None:
     """Print the agreement of every two raters; write `agreement.json`, and `disagreements.jsonl` without any text."""
     from mmsafe.evaluation.agreement import agree
     from mmsafe.reporting.agreement_table import agreement_tables
-    from mmsafe.reporting.files import write_json, write_rows
+    from mmsafe.reporting.files import write_record, write_rows
     from mmsafe.reporting.table import print_tables
 
     pairs = [agree(*two) for two in combinations(_raters([config.a, *config.b]), 2)]
     folder = Path(HydraConfig.get().runtime.output_dir)
     write_rows(folder / "disagreements.jsonl", [row for pair in pairs for row in pair.disagreements])
-    write_json(folder / "agreement.json", {"a": config.a, "b": config.b, "pairs": [pair.as_json() for pair in pairs]})
+    write_record(folder / "agreement.json", {"a": config.a, "b": config.b, "pairs": [pair.as_json() for pair in pairs]})
     print_tables([table for pair in pairs for table in agreement_tables(pair)])
 
 

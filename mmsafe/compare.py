@@ -24,13 +24,13 @@ def run(config: CompareConfig, cfg: DictConfig) -> None:
     """Print the comparison and write it to `comparison.json`."""
     from mmsafe.evaluation.comparison import compare, read_judged_run
     from mmsafe.reporting.comparison_table import comparison_table
-    from mmsafe.reporting.files import write_json
+    from mmsafe.reporting.files import write_record
     from mmsafe.reporting.table import print_tables
 
     a, b = (read_judged_run(Path(name)) for name in (config.a, config.b))
     found = compare(a, b, config.max_unpaired)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    write_json(folder / "comparison.json", {"a": config.a, "b": config.b, **found.as_json()})
+    write_record(folder / "comparison.json", {"a": config.a, "b": config.b, **found.as_json()})
     print_tables([comparison_table(found, config.a, config.b)])
 
 

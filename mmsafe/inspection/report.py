@@ -17,7 +17,7 @@ from mmsafe.inspection.splits import read_splits
 from mmsafe.inspection.statistics import FLAGS, statistics
 from mmsafe.inspection.tables import Statistics, for_terminal, main_tables
 from mmsafe.models.encoding import Encoder
-from mmsafe.reporting.files import write_atomically, write_csv, write_json
+from mmsafe.reporting.files import write_atomically, write_csv, write_record
 from mmsafe.reporting.report_page import FIGURES
 from mmsafe.reporting.runs import environment
 from mmsafe.reporting.table import print_tables
@@ -37,7 +37,7 @@ def inspect(config: InspectConfig) -> str:
     found = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
     numbers, tokenizer = statistics(found), _tokenizer(chosen["model"], encoder)
     facts = {"data": chosen["data"], "tokenizer": tokenizer, "lengths": asdict(config.lengths), **environment()}
-    write_json(folder / STATISTICS, {**facts, "splits": numbers})
+    write_record(folder / STATISTICS, {**facts, "splits": numbers})
     write_csv(folder / ROWS, _rows(found))
     drawn = charts(found, numbers, config.lengths)
     for panel in drawn:

@@ -26,6 +26,7 @@ from mmsafe.preparation.shards import Format, ShardWriter
 from mmsafe.reporting.files import write_atomically, write_json
 from mmsafe.reporting.progress import progress
 from mmsafe.reporting.runs import read_json
+from mmsafe.reporting.secrets import masked
 from mmsafe.storage import needs_room
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def prepare(request: Request, out: Path) -> None:
     target = out.expanduser().absolute()
     if inside := next((one for one in _folders(request.source) if target.is_relative_to(one.absolute())), None):
         raise UserError(f"out={out}: is in {inside}, whose files are read; name a folder elsewhere")
-    identity = json.loads(json.dumps(request.identity(), default=str))
+    identity = masked(json.loads(json.dumps(request.identity(), default=str)))
     with locked(FileLock(cache_dir("prepare") / f"{digest(str(target))}.lock"), f"out={out}"):
         if _is_finished(target, identity):
             log.info("%s is finished", out)

@@ -21,8 +21,7 @@ from mmsafe.data.example import digest
 from mmsafe.errors import UserError
 from mmsafe.ranks import is_first
 from mmsafe.reporting.by_tag import write_by_tag
-from mmsafe.reporting.files import write_json
-from mmsafe.reporting.secrets import masked
+from mmsafe.reporting.files import write_json, write_record
 from mmsafe.run_lock import NAME as LOCK
 from mmsafe.storage import needs_room
 
@@ -60,7 +59,7 @@ class RunFolder:
         """Add facts to `run.json`: versions, fingerprints, counts."""
         self.about |= facts
         if is_first():
-            write_json(self.path / ABOUT, masked(self.about))
+            write_record(self.path / ABOUT, self.about)
 
     def note_inputs(self, **fingerprints: str) -> None:
         """Note what is trained, and on what; raises `UserError` if the run in this folder began with something else."""

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from mmsafe.reporting.files import write_json
+from mmsafe.reporting.files import write_record
 from mmsafe.reporting.runs import FAILED, METRICS, metrics_of, read_json
-from mmsafe.reporting.secrets import masked
 from mmsafe.run_lock import RUN, taken
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed", "stopped"]
@@ -95,7 +94,7 @@ class Job:
         else:
             self.state, self.message = "failed", self._reason(status, console_from)
             about = {"status": status, "message": self.message, "log": str(self.console)}
-            write_json(self.folder / FAILED, masked(about))
+            write_record(self.folder / FAILED, about)
 
     def _reason(self, status: int, console_from: int) -> str:
         if status < 0:
