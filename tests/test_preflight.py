@@ -115,7 +115,10 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective._target_=mmsafe.sweeps.local_launcher.Popen"], "Popen: is not a class of options"),
         (["objective._target_=mmsafe_evil.X"], "add plugins=[mmsafe_evil]"),
         (["objective._target_=.mmsafe.X"], "'.mmsafe.X': is not the name of a class"),
-        (["--experimental-rerun", "config.pickle"], "--experimental-rerun: is not supported; give the command of that run again"),
+        (
+            ["--experimental-rerun", "config.pickle"],
+            "--experimental-rerun: is not supported",
+        ),
         (["plugins=mine"], "plugins=mine: is no list of packages, such as plugins=[mine]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

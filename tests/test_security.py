@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -133,6 +134,28 @@ def test_secrets_that_were_typed_are_in_no_file_and_no_message(tmp_path: Path, m
     assert again.status == 0, "the same command finds its finished run"
     refused = launch("evaluate", *words, f"seed={URL}", cwd=tmp_path, cache=tmp_path)
     assert (refused.status, "pass-word" in refused.err) == (2, False)
+
+
+def test_records_of_data_sets_hold_no_secret_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_API_TOKEN", TOKEN)
+    data = write_data(tmp_path / "data", ["How?", "Why?"]).rename(tmp_path / f"{TOKEN}.json")
+    words = ["data=mmsafe_po", f"data.path={data}", f"data.image_dir={tmp_path / 'data'}"]
+    for command, more in (("inspect", []), ("prepare", ["out=set"]), ("prepare", ["out=set"])):
+        ended = launch(command, *words, *more, f"hydra.run.dir={command}", cwd=tmp_path, cache=tmp_path / "cache")
+        assert ended.status == 0, ended.err
+    written = [
+        path for name in ("inspect", "prepare", "set") for path in (tmp_path / name).rglob("*") if path.is_file()
+    ]
+    assert {"statistics.json", "prepared.json"} <= {path.name for path in written}
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("secret", ["it's-a-secret", 'a"secret"one', "a/secret?b=c", "ends-with-a-line\n"])
+def test_secrets_are_found_however_they_are_quoted(secret: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_API_TOKEN", secret)
+    plain = secret.strip()
+    for typed in (plain, plain.replace("'", "\\'"), plain.replace('"', '\\"'), quote(plain, safe="")):
+        assert masked(f"x={typed}") == f"x={LEFT_OUT}"
 
 
 def test_what_is_masked_stays_otherwise_as_it_is(monkeypatch: pytest.MonkeyPatch):

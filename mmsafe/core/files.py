@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
 
 FORMULA = tuple("=+-@＝＋－＠")
@@ -40,6 +41,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON object, indented, atomically."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """The same of what a command was given or found, without secrets."""
+    write_json(path, masked(value))
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 # `api_key`, `apiKey`, `HF_TOKEN` and `Authorization`, but not `tokenizer`, `keywords` or `author`.
 SECRET_WORD = re.compile(r"\w*(key|token|secret|password|passwd|passphrase|credential|auth)s?\d*|authorization|bearer")
@@ -57,7 +58,10 @@ class MaskedRecord(logging.LogRecord):
 
 def _secrets() -> list[str]:
     """The longest first: one may begin as another does."""
-    found = {value for name, value in os.environ.items() if _names_secret(name) and len(value) >= SHORTEST_SECRET}
+    found = {value.strip() for name, value in os.environ.items() if _names_secret(name)}
+    found = {value for value in found if len(value) >= SHORTEST_SECRET}
+    found |= {value.replace(mark, f"\\{mark}") for value in found for mark in "'\""}  # as an override has it
+    found |= {quote(value, safe="") for value in found}
     return sorted(found, key=len, reverse=True)
 
 

@@ -28,7 +28,7 @@ class AgreementConfig:
 
 def show_agreement(config: AgreementConfig, run: RunContext) -> None:
     """Print the agreement of every two raters; write `agreement.json`, and `disagreements.jsonl` without any text."""
-    from mmsafe.core.files import write_json, write_rows
+    from mmsafe.core.files import write_record, write_rows
     from mmsafe.evaluation.kappa import agree
     from mmsafe.reporting.agreement_table import agreement_tables
     from mmsafe.reporting.table import print_tables
@@ -36,7 +36,7 @@ def show_agreement(config: AgreementConfig, run: RunContext) -> None:
     pairs = [agree(*two) for two in combinations(_raters([config.a, *config.b]), 2)]
     write_rows(run.folder / "disagreements.jsonl", [row for pair in pairs for row in pair.disagreements])
     found = {"a": config.a, "b": config.b, "pairs": [pair.as_json() for pair in pairs]}
-    write_json(run.folder / "agreement.json", found)
+    write_record(run.folder / "agreement.json", found)
     print_tables([table for pair in pairs for table in agreement_tables(pair)])
     show_results(run.folder)
 

@@ -21,14 +21,14 @@ class CompareConfig:
 
 def show_comparison(config: CompareConfig, run: RunContext) -> None:
     """Print the comparison and write it to `comparison.json`."""
-    from mmsafe.core.files import write_json
+    from mmsafe.core.files import write_record
     from mmsafe.evaluation.comparison import compare, read_judged_run
     from mmsafe.reporting.comparison_table import comparison_table
     from mmsafe.reporting.table import print_tables
 
     a, b = (read_judged_run(Path(name)) for name in (config.a, config.b))
     found = compare(a, b, config.max_unpaired)
-    write_json(run.folder / "comparison.json", {"a": config.a, "b": config.b, **found.as_json()})
+    write_record(run.folder / "comparison.json", {"a": config.a, "b": config.b, **found.as_json()})
     print_tables([comparison_table(found, config.a, config.b)])
     both = f"[{as_text(config.a)},{as_text(config.b)}]"
     show_results(run.folder / "comparison.json", f"python -m mmsafe.samples runs={both}")

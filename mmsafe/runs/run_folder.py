@@ -19,11 +19,10 @@ from mmsafe.core.command_line import program, words_typed
 from mmsafe.core.config import SHOWN, resolved
 from mmsafe.core.declared import Declared, declared_in, declared_of
 from mmsafe.core.errors import UserError
-from mmsafe.core.files import write_json
+from mmsafe.core.files import write_json, write_record
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_lock import NAME as LOCK
 from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of
-from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
 from mmsafe.data.example import digest
 
@@ -58,7 +57,7 @@ class RunFolder:
         """Add facts to `run.json`: versions, fingerprints, counts."""
         self.about |= facts
         if is_first():
-            write_json(self.path / ABOUT, masked(self.about))
+            write_record(self.path / ABOUT, self.about)
 
     def declared(self, metrics: Mapping[str, Any]) -> Declared:
         """What is declared of the metrics of this run."""

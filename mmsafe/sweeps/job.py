@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from mmsafe.core.files import write_json
+from mmsafe.core.files import write_record
 from mmsafe.core.run_lock import RUN, taken
 from mmsafe.core.run_record import METRICS, metrics_of, read_json
-from mmsafe.core.secrets import masked
 from mmsafe.runs.run_folder import FAILED
 
 State = Literal["waiting", "running", "elsewhere", "finished", "failed", "stopped"]
@@ -96,7 +95,7 @@ class Job:
         else:
             self.state, self.message = "failed", self._reason(status, console_from)
             about = {"status": status, "message": self.message, "log": str(self.console)}
-            write_json(self.folder / FAILED, masked(about))
+            write_record(self.folder / FAILED, about)
 
     def _reason(self, status: int, console_from: int) -> str:
         if status < 0:

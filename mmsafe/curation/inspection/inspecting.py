@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mmsafe.core.endings import show_results
-from mmsafe.core.files import write_atomically, write_csv, write_json
+from mmsafe.core.files import write_atomically, write_csv, write_record
 from mmsafe.curation.inspection.charts import charts
 from mmsafe.curation.inspection.flags import Flags, of_bad_row
 from mmsafe.curation.inspection.page import page
@@ -35,7 +35,7 @@ def inspect(config: InspectConfig, run: RunContext) -> str:
     found = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
     numbers, tokenizer = statistics(found), _tokenizer(chosen["model"], encoder)
     facts = {"data": chosen["data"], "tokenizer": tokenizer, "lengths": asdict(config.lengths), **environment()}
-    write_json(folder / STATISTICS, {**facts, "splits": numbers})
+    write_record(folder / STATISTICS, {**facts, "splits": numbers})
     write_csv(folder / ROWS, _rows(found))
     drawn = charts(found, numbers, config.lengths)
     for panel in drawn:

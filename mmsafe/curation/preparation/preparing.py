@@ -20,6 +20,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically, write_json
 from mmsafe.core.progress import progress
 from mmsafe.core.run_record import read_json
+from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
 from mmsafe.curation.preparation.card import Split, card, record
 from mmsafe.curation.preparation.columns import Columns, Images, Survey
@@ -75,7 +76,7 @@ def prepare(request: Request, out: Path) -> None:
     target = out.expanduser().absolute()
     if inside := next((one for one in _folders(request.source) if target.is_relative_to(one.absolute())), None):
         raise UserError(f"out={out}: is in {inside}, whose files are read; name a folder elsewhere")
-    identity = json.loads(json.dumps(request.identity(), default=str))
+    identity = masked(json.loads(json.dumps(request.identity(), default=str)))
     with locked(FileLock(cache_dir("prepare") / f"{digest(str(target))}.lock"), f"out={out}"):
         if _is_finished(target, identity):
             log.info("%s is finished", out)
