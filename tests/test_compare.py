@@ -144,6 +144,8 @@ def test_runs_judged_differently_are_refused(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_runs_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "us")
+    assert "b=b: no such folder or file" in refusal(compare(tmp_path))
+    (tmp_path / "b").mkdir()
     assert "b: has no run.json" in refusal(compare(tmp_path))
     write_run(tmp_path / "b", "us")
     (tmp_path / "b" / "judgements.jsonl").unlink()

@@ -64,9 +64,9 @@ def test_a_command_that_is_stopped_while_it_checks_its_config_does_not_call_it_b
         except SystemExit as end:
             raise UserError("hydra.run.dir=run: ") from end
 
-    monkeypatch.setattr(app, "check", check)
+    monkeypatch.setattr(app, "check_arguments", check)
     monkeypatch.setattr(sys, "argv", ["mmsafe.train"])
     with pytest.raises(SystemExit) as ended:
-        app.launch("train", TrainConfig, no_job)
+        app.entry_point("train", TrainConfig, no_job)()
     assert ended.value.code == 143
     assert capsys.readouterr().err == ""
