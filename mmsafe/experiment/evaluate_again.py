@@ -42,7 +42,7 @@ def repeat(config: EvaluateConfig, cfg: DictConfig) -> dict[str, Any]:
         folder.note(dropped_prompts=config.benchmark.dropped(config.data, "test"))
         judged, judge = _judged(config, folder.path, prompts)
         metrics = measured(config.benchmark, judged, judge)
-        judges = {config.judge.label: config.judge.evidence} | declared_of(source, {}).judges
+        judges = {config.judge.label: config.judge.evidence, **declared_of(source, {}).judges}
         kind = {judge: judges[judge]} if judge in judges else {}
         folder.note(declared=declaration(config.benchmark, kind, metrics).record())
         folder.finish(metrics)

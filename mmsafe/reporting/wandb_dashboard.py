@@ -71,7 +71,7 @@ def sections(declared: Sequence[Declared]) -> dict[str, tuple[Chart, ...]]:
         axis: tuple(Bars(metric.label, metric.key) for metric in together(declared).metrics if metric.axis == axis)
         for axis in ("safety", "over-refusal", None)
     }
-    shown = {
+    shown: dict[str, tuple[Chart, ...]] = {
         "Safety": (*dict.fromkeys(planes), *of_axis["safety"]),
         "Over-refusal": of_axis["over-refusal"],
         "Other": of_axis[None],

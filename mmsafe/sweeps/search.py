@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-Directions = Mapping[str, str]
+Directions = Mapping[str, Literal["maximize", "minimize"]]
 """`maximize` or `minimize`, by metric."""
 log = logging.getLogger(__name__)
 STUDY = "optuna.db"
