@@ -88,7 +88,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["name=3"], "name=3: should be a valid string"),
         (["data=mmsafe_po"], "data.path is not set"),
         (["model=llava_hf"], "model.path"),
-        (["~judge"], "judge: must be set"),
+        (["~judge"], "judge=keywords cannot tell what benchmark=microworld measures"),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
         (["objective.beta=["], "cannot read objective.beta=[: no viable alternative at input '['"),
