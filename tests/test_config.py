@@ -33,6 +33,8 @@ NEEDED_BY_ROOT = {
     "agreement": RATED,
     "build": ["out=other/path"],
     "prepare": ["out=other/path"],
+    "report": ["runs=[some]"],
+    "samples": ["runs=[some]"],
 }
 
 ONE_PART = "+data@data.parts.a=microworld"
@@ -67,7 +69,7 @@ OF_TRAINING = {"paper_dpo", "paper_bpo"}  # experiments that choose what an eval
 
 def groups(root: str) -> dict[str, str]:
     """Groups of a root's defaults list, and the option that each has there; those of a root that it extends too."""
-    defaults = yaml.safe_load((CONF / f"{root}.yaml").read_text())["defaults"]
+    defaults = yaml.safe_load((CONF / f"{root}.yaml").read_text()).get("defaults", [])
     pairs = [next(iter(entry.items())) for entry in defaults if isinstance(entry, dict)]
     named = [(group.removeprefix("optional "), option) for group, option in pairs if not group.startswith("override ")]
     found = {str(group): str(option) for group, option in named}

@@ -29,7 +29,6 @@ from mmsafe.runs.preflight import check
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
 SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
-LISTED = ("objective", "model", "data", "trainer", "benchmark", "judge", "logger", "experiment")
 
 
 def refusal(*words: str, command: str = "train", root: type[Any] = TrainConfig) -> str:
@@ -94,7 +93,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective.beta=["], "cannot read objective.beta=[: no viable alternative at input '['"),
         (
             ["seed=1", "data.path=/a&1/b", "objective=dpo"],
-            "cannot read data.path=/a&1/b: token recognition error at: '&'",
+            "cannot read data.path=/a&1/b: ",
         ),
         (["seed=1", "data.path=/a&1/b"], """needs quotes: 'data.path="/a&1/b"'"""),
         (["-m", "seed=1,2", "data.path=/a&1/b,/c"], """needs quotes: 'data.path="…"'"""),
@@ -472,18 +471,6 @@ def test_nothing_heavy_is_imported_for_a_mistake_or_for_help(
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("heavy []\n")
     assert (f"status {status}\n" in done.stdout) == (status is not None)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_help_lists_the_groups_and_their_options(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-):
-    done = command("train", "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    listed = dict(re.findall(r"^(\w+): (.+)$", done.stdout.partition("== Config")[0], flags=re.M))
-    assert set(LISTED) <= set(listed)
-    assert {"bpo", "dpo", "sft"} <= set(listed["objective"].split(", "))
-    assert "python -m mmsafe.train" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

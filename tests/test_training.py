@@ -395,7 +395,9 @@ def test_sigkill_of_the_process(tmp_path: Path, uninterrupted: Any):
         "spec.loader.exec_module(test)\n"
         "test.run(pathlib.Path(sys.argv[2]), test.Kill('on_after_backward', 3), every=1)\n"
     )
-    process = subprocess.run([sys.executable, "-c", code, __file__, str(tmp_path)], capture_output=True, check=False)
+    support = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "support"), *sys.path])}
+    words = [sys.executable, "-c", code, __file__, str(tmp_path)]
+    process = subprocess.run(words, env=support, capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [1, 2, 3]
     assert_equal(run(tmp_path, every=1), uninterrupted())

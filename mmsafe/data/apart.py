@@ -33,6 +33,11 @@ def refuse_both(file: Path, split: str | None, eval_split: str | None) -> None:
             f"{file}: would be evaluated on and trained on, too: choose rows for each by data.split and "
             "data.eval_split, or leave data.eval_path and data.eval_split null to hold out a share"
         )
+    refuse_unsplit(file, eval_split)
+
+
+def refuse_unsplit(file: Path, eval_split: str) -> None:
+    """Raise `UserError` unless rows of the file say of which split they are."""
     if not any("split" in fields_of(record) for record in read_records(file, "data.path", streamed=True)):
         raise UserError(
             f"data.eval_split={eval_split}: no row of {file} has a 'split', so all would be trained on, too; name the "

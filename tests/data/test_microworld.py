@@ -77,7 +77,8 @@ def test_an_icon_image_is_drawn_when_loaded_and_known_by_its_pixels() -> None:
 
 def test_data_do_not_depend_on_the_process() -> None:
     code = (
-        "from mmsafe.data.example import fingerprint as f; from mmsafe.microworld import MicroWorld, pretraining\n"
+        "from mmsafe.data.example import fingerprint as f; from mmsafe.microworld import pretraining; "
+        "from mmsafe.microworld.reader import MicroWorld\n"
         "m = MicroWorld(size=40, test_size=20); icon = m.train().examples[0].image.load().tobytes()\n"
         "print(f(m.train().examples), f(m.holdout().examples), f(pretraining.pretraining_examples(0, 40)), sum(icon))"
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmsafe.core.errors import UserError
+from mmsafe.data.apart import refuse_unsplit
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
@@ -34,7 +35,10 @@ def _tolerant(data: DataSource) -> DataSource:
 def _split(data: DataSource, name: str) -> Loaded:
     if not isinstance(data, RowSource):
         raise UserError("splits: only a data set that is read from files has splits by name; set it to null")
+    source = replace(data, split=name, eval_path=None, eval_split=None)
     try:
-        return replace(data, split=None, eval_path=None, eval_split=name).holdout()
+        if source.path is not None and source.path.is_file():
+            refuse_unsplit(source.path, name)
+        return source.test()
     except UserError as error:
-        raise UserError(str(error).replace("data.eval_split", "splits")) from error
+        raise UserError(str(error).replace("data.eval_split", "splits").replace("data.split", "splits")) from error
