@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmsafe.curation.build.build_config import BuildConfig
-
 from mmsafe.curation.inspection.inspect_config import InspectConfig
 from mmsafe.curation.preparation.prepare_config import PrepareConfig
 from mmsafe.curation.tagging.tag_config import TagConfig
