@@ -19,22 +19,24 @@ from mmsafe.core.hydra_text import as_text
 from mmsafe.core.ranks import is_first
 from mmsafe.core.secrets import MaskedRecord, masked
 from mmsafe.core.signals import ended_at_once
+from mmsafe.core.storage import NO_RIGHT, NO_ROOM
 
 log = logging.getLogger(__name__)
 BAD_INPUT = 2
 NO_READER = 128 + signal.SIGPIPE
 PLACE = {
+    *NO_ROOM,
+    *NO_RIGHT,
     *(
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
         errno.ENOENT,
         errno.ENOTDIR,
         errno.EISDIR,
         errno.EEXIST,
         errno.ENAMETOOLONG,
+        errno.EIO,
+        errno.ELOOP,
+        errno.ESTALE,
     ),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ESTALE, errno.ENAMETOOLONG),
 }
 """What is wrong with a file or folder, and not with the code that wants it."""
 

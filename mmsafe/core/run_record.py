@@ -9,11 +9,7 @@ from typing import Any
 from mmsafe.core.errors import UserError
 
 METRICS = "metrics.json"
-
-
 ABOUT = "run.json"
-
-
 JUDGE = "eval/judge"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmsafe.core.errors import UserError
+from mmsafe.curation.preparation.passes import published
 from mmsafe.data.apart import refuse_unsplit
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.mix import Mix
@@ -35,7 +36,7 @@ def _tolerant(data: DataSource) -> DataSource:
 def _split(data: DataSource, name: str) -> Loaded:
     if not isinstance(data, RowSource):
         raise UserError("splits: only a data set that is read from files has splits by name; set it to null")
-    source = replace(data, split=name, eval_path=None, eval_split=None)
+    source = published(data, name)
     try:
         if source.path is not None and source.path.is_file():
             refuse_unsplit(source.path, name)
