@@ -61,7 +61,7 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 def csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
     """The cells of lines that `csv_text` made, as they were; raises `csv.Error` for what is no CSV."""
     for row in csv.reader(lines):
-        yield [cell[1:] if cell.startswith("'") and _runs(cell[1:]) else cell for cell in row]
+        yield [cell[1:] if cell.startswith("'") and _is_marked(cell[1:]) else cell for cell in row]
 
 
 def _line(row: Iterable[Any]) -> str:
@@ -71,7 +71,12 @@ def _line(row: Iterable[Any]) -> str:
 
 
 def _inert(cell: Any) -> Any:
-    return f"'{cell}" if not isinstance(cell, int | float | None) and _runs(str(cell)) else cell
+    return f"'{cell}" if not isinstance(cell, int | float | None) and _is_marked(str(cell)) else cell
+
+
+def _is_marked(text: str) -> bool:
+    """Whether an apostrophe is put before it: what may be run, and what would else be read as such with its mark."""
+    return _runs(text) or _runs(text.lstrip("'"))
 
 
 def _runs(text: str) -> bool:

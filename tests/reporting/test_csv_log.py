@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -112,6 +112,7 @@ def test_what_a_spreadsheet_would_run_is_text_in_the_file_and_comes_back_as_it_w
     assert list(csv_rows(io.StringIO(csv_text([CELLS]), newline=""))) == [list(CELLS)]
 
 
+@example(["'\r"])
 @given(st.lists(st.text(st.sampled_from("=+-@\t\r\n '\",;1.e٣x"), min_size=1), min_size=1, max_size=4))
 def test_any_cells_come_back(cells: list[str]) -> None:
     text = csv_text([cells])
