@@ -14,7 +14,7 @@ from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
-from mmsafe.evaluation.measuring import measured
+from mmsafe.evaluation.measuring import declaration, measured
 from mmsafe.evaluation.stages import (
     GENERATIONS,
     JUDGEMENTS,
@@ -68,7 +68,8 @@ def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> d
     refuse_unknown([row.verdict for row in judged], judge, config.judge.max_unknown)
     metrics = measured(config.benchmark, judged, judge)
     known = {config.judge.label: config.judge.evidence, **declared_of(source, {}).judges}
-    declare(config.benchmark, {judge: known[judge]} if judge in known else {}, metrics, folder)
+    evidence = {judge: known[judge]} if judge in known else {}
+    folder.note(declared=declaration(config.benchmark, evidence, metrics).record())
     return metrics
 
 
@@ -97,8 +98,7 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
 def _measured(config: EvaluateConfig, judged: Sequence[Judged], folder: RunFolder) -> dict[str, Any]:
     """By the judge of `config`."""
     metrics = measured(config.benchmark, judged, config.judge.label)
-    declare(config.benchmark, {config.judge.label: config.judge.evidence}, metrics, folder)
-    return metrics
+    return declare(config.benchmark, config.judge, metrics, folder)
 
 
 def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> list[Example]:

@@ -30,8 +30,7 @@ def ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     llava = on_device(llava, config.accelerator)
     folder.note(dropped_prompts=task.dropped())
     metrics = evaluate(llava, task, folder.path, reference)
-    declare(task.benchmark, {task.judge.label: task.judge.evidence}, metrics, folder)
-    return metrics
+    return declare(task.benchmark, task.judge, metrics, folder)
 
 
 def _against(config: EvaluateConfig, llava: Llava, task: EvaluationTask) -> ReferencePolicy:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.ranks import is_first
 from mmsafe.evaluation.benchmark import Benchmark, Part
+from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.measuring import declaration
 from mmsafe.evaluation.task import EvaluationTask
 from mmsafe.reporting.table import print_tables, result_table
@@ -36,9 +37,10 @@ def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title
         print_tables([table, *benchmark.report(metrics, folder.path)])
 
 
-def declare(benchmark: Benchmark, judges: Mapping[str, str], metrics: dict[str, Any], folder: RunFolder) -> None:
-    """Record what the metrics of an evaluation mean; `judges` says by label what kind of evidence each gives."""
-    folder.note(declared=declaration(benchmark, judges, metrics).record())
+def declare(benchmark: Benchmark, judge: Judge, metrics: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts of `judge` are."""
+    folder.note(declared=declaration(benchmark, {judge.label: judge.evidence}, metrics).record())
+    return metrics
 
 
 def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision: str = "32-true") -> EvaluationTask:

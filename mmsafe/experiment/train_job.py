@@ -89,7 +89,7 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output) -> dict[str
     if task is not None:
         folder.note(dropped_prompts=task.dropped())
         metrics |= evaluate(llava, task, folder.path, loss.reference)
-        declare(task.benchmark, {task.judge.label: task.judge.evidence}, metrics, folder)
+        declare(task.benchmark, task.judge, metrics, folder)
     if is_first():
         keep_merged(llava, folder)
     return metrics

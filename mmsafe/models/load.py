@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from transformers import AutoConfig
 
@@ -21,12 +24,7 @@ from mmsafe.models.trial import check_processor
 
 def load_pretrained(source: CheckpointOptions) -> Llava:
     """Load `source.path`, in either format; raises `UserError` in one line where it is missing or not a LLaVA-1.5."""
-    if source.path is None:
-        raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
-
-    with in_one_line(f"model.path={source.path}"):
-        folder = located(source.path, allow_pickle=source.allow_pickle)
-        check_files(folder)
+    with _folder_of(source, weights=True) as folder:
         if is_adapter(folder):
             return load_merged(source, folder, load_pretrained)
         form, weights = format_of(folder, allow_pickle=source.allow_pickle)
@@ -47,11 +45,7 @@ def load_pretrained(source: CheckpointOptions) -> Llava:
 
 def load_encoder(source: CheckpointOptions) -> Encoder:
     """The encoder of the checkpoint at `source.path`; raises `UserError` in one line where a part of it is missing."""
-    if source.path is None:
-        raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
-    with in_one_line(f"model.path={source.path}"):
-        folder = located(source.path, allow_pickle=source.allow_pickle, weights=False)
-        check_files(folder)
+    with _folder_of(source, weights=False) as folder:
         if is_adapter(folder):
             base = base_of(folder, source.base, allow_pickle=source.allow_pickle, weights=False)
             with about_base():
@@ -66,3 +60,14 @@ def load_encoder(source: CheckpointOptions) -> Encoder:
         processor = make_processor(config, tokenizer, image_processor, template)
         check_processor(processor, config)
     return Encoder(processor, append_eos=source.append_eos)
+
+
+@contextmanager
+def _folder_of(source: CheckpointOptions, *, weights: bool) -> Iterator[Path]:
+    """The folder that `source.path` means, its files looked at; what fails in the block becomes one line."""
+    if source.path is None:
+        raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
+    with in_one_line(f"model.path={source.path}"):
+        folder = located(source.path, allow_pickle=source.allow_pickle, weights=weights)
+        check_files(folder)
+        yield folder
