@@ -1,0 +1,44 @@
+"""Gemma 3 (2503.19786): the tokens of an image see each other both ways, and most layers see a window only."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mmsafe.models.family import Family
+from mmsafe.models.tiny_parts import VISION, sized, tokenizer
+
+TOKENS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+
+
+class Gemma3(Family):
+    """The placeholder in a prompt is another token than the one that features take the place of."""
+
+    model_types = ("gemma3",)
+    token_types = "token_type_ids"
+    one_tensor: ClassVar[bool] = True
+
+    def image_token(self, processor: Any) -> int:
+        return int(processor.tokenizer.image_token_id)
+
+    def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
+        same = (image_block[:, :, None] == image_block[:, None, :]) & (image_block > 0)[:, :, None]
+        return super().masks(model, allowed | same[:, None], order, image_block)
+
+    def tiny(self) -> tuple[Any, Any]:
+        from transformers import Gemma3Config, Gemma3Processor
+        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+        words = tokenizer(TOKENS, image="boi_token")
+        images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+        sizes = {**sized(words), "head_dim": 16, "sliding_window": 24}
+        config = Gemma3Config(
+            vision_config={**VISION, "image_size": 32, "patch_size": 8},
+            text_config={**sizes, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+            image_token_index=words.image_token_id,
+            boi_token_index=words.boi_token_id,
+            eoi_token_index=words.eoi_token_id,
+            mm_tokens_per_image=4,
+        )
+        return config, Gemma3Processor(images, words, image_seq_length=4)

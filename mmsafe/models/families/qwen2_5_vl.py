@@ -1,0 +1,57 @@
+"""Qwen2.5-VL (2502.13923): images in their own size, and positions on three axes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from mmsafe.models.family import Family, Mrope, Parts, images_only
+from mmsafe.models.tiny_parts import sized, tokenizer
+
+TOKENS = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+
+
+def config_tokens(words: Any) -> dict[str, Any]:
+    """The ids of Qwen's own tokens, as its config names them."""
+    return {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
+
+
+def tiny_processor(kind: type) -> Any:
+    """A processor of Qwen's for patches of 8 pixels, two to a side of a token."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = {"shortest_edge": 256, "longest_edge": 4096}
+    images = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=size)
+    return images_only(kind)(images, tokenizer(TOKENS), None)
+
+
+class Qwen25(Mrope, Family):
+    """The merger, which makes one token of four patches, is the connector."""
+
+    model_types = ("qwen2_5_vl",)
+    parts: ClassVar[Parts] = Parts(vision=("model.visual",), connector=("model.visual.merger",))
+    token_types = "mm_token_type_ids"
+    kept = ("pixel_values", "image_grid_thw")
+
+    def tiny(self) -> tuple[Any, Any]:
+        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
+
+        processor = tiny_processor(Qwen2_5_VLProcessor)
+        vision: dict[str, Any] = {
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+        }
+        rope: dict[str, Any] = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+        config = Qwen2_5_VLConfig(
+            vision_config={**vision, "patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]},
+            text_config={**sized(processor.tokenizer), "rope_parameters": rope},
+            **config_tokens(processor.tokenizer),
+        )
+        return config, processor
