@@ -19,6 +19,8 @@ from mmsafe.core.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Seen = Sequence[tuple[Tensor, ...]]
+Sizes = Sequence[tuple[int, int]]
 TEXT_PART = ("model.language_model", "lm_head")
 
 
@@ -26,22 +28,38 @@ class ImageInputs(NamedTuple):
     """One image as a family's processor makes it."""
 
     text: str
-    """What stands for the image in the prompt, placeholder tokens and the tokens around them."""
+    """What stands for the image in the prompt: placeholder tokens and the tokens around them."""
     tensors: Mapping[str, Tensor]
-    """All that the processor made of it, as for a batch of this image alone."""
+    """What the vision tower reads; `pixel_values` are `[tiles, ...]`, and images follow each other along that axis."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width in pixels, where the connector wants to know them."""
 
 
 @dataclass(frozen=True)
-class Features:
+class ImageBatch:
+    """Several images as the vision tower reads them: together, one after the other."""
+
+    tensors: Mapping[str, Tensor]
+    tiles: tuple[int, ...]
+    """Rows of `pixel_values` of each image."""
+    tokens: tuple[int, ...]
+    """Placeholder tokens of each image."""
+    sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, images: Sequence[ImageInputs], tokens: Sequence[int]) -> ImageBatch:
+        """The images in this order; `tokens` as their prompts hold placeholders."""
+        tensors = {name: torch.cat([image.tensors[name] for image in images]) for name in images[0].tensors}
+        tiles = tuple(len(image.tensors["pixel_values"]) for image in images)
+        return cls(tensors, tiles, tuple(tokens), tuple(image.size for image in images))
+
+
+class Features(NamedTuple):
     """What vision tower and connector made of one image, in the width of the language model: `[tokens, width]` each."""
 
     tokens: Tensor
     deepstack: tuple[Tensor, ...] = ()
     """Added to the hidden states after the first layers, one to a layer (Qwen3-VL)."""
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
-        """The same on another device."""
-        return Features(self.tokens.to(device, dtype), tuple(level.to(device, dtype) for level in self.deepstack))
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,8 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]]
     """`model_type` in `config.json` of the checkpoints that it serves."""
     parts: ClassVar[Parts] = Parts(vision=("model.vision_tower",), connector=("model.multi_modal_projector",))
+    tower_parts: ClassVar[tuple[str, ...]] = ("vision",)
+    """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
     token_types: ClassVar[str | None] = None
     """The input that tells image tokens (1) from words (0), where a model wants one."""
     one_tensor: ClassVar[bool] = False
@@ -90,36 +110,43 @@ class Family(ABC):
 
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         """Each image of one prompt; how many there are may decide how finely each is cut."""
-        alone = (processor.image_processor(images=[image], return_tensors="pt") for image in images)
-        return [ImageInputs(processor.replace_image_token(made, 0), self._tensors(made)) for made in alone]
+        made = [self._processed(processor, image) for image in images]
+        return [
+            ImageInputs(processor.replace_image_token(one, 0), self.tensors(one), image.size[::-1])
+            for one, image in zip(made, images, strict=True)
+        ]
 
-    def image_batch(self, images: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors of several images as those of one batch."""
-        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+    def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the tower reads of the image processor's tensors for one image."""
+        return {"pixel_values": made["pixel_values"]}
+
+    def _processed(self, processor: Any, image: Image) -> Mapping[str, Any]:
+        made: Mapping[str, Any] = processor.image_processor(images=[image], return_tensors="pt")
+        return made
 
     def image_token(self, processor: Any) -> int:
         """Id of the placeholder that a feature takes the place of."""
         return int(processor.image_token_id)
 
-    def features(self, model: Any, images: Mapping[str, Tensor], counts: Sequence[int]) -> list[Features]:
-        """Features of every image of a batch, with gradients where its parts have them; `counts` are their tokens."""
-        made = model.model.get_image_features(**images, return_dict=True)
-        levels = getattr(made, "deepstack_features", None) or ()
-        deepstack = list(zip(*(_flat(level).split(list(counts)) for level in levels), strict=True))
-        tokens = _flat(made.pooler_output).split(list(counts))
-        return [Features(own, deepstack[i] if deepstack else ()) for i, own in enumerate(tokens)]
+    @abstractmethod
+    def tower(self, model: Any, images: ImageBatch) -> list[tuple[Tensor, ...]]:
+        """What `tower_parts` make of each image: the same whatever images are beside it, so it can be kept."""
+
+    @abstractmethod
+    def connect(self, model: Any, seen: Seen, sizes: Sizes) -> list[Features]:
+        """What the rest, up to the language model, makes of the images that the tower saw."""
 
     def encoder_outputs(self, shown: Sequence[Features]) -> dict[str, Any] | None:
-        """Features in the order of the placeholders, as the model takes them in place of pixels; None without images."""
+        """Features in the order of the placeholders as the model takes them in place of pixels, or None."""
         if not shown:
             return None
         tokens = [features.tokens for features in shown]
         pooled: Any = torch.cat(tokens)[None] if self.one_tensor else tokens
         output = BaseModelOutputWithPooling(pooler_output=pooled)
-        output.deepstack_features = [list(level) for level in zip(*(f.deepstack for f in shown), strict=True)]
+        output.deepstack_features = [list(level) for level in zip(*(image.deepstack for image in shown), strict=True)]
         return {"image": output}
 
-    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> Tensor:
         """Positions of a prompt, `[axes, tokens]`; a response goes on from the largest of them on all axes."""
         return torch.arange(len(ids))[None]
 
@@ -141,11 +168,39 @@ class Family(ABC):
         chosen = {kind: table[kind] for kind in sorted(kinds)}
         return chosen if len(chosen) > 1 else next(iter(chosen.values()))
 
-    def _tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {name: value for name, value in made.items() if name in self.kept}
 
-    kept: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    """What `get_image_features` reads of the image processor's tensors."""
+class TiledFamily(Family):
+    """Base of families whose tower sees tiles of one size, and whose connector is a module of its own."""
+
+    def tower(self, model: Any, images: ImageBatch) -> list[tuple[Tensor, ...]]:
+        return [(tiles,) for tiles in self.seen(model.model, images).split(images.tiles)]
+
+    def connect(self, model: Any, seen: Seen, sizes: Sizes) -> list[Features]:
+        tiles = [tile for (tile,) in seen]
+        projected = self.project(model.model, torch.cat(tiles)).split([len(tile) for tile in tiles])
+        return [Features(image) for image in self.joined(model.model, projected, sizes)]
+
+    def seen(self, core: Any, images: ImageBatch) -> Tensor:
+        """What the connector reads of all tiles, `[tiles, patches, width]`; `core` is the model without its head."""
+        states = core.vision_tower(images.tensors["pixel_values"], output_hidden_states=True).hidden_states
+        return selected(states, core.config)
+
+    def project(self, core: Any, tiles: Tensor) -> Tensor:
+        """`[tiles, patches, width]` of the tower to `[tiles, tokens, width]` of the language model."""
+        projected: Tensor = core.multi_modal_projector(tiles)
+        return projected
+
+    def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
+        """The tiles of each image one after the other, `[tokens, width]`."""
+        return [image.flatten(0, 1) for image in projected]
+
+
+def selected(states: Sequence[Tensor], config: Any) -> Tensor:
+    """Layers that a LLaVA's connector reads, with or without the class token; `[tiles, patches, width]`."""
+    chosen = config.vision_feature_layer
+    layers = [states[layer] for layer in ([chosen] if isinstance(chosen, int) else chosen)]
+    first = 1 if config.vision_feature_select_strategy == "default" else 0
+    return torch.cat([layer[:, first:] for layer in layers], dim=-1)
 
 
 class Mrope:
@@ -154,19 +209,18 @@ class Mrope:
     merge: ClassVar[int] = 2
     """Patches that become one token, along a side."""
 
-    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> Tensor:
         """As `get_rope_index` of the model, for images: a word steps on all axes, an image spans its grid."""
         grids = iter(images)
         columns: list[Tensor] = []
+        cells = torch.tensor([1, self.merge, self.merge])
         start = at = 0
         while at < len(ids):
             if ids[at] != image_token:
                 columns.append(torch.full((3, 1), start))
                 start, at = start + 1, at + 1
                 continue
-            time, height, width = (
-                next(grids)["image_grid_thw"][0] // torch.tensor([1, self.merge, self.merge])
-            ).tolist()
+            time, height, width = (next(grids).tensors["image_grid_thw"][0] // cells).tolist()
             columns.append(torch.cartesian_prod(*map(torch.arange, (time, height, width))).reshape(-1, 3).T + start)
             start, at = start + max(height, width), at + time * height * width
         return torch.cat(columns, dim=1)
@@ -200,15 +254,10 @@ def images_only(kind: type) -> type:
     """A processor class that is content without its video processor, which needs torchvision."""
 
     def check(self: Any, name: str, value: Any) -> Any:
-        return None if value is None else super(made, self).check_argument_for_proper_class(name, value)
+        return None if value is None else kind.check_argument_for_proper_class(self, name, value)  # type: ignore[attr-defined]
 
     made = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__module__": kind.__module__})
     return made
-
-
-def _flat(features: Any) -> Tensor:
-    whole = features if isinstance(features, Tensor) else torch.cat(list(features))
-    return whole.flatten(0, -2)
 
 
 def _window(text: Any) -> int:

@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmsafe.models.family import Family
+from mmsafe.models.family import ImageBatch, TiledFamily
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 TOKENS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
 
 
-class Gemma3(Family):
+class Gemma3(TiledFamily):
     """The placeholder in a prompt is another token than the one that features take the place of."""
 
     model_types = ("gemma3",)
@@ -21,6 +21,9 @@ class Gemma3(Family):
 
     def image_token(self, processor: Any) -> int:
         return int(processor.tokenizer.image_token_id)
+
+    def seen(self, core: Any, images: ImageBatch) -> Tensor:
+        return core.vision_tower(pixel_values=images.tensors["pixel_values"]).last_hidden_state  # type: ignore[no-any-return]
 
     def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
         same = (image_block[:, :, None] == image_block[:, None, :]) & (image_block > 0)[:, :, None]

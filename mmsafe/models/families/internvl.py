@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mmsafe.models.family import Family, images_only
+from torch import Tensor
+
+from mmsafe.models.family import ImageBatch, TiledFamily, images_only, selected
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 TOKENS = {
@@ -15,11 +17,23 @@ TOKENS = {
 }
 
 
-class InternVL(Family):
+class InternVL(TiledFamily):
     """Versions 2.5 to 3.5 in the layout of `transformers`."""
 
     model_types = ("internvl",)
     one_tensor: ClassVar[bool] = True
+
+    def seen(self, core: Any, images: ImageBatch) -> Tensor:
+        config, pixels = core.config, images.tensors["pixel_values"].to(core.dtype)
+        states = core.vision_tower(pixel_values=pixels, output_hidden_states=config.vision_feature_layer != -1)
+        if config.vision_feature_layer != -1:
+            return selected(states.hidden_states, config)
+        return selected([states.last_hidden_state], config)
+
+    def project(self, core: Any, tiles: Tensor) -> Tensor:
+        side = round(tiles.shape[1] ** 0.5)
+        shuffled = core.pixel_shuffle(tiles.unflatten(1, (side, side)), scale_factor=core.config.downsample_ratio)
+        return core.multi_modal_projector(shuffled.flatten(1, 2))  # type: ignore[no-any-return]
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import InternVLConfig, InternVLProcessor, Qwen2Config

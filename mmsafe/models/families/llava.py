@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmsafe.models.family import Family
+from mmsafe.models.family import TiledFamily
 from mmsafe.models.tiny_parts import clip, llama, tokenizer
 
 
-class Llava15(Family):
+class Llava15(TiledFamily):
     """The reference of the paper."""
 
     model_types = ("llava",)

@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mmsafe.models.family import Family, Parts
+from mmsafe.models.family import Parts, Sizes, TiledFamily
 from mmsafe.models.tiny_parts import clip, sized, tokenizer
 
 TINY_GRID = [[28, 56], [56, 28], [56, 56]]
 
 
-class LlavaNext(Family):
-    """Tiles are padded to the most that an image of the batch has; the model takes them away by `image_sizes`."""
+class LlavaNext(TiledFamily):
+    """The token at the end of a row belongs to the connector."""
 
     model_types = ("llava_next",)
     parts: ClassVar[Parts] = Parts(
         vision=("model.vision_tower",), connector=("model.multi_modal_projector", "model.image_newline")
     )
-    kept = ("pixel_values", "image_sizes")
 
-    def image_batch(self, images: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        most = max(image["pixel_values"].shape[1] for image in images)
-        tiles = [pad(image["pixel_values"], (0,) * 7 + (most - image["pixel_values"].shape[1],)) for image in images]
-        return {**super().image_batch([{**i, "pixel_values": t} for i, t in zip(images, tiles, strict=True)])}
+    def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"pixel_values": made["pixel_values"][0]}
+
+    def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
+        """A picture put together from its tiles, without what was padding, each row with its end."""
+        strategy = core.config.vision_feature_select_strategy
+        joined: Sequence[Tensor] = core.pack_image_features(
+            projected, sizes, vision_feature_select_strategy=strategy, image_newline=core.image_newline
+        )[0]
+        return joined
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import LlavaNextConfig, LlavaNextProcessor, MistralConfig

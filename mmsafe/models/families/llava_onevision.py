@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from mmsafe.models.families.llava_next import LlavaNext
-from mmsafe.models.family import Features, ImageInputs, images_only
+from mmsafe.models.family import ImageInputs, Sizes, images_only
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 if TYPE_CHECKING:
@@ -22,32 +21,25 @@ class LlavaOneVision(LlavaNext):
     """SigLIP and Qwen2."""
 
     model_types = ("llava_onevision",)
-    kept = ("pixel_values", "image_sizes")
 
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         made = processor.image_processor(images=[list(images)], return_tensors="pt")
-        tiled = torch.tensor([len(images) == 1])
+        tiles = slice(None) if len(images) == 1 else slice(1)
         return [
             ImageInputs(
                 processor.replace_image_token(made, i),
-                {**{name: made[name][i : i + 1] for name in self.kept}, "tiled": tiled},
+                {"pixel_values": made["pixel_values"][i, tiles]},
+                image.size[::-1],
             )
-            for i in range(len(images))
+            for i, image in enumerate(images)
         ]
 
-    def features(self, model: Any, images: Mapping[str, Tensor], counts: Sequence[int]) -> list[Features]:
-        """The model is told of tiles by the number of images of a prompt, and takes one alone for tiled.
-
-        So those of one tile go first, as the images of one prompt; if there is one, it goes twice.
-        """
-        tiled = images["tiled"].tolist()
-        plain = [i for i, cut in enumerate(tiled) if not cut]
-        doubled = plain * 2 if len(plain) == 1 else plain
-        order = [*doubled, *(i for i, cut in enumerate(tiled) if cut)]
-        numbers = [len(doubled)] * bool(doubled) + [1] * sum(tiled)
-        chosen = {name: images[name][order] for name in self.kept} | {"batch_num_images": torch.tensor(numbers)}
-        made = super().features(model, chosen, [counts[i] for i in order])
-        return [made[order.index(i)] for i in range(len(tiled))]
+    def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
+        aspect = core.config.vision_aspect_ratio
+        joined: Sequence[Tensor] = core.pack_image_features(
+            projected, sizes, image_newline=core.image_newline, vision_aspect_ratio=aspect
+        )[0]
+        return joined
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import LlavaOnevisionConfig, LlavaOnevisionProcessor, Qwen2Config, SiglipVisionConfig

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from mmsafe.models.family import Family, Mrope, Parts, images_only
+from torch import Tensor
+
+from mmsafe.models.family import Family, Features, ImageBatch, Mrope, Parts, Seen, Sizes, images_only
 from mmsafe.models.tiny_parts import sized, tokenizer
 
 TOKENS = {
@@ -35,7 +38,18 @@ class Qwen25(Mrope, Family):
     model_types = ("qwen2_5_vl",)
     parts: ClassVar[Parts] = Parts(vision=("model.visual",), connector=("model.visual.merger",))
     token_types = "mm_token_type_ids"
-    kept = ("pixel_values", "image_grid_thw")
+    tower_parts = ("vision", "connector")
+
+    def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {name: made[name] for name in ("pixel_values", "image_grid_thw")}
+
+    def tower(self, model: Any, images: ImageBatch) -> list[tuple[Tensor, ...]]:
+        """With the connector, which is a part of the tower's module."""
+        made = model.model.get_image_features(**images.tensors, return_dict=True)
+        return list(zip(made.pooler_output, *getattr(made, "deepstack_features", ()), strict=True))
+
+    def connect(self, model: Any, seen: Seen, sizes: Sizes) -> list[Features]:
+        return [Features(tokens, tuple(deepstack)) for tokens, *deepstack in seen]
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mmsafe.models.family import Family, ImageInputs, Parts, images_only
+from mmsafe.models.family import ImageBatch, Parts, TiledFamily, images_only
 from mmsafe.models.tiny_parts import VISION, llama, tokenizer
 
 if TYPE_CHECKING:
@@ -21,34 +20,31 @@ TOKENS = {
 }
 
 
-class SmolVLM(Family):
-    """An image is a row of the model's batch of tiles; rows of fewer tiles are padded with black ones."""
+class SmolVLM(TiledFamily):
+    """The parts of it have names of their own."""
 
     model_types = ("smolvlm", "idefics3")
     parts: ClassVar[Parts] = Parts(
         vision=("model.vision_model",), connector=("model.connector",), language=("model.text_model", "lm_head")
     )
-    kept = ("pixel_values", "pixel_attention_mask")
 
-    def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
-        alone = [
-            processor.image_processor(images=[image], return_tensors="pt", return_row_col_info=True) for image in images
-        ]
-        return [ImageInputs(processor.replace_image_token(made, 0), self._tensors(made)) for made in alone]
+    def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {name: made[name][0] for name in ("pixel_values", "pixel_attention_mask")}
 
-    def image_batch(self, images: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        most = max(image["pixel_values"].shape[1] for image in images)
-        padded = []
-        for image in images:
-            pixels, mask = image["pixel_values"], image["pixel_attention_mask"]
-            lacking = most - pixels.shape[1]
-            padded.append(
-                {
-                    "pixel_values": pad(pixels, (0,) * 7 + (lacking,)),
-                    "pixel_attention_mask": pad(mask, (0,) * 5 + (lacking,)),
-                }
-            )
-        return super().image_batch(padded)
+    def _processed(self, processor: Any, image: Image) -> Mapping[str, Any]:
+        images: Mapping[str, Any] = processor.image_processor(
+            images=[image], return_tensors="pt", return_row_col_info=True
+        )
+        return images
+
+    def seen(self, core: Any, images: ImageBatch) -> Tensor:
+        side = core.config.vision_config.patch_size
+        mask = images.tensors["pixel_attention_mask"].bool().unfold(1, side, side).unfold(2, side, side).any(-1).any(-1)
+        states = core.vision_model(images.tensors["pixel_values"].to(core.dtype), patch_attention_mask=mask)
+        return states.last_hidden_state  # type: ignore[no-any-return]
+
+    def project(self, core: Any, tiles: Tensor) -> Tensor:
+        return core.connector(tiles)  # type: ignore[no-any-return]
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import SmolVLMConfig, SmolVLMProcessor
