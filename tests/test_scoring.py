@@ -235,7 +235,7 @@ def test_one_bos_one_eos_and_all_image_tokens(llava: Any):
 
 def test_eos_is_scored(llava: Any):
     batch = batch_of(llava, [TEXT_ONLY])
-    assert batch.input_ids[batch.response_mask].tolist().count(llava.processor.tokenizer.eos_token_id) == 2
+    assert batch.input_ids[:, 1:][batch.target_mask].tolist().count(llava.processor.tokenizer.eos_token_id) == 2
 
 
 def test_without_append_eos_there_is_no_eos(llava: Any):
@@ -257,7 +257,7 @@ def test_clipping_takes_from_the_response_only(llava: Any, max_length: int):
             ids = sequence(batch, row, item)
             assert ids[: len(prompt)] == prompt
             assert ids[len(prompt) :] == response[: max(1, max_length - len(prompt))]
-            assert int(batch.response_mask[row * len(batch) + item].sum()) == len(ids) - len(prompt)
+            assert int(batch.target_mask[row * len(batch) + item].sum()) == len(ids) - len(prompt)
 
 
 def test_a_distinct_image_is_decoded_once_per_batch(llava: Any):

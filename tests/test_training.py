@@ -32,8 +32,7 @@ from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.reference import Cached
 from mmsafe.reporting.csv_log import CsvLog, read_metrics
-from mmsafe.scoring.collate import Item
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Item, Items
 from mmsafe.scoring.ways import SharedPrefix
 
 SIZES = Architecture(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +24,7 @@ from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Rows
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
-from mmsafe.scoring.collate import Batch, Collator, Item, guarded, opened
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Batch, Collator, Item, Items, guarded, opened
 from mmsafe.scoring.sampler import text_length
 from mmsafe.scoring.ways import RowLogProbs, Scoring, by_row
 
@@ -84,7 +83,7 @@ class CachedLogProbs(ReferencePolicy):
                 loader: Any = DataLoader(
                     items,
                     batch_sampler=_batches(chunk.items, batch_size),
-                    collate_fn=partial(guarded, collator.of(_only(collator.groups, chunk.names))),
+                    collate_fn=partial(guarded, replace(collator, groups=_only(collator.groups, chunk.names))),
                     num_workers=num_workers,
                     generator=torch.Generator(),  # the global one is the training's
                 )

@@ -7,7 +7,6 @@ import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import torch
 import transformers
@@ -42,7 +41,7 @@ class FeatureCache(ABC):
 
     def put(self, key: str, features: Tensor) -> None:
         """Keep the features of an image while there is room; a worker may not have known of one that is there."""
-        if self._holds(key):
+        if self.get(key) is not None:
             return
         size = features.numel() * features.element_size()
         if self.size + size > self.limit:
@@ -54,9 +53,6 @@ class FeatureCache(ABC):
         self._keep(key, features.detach().cpu())
 
     @abstractmethod
-    def _holds(self, key: str) -> bool: ...
-
-    @abstractmethod
     def _keep(self, key: str, features: Tensor) -> None: ...
 
 
@@ -65,17 +61,14 @@ class MemoryFeatures(FeatureCache):
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self._found: dict[str, Tensor] = {}
+        self._features: dict[str, Tensor] = {}
 
     def get(self, key: str) -> Tensor | None:
         """Features of an image, or None."""
-        return self._found.get(key)
-
-    def _holds(self, key: str) -> bool:
-        return key in self._found
+        return self._features.get(key)
 
     def _keep(self, key: str, features: Tensor) -> None:
-        self._found[key] = features.clone()
+        self._features[key] = features.clone()
 
 
 class DiskFeatures(FeatureCache):
@@ -92,17 +85,11 @@ class DiskFeatures(FeatureCache):
         path = self._path(key)
         return load_file(path)[0]["features"] if path.exists() else None
 
-    def _holds(self, key: str) -> bool:
-        return self._path(key).exists()
-
     def _keep(self, key: str, features: Tensor) -> None:
         path = self._path(key)
-        unfinished = path.with_suffix(f".{uuid4().hex}")
         try:
-            save_file({"features": features}, unfinished, {}, path)
-            unfinished.replace(path)
+            save_file({"features": features}, path, {})
         except (OSError, SafetensorError) as error:
-            unfinished.unlink(missing_ok=True)
             self.limit = -1
             log.warning("vision_cache: nothing more is kept, %s cannot be written: %s", path, error)
 

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mmsafe.core.errors import UserError
 
 CHUNK = 1 << 24
 """Logits computed at once: 64 MiB in fp32."""
+
+
+def head_log_probs(head: Any, hidden: Tensor, target: Tensor) -> Tensor:
+    """`linear_log_probs` of a language-model head, which is called as a module, so that ZeRO-3 and FSDP gather it.
+
+    Raises `UserError` for a head that is more than one matrix product.
+    """
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None or not head.weight.is_floating_point():
+        raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
+    with _AtTargets(target):
+        return cast(Tensor, head(hidden))
+
+
+class _AtTargets(TorchFunctionMode):
+    """In the place of the one product that a head is, its log-probs at the targets."""
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        self.target = target
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear:
+            hidden, weight, _ = args
+            return linear_log_probs(hidden, weight, self.target)
+        return func(*args, **(kwargs or {}))
 
 
 def linear_log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int = CHUNK) -> Tensor:

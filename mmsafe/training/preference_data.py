@@ -18,8 +18,7 @@ from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import Collate
-from mmsafe.scoring.collate import Collator, guarded, opened
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Collator, Items, guarded, opened
 from mmsafe.scoring.lengths import equal_items
 from mmsafe.scoring.sampler import EpochBatches, Part, alike, text_length
 from mmsafe.scoring.slices import slices_of

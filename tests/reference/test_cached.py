@@ -36,7 +36,7 @@ from mmsafe.reference import cached as module
 from mmsafe.reference.cached import CachedLogProbs, store_key
 from mmsafe.reference.reference import AdapterOff, Cached, Frozen
 from mmsafe.reference.store import LogProbStore
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Items
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
 SIZES = Architecture(
