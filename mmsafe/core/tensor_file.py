@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,10 +15,15 @@ from torch import Tensor
 from mmsafe.core.checksums import ANOTHER, checksum, damaged
 
 
-def save_file(tensors: Mapping[str, Tensor], file: Path, about: Mapping[str, str], entry: Path) -> None:
-    """Write `tensors`, and what is to be known `about` them, to a `file` that is about to become `entry`."""
+def save_file(tensors: Mapping[str, Tensor], entry: Path, about: Mapping[str, str]) -> None:
+    """Write `tensors`, and what is to be known `about` them, to `entry`, which appears when it is complete."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    safetensors.save_file(whole, file, {**about, "crc32": _checksum(whole, about, entry)})
+    unfinished = entry.with_suffix(f".{uuid4().hex}")
+    try:
+        safetensors.save_file(whole, unfinished, {**about, "crc32": _checksum(whole, about, entry)})
+        unfinished.replace(entry)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_file(entry: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

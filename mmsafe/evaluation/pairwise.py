@@ -16,7 +16,7 @@ from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.reference.policies import ReferencePolicy
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Items
 from mmsafe.scoring.lengths import overlong
 from mmsafe.scoring.ways import Scoring
 

@@ -12,8 +12,7 @@ from torch import nn
 
 from mmsafe.core.errors import UserError
 from mmsafe.models.llava import Llava
-from mmsafe.scoring.collate import Batch, Collator, Item
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Batch, Collator, Item, Items
 from mmsafe.scoring.vision import tower_is_frozen
 from mmsafe.scoring.ways import RowLogProbs, Scoring
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -47,15 +46,11 @@ class LogProbStore:
     def write(self, rows: Mapping[str, Tensor], name: str) -> None:
         """Write a chunk; it appears when it is complete."""
         path = self.folder / name
-        unfinished = path.with_suffix(f".{uuid4().hex}")
         tensors = {
             "log_probs": torch.cat([*rows.values(), torch.empty(0)]),
             "lengths": torch.tensor([len(row) for row in rows.values()], dtype=torch.int64),
         }
         try:
-            save_file(tensors, unfinished, {"keys": json.dumps(list(rows))}, path)
-            unfinished.replace(path)
+            save_file(tensors, path, {"keys": json.dumps(list(rows))})
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be written ({error}); free some space or set MMSAFE_CACHE") from error
-        finally:
-            unfinished.unlink(missing_ok=True)

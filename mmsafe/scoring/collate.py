@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, digest
 from mmsafe.objectives.base import Rows, ScoredRow
-from mmsafe.scoring.batch_images import Images
+from mmsafe.scoring.features import FeatureCache, Images
+from mmsafe.scoring.sampler import Draw
 from mmsafe.scoring.slices import Slice
 
 if TYPE_CHECKING:
     from mmsafe.data.corruption import Corruption
     from mmsafe.models.encoding import Encoder
-    from mmsafe.scoring.features import FeatureCache
 
 
 class Item(NamedTuple):
@@ -30,6 +30,23 @@ class Item(NamedTuple):
     group: int = 0
     weight: float = 1.0
     """Weight of the item in the mean over the micro-batch."""
+
+
+class Items(Dataset[Item]):
+    """Every example once per group of rows that the objective makes of it, but for those `left_out`, by position."""
+
+    def __init__(self, examples: Sequence[Example], groups: int, left_out: Collection[int] = ()) -> None:
+        self.examples = examples
+        self.groups = groups
+        self._places = [place for place in range(len(examples) * groups) if place not in left_out]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, draw: Draw | int) -> Item:
+        position, weight = draw if isinstance(draw, Draw) else Draw(draw)
+        item = self._places[position]
+        return Item(self.examples[item // self.groups], item % self.groups, weight)
 
 
 @dataclass(kw_only=True)
@@ -70,11 +87,7 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(changed, name, change(value))
-        return changed
+        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
     @property
     def targets(self) -> int:
@@ -88,11 +101,6 @@ class PaddedBatch(Batch):
 
     attention_mask: Tensor
     """`[rows * batch, time]`"""
-
-    @property
-    def response_mask(self) -> Tensor:
-        """True on response tokens; `[rows * batch, time]`."""
-        return torch.nn.functional.pad(self.target_mask, (1, 0))
 
 
 @dataclass(frozen=True)
@@ -116,23 +124,18 @@ class Collator(ABC):
     def __call__(self, items: Sequence[Item]) -> Batch:
         """Encode, lay out and pad."""
 
-    def of(self, groups: Sequence[Rows]) -> Collator:
-        """The same collator for other rows."""
-        return replace(self, groups=groups)
-
     def shown(self, item: Item, row: ScoredRow) -> Example:
         """The example as the model is shown it in this row."""
         return view(item.example, row, self.corruption)
 
     def of_items(self, items: Sequence[Item]) -> dict[str, Any]:
         """What a batch says of its items, however they are laid out."""
-        found = {
+        members = [[part.has(item.example) for item in items] for part in self.slices]
+        return {
             "group": torch.tensor([item.group for item in items]),
             "weight": torch.tensor([item.weight for item in items]),
+            "members": torch.tensor(members) if members else None,
         }
-        if self.slices:
-            found["members"] = torch.tensor([[part.has(item.example) for item in items] for part in self.slices])
-        return found
 
     def clipped(self, prompt: list[int], example: Example, name: str) -> list[int]:
         """Ids of a response, as many as `max_length` leaves room for, and at least one."""
@@ -158,23 +161,24 @@ class PaddedCollator(Collator):
     def __call__(self, items: Sequence[Item]) -> PaddedBatch:
         """Right-padded sequences."""
         names = tuple(self.groups[0])
-        prompts: list[list[int]] = []
-        responses: list[list[int]] = []
+        lines: list[list[int]] = []
+        responses: list[list[bool]] = []
         images = Images(self.encoder)
         for name in names:
             for item in items:
                 row = self.groups[item.group][name]
                 shown = self.shown(item, row)
                 prompt = self.encoder.prompt_ids(shown)
-                prompts.append(prompt)
-                responses.append(self.clipped(prompt, shown, row.response))
+                response = self.clipped(prompt, shown, row.response)
+                lines.append(prompt + response)
+                responses.append([False] * len(prompt) + [True] * len(response))
                 images.add(shown.image)
-        ids, attention, mask = pad(prompts, responses, self.encoder.pad_id)
+        time = max(map(len, lines))
         return PaddedBatch(
             rows=names,
-            input_ids=ids,
-            attention_mask=attention,
-            target_mask=mask[:, 1:],
+            input_ids=padded(lines, self.encoder.pad_id, time),
+            attention_mask=padded([[1] * len(line) for line in lines], 0, time),
+            target_mask=padded(responses, False, time)[:, 1:],
             **self.of_items(items),
             **images.fields(),
         )
@@ -208,14 +212,6 @@ def view(example: Example, row: ScoredRow, corruption: Corruption | None = None)
     raise ValueError(f"unknown image view '{row.image}'")
 
 
-def pad(prompts: list[list[int]], responses: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-pad prompt + response; returns ids, attention mask and response mask, `[sequences, time]` each."""
-    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    ids = torch.full((len(prompts), max(lengths)), pad_id)
-    attention = torch.zeros_like(ids)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (prompt, response, length) in enumerate(zip(prompts, responses, lengths, strict=True)):
-        ids[row, :length] = torch.tensor(prompt + response)
-        attention[row, :length] = 1
-        mask[row, len(prompt) : length] = True
-    return ids, attention, mask
+def padded(rows: list[list[Any]], fill: int, width: int) -> Tensor:
+    """The rows as a table, filled up on the right."""
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from mmsafe.core.errors import UserError
+
 CHUNK = 1 << 24
 """Logits computed at once: 64 MiB in fp32."""
+
+
+def head_log_probs(head: Any, hidden: Tensor, target: Tensor) -> Tensor:
+    """`linear_log_probs` of a language-model head, which is called as a module, so that ZeRO-3 and FSDP gather it.
+
+    Raises `UserError` for a head that is more than one matrix product.
+    """
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None or not head.weight.is_floating_point():
+        raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
+    # Not by catching the product inside the call: ZeRO-3 puts a function of its own in the place of `linear`.
+    head.forward = lambda hidden: linear_log_probs(hidden, head.weight, target)  # type: ignore[method-assign]
+    try:
+        return cast(Tensor, head(hidden))
+    finally:
+        del head.forward
 
 
 def linear_log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int = CHUNK) -> Tensor:

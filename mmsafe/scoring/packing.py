@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmsafe.scoring.batch_images import BlankImage, Images
-from mmsafe.scoring.collate import Batch, Collator, Item
+from mmsafe.scoring.collate import Batch, Collator, Item, padded
+from mmsafe.scoring.features import BlankImage, Images
 
 MULTIPLE = 8
 """Lines are padded to a multiple of this: attention kernels want aligned masks."""
@@ -26,7 +27,7 @@ class PackedBatch(Batch):
     position_ids: Tensor
     """`[lines, time]`"""
     segment: Tensor
-    """0 in the prompt, 1, 2, … in the responses, -1 in the padding; `[lines, time]`."""
+    """0 in the prompt, 1, 2, … by row in the responses, -1 in the padding; `[lines, time]`."""
     source: Tensor
     """Where each response token is predicted, in the flattened `[lines * time]`; `[targets]`, in table order."""
     target: Tensor
@@ -42,20 +43,36 @@ class PackedBatch(Batch):
         past = torch.ones(time, time, dtype=torch.bool, device=query.device).tril()
         return (((key == PROMPT) | (key == query)) & past)[:, None]
 
+    def mask_for(self, attention: str, dtype: torch.dtype) -> Any:
+        """Bool for `sdpa`, additive for `eager` (which would take a bool for numbers), blocks for `flex_attention`."""
+        if attention == "flex_attention":
+            return self._blocks()
+        mask = self.attention_mask()
+        if attention == "sdpa":
+            return mask
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
-@dataclass
+    def _blocks(self) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        segment = self.segment
+
+        def allowed(line: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            shared = segment[line, key] == PROMPT
+            return (query >= key) & (shared | (segment[line, key] == segment[line, query]))
+
+        lines, time = segment.shape
+        return create_block_mask(allowed, lines, None, time, time, device=segment.device)
+
+
 class _Line:
     """One line while it is put together."""
 
-    ids: list[int]
-    position: list[int] = field(init=False)
-    segment: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.prompt = len(self.ids)
-        self.position = list(range(self.prompt))
-        self.segment = [PROMPT] * self.prompt
-        self.responses = 0
+    def __init__(self, prompt: list[int]) -> None:
+        self.prompt = prompt
+        self.ids = list(prompt)
+        self.position = list(range(len(prompt)))
+        self.segment = [PROMPT] * len(prompt)
 
     def blank(self, ids: list[int]) -> None:
         """Append the placeholders of an image that nothing looks at."""
@@ -63,14 +80,13 @@ class _Line:
         self.position += [0] * len(ids)
         self.segment += [PAD] * len(ids)
 
-    def add(self, response: list[int]) -> list[int]:
+    def add(self, response: list[int], segment: int) -> list[int]:
         """Append a response; returns the columns that predict its tokens, the first being the prompt's last."""
-        self.responses += 1
-        first = len(self.ids)
+        start, first = len(self.prompt), len(self.ids)
         self.ids += response
-        self.position += range(self.prompt, self.prompt + len(response))
-        self.segment += [self.responses] * len(response)
-        return [self.prompt - 1, *range(first, first + len(response) - 1)][: len(response)]
+        self.position += range(start, start + len(response))
+        self.segment += [segment] * len(response)
+        return [start - 1, *range(first, first + len(response) - 1)][: len(response)]
 
 
 class PackedCollator(Collator):
@@ -93,36 +109,24 @@ class PackedCollator(Collator):
                     lines.append(_Line(self.encoder.prompt_ids(shown)))
                     images.add(shown.image)
                 index = line_of[row.image]
-                line = lines[index]
-                response = self.clipped(line.ids[: line.prompt], shown, row.response)
-                sequences[number * len(items) + position] = (index, line.add(response), response)
+                response = self.clipped(lines[index].prompt, shown, row.response)
+                sequences[number * len(items) + position] = (index, lines[index].add(response, number + 1), response)
         if self.blank_image and not images:
             lines[0].blank(self.encoder.image_ids)
             images.add(BlankImage(self.encoder.image_size))
         time = max(len(line.ids) for line in lines)
         time += -time % MULTIPLE
         ordered = [sequences[place] for place in range(len(sequences))]
+        lengths = torch.tensor([len(tokens) for _, _, tokens in ordered])
+        source = [line * time + column for line, columns, _ in ordered for column in columns]
         return PackedBatch(
             rows=names,
-            input_ids=_table([line.ids for line in lines], self.encoder.pad_id, time),
-            position_ids=_table([line.position for line in lines], 0, time),
-            segment=_table([line.segment for line in lines], PAD, time),
-            source=_indices(line * time + column for line, columns, _ in ordered for column in columns),
-            target=_indices(token for _, _, tokens in ordered for token in tokens),
-            target_mask=_mask([len(tokens) for _, _, tokens in ordered]),
+            input_ids=padded([line.ids for line in lines], self.encoder.pad_id, time),
+            position_ids=padded([line.position for line in lines], 0, time),
+            segment=padded([line.segment for line in lines], PAD, time),
+            source=torch.tensor(source, dtype=torch.long),  # even of no values: every response may be empty
+            target=torch.tensor([token for _, _, tokens in ordered for token in tokens], dtype=torch.long),
+            target_mask=torch.arange(int(lengths.max())) < lengths[:, None],
             **self.of_items(items),
             **images.fields(self.features),
         )
-
-
-def _indices(values: Iterable[int]) -> Tensor:
-    """An integer tensor even of no values, since every response of a batch may be empty."""
-    return torch.tensor(list(values), dtype=torch.long)
-
-
-def _table(rows: list[list[int]], fill: int, width: int) -> Tensor:
-    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
-
-
-def _mask(lengths: list[int]) -> Tensor:
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

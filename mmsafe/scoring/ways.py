@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmsafe.core.errors import UserError
@@ -83,7 +81,7 @@ class SharedPrefix(Scoring):
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | prompt, own response so far) at response tokens, zero elsewhere."""
-        from mmsafe.scoring.masks import for_attention
+        from mmsafe.scoring.log_probs import head_log_probs
         from mmsafe.scoring.vision import image_embeddings
 
         attention = model.model.language_model.config._attn_implementation
@@ -92,14 +90,12 @@ class SharedPrefix(Scoring):
         hidden = model.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            attention_mask=for_attention(attention, batch, model.dtype),
+            attention_mask=batch.mask_for(attention, model.dtype),
             mm_encoder_outputs=image_embeddings(model, batch),
             use_cache=False,
         ).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, batch.source)
-        with _log_probs_from(model.lm_head) as head:
-            found = head(predicting, batch.target)
-        return by_row(batch, found)
+        return by_row(batch, head_log_probs(model.lm_head, predicting, batch.target))
 
 
 @options
@@ -132,22 +128,3 @@ def by_row(batch: Batch, log_probs: Tensor) -> dict[str, RowLogProbs]:
     size = len(batch)
     parts = [slice(row * size, (row + 1) * size) for row in range(len(batch.rows))]
     return {name: RowLogProbs(table[part], mask[part]) for name, part in zip(batch.rows, parts, strict=True)}
-
-
-@contextmanager
-def _log_probs_from(head: Any) -> Iterator[Any]:
-    """The head as a function of hidden states and targets; called as a module, so that ZeRO-3 and FSDP gather it.
-
-    Raises `UserError` for a head that is more than one matrix product.
-    """
-    from torch.nn import Linear
-
-    from mmsafe.scoring.log_probs import linear_log_probs
-
-    if not isinstance(head, Linear) or head.bias is not None or not head.weight.is_floating_point():
-        raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
-    head.forward = lambda hidden, target: linear_log_probs(hidden, head.weight, target)
-    try:
-        yield head
-    finally:
-        del head.forward

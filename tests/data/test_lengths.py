@@ -21,8 +21,7 @@ from mmsafe.objectives.orpo import ORPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.objectives.simpo import SimPO
 from mmsafe.scoring import lengths
-from mmsafe.scoring.collate import Item, PaddedCollator
-from mmsafe.scoring.items import Items
+from mmsafe.scoring.collate import Item, Items, PaddedCollator
 from mmsafe.scoring.lengths import equal_items, fitting, overlong
 
 NAMES = ("chosen", "rejected")
@@ -141,7 +140,7 @@ def test_clip_others_leaves_these_tokens():
     (kept,), report = fitting([example], Words(), list(texts), rule)
     batch = PaddedCollator(Words(), ({name: ScoredRow(name) for name in texts},), 6)([Item(kept)])
     assert batch.input_ids.tolist() == [[1, 7, 8, 21, 22, 23], [1, 7, 8, 31, 32, 33], [1, 7, 8, 41, 42, 43]]
-    assert batch.response_mask.tolist() == [[False] * 3 + [True] * 3] * 3
+    assert batch.target_mask.tolist() == [[False] * 2 + [True] * 3] * 3
     assert report == {"clipped": 1, "dropped": 0, "equal": 0}
 
 
@@ -269,7 +268,7 @@ def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
     if kept:
         batch = PaddedCollator(encoder, GROUPS, max_length)([Item(e) for e in kept])
         assert batch.input_ids.shape[1] <= max_length
-        assert batch.response_mask.any(1).all(), "every response keeps at least one token"
+        assert batch.target_mask.any(1).all(), "every response keeps at least one token"
 
 
 def test_slack_covers_a_chat_template(llava: Any):
