@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from mmsafe.models.checkpoints import (
     tensors_in,
 )
 from mmsafe.models.llava import Llava, set_trained
-from mmsafe.models.locate import about_base, base_of
+from mmsafe.models.locate import OTHER_BASE, base_of
 from mmsafe.models.model_options import CheckpointOptions
+from mmsafe.models.pretrained import about_part
 from mmsafe.models.quantised import dequantised, quantised
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -45,7 +45,7 @@ NAMES = {
 """Beginnings of names in the original format, and in `transformers` before 4.52, and what they are now."""
 
 
-def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[CheckpointOptions], Llava]) -> Llava:
+def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[CheckpointOptions, Path], Llava]) -> Llava:
     """The base of the adapter in `folder`, which `load` reads, with the adapter and all that was trained beside it.
 
     An adapter that a run trained on 4-bit weights is merged into what those stand for. Raises `CheckpointError` for
@@ -56,20 +56,23 @@ def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[Checkpo
         raise CheckpointError(f"holds an adapter of type {about.get('peft_type')}; only LORA can be merged")
     state = _state(folder, allow_pickle=source.allow_pickle)
     base = base_of(folder, source.base, allow_pickle=source.allow_pickle)
-    with about_base():
-        llava = load(replace(source, path=base, base=None))
+    with about_part(f"its base {base}", OTHER_BASE):
+        llava = load(source, base)
     if run_options(folder, "peft").get("method") == "qlora":
         llava = quantised(llava, llava.model.dtype, torch.device("cpu"))
         llava.model = dequantised(llava.model)
     state = {_renamed(name, llava.model): tensor for name, tensor in state.items()}
+    lora = {name: tensor for name, tensor in state.items() if LORA in name}
     try:
-        _put_in(llava.model, {name: tensor for name, tensor in state.items() if LORA not in name})
-        _attach(llava, folder, {name: tensor for name, tensor in state.items() if LORA in name})
+        unknown = llava.model.load_state_dict({n: w for n, w in state.items() if n not in lora}, strict=False)
+        if unknown.unexpected_keys:
+            raise CheckpointError(f"holds weights that its base does not have: {first_few(unknown.unexpected_keys)}")
+        _attach(llava, about, lora)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"does not fit its base: {' '.join(str(error).split())[:200]}") from error
     merge(llava)
     set_trained(llava.model, source.train)
-    return replace(llava, source=source)
+    return llava
 
 
 def _state(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
@@ -93,13 +96,7 @@ def _renamed(name: str, model: Any) -> str:
     return name if nested else name.replace("model.vision_tower.vision_model.", "model.vision_tower.", 1)
 
 
-def _put_in(model: Any, weights: dict[str, Tensor]) -> None:
-    """Weights that were trained whole, in place of the base's."""
-    if unknown := model.load_state_dict(weights, strict=False).unexpected_keys:
-        raise CheckpointError(f"holds weights that its base does not have: {first_few(unknown)}")
-
-
-def _attach(llava: Llava, folder: Path, weights: dict[str, Tensor]) -> None:
+def _attach(llava: Llava, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Adapters on the modules that the file has weights for, whatever pattern once chose them."""
     from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 
@@ -108,7 +105,6 @@ def _attach(llava: Llava, folder: Path, weights: dict[str, Tensor]) -> None:
         adapted = first_few(unknown) if modules else "nothing"
         raise CheckpointError(f"does not fit its base: it adapts {adapted}")
     ranks = {weight.shape[0] for name, weight in weights.items() if f"{LORA}A." in name}
-    about = read_json(folder / ADAPTER_CONFIG)
     if wrong := {about.get("r"), *(about.get("rank_pattern") or {}).values()} - ranks:
         raise CheckpointError(f"does not fit its base: its weights are not of rank {first_few(map(str, wrong))}")
     config = LoraConfig.from_peft_type(**about)

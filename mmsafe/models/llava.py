@@ -111,3 +111,9 @@ def set_trained(model: LlavaForConditionalGeneration, trained: Trained) -> None:
     }
     for module, wanted in parts.items():
         module.requires_grad_(wanted)
+
+
+def chosen_template(chosen: str | Path) -> str:
+    """The chat template that `model.chat_template` names: one of `mmsafe/models/templates/`, or a Jinja file."""
+    path = chosen if isinstance(chosen, Path) else Path(__file__).parent / "templates" / f"{chosen}.jinja"
+    return path.read_text(encoding="utf-8")
