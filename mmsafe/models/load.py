@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, LlavaForCondi
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.core.errors import UserError
-from mmsafe.models.adapter_load import load_merged
+from mmsafe.models.adapters import load_merged
 from mmsafe.models.checkpoints import CheckpointError, Format, format_of, format_of_config, read_json
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava, chosen_template, make_processor, set_trained

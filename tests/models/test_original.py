@@ -13,6 +13,8 @@ from typing import Any
 import original_folder as tiny
 import pytest
 import torch
+from mmsafe.models.original.load import load_tokenizer
+from mmsafe.models.original.sentencepiece import Piece, merges, read_pieces, write_pieces
 from safetensors.torch import load_file, save_file
 
 from mmsafe.core.errors import UserError
@@ -20,8 +22,6 @@ from mmsafe.models.checkpoints import WeightFiles
 from mmsafe.models.llava import Llava, weights_hash
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.original.layout import TOWERS
-from mmsafe.models.original.load import load_tokenizer
-from mmsafe.models.original.sentencepiece import Piece, merges, read_pieces, write_pieces
 
 
 def load(folder: Path, **options: Any) -> Llava:

@@ -79,6 +79,7 @@ def load_original(
         beside = _tower_weights(tower, config.vision_config, source.allow_pickle)
         state |= {layout.HF_TOWER + name: tensor for name, tensor in beside.items()}
     model = load_model(LlavaModel, folder, config=config, state_dict=state, dtype=dtype, **options)
+    del model._weight_conversions  # so that it is saved under the names that the hub's checkpoints have, as a new one
     text = config.text_config
     model.generation_config = GenerationConfig(
         bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id

@@ -8,7 +8,6 @@ from typing import Any
 from huggingface_hub import save_torch_state_dict
 
 from mmsafe.core.files import write_json
-from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.llava import Llava
 from mmsafe.models.original import layout
 from mmsafe.models.original.tokenizer import check_tokenizer, save_tokenizer
