@@ -1,7 +1,7 @@
 """LoRA on the language model, with the projector beside it: fresh, merged, or read from files and merged.
 
-LLaVA's own LoRA training writes PEFT's files with the original names of weights, and beside them
-`non_lora_trainables.bin`: what was trained whole, which is the projector. PEFT and runs keep that in the adapter's file.
+LLaVA's own LoRA training writes PEFT's files with the original names of weights, and beside them the projector, which
+was trained whole, in `non_lora_trainables.bin`. PEFT and runs keep that in the adapter's file.
 """
 
 from __future__ import annotations
