@@ -19,7 +19,6 @@ from mmsafe.core.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Seen = Sequence[tuple[Tensor, ...]]
 Sizes = Sequence[tuple[int, int]]
 TEXT_PART = ("model.language_model", "lm_head")
 
@@ -104,6 +103,11 @@ class Family(ABC):
         """What `model.family` calls it: the name of its module."""
         return type(self).__module__.rpartition(".")[2]
 
+    processors: ClassVar[tuple[str, ...]]
+    """Class names of the processors of its checkpoints."""
+    one_size: ClassVar[bool] = False
+    """Whether all images are as many tokens, whatever their size."""
+
     @abstractmethod
     def tiny(self) -> tuple[Any, Any]:
         """Config and processor of a model of a few thousand weights: for `model=random` and the tests."""
@@ -124,16 +128,25 @@ class Family(ABC):
         made: Mapping[str, Any] = processor.image_processor(images=[image], return_tensors="pt")
         return made
 
+    def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
+        """The images of each prompt as the model's own `forward` and `generate` take them; empty without images."""
+        images = [image.tensors for row in rows for image in row]
+        return {name: torch.cat([image[name] for image in images]) for name in images[0]} if images else {}
+
+    def together(self, count: int) -> bool:
+        """Whether an image is read in another way because its prompt has `count` of them."""
+        return False
+
     def image_token(self, processor: Any) -> int:
         """Id of the placeholder that a feature takes the place of."""
         return int(processor.image_token_id)
 
     @abstractmethod
-    def tower(self, model: Any, images: ImageBatch) -> list[tuple[Tensor, ...]]:
+    def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
         """What `tower_parts` make of each image: the same whatever images are beside it, so it can be kept."""
 
     @abstractmethod
-    def connect(self, model: Any, seen: Seen, sizes: Sizes) -> list[Features]:
+    def connect(self, model: Any, seen: Sequence[Tensor], sizes: Sizes) -> list[Features]:
         """What the rest, up to the language model, makes of the images that the tower saw."""
 
     def encoder_outputs(self, shown: Sequence[Features]) -> dict[str, Any] | None:
@@ -146,9 +159,9 @@ class Family(ABC):
         output.deepstack_features = [list(level) for level in zip(*(image.deepstack for image in shown), strict=True)]
         return {"image": output}
 
-    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> Tensor:
-        """Positions of a prompt, `[axes, tokens]`; a response goes on from the largest of them on all axes."""
-        return torch.arange(len(ids))[None]
+    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> list[list[int]]:
+        """Positions of a prompt on each axis; a response goes on from the largest of them on all axes."""
+        return [list(range(len(ids)))]
 
     def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
         """What the language model takes as its attention mask, from a table of who may look at whom.
@@ -172,12 +185,11 @@ class Family(ABC):
 class TiledFamily(Family):
     """Base of families whose tower sees tiles of one size, and whose connector is a module of its own."""
 
-    def tower(self, model: Any, images: ImageBatch) -> list[tuple[Tensor, ...]]:
-        return [(tiles,) for tiles in self.seen(model.model, images).split(images.tiles)]
+    def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
+        return list(self.seen(model.model, images).split(images.tiles))
 
-    def connect(self, model: Any, seen: Seen, sizes: Sizes) -> list[Features]:
-        tiles = [tile for (tile,) in seen]
-        projected = self.project(model.model, torch.cat(tiles)).split([len(tile) for tile in tiles])
+    def connect(self, model: Any, seen: Sequence[Tensor], sizes: Sizes) -> list[Features]:
+        projected = self.project(model.model, torch.cat(list(seen))).split([len(tiles) for tiles in seen])
         return [Features(image) for image in self.joined(model.model, projected, sizes)]
 
     def seen(self, core: Any, images: ImageBatch) -> Tensor:
@@ -209,7 +221,7 @@ class Mrope:
     merge: ClassVar[int] = 2
     """Patches that become one token, along a side."""
 
-    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> Tensor:
+    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> list[list[int]]:
         """As `get_rope_index` of the model, for images: a word steps on all axes, an image spans its grid."""
         grids = iter(images)
         columns: list[Tensor] = []
@@ -223,16 +235,18 @@ class Mrope:
             time, height, width = (next(grids).tensors["image_grid_thw"][0] // cells).tolist()
             columns.append(torch.cartesian_prod(*map(torch.arange, (time, height, width))).reshape(-1, 3).T + start)
             start, at = start + max(height, width), at + time * height * width
-        return torch.cat(columns, dim=1)
+        positions: list[list[int]] = torch.cat(columns, dim=1).tolist()
+        return positions
 
 
-def family_of(model_type: str) -> Family:
-    """The family of checkpoints with this `model_type`; raises `UserError` that lists what is known."""
+@cache
+def family_of(name: str) -> Family:
+    """The family of this `model_type`, or of a processor of this class; raises `UserError` that lists what is known."""
     for family in families():
-        if model_type in family.model_types:
+        if name in family.model_types or name in family.processors:
             return family
     known = ", ".join(sorted(kind for family in families() for kind in family.model_types))
-    raise UserError(f"model_type {model_type}: no family of it is known; known are {known}")
+    raise UserError(f"model_type {name}: no family of it is known; known are {known}")
 
 
 @cache

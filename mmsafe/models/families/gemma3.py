@@ -16,6 +16,7 @@ class Gemma3(TiledFamily):
     """The placeholder in a prompt is another token than the one that features take the place of."""
 
     model_types = ("gemma3",)
+    processors = ("Gemma3Processor",)
     token_types = "token_type_ids"
     one_tensor: ClassVar[bool] = True
 

@@ -21,6 +21,7 @@ class InternVL(TiledFamily):
     """Versions 2.5 to 3.5 in the layout of `transformers`."""
 
     model_types = ("internvl",)
+    processors = ("InternVLProcessor",)
     one_tensor: ClassVar[bool] = True
 
     def seen(self, core: Any, images: ImageBatch) -> Tensor:

@@ -12,6 +12,8 @@ class Llava15(TiledFamily):
     """The reference of the paper."""
 
     model_types = ("llava",)
+    processors = ("LlavaProcessor",)
+    one_size = True
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import LlavaConfig, LlavaProcessor

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import Parts, Sizes, TiledFamily
+from mmsafe.models.family import ImageInputs, Parts, Sizes, TiledFamily
 from mmsafe.models.tiny_parts import clip, sized, tokenizer
 
 TINY_GRID = [[28, 56], [56, 28], [56, 56]]
@@ -17,12 +19,21 @@ class LlavaNext(TiledFamily):
     """The token at the end of a row belongs to the connector."""
 
     model_types = ("llava_next",)
+    processors = ("LlavaNextProcessor",)
     parts: ClassVar[Parts] = Parts(
         vision=("model.vision_tower",), connector=("model.multi_modal_projector", "model.image_newline")
     )
 
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"pixel_values": made["pixel_values"][0]}
+
+    def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
+        """Tiles are padded to the most that an image has; the model takes them away by the sizes."""
+        images = [image for row in rows for image in row]
+        if not images:
+            return {}
+        tiles = pad_sequence([image.tensors["pixel_values"] for image in images], batch_first=True)
+        return {"pixel_values": tiles, "image_sizes": torch.tensor([image.size for image in images])}
 
     def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
         """A picture put together from its tiles, without what was padding, each row with its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from mmsafe.models.families.llava_next import LlavaNext
@@ -21,6 +22,7 @@ class LlavaOneVision(LlavaNext):
     """SigLIP and Qwen2."""
 
     model_types = ("llava_onevision",)
+    processors = ("LlavaOnevisionProcessor",)
 
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         made = processor.image_processor(images=[list(images)], return_tensors="pt")
@@ -33,6 +35,14 @@ class LlavaOneVision(LlavaNext):
             )
             for i, image in enumerate(images)
         ]
+
+    def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
+        numbers = torch.tensor([len(row) for row in rows if row])
+        inputs = super().forward_inputs(rows)
+        return inputs | ({"batch_num_images": numbers} if inputs else {})
+
+    def together(self, count: int) -> bool:
+        return count > 1
 
     def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
         aspect = core.config.vision_aspect_ratio

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from mmsafe.models.family import Family, Features, ImageBatch, Mrope, Parts, Seen, Sizes, images_only
+from mmsafe.models.family import Family, Features, ImageBatch, Mrope, Parts, Sizes, images_only
 from mmsafe.models.tiny_parts import sized, tokenizer
 
 TOKENS = {
@@ -36,6 +37,7 @@ class Qwen25(Mrope, Family):
     """The merger, which makes one token of four patches, is the connector."""
 
     model_types = ("qwen2_5_vl",)
+    processors = ("Qwen2_5_VLProcessor",)
     parts: ClassVar[Parts] = Parts(vision=("model.visual",), connector=("model.visual.merger",))
     token_types = "mm_token_type_ids"
     tower_parts = ("vision", "connector")
@@ -43,13 +45,14 @@ class Qwen25(Mrope, Family):
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         return {name: made[name] for name in ("pixel_values", "image_grid_thw")}
 
-    def tower(self, model: Any, images: ImageBatch) -> list[tuple[Tensor, ...]]:
-        """With the connector, which is a part of the tower's module."""
+    def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
+        """With the connector, which is a part of the tower's module: `[1 + levels of DeepStack, tokens, width]`."""
         made = model.model.get_image_features(**images.tensors, return_dict=True)
-        return list(zip(made.pooler_output, *getattr(made, "deepstack_features", ()), strict=True))
+        levels = [made.pooler_output, *getattr(made, "deepstack_features", ())]
+        return [torch.stack(image) for image in zip(*levels, strict=True)]
 
-    def connect(self, model: Any, seen: Seen, sizes: Sizes) -> list[Features]:
-        return [Features(tokens, tuple(deepstack)) for tokens, *deepstack in seen]
+    def connect(self, model: Any, seen: Sequence[Tensor], sizes: Sizes) -> list[Features]:
+        return [Features(image[0], tuple(image[1:])) for image in seen]
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor

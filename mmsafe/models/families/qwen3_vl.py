@@ -13,6 +13,7 @@ class Qwen3(Qwen25):
     """DeepStack's mergers belong to the connector, as the merger does."""
 
     model_types = ("qwen3_vl",)
+    processors = ("Qwen3VLProcessor",)
     parts: ClassVar[Parts] = Parts(
         vision=("model.visual",), connector=("model.visual.merger", "model.visual.deepstack_merger_list")
     )

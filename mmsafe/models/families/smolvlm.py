@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageBatch, Parts, TiledFamily, images_only
+from mmsafe.models.family import ImageBatch, ImageInputs, Parts, TiledFamily, images_only
 from mmsafe.models.tiny_parts import VISION, llama, tokenizer
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class SmolVLM(TiledFamily):
     """The parts of it have names of their own."""
 
     model_types = ("smolvlm", "idefics3")
+    processors = ("SmolVLMProcessor", "Idefics3Processor")
     parts: ClassVar[Parts] = Parts(
         vision=("model.vision_model",), connector=("model.connector",), language=("model.text_model", "lm_head")
     )
@@ -36,6 +39,15 @@ class SmolVLM(TiledFamily):
             images=[image], return_tensors="pt", return_row_col_info=True
         )
         return images
+
+    def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
+        """A row of tiles for each prompt with images, padded with black ones."""
+        shown = [[image.tensors for image in row] for row in rows if row]
+        names = shown[0][0] if shown else ()
+        return {
+            name: pad_sequence([torch.cat([image[name] for image in row]) for row in shown], batch_first=True)
+            for name in names
+        }
 
     def seen(self, core: Any, images: ImageBatch) -> Tensor:
         side = core.config.vision_config.patch_size
