@@ -68,6 +68,11 @@ class CorruptedImage:
         """Decode and corrupt; raises the source's `UserError`."""
         return self.corruption.on_image(self.source.load(), self._generator("image"))
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether it works on what the vision tower is given, too."""
+        return type(self.corruption).on_pixels is not Corruption.on_pixels
+
     def pixels(self, pixels: Tensor, patch_size: int) -> Tensor:
         """Corrupt the preprocessed picture that `load` gave; `[3, height, width]`."""
         return self.corruption.on_pixels(pixels, patch_size, self._generator("pixels"))

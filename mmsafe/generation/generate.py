@@ -164,8 +164,8 @@ def left_padded(encoder: Encoder, prompts: Sequence[Example]) -> dict[str, Tenso
         "input_ids": torch.tensor([[encoder.pad_id] * (width - len(row)) + row for row in ids]),
         "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
     }
-    pixels = [encoder.pixels(prompt.image) for prompt in prompts if prompt.image is not None]
-    return inputs | ({"pixel_values": torch.stack(pixels)} if pixels else {})
+    images = [encoder.image_inputs([prompt.image] if prompt.image is not None else []) for prompt in prompts]
+    return inputs | encoder.family.forward_inputs(images)
 
 
 def _sampling(prompts: Sequence[Prompt], settings: Generation, end: int) -> LogitsProcessorList:

@@ -6,20 +6,27 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import add
 from typing import Any
 from uuid import uuid4
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.corruption import CorruptedImage
 from mmsafe.data.example import Example, ImageSource, Turn
+from mmsafe.models.family import ImageInputs, family_of
 from mmsafe.models.rendering import rendered
 
 ENCODING = 2
 """Version of how conversations become ids, part of cache keys; 1 took control tokens for such wherever they stood."""
+
+
+QUESTION = Example("", (Turn("user", "?"),), None, {})
+ANSWER = "Yes"
 
 
 class ControlTokens:
@@ -85,23 +92,36 @@ class Encoder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.append_eos = append_eos
+        self.family = family_of(type(processor).__name__)
+        self._places: dict[tuple[bool, tuple[int, int]], ImageInputs] = {}
+
+    @property
+    def image_tokens(self) -> int:
+        """Placeholder tokens of an image of 64 by 64 pixels, which is any image in a family of one size."""
+        return self.tokens_of(self._place((64, 64), 1))
 
     @cached_property
-    def image_tokens(self) -> int:
-        """Placeholder tokens of one image."""
-        crop = self.processor.image_processor.crop_size
-        pixels = torch.zeros(3, crop["height"], crop["width"])
-        return int(self.processor.replace_image_token({"pixel_values": [pixels]}, 0).count(self.processor.image_token))
+    def image_token(self) -> int:
+        """Id of the placeholder that a feature takes the place of."""
+        return self.family.image_token(self.processor)
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of what the tower sees, in pixels."""
-        return int(self.processor.image_processor.crop_size["height"])
+    def tokens_of(self, image: ImageInputs) -> int:
+        """Placeholder tokens of an image."""
+        return image.text.count(self.tokenizer.convert_ids_to_tokens(self.image_token))
 
-    @property
-    def image_ids(self) -> list[int]:
-        """Ids that stand for one image."""
-        return [int(self.processor.image_token_id)] * self.image_tokens
+    def places(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
+        """What stands for each image of a prompt, from its size alone: no pixels."""
+        one_size = self.family.one_size
+        return [self._place((64, 64) if one_size else image.load().size[::-1], len(images)) for image in images]
+
+    def image_inputs(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
+        """The images of a prompt, decoded and processed; what a corruption does to pixels comes last."""
+        made = self.family.image_inputs(self.processor, [image.load() for image in images])
+        return [self._corrupted(inputs, image) for inputs, image in zip(made, images, strict=True)]
+
+    def ids_of(self, image: ImageInputs) -> list[int]:
+        """Ids that stand for an image."""
+        return self._control.ids(self._control.named(image.text))
 
     @cached_property
     def pad_id(self) -> int:
@@ -115,25 +135,31 @@ class Encoder:
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Ids of the prompt with every image placeholder expanded; one BOS at the start."""
-        placeholder = self._control.name(self.processor.image_token)
+        return self.prompt(example)[0]
+
+    def prompt(self, example: Example) -> tuple[list[int], list[ImageInputs]]:
+        """Ids of the prompt, and what stands for its images in them."""
+        images = self.places([example.image] if example.image is not None else [])
         text = self._control.named(self._rendered(self._control.hidden(example.messages())))
-        ids = self._control.ids(text.replace(placeholder, placeholder * self.image_tokens))
-        expected = self.image_tokens * (example.image is not None)
-        if (count := ids.count(self.processor.image_token_id)) != expected:
+        before, *parts = text.split(self._control.name(self.processor.image_token))
+        shown = [self._control.named(image.text) for image in images]
+        ids = self._control.ids(before + "".join(map(add, shown, parts)))
+        count, expected = ids.count(self.image_token), sum(map(self.tokens_of, images))
+        if len(parts) != len(images) or count != expected:
             raise UserError(
                 f"example {example.id}: the rendered prompt holds {count} image tokens instead of {expected}; does the "
                 "chat template show every image once?"
             )
         bos = self.tokenizer.bos_token_id
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        return (ids if bos is None or ids[:1] == [bos] else [bos, *ids]), images
 
     def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
-        """Ids of a response as they follow `… ASSISTANT:`, with EOS if `append_eos` and it was not `cut` off."""
+        """Ids of a response as they follow their prompt, with EOS if `append_eos` and it was not `cut` off."""
         end = [self.tokenizer.eos_token_id] if self.append_eos and not cut else []
         if not text.strip():
             return end  # what a model says that ends at once
         anchor = self._anchor_ids
-        joined = self.text_ids(f"{self._anchor} {text.strip()}")
+        joined = self.text_ids(f"{self._anchor}{self.between}{text.strip()}")
         if joined[: len(anchor)] != anchor:
             raise UserError("the tokenizer merges the end of the prompt with the response; this model is not supported")
         return [*joined[len(anchor) :], *end]
@@ -143,16 +169,36 @@ class Encoder:
         return self._control.ids(text)
 
     def pixels(self, image: ImageSource) -> Tensor:
-        """Preprocessed image, `[3, height, width]`; what a corruption does to pixels comes last."""
-        pixels: Tensor = self.processor.image_processor(images=image.load(), return_tensors="pt")["pixel_values"][0]
-        return image.pixels(pixels, self.processor.patch_size) if isinstance(image, CorruptedImage) else pixels
+        """A preprocessed image of one tile, `[3, height, width]`."""
+        (inputs,) = self.image_inputs([image])
+        (pixels,) = inputs.tensors["pixel_values"]
+        return pixels
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
-        return rendered(self.processor, messages, add_generation_prompt=True).rstrip()
+        return rendered(self.processor, messages, add_generation_prompt=True).rstrip(" ")
+
+    def _place(self, size: tuple[int, int], count: int) -> ImageInputs:
+        key = self.family.together(count), size
+        if key not in self._places:
+            blank = Image.new("RGB", size[::-1])
+            inputs = self.family.image_inputs(self.processor, [blank] * count)[0]
+            kept = {name: value for name, value in inputs.tensors.items() if name != "pixel_values"}
+            self._places[key] = inputs._replace(tensors=kept)
+        return self._places[key]
+
+    def _corrupted(self, inputs: ImageInputs, image: ImageSource) -> ImageInputs:
+        if not isinstance(image, CorruptedImage) or not image.changes_pixels:
+            return inputs
+        patch, tiles = getattr(self.processor, "patch_size", None), inputs.tensors["pixel_values"]
+        if patch is None:
+            raise UserError(f"{image.name}: this corruption works on patches of a LLaVA; choose corruption=crop")
+        return inputs._replace(
+            tensors={**inputs.tensors, "pixel_values": torch.stack([image.pixels(tile, patch) for tile in tiles])}
+        )
 
     @cached_property
     def _control(self) -> ControlTokens:
@@ -160,9 +206,17 @@ class Encoder:
 
     @cached_property
     def _anchor(self) -> str:
-        """The last word of every prompt, such as `ASSISTANT:`."""
-        rendered = self.prompt_text(Example("", (Turn("user", "?"),), None, {}))
-        return rendered.split()[-1]
+        """The last word of every prompt, such as `ASSISTANT:`, with the line that ends there, if one does."""
+        text = self.prompt_text(QUESTION)
+        return text[text.rindex(text.split()[-1]) :]
+
+    @cached_property
+    def between(self) -> str:
+        """What the chat template writes between the end of a prompt and its response: a space, or nothing."""
+        answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
+        whole, prompt = rendered(self.processor, [*QUESTION.messages(), answer]), self.prompt_text(QUESTION)
+        after, found, _ = whole.removeprefix(prompt).partition(ANSWER)
+        return after if found and whole.startswith(prompt) and not after.strip() else " " * (not prompt[-1:].isspace())
 
     @cached_property
     def _anchor_ids(self) -> list[int]:

@@ -41,16 +41,12 @@ class ImageBatch:
     tensors: Mapping[str, Tensor]
     tiles: tuple[int, ...]
     """Rows of `pixel_values` of each image."""
-    tokens: tuple[int, ...]
-    """Placeholder tokens of each image."""
-    sizes: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, images: Sequence[ImageInputs], tokens: Sequence[int]) -> ImageBatch:
-        """The images in this order; `tokens` as their prompts hold placeholders."""
+    def of(cls, images: Sequence[ImageInputs]) -> ImageBatch:
+        """The images in this order."""
         tensors = {name: torch.cat([image.tensors[name] for image in images]) for name in images[0].tensors}
-        tiles = tuple(len(image.tensors["pixel_values"]) for image in images)
-        return cls(tensors, tiles, tuple(tokens), tuple(image.size for image in images))
+        return cls(tensors, tuple(len(image.tensors["pixel_values"]) for image in images))
 
 
 class Features(NamedTuple):
@@ -141,6 +137,14 @@ class Family(ABC):
         """Id of the placeholder that a feature takes the place of."""
         return int(processor.image_token_id)
 
+    def placeholder(self, config: Any) -> int:
+        """Id of the placeholder, by the model's config."""
+        return int(config.image_token_id)
+
+    def token_kinds(self, ids: Tensor, config: Any) -> dict[str, Tensor]:
+        """The input that tells placeholders from words, where the model wants one."""
+        return {self.token_types: (ids == self.placeholder(config)).long()} if self.token_types else {}
+
     @abstractmethod
     def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
         """What `tower_parts` make of each image: the same whatever images are beside it, so it can be kept."""
@@ -163,6 +167,10 @@ class Family(ABC):
         """Positions of a prompt on each axis; a response goes on from the largest of them on all axes."""
         return [list(range(len(ids)))]
 
+    def own_masks(self, model: Any) -> bool:
+        """Whether its masks are more than who is behind whom."""
+        return "sliding_attention" in _kinds(model)
+
     def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
         """What the language model takes as its attention mask, from a table of who may look at whom.
 
@@ -170,13 +178,10 @@ class Family(ABC):
         of the image which it stands for (0: none), `[lines, time]` each. So a window that slides has responses behind
         each other in a line as near to their prompt as if they stood alone.
         """
-        text = model.config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ["sliding_attention" if _window(text) else "full_attention"])
-        if not kinds <= {"full_attention", "sliding_attention"}:
-            raise UserError(f"scoring=shared_prefix: layers of {', '.join(sorted(kinds))}; choose scoring=padded")
+        kinds = _kinds(model)
         table = {"full_attention": allowed}
         if "sliding_attention" in kinds:
-            near = (order[:, :, None] - order[:, None, :]) < _window(text)
+            near = (order[:, :, None] - order[:, None, :]) < _window(model.config.get_text_config())
             table["sliding_attention"] = allowed & near[:, None]
         chosen = {kind: table[kind] for kind in sorted(kinds)}
         return chosen if len(chosen) > 1 else next(iter(chosen.values()))
@@ -272,6 +277,15 @@ def images_only(kind: type) -> type:
 
     made = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__module__": kind.__module__})
     return made
+
+
+def _kinds(model: Any) -> set[str]:
+    """Kinds of attention in the layers of the language model; raises `UserError` for one that no mask is known of."""
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["sliding_attention" if _window(text) else "full_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        raise UserError(f"scoring=shared_prefix: layers of {', '.join(sorted(kinds))}; choose scoring=padded")
+    return kinds
 
 
 def _window(text: Any) -> int:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmsafe.data.example import digest
 from mmsafe.models.encoding import ENCODING, Encoder
+from mmsafe.models.family import family_of
 from mmsafe.models.model_options import ModelOptions, Trained
 
 transformers_logging.disable_progress_bar()  # of a model's shards: noise beside the run's own bars
@@ -97,15 +98,10 @@ def make_processor(
 
 def set_trained(model: LlavaForConditionalGeneration, trained: Trained) -> None:
     """Let gradients reach the chosen parts only."""
-    inner = model.model
-    parts = {
-        inner.vision_tower: trained.vision,
-        inner.multi_modal_projector: trained.projector,
-        inner.language_model: trained.language,
-        model.lm_head: trained.language,
-    }
-    for module, wanted in parts.items():
-        module.requires_grad_(wanted)
+    parts = family_of(model.config.model_type).parts
+    wanted = {"vision": trained.vision, "connector": trained.projector, "language": trained.language}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(wanted[parts.of(name)])
 
 
 def chosen_template(chosen: str | Path) -> str:

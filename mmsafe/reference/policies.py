@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmsafe.core.errors import UserError
+from mmsafe.models.family import family_of
 from mmsafe.models.llava import Llava
 from mmsafe.scoring.collate import Batch, Collator, Item, Items
 from mmsafe.scoring.vision import tower_is_frozen
@@ -70,8 +71,9 @@ class Model(ReferencePolicy):
 
 def frozen_copy(model: Any) -> Any:
     """A copy that shares a vision tower nobody trains, and nothing else."""
-    tower = model.model.vision_tower
-    shared = {id(tower): tower} if tower_is_frozen(model) else {}
+    parts = family_of(model.config.model_type).parts
+    towers = [model.get_submodule(name) for name in parts.vision] if tower_is_frozen(model) else []
+    shared = {id(tower): tower for tower in towers}
     return copy.deepcopy(model, shared).requires_grad_(False).eval()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.example import Example, digest
+from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.objectives.base import Rows, ScoredRow
-from mmsafe.scoring.features import FeatureCache, Images
+from mmsafe.scoring.features import BatchImages, FeatureCache, Images
 from mmsafe.scoring.sampler import Draw
 from mmsafe.scoring.slices import Slice
 
@@ -62,14 +62,7 @@ class Batch:
     """`[lines, time]`; a line is a sequence, or a pack of several."""
     target_mask: Tensor
     """Where the table of token log-probs holds a response token; `[rows * batch, width]`."""
-    image_index: Tensor
-    """Which image each line with an image shows: first those of `features`, then those of `pixel_values`."""
-    pixel_values: Tensor | None = None
-    """Distinct images, `[images, 3, height, width]`, that the vision tower has yet to see."""
-    features: Tensor | None = None
-    """What the frozen tower made of distinct images, `[images, patches, width]`."""
-    image_keys: tuple[str, ...] = ()
-    """Identity of the images in `pixel_values`, where a cache of features wants to know it."""
+    images: BatchImages | None = None
     reference: Tensor | None = None
     """Reference log-probs of all response tokens, in the order of `target_mask`; where they were computed before."""
     members: Tensor | None = None
@@ -87,7 +80,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed, images=self.images and self.images.each(change))
 
     @property
     def targets(self) -> int:
@@ -101,6 +95,12 @@ class PaddedBatch(Batch):
 
     attention_mask: Tensor
     """`[rows * batch, time]`"""
+    image_inputs: Mapping[str, Tensor]
+    """The images of all rows as the model's own `forward` takes them."""
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        inputs = {name: change(value) for name, value in self.image_inputs.items()}
+        return replace(super()._each(change), image_inputs=inputs)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ class PaddedCollator(Collator):
         names = tuple(self.groups[0])
         lines: list[list[int]] = []
         responses: list[list[bool]] = []
+        shown_images: list[Sequence[ImageSource]] = []
         images = Images(self.encoder)
         for name in names:
             for item in items:
@@ -172,15 +173,16 @@ class PaddedCollator(Collator):
                 response = self.clipped(prompt, shown, row.response)
                 lines.append(prompt + response)
                 responses.append([False] * len(prompt) + [True] * len(response))
-                images.add(shown.image)
+                shown_images.append([shown.image] if shown.image is not None else [])
+                images.add(shown_images[-1])
         time = max(map(len, lines))
         return PaddedBatch(
             rows=names,
             input_ids=padded(lines, self.encoder.pad_id, time),
             attention_mask=padded([[1] * len(line) for line in lines], 0, time),
             target_mask=padded(responses, False, time)[:, 1:],
+            image_inputs=self.encoder.family.forward_inputs(images.rows(shown_images)),
             **self.of_items(items),
-            **images.fields(),
         )
 
 

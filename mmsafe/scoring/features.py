@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -17,6 +18,7 @@ from torch import Tensor
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.tensor_file import load_file, save_file
 from mmsafe.data.example import ImageSource, digest
+from mmsafe.models.family import ImageBatch, ImageInputs, family_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,17 +117,19 @@ def features_key(llava: Llava, precision: str) -> str:
     """Hash of all but the image that features depend on: tower, layer, image processor, arithmetic, libraries."""
     from mmsafe.models.llava import weights_hash
 
-    config = llava.model.config
-    tower = llava.model.model.vision_tower
+    model = llava.model
+    family = family_of(model.config.model_type)
+    towers = [model.get_submodule(name) for part in family.tower_parts for name in getattr(family.parts, part)]
+    config = model.config
     return digest(
         [
-            weights_hash(tower),
-            tower.config.to_dict(),
-            config.vision_feature_layer,
-            config.vision_feature_select_strategy,
+            [weights_hash(tower) for tower in towers],
+            config.vision_config.to_dict(),
+            getattr(config, "vision_feature_layer", None),
+            getattr(config, "vision_feature_select_strategy", None),
             llava.processor.image_processor.to_dict(),
             precision,
-            llava.model.device.type,
+            model.device.type,
             torch.__version__,
             transformers.__version__,
         ]
@@ -152,32 +156,75 @@ class BlankImage:
         return Image.new("RGB", (self.size, self.size))
 
 
+@dataclass(frozen=True)
+class BatchImages:
+    """The distinct images of a batch: first those whose features were kept, then those the tower has yet to see."""
+
+    shown: tuple[int, ...]
+    """Which image each stretch of placeholders stands for, line by line."""
+    sizes: tuple[tuple[int, int], ...]
+    """Height and width in pixels, where the connector wants to know them."""
+    kept: tuple[Tensor, ...] = ()
+    """What the frozen tower made of the first ones."""
+    new: ImageBatch | None = None
+    keys: tuple[str, ...] = ()
+    """Identity of the `new` ones, where a cache of features wants to know it."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> BatchImages:
+        """The same with every tensor changed."""
+        new = self.new
+        if new is not None:
+            new = replace(new, tensors={name: change(value) for name, value in new.tensors.items()})
+        return replace(self, kept=tuple(map(change, self.kept)), new=new)
+
+
 class Images:
     """Collects the distinct images of a batch."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._position: dict[ImageSource, int] = {}
+        self._place: dict[tuple[ImageSource, bool], int] = {}
+        self._beside: list[list[ImageSource]] = []
         self._shown: list[int] = []
 
-    def add(self, image: ImageSource | None) -> None:
-        """The image of the next line, if it has one."""
-        if image is not None:
-            self._shown.append(self._position.setdefault(image, len(self._position)))
+    def add(self, images: Sequence[ImageSource]) -> None:
+        """The images of the next line."""
+        together = self._encoder.family.together(len(images))
+        for image in images:
+            place = self._place.setdefault((image, together), len(self._place))
+            if place == len(self._beside):
+                self._beside.append([image] * (len(images) if together else 1))
+            self._shown.append(place)
 
     def __bool__(self) -> bool:
-        return bool(self._position)
+        return bool(self._place)
 
-    def fields(self, cache: FeatureCache | None = None) -> dict[str, Any]:
-        """The batch's fields about images; those whose features are in the cache are not decoded."""
-        images = list(self._position)
-        cached = [None if cache is None else cache.get(image.key) for image in images]
+    def rows(self, lines: Sequence[Sequence[ImageSource]]) -> list[list[ImageInputs]]:
+        """The inputs of every line, each distinct image processed once."""
+        inputs = [self._inputs(place) for place in range(len(self._beside))]
+        shown = iter(self._shown)
+        return [[inputs[next(shown)] for _ in line] for line in lines]
+
+    def of_batch(self, cache: FeatureCache | None = None) -> BatchImages | None:
+        """The images for a batch; those whose features are in the cache are not decoded."""
+        if not self._place:
+            return None
+        keys = [f"{image.key}{' together' * together}" for image, together in self._place]
+        cached = [None if cache is None else cache.get(key) for key in keys]
         known = {i: features for i, features in enumerate(cached) if features is not None}
-        new = [i for i in range(len(images)) if i not in known]
-        place = {index: new_place for new_place, index in enumerate([*known, *new])}
-        return {
-            "image_index": torch.tensor([place[index] for index in self._shown], dtype=torch.long),
-            "features": torch.stack(list(known.values())) if known else None,
-            "pixel_values": torch.stack([self._encoder.pixels(images[i]) for i in new]) if new else None,
-            "image_keys": () if cache is None else tuple(images[i].key for i in new),
-        }
+        unseen = [i for i in range(len(keys)) if i not in known]
+        order = [*known, *unseen]
+        place = {index: number for number, index in enumerate(order)}
+        made = {i: self._inputs(i) for i in unseen}
+        needs_size = not self._encoder.family.one_size
+        sizes = [made[i].size if i in made else self._beside[i][0].load().size[::-1] for i in order if needs_size]
+        return BatchImages(
+            tuple(place[index] for index in self._shown),
+            tuple(sizes),
+            tuple(known.values()),
+            ImageBatch.of(list(made.values())) if made else None,
+            () if cache is None else tuple(keys[i] for i in unseen),
+        )
+
+    def _inputs(self, place: int) -> ImageInputs:
+        return self._encoder.image_inputs(self._beside[place])[0]

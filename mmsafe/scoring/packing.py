@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmsafe.core.errors import UserError
+from mmsafe.models.family import family_of
 from mmsafe.scoring.collate import Batch, Collator, Item, padded
 from mmsafe.scoring.features import BlankImage, Images
 
 MULTIPLE = 8
 """Lines are padded to a multiple of this: attention kernels want aligned masks."""
 PROMPT, PAD = 0, -1
+BLANK = 64
+"""Pixels of a side of an image that nothing looks at."""
 
 
 @dataclass(kw_only=True)
@@ -25,7 +29,7 @@ class PackedBatch(Batch):
     """
 
     position_ids: Tensor
-    """`[lines, time]`"""
+    """`[lines, time]`, or `[axes, lines, time]` in families with several axes."""
     segment: Tensor
     """0 in the prompt, 1, 2, … by row in the responses, -1 in the padding; `[lines, time]`."""
     source: Tensor
@@ -43,14 +47,19 @@ class PackedBatch(Batch):
         past = torch.ones(time, time, dtype=torch.bool, device=query.device).tril()
         return (((key == PROMPT) | (key == query)) & past)[:, None]
 
-    def mask_for(self, attention: str, dtype: torch.dtype) -> Any:
-        """Bool for `sdpa`, additive for `eager` (which would take a bool for numbers), blocks for `flex_attention`."""
-        if attention == "flex_attention":
+    def mask_for(self, model: Any, attention: str, image_token: int) -> Any:
+        """What the language model takes: bools for `sdpa`, numbers for `eager`, blocks for `flex_attention`."""
+        family = family_of(model.config.model_type)
+        if attention == "flex_attention" and not family.own_masks(model):
             return self._blocks()
-        mask = self.attention_mask()
+        masks = family.masks(model, self.attention_mask(), self.position_ids, _blocks_of(self.input_ids == image_token))
+        if attention == "flex_attention":
+            raise UserError("model.attention=flex_attention: not for masks of this model; choose sdpa")
         if attention == "sdpa":
-            return mask
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+            return masks
+        if isinstance(masks, dict):
+            return {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+        return _additive(masks, model.dtype)
 
     def _blocks(self) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
@@ -68,25 +77,28 @@ class PackedBatch(Batch):
 class _Line:
     """One line while it is put together."""
 
-    def __init__(self, prompt: list[int]) -> None:
+    def __init__(self, prompt: list[int], positions: list[list[int]]) -> None:
         self.prompt = prompt
         self.ids = list(prompt)
-        self.position = list(range(len(prompt)))
+        self.positions = [list(axis) for axis in positions]
+        self.start = 1 + max((axis[-1] if axis else -1) if len(positions) == 1 else max(axis) for axis in positions)
         self.segment = [PROMPT] * len(prompt)
 
     def blank(self, ids: list[int]) -> None:
         """Append the placeholders of an image that nothing looks at."""
-        self.ids += ids
-        self.position += [0] * len(ids)
-        self.segment += [PAD] * len(ids)
+        self._append(ids, [0] * len(ids), PAD)
 
     def add(self, response: list[int], segment: int) -> list[int]:
         """Append a response; returns the columns that predict its tokens, the first being the prompt's last."""
-        start, first = len(self.prompt), len(self.ids)
-        self.ids += response
-        self.position += range(start, start + len(response))
-        self.segment += [segment] * len(response)
-        return [start - 1, *range(first, first + len(response) - 1)][: len(response)]
+        first = len(self.ids)
+        self._append(response, range(self.start, self.start + len(response)), segment)
+        return [len(self.prompt) - 1, *range(first, first + len(response) - 1)][: len(response)]
+
+    def _append(self, ids: list[int], positions: Iterable[int], segment: int) -> None:
+        self.ids += ids
+        self.segment += [segment] * len(ids)
+        for axis in self.positions:
+            axis += positions
 
 
 class PackedCollator(Collator):
@@ -94,7 +106,7 @@ class PackedCollator(Collator):
 
     def __call__(self, items: Sequence[Item]) -> PackedBatch:
         """One line per item and view."""
-        names = tuple(self.groups[0])
+        names, family = tuple(self.groups[0]), self.encoder.family
         lines: list[_Line] = []
         images = Images(self.encoder)
         # (line, columns, tokens) of each sequence, by its place in the table
@@ -106,27 +118,40 @@ class PackedCollator(Collator):
                 shown = self.shown(item, row)
                 if row.image not in line_of:
                     line_of[row.image] = len(lines)
-                    lines.append(_Line(self.encoder.prompt_ids(shown)))
-                    images.add(shown.image)
+                    prompt, places = self.encoder.prompt(shown)
+                    lines.append(_Line(prompt, family.positions(prompt, self.encoder.image_token, places)))
+                    images.add([shown.image] if shown.image is not None else [])
                 index = line_of[row.image]
                 response = self.clipped(lines[index].prompt, shown, row.response)
                 sequences[number * len(items) + position] = (index, lines[index].add(response, number + 1), response)
         if self.blank_image and not images:
-            lines[0].blank(self.encoder.image_ids)
-            images.add(BlankImage(self.encoder.image_size))
+            blank = BlankImage(BLANK)
+            lines[0].blank(self.encoder.ids_of(*self.encoder.places([blank])))
+            images.add([blank])
         time = max(len(line.ids) for line in lines)
         time += -time % MULTIPLE
         ordered = [sequences[place] for place in range(len(sequences))]
+        axes = [padded([line.positions[axis] for line in lines], 0, time) for axis in range(len(lines[0].positions))]
         lengths = torch.tensor([len(tokens) for _, _, tokens in ordered])
         source = [line * time + column for line, columns, _ in ordered for column in columns]
         return PackedBatch(
             rows=names,
             input_ids=padded([line.ids for line in lines], self.encoder.pad_id, time),
-            position_ids=padded([line.position for line in lines], 0, time),
+            position_ids=torch.stack(axes) if len(axes) > 1 else axes[0],
             segment=padded([line.segment for line in lines], PAD, time),
             source=torch.tensor(source, dtype=torch.long),  # even of no values: every response may be empty
             target=torch.tensor([token for _, _, tokens in ordered for token in tokens], dtype=torch.long),
             target_mask=torch.arange(int(lengths.max())) < lengths[:, None],
             **self.of_items(items),
-            **images.fields(self.features),
+            images=images.of_batch(self.features),
         )
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _blocks_of(placeholder: Tensor) -> Tensor:
+    """The number of the image that each token stands for, 0 for words; `[lines, time]`."""
+    begins = placeholder & ~torch.nn.functional.pad(placeholder, (1, 0))[:, :-1]
+    return begins.cumsum(1) * placeholder

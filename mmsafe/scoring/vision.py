@@ -1,4 +1,4 @@
-"""LLaVA's image path in two halves: the tower, which is usually frozen, and the projector, which is usually trained."""
+"""The image path in two halves: the tower, which is usually frozen, and the connector, which is usually trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from mmsafe.models.family import ImageBatch, family_of
 
 if TYPE_CHECKING:
     from mmsafe.scoring.collate import Batch
@@ -15,19 +16,16 @@ if TYPE_CHECKING:
 
 
 def tower_is_frozen(model: Any) -> bool:
-    """Whether no parameter of the vision tower takes a gradient."""
-    return not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters())
+    """Whether no parameter of what sees the images takes a gradient."""
+    family = family_of(model.config.model_type)
+    towers = (model.get_submodule(name) for part in family.tower_parts for name in getattr(family.parts, part))
+    return not any(parameter.requires_grad for tower in towers for parameter in tower.parameters())
 
 
-def tower_features(model: Any, pixels: Tensor) -> Tensor:
-    """What the projector reads of `[images, 3, height, width]`: `[images, patches, width]`; no graph if frozen."""
-    config = model.config
+def tower_features(model: Any, images: ImageBatch) -> list[Tensor]:
+    """What the tower makes of each image; no graph if it is frozen."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and not tower_is_frozen(model)):
-        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-        chosen = config.vision_feature_layer
-        layers = [states[layer] for layer in ([chosen] if isinstance(chosen, int) else chosen)]
-        first = 1 if config.vision_feature_select_strategy == "default" else 0  # the class token
-        return torch.cat([layer[:, first:] for layer in layers], dim=-1)
+        return family_of(model.config.model_type).tower(model, images)
 
 
 def with_features(model: Any, batch: Batch, cache: FeatureCache | None = None) -> Batch:
@@ -35,24 +33,22 @@ def with_features(model: Any, batch: Batch, cache: FeatureCache | None = None) -
 
     A tower that is trained is left to each model's own forward pass.
     """
-    if batch.pixel_values is None or not tower_is_frozen(model):
+    images = batch.images
+    if images is None or images.new is None or not tower_is_frozen(model):
         return batch
-    fresh = tower_features(model, batch.pixel_values)
+    fresh = tower_features(model, images.new)
     if cache is not None:
-        for key, features in zip(batch.image_keys, fresh, strict=True):
+        for key, features in zip(images.keys, fresh, strict=True):
             cache.put(key, features)
-    known = batch.features
-    features = fresh if known is None else torch.cat([known.to(fresh.dtype), fresh])
-    return replace(batch, features=features, pixel_values=None, image_keys=())
+    kept = (*(features.to(fresh[0].dtype) for features in images.kept), *fresh)
+    return replace(batch, images=replace(images, kept=kept, new=None, keys=()))
 
 
 def image_embeddings(model: Any, batch: Batch) -> dict[str, Any] | None:
-    """Projected features of each line's image, as LLaVA takes them in place of pixels; None without images."""
-    parts = [] if batch.features is None else [batch.features]
-    if batch.pixel_values is not None:
-        parts.append(tower_features(model, batch.pixel_values))
-    if not parts:
+    """Features of the images in the order of their placeholders, as the model takes them; None without images."""
+    images, family = batch.images, family_of(model.config.model_type)
+    if images is None:
         return None
-    projected = model.model.multi_modal_projector(torch.cat(parts)).unbind(0)
-    shown: Any = [projected[index] for index in batch.image_index.tolist()]
-    return {"image": BaseModelOutputWithPooling(pooler_output=shown)}
+    seen = [*images.kept, *(() if images.new is None else tower_features(model, images.new))]
+    features = family.connect(model, seen, images.sizes)
+    return family.encoder_outputs([features[place] for place in images.shown])

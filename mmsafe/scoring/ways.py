@@ -81,16 +81,18 @@ class SharedPrefix(Scoring):
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | prompt, own response so far) at response tokens, zero elsewhere."""
+        from mmsafe.models.family import family_of
         from mmsafe.scoring.log_probs import head_log_probs
         from mmsafe.scoring.vision import image_embeddings
 
-        attention = model.model.language_model.config._attn_implementation
+        family = family_of(model.config.model_type)
+        attention = model.get_submodule(family.parts.language[0]).config._attn_implementation
         if refusal := self.refusal(attention):
             raise UserError(refusal)
         hidden = model.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            attention_mask=batch.mask_for(attention, model.dtype),
+            attention_mask=batch.mask_for(model, attention, family.placeholder(model.config)),
             mm_encoder_outputs=image_embeddings(model, batch),
             use_cache=False,
         ).last_hidden_state
@@ -113,10 +115,11 @@ class Padded(Scoring):
 
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | everything before it) at response tokens, zero elsewhere."""
-        pixels = None if batch.pixel_values is None else batch.pixel_values[batch.image_index]
-        logits = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels, use_cache=False
-        ).logits
+        from mmsafe.models.family import family_of
+
+        family, ids = family_of(model.config.model_type), batch.input_ids
+        inputs = {**batch.image_inputs, **family.token_kinds(ids, model.config)}
+        logits = model(input_ids=ids, attention_mask=batch.attention_mask, **inputs, use_cache=False).logits
         log_probs = logits[:, :-1].float().log_softmax(-1).gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
         return by_row(batch, log_probs[batch.target_mask])
 

@@ -26,6 +26,9 @@ class Gemma3(TiledFamily):
     def seen(self, core: Any, images: ImageBatch) -> Tensor:
         return core.vision_tower(pixel_values=images.tensors["pixel_values"]).last_hidden_state  # type: ignore[no-any-return]
 
+    def own_masks(self, model: Any) -> bool:
+        return True
+
     def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
         same = (image_block[:, :, None] == image_block[:, None, :]) & (image_block > 0)[:, :, None]
         return super().masks(model, allowed | same[:, None], order, image_block)
