@@ -71,7 +71,7 @@ def fit(
 
 def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's trainer; the order of callbacks is that of their hooks: a step is logged before it is saved."""
-    trainer, parallel = recipe.trainer, recipe.parallel
+    trainer, strategy = recipe.trainer, recipe.parallel.lightning(recipe.batching.batch_size)
     bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     saving = []
     if output.folder and output.checkpoint:
@@ -91,10 +91,10 @@ def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callbac
         enable_checkpointing=False,  # Lightning's own; see `Checkpoints`
         enable_model_summary=False,
         callbacks=[*callbacks, *bar, *saving, StopAfterStep()],
-        plugins=[DirectIO(), *plugins(), *parallel.plugins()],
+        plugins=[DirectIO(), *plugins(), *strategy.pop("plugins", [])],
         logger=list(output.loggers) or False,
         use_distributed_sampler=False,
-        **parallel.lightning(recipe.batching.batch_size),
+        **strategy,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -16,19 +16,8 @@ from mmsafe.models.llava import Llava
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import ModelSource, PretrainedLlava
 
-
-class TrainedModule(Protocol):
-    """What a strategy sees of the module that is trained."""
-
-    policy: Any
-
-    @property
-    def trainer(self) -> Any:
-        """Lightning's trainer."""
-
-    @property
-    def device_mesh(self) -> Any:
-        """The mesh of devices, where the strategy makes one."""
+if TYPE_CHECKING:
+    from mmsafe.training.module import PreferenceModule
 
 
 class Parallel:
@@ -53,13 +42,9 @@ class Parallel:
         return "gloo" if on_cpu else None
 
     def lightning(self, batch_size: int) -> dict[str, Any]:
-        """Arguments of Lightning's trainer; `batch_size` is that of one device."""
+        """Arguments of Lightning's trainer, among them `precision` or a plug-in; `batch_size` is that of one device."""
         strategy = DDPStrategy(process_group_backend=self.backend, gradient_as_bucket_view=True)
         return {"strategy": strategy if self.ddp else "auto", "precision": self.precision}
-
-    def plugins(self) -> list[Any]:
-        """Plug-ins of Lightning's trainer."""
-        return []
 
     def loads_in_parts(self, source: ModelOptions) -> bool:
         """Whether each process reads its own part of a model for training, in place of splitting a whole one."""
@@ -69,24 +54,28 @@ class Parallel:
         """The model that is trained where it was not kept from the preparations."""
         return load()
 
-    def shard(self, module: TrainedModule) -> None:
+    def shard(self, module: PreferenceModule) -> None:
         """Split `module.policy`, before the optimiser is made."""
 
     def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
         """AdamW on `parameters`."""
         betas = (options.beta1, options.beta2)
-        return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+        return self.adamw()(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
 
-    def gradient_norm(self, module: TrainedModule) -> Tensor | None:
+    def adamw(self) -> Any:
+        """The class of the optimiser."""
+        return torch.optim.AdamW
+
+    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
         """Norm of the whole gradient before clipping; None where it is known only after the step."""
         gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def stepped_norm(self, module: TrainedModule) -> float:
+    def stepped_norm(self, module: PreferenceModule) -> float:
         """The norm of the last step, where `gradient_norm` gives None."""
         raise NotImplementedError
 
-    def whole_weights(self, module: TrainedModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
         """The weights of `module.policy` on the CPU of the first process; empty on the others. All have to ask."""
         return {name: tensor.detach().cpu() for name, tensor in module.policy.state_dict().items()}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mmsafe.core.options import options
+from pydantic import Field
+
+from mmsafe.core.options import Count, options
 from mmsafe.core.settings import Trainer
-from mmsafe.training.strategies.zero_options import ZeroOptions
 
 if TYPE_CHECKING:
     from mmsafe.training.strategies.parallel import Parallel
@@ -42,20 +43,14 @@ class Auto(Strategy):
         """A whole model on every device."""
         from mmsafe.training.strategies.parallel import Parallel
 
-        return Parallel(trainer, ddp=trainer.processes > 1)
+        return Parallel(trainer, ddp=self.name == "ddp" or trainer.processes > 1)
 
 
 @options
-class DDP(Strategy):
+class DDP(Auto):
     """A whole model with its optimiser on every device; gradients are averaged as they are made."""
 
     name: ClassVar[str] = "ddp"
-
-    def parallel(self, trainer: Trainer) -> Parallel:
-        """A whole model on every device."""
-        from mmsafe.training.strategies.parallel import Parallel
-
-        return Parallel(trainer, ddp=True)
 
 
 class _HalfWeights(Strategy, ABC):
@@ -83,10 +78,21 @@ class FSDP(_HalfWeights):
 
 
 @options
-class DeepSpeed(ZeroOptions, _HalfWeights):
+class DeepSpeed(_HalfWeights):
     """DeepSpeed's ZeRO (1910.02054): 1 splits the optimiser, 2 the gradients too, 3 the weights as well."""
 
     accelerators: ClassVar[tuple[str, ...]] = ("auto", "gpu")
+    stage: Literal[1, 2, 3]
+    offload: bool = False
+    """Stage 3: keep optimiser and weights in the host's memory; slow, and fits where nothing else does."""
+    bucket_size: Count = 200_000_000
+    """Elements that are reduced or gathered at once."""
+    zero_optimization: dict[str, Any] = Field(default_factory=dict)
+    """Further entries of the section `zero_optimization` of DeepSpeed's config, as DeepSpeed names them."""
+
+    def __post_init__(self) -> None:
+        if self.offload and self.stage < 3:
+            raise ValueError(f"offload works in stage 3 only, not in stage {self.stage}")
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DeepSpeedStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsafe.core.ranks import is_first
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.models.locate import format_at
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.training.checkpointing import readable
-from mmsafe.training.strategies.parallel import Parallel, TrainedModule
-from mmsafe.training.strategies.zero_options import ZeroOptions
+from mmsafe.training.strategies.parallel import Parallel
+from mmsafe.training.strategies.strategy import DeepSpeed
+
+if TYPE_CHECKING:
+    from mmsafe.training.module import PreferenceModule
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class Precision(DeepSpeedPrecision):
         super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
-class Strategy(DeepSpeedStrategy):
+class LightningZeRO(DeepSpeedStrategy):
     """Lightning's DeepSpeed strategy, in which a damaged checkpoint is told in one line."""
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
@@ -49,9 +52,9 @@ class Strategy(DeepSpeedStrategy):
 class ZeRO(Parallel):
     """Optimiser, gradients and weights are split over devices, as far as the stage says."""
 
-    strategy: type[DeepSpeedStrategy] = Strategy
+    strategy: type[DeepSpeedStrategy] = LightningZeRO
 
-    def __init__(self, options: ZeroOptions, trainer: Trainer) -> None:
+    def __init__(self, options: DeepSpeed, trainer: Trainer) -> None:
         super().__init__(trainer)
         self.options = options
         self.whole = options.stage < 3
@@ -60,32 +63,24 @@ class ZeRO(Parallel):
         self.precision = "bf16-true" if self.half else self.precision
 
     def lightning(self, batch_size: int) -> dict[str, Any]:
-        """Precision comes as a plugin."""
+        """Precision comes as a plug-in."""
         strategy = self.strategy(
             config=self.config(batch_size),
             exclude_frozen_parameters=True,  # they come from the model that training starts from
             process_group_backend=self.backend,
         )
-        return {"strategy": strategy}
-
-    def plugins(self) -> list[Any]:
-        """The engine's precision."""
-        return [Precision(self.engine_precision)]  # type: ignore[arg-type]
+        return {"strategy": strategy, "plugins": [Precision(self.engine_precision)]}  # type: ignore[arg-type]
 
     def config(self, batch_size: int) -> dict[str, Any]:
         """DeepSpeed's config; Lightning adds precision, clipping and accumulation."""
         options, size = self.options, self.options.bucket_size
         zero: dict[str, Any] = {
             "stage": options.stage,
-            "contiguous_gradients": True,
-            "overlap_comm": True,
-            "reduce_scatter": True,
-            "reduce_bucket_size": size,
-            "allgather_bucket_size": size,
+            **dict.fromkeys(("contiguous_gradients", "overlap_comm", "reduce_scatter"), True),
+            **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), size),
         }
-        if options.offload:
-            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-            zero["offload_param"] = dict(zero["offload_optimizer"])
+        for part in ("offload_optimizer", "offload_param") if options.offload else ():
+            zero[part] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         return {
             "train_micro_batch_size_per_gpu": batch_size,
             "zero_allow_untested_optimizer": True,
@@ -112,34 +107,33 @@ class ZeRO(Parallel):
         log.info("this process holds %.2f M of %.2f M weights", own, whole)
         return model
 
-    def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
-        """DeepSpeed's own AdamW where the optimiser's state is offloaded."""
+    def adamw(self) -> Any:
+        """DeepSpeed's own where the optimiser's state is offloaded."""
         if not self.options.offload:
-            return super().optimizer(parameters, options)
+            return super().adamw()
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        betas = (options.beta1, options.beta2)
-        return DeepSpeedCPUAdam(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+        return DeepSpeedCPUAdam
 
-    def gradient_norm(self, module: TrainedModule) -> Tensor | None:
+    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
         """None: the engine computes the norm in its step."""
         return None
 
-    def stepped_norm(self, module: TrainedModule) -> float:
+    def stepped_norm(self, module: PreferenceModule) -> float:
         """The norm that the engine computed, before clipping."""
         engine: Any = module.trainer.strategy.model
         return float(engine.get_global_grad_norm())
 
-    def whole_weights(self, module: TrainedModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
         """Gathers one weight after the other in stage 3."""
         if self.whole:
             return super().whole_weights(module)
         import deepspeed
 
-        found = {name: tensor.detach().cpu() for name, tensor in module.policy.named_buffers()}
-        found = {name: found[name] for name in module.policy.state_dict() if name in found}
+        saved = module.policy.state_dict().keys()
+        weights = {name: buffer.detach().cpu() for name, buffer in module.policy.named_buffers() if name in saved}
         for name, parameter in module.policy.named_parameters():
             with deepspeed.zero.GatheredParameters(parameter):
                 if is_first():
-                    found[name] = parameter.detach().cpu().clone()
-        return found if is_first() else {}
+                    weights[name] = parameter.detach().cpu().clone()
+        return weights if is_first() else {}
