@@ -17,7 +17,7 @@ MAX_RATIO = 200
 """Of an image's sides: scaled by the shorter one, as `image_aspect_ratio=crop` does, it grows by that much."""
 
 
-class UndecodableError(ValueError):
+class UnfitImageError(ValueError):
     """What is wrong with an image that could be decoded, and what to do."""
 
 
@@ -30,12 +30,12 @@ def decoded(path: Path | str, file: Path | io.BytesIO) -> Iterator[Image.Image]:
         with Image.open(file) as image:
             _refuse_size(image)
             if image.format == "EPS":
-                raise UndecodableError("is an EPS file, a program that Ghostscript would have to run; convert it to PNG")
+                raise UnfitImageError("is an EPS file, a program that Ghostscript would have to run; convert it to PNG")
             if image.mode == "F":
-                raise UndecodableError("has floating-point pixels of unknown range; convert it to 8 bits a channel")
+                raise UnfitImageError("has floating-point pixels of unknown range; convert it to 8 bits a channel")
             yield image
             _refuse_size(image)  # once more: the header of an icon may tell another size than the image in it has
-    except UndecodableError as error:
+    except UnfitImageError as error:
         raise failed(path, str(error)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise failed(path, f"the image is too large to decode: {error}") from error
@@ -64,9 +64,9 @@ def _refuse_size(image: Image.Image) -> None:
     size = f"{image.width} x {image.height} pixels"
     if Image.MAX_IMAGE_PIXELS and longer**2 > Image.MAX_IMAGE_PIXELS:
         most = math.isqrt(Image.MAX_IMAGE_PIXELS)
-        raise UndecodableError(f"the image is too large to decode: {size}; scale it to at most {most} a side")
+        raise UnfitImageError(f"the image is too large to decode: {size}; scale it to at most {most} a side")
     if longer > MAX_RATIO * shorter:
-        raise UndecodableError(f"the image is too long and thin: {size}, more than {MAX_RATIO} to 1; crop it")
+        raise UnfitImageError(f"the image is too long and thin: {size}, more than {MAX_RATIO} to 1; crop it")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -82,7 +82,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey, 0 to 65535, to 8-bit grey; Pillow's own conversion clips at 255."""
     extrema = image.getextrema()
     if min(extrema) < 0 or max(extrema) > 65535:  # type: ignore[operator]  # one band, hence two numbers
-        raise UndecodableError(f"has pixel values {extrema} beyond 16 bits; convert it to 8 bits a channel")
+        raise UnfitImageError(f"has pixel values {extrema} beyond 16 bits; convert it to 8 bits a channel")
     return image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import mmsafe.objectives
 from mmsafe.core.config import conf_dir, typed
 from mmsafe.core.options import options
 from mmsafe.data.data_source import GENERATED
@@ -76,53 +79,37 @@ def test_there_are_objectives():
 
 
 @every_objective
-def test_all_groups_use_the_same_row_names_and_known_views(objective: Objective):
+def test_groups_share_their_row_names_and_need_an_image_if_a_row_does(objective: Objective):
     names = [set(group) for group in objective.groups]
-    assert names
     assert names[0]
     assert all(other == names[0] for other in names)
-    assert {row.image for group in objective.groups for row in group.values()} <= {"real", "none", "corrupted"}
     for group in objective.groups:
         assert len({row.label for row in group.values()}) == len(group), "metrics tell the rows apart"
-    assert objective.responses == {row.response for group in objective.groups for row in group.values()}
-
-
-@every_objective
-def test_what_compares_views_of_the_image_says_that_it_needs_one(objective: Objective):
     rows = [row for group in objective.groups for row in group.values()]
+    assert {row.image for row in rows} <= {"real", "none", "corrupted"}
+    assert objective.responses == {row.response for row in rows}
     assert objective.needs_image == any(row.image != "real" or row.response in GENERATED for row in rows)
 
 
 @every_objective
-def test_terms_are_named_finite_and_one_per_item(objective: Objective):
-    terms = objective(random_scores(objective))
+def test_terms_are_one_finite_number_per_item_whatever_the_order_and_padding(objective: Objective):
+    scores = random_scores(objective)
+    before = {name: score.policy.detach().clone() for name, score in scores.items()}
+    order = torch.tensor([3, 0, 4, 2, 1])
+    wider = {
+        name: Scores(*(None if part is None else torch.nn.functional.pad(part, (0, 3)) for part in s))
+        for name, s in scores.items()
+    }
+    terms, permuted, padded = objective(scores), objective(indexed(scores, order)), objective(wider)
     assert terms
     for name, term in terms.items():
         assert name.isidentifier()
         assert term.shape == (BATCH,)
         assert term.dtype == torch.float32
         assert term.isfinite().all()
-
-
-@every_objective
-def test_the_order_of_a_batch_does_not_matter(objective: Objective):
-    scores = random_scores(objective)
-    order = torch.tensor([3, 0, 4, 2, 1])
-    terms, permuted = objective(scores), objective(indexed(scores, order))
-    for name, term in terms.items():
         assert torch.allclose(permuted[name], term[order], atol=1e-6)
-
-
-@every_objective
-def test_padding_does_not_matter(objective: Objective):
-    scores = random_scores(objective)
-    wider = {
-        name: Scores(*(None if part is None else torch.nn.functional.pad(part, (0, 3)) for part in s))
-        for name, s in scores.items()
-    }
-    terms, padded = objective(scores), objective(wider)
-    for name, term in terms.items():
         assert torch.allclose(padded[name], term, atol=1e-6)
+    assert all(torch.equal(scores[name].policy, policy) for name, policy in before.items()), "scores are not changed"
 
 
 @every_objective
@@ -179,16 +166,15 @@ def test_the_reference_is_read_if_and_only_if_it_is_declared(objective: Objectiv
             assert torch.equal(terms[name], term)
 
 
-@every_objective
-def test_scores_are_not_changed(objective: Objective):
-    scores = random_scores(objective)
-    before = {name: score.policy.detach().clone() for name, score in scores.items()}
-    objective(scores)
-    assert all(torch.equal(scores[name].policy, policy) for name, policy in before.items())
-
-
-def test_building_an_objective_from_its_config_imports_no_torch():
+def test_an_objective_imports_tensors_for_typing_and_nothing_else():
+    """Its config is read without torch, and without the rooms above."""
     modules = sorted({type(configured(f"objective={name}")).__module__ for name in NAMES})
-    code = f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\nprint('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+    code = f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "transformers"} & set(loaded)
+    ours = {name for name in loaded if name.startswith("mmsafe.")}
+    assert {".".join(name.split(".")[:2]) for name in ours} == {"mmsafe.core", "mmsafe.objectives"}
+    assert {name for name in ours if name.startswith("mmsafe.core.")} == {"mmsafe.core.options"}
+    for path in Path(mmsafe.objectives.__file__).parent.glob("*.py"):
+        typed_only = path.read_text().replace("if TYPE_CHECKING:\n    from torch import Tensor\n", "")
+        assert not re.search(r"^ *(import|from) torch", typed_only, re.MULTILINE), path.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -13,9 +13,6 @@ from torch.distributed.tensor import DTensor
 
 from mmsafe.core.settings import Trainer
 from mmsafe.training.strategies.parallel import Parallel
-
-if TYPE_CHECKING:
-    from mmsafe.training.module import PreferenceModule
 
 
 class FullySharded(Parallel):
@@ -38,7 +35,7 @@ class FullySharded(Parallel):
         )
         return {"strategy": strategy, "precision": "32-true"}
 
-    def shard(self, module: PreferenceModule) -> None:
+    def shard(self, module: Any) -> None:
         """Every decoder layer is a unit, and what is left belongs to `module`, whose forward therefore has to run.
 
         The tower is left too: as a unit it would be of a class for which `transformers` records no hidden states.
@@ -52,11 +49,11 @@ class FullySharded(Parallel):
         for unit in (*inner.language_model.layers, inner.multi_modal_projector, model.lm_head, module):
             fully_shard(unit, mesh=mesh, mp_policy=policy)
 
-    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+    def gradient_norm(self, module: Any) -> Tensor | None:
         """Norm of the gradient of all parts together."""
         norm = super().gradient_norm(module)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: Any) -> dict[str, Tensor]:
         """The weights, gathered on the first process."""
         return get_model_state_dict(module.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))  # type: ignore[return-value]

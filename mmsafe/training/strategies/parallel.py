@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -15,9 +15,6 @@ from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.models.llava import Llava
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import ModelSource, PretrainedLlava
-
-if TYPE_CHECKING:
-    from mmsafe.training.module import PreferenceModule
 
 
 class Parallel:
@@ -54,7 +51,7 @@ class Parallel:
         """The model that is trained where it was not kept from the preparations."""
         return load()
 
-    def shard(self, module: PreferenceModule) -> None:
+    def shard(self, module: Any) -> None:
         """Split `module.policy`, before the optimiser is made."""
 
     def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
@@ -66,16 +63,16 @@ class Parallel:
         """The class of the optimiser."""
         return torch.optim.AdamW
 
-    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+    def gradient_norm(self, module: Any) -> Tensor | None:
         """Norm of the whole gradient before clipping; None where it is known only after the step."""
         gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def stepped_norm(self, module: PreferenceModule) -> float:
+    def stepped_norm(self, module: Any) -> float:
         """The norm of the last step, where `gradient_norm` gives None."""
         raise NotImplementedError
 
-    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: Any) -> dict[str, Tensor]:
         """The weights of `module.policy` on the CPU of the first process; empty on the others. All have to ask."""
         return {name: tensor.detach().cpu() for name, tensor in module.policy.state_dict().items()}
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
@@ -21,9 +21,6 @@ from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.training.checkpointing import readable
 from mmsafe.training.strategies.parallel import Parallel
 from mmsafe.training.strategies.strategy import DeepSpeed
-
-if TYPE_CHECKING:
-    from mmsafe.training.module import PreferenceModule
 
 log = logging.getLogger(__name__)
 
@@ -115,16 +112,16 @@ class ZeRO(Parallel):
 
         return DeepSpeedCPUAdam
 
-    def gradient_norm(self, module: PreferenceModule) -> Tensor | None:
+    def gradient_norm(self, module: Any) -> Tensor | None:
         """None: the engine computes the norm in its step."""
         return None
 
-    def stepped_norm(self, module: PreferenceModule) -> float:
+    def stepped_norm(self, module: Any) -> float:
         """The norm that the engine computed, before clipping."""
         engine: Any = module.trainer.strategy.model
         return float(engine.get_global_grad_norm())
 
-    def whole_weights(self, module: PreferenceModule) -> dict[str, Tensor]:
+    def whole_weights(self, module: Any) -> dict[str, Tensor]:
         """Gathers one weight after the other in stage 3."""
         if self.whole:
             return super().whole_weights(module)
