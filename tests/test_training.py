@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +16,12 @@ import pytest
 import torch
 from fitting import fitted
 from pytorch_lightning.callbacks import Callback
+from small_model import copied, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.microworld.tiny import TinyModel
-from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
-from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -35,9 +31,6 @@ from mmsafe.reporting.csv_log import CsvLog, read_metrics
 from mmsafe.scoring.collate import Item, Items
 from mmsafe.scoring.ways import SharedPrefix
 
-SIZES = Architecture(
-    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
-)
 # 14 examples in batches of 4, the last one of 2: an epoch has 4 steps, a run of two epochs 8.
 EXAMPLES = MicroWorld(size=14, image_size=24).train().examples
 STEPS = 8
@@ -108,22 +101,16 @@ class Seen(Callback):
 
     def __init__(self) -> None:
         self.epochs: list[Counter[str]] = []
+        self.batches = 0
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.epochs.append(Counter())
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+        self.batches += 1
         lines = zip(batch.input_ids, batch.segment, batch.weight, strict=True)
-        self.epochs[-1].update(str(ids[segment >= 0].tolist()) for ids, segment, weight in lines if weight > 0)
-
-
-def small() -> Llava:
-    if not MODEL:
-        MODEL.append(TinyModel(pretraining=None, architecture=SIZES).load())
-    return dataclasses.replace(MODEL[0], model=copy.deepcopy(MODEL[0].model))
-
-
-MODEL: list[Llava] = []
+        if self.epochs:  # none where a run is continued within one
+            self.epochs[-1].update(str(ids[segment >= 0].tolist()) for ids, segment, weight in lines if weight > 0)
 
 
 def run(
@@ -136,7 +123,7 @@ def run(
     **changes: Any,
 ) -> Result:
     """The one call that is interrupted and repeated."""
-    llava = small()
+    llava = copied(small_model())
     if (dropout := changes.pop("dropout", None)) is not None:
         add_lora(llava, Peft(method="lora", rank=4, alpha=8, dropout=dropout))
     objective, scoring = objective or DPO(), SharedPrefix()
@@ -193,27 +180,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-@pytest.mark.parametrize(
-    "loader",
-    LOADERS.values(),
-    ids=LOADERS.keys(),
-)
-def test_every_epoch_shows_every_example_once(tmp_path: Path, loader: dict[str, Any]):
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS.keys())
+def test_every_epoch_shows_every_example_once_and_the_same_call_twice_is_identical(
+    tmp_path: Path, uninterrupted: Any, loader: dict[str, Any]
+):
     seen = Seen()
     result = run(tmp_path, seen, **loader)
     assert [epoch.total() for epoch in seen.epochs] == [len(EXAMPLES)] * 2
     assert seen.epochs[0] == seen.epochs[1]
     assert result.steps == STEPS
     assert [row["step"] for row in result.rows] == list(range(1, STEPS + 1))
-
-
-@pytest.mark.parametrize("loader", [SHUFFLED, GROUPED, SHUFFLED | WORKERS], ids=str)
-def test_the_same_call_twice_is_identical(tmp_path: Path, uninterrupted: Any, loader: dict[str, Any]):
-    assert_equal(run(tmp_path, **loader), uninterrupted(**loader))
-
-
-def test_workers_change_nothing(uninterrupted: Any):
-    assert_equal(uninterrupted(**WORKERS), uninterrupted())
+    assert_equal(result, uninterrupted(**{name: value for name, value in loader.items() if name != "num_workers"}))
 
 
 def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
@@ -221,19 +198,32 @@ def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
 
 
 @pytest.mark.parametrize(
-    ("step", "loader"),
+    ("every", "steps", "loader"),
     [
-        *((step, loader) for step in (2, 4, 6) for loader in (SHUFFLED, GROUPED)),
-        (2, ACCUMULATED),
-        (2, SHUFFLED | WORKERS),
-        (6, GROUPED | WORKERS),
+        (2, [2], SHUFFLED),
+        (2, [6], GROUPED | WORKERS),
+        (2, [2], ACCUMULATED),
+        (100, [3], SHUFFLED),
+        *((1, range(1, STEPS), loader) for loader in (SHUFFLED, ACCUMULATED, WORKERS)),
+        (1, range(1, 11), {"max_steps": 11}),
+        (1, range(1, 12), {"max_epochs": 3}),
+        (2, [5], {"dropout": 0.3}),
     ],
     ids=str,
 )
-def test_killed_after_a_checkpoint(tmp_path: Path, uninterrupted: Any, step: int, loader: dict[str, Any]):
-    with pytest.raises(Stopped):
-        run(tmp_path, StopAt("on_before_backward", step), every=2, **loader)
-    assert_equal(run(tmp_path, every=2, **loader), uninterrupted(**loader))
+def test_killed_after_a_step(
+    tmp_path: Path, uninterrupted: Any, every: int, steps: Sequence[int], loader: dict[str, Any]
+):
+    """After a checkpoint, between two, before the first, and run after run: also at the first step of an epoch.
+
+    Dropout draws on random numbers of each process, which a checkpoint holds.
+    """
+    for step in steps:
+        with pytest.raises(Stopped):
+            run(tmp_path, StopAt("on_before_backward", step), every=every, **loader)
+    again = run(tmp_path, every=every, **loader)
+    assert_equal(again, uninterrupted(**loader))
+    assert "dropout" not in loader or again.latest != uninterrupted(dropout=0.0).latest
 
 
 @pytest.mark.parametrize("objective", [SFT(), BPO(mode="concat")], ids=["sft", "bpo-concat"])
@@ -245,39 +235,10 @@ def test_killed_with_another_objective(tmp_path: Path, objective: Objective):
     assert_equal(run(tmp_path / "x", every=2, objective=objective, examples=examples), whole)
 
 
-def test_killed_before_the_first_checkpoint(tmp_path: Path, uninterrupted: Any):
-    with pytest.raises(Stopped):
-        run(tmp_path, StopAt("on_before_backward", 3))
-    assert_equal(run(tmp_path), uninterrupted())
-
-
-def test_killed_three_times(tmp_path: Path, uninterrupted: Any):
-    for step in (2, 3, 6):
-        with pytest.raises(Stopped):
-            run(tmp_path, StopAt("on_before_backward", step), every=1)
-    assert_equal(run(tmp_path, every=1), uninterrupted())
-
-
-@pytest.mark.parametrize(
-    "loader",
-    [SHUFFLED, ACCUMULATED, WORKERS, {"max_steps": 11}, {"max_epochs": 3}],
-    ids=str,
-)
-def test_killed_after_every_step(tmp_path: Path, uninterrupted: Any, loader: dict[str, Any]):
-    """Each run takes one step: also the first of an epoch, after a checkpoint at the end of the one before."""
-    whole = uninterrupted(**loader)
-    for step in range(1, whole.steps):
-        with pytest.raises(Stopped):
-            run(tmp_path, StopAt("on_before_backward", step), every=1, **loader)
-    assert_equal(run(tmp_path, every=1, **loader), whole)
-
-
 @pytest.mark.parametrize(
     ("hook", "loader"),
     [
         ("on_train_batch_start", SHUFFLED),
-        ("on_before_backward", SHUFFLED),
-        ("on_train_batch_end", SHUFFLED),
         ("on_after_backward", ACCUMULATED),
         ("on_before_optimizer_step", ACCUMULATED),
         ("on_train_batch_end", ACCUMULATED),
@@ -296,56 +257,48 @@ def saved(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(
-    ("hook", "batch", "step"),
-    [("on_train_batch_end", 4, 2), ("on_train_batch_end", 5, 3), ("on_before_backward", 6, 3)],
-    ids=["after a step", "between two micro-batches", "in the last micro-batch of a step"],
+    ("number", "status", "hook", "batch", "step"),
+    [
+        pytest.param(signal.SIGTERM, 143, "on_train_batch_end", 4, 2, id="after a step"),
+        pytest.param(signal.SIGINT, 130, "on_train_batch_end", 5, 3, id="between two micro-batches"),
+        pytest.param(signal.SIGTERM, 143, "on_before_backward", 6, 3, id="in the last micro-batch of a step"),
+    ],
 )
 def test_a_request_to_stop_waits_for_the_end_of_the_step(
     tmp_path: Path, uninterrupted: Any, number: int, status: int, hook: str, batch: int, step: int
 ):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(SystemExit) as stop:
         run(tmp_path, Ask(number, hook, 2, batch), every=100, **ACCUMULATED)
     assert stop.value.code == status
     assert saved(tmp_path) == ["last.json", f"step={step}.ckpt"]
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == list(range(1, step + 1))
     assert_equal(run(tmp_path, **ACCUMULATED), uninterrupted(**ACCUMULATED))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, uninterrupted: Any):
-    asked = (Ask(signal.SIGINT, "on_train_batch_start", 3), Ask(signal.SIGINT, "on_before_backward", 3))
+BATCH = "on_train_batch_start"
+
+
+@pytest.mark.parametrize(
+    ("number", "hooks", "status", "checkpoint"),
+    [
+        pytest.param(signal.SIGINT, [BATCH, "on_before_backward"], 130, "step=2.ckpt", id="a second Ctrl-C at once"),
+        pytest.param(signal.SIGTERM, [BATCH, "on_before_backward"], 143, "step=4.ckpt", id="a scheduler asks twice"),
+        # training is over, and what follows it can be repeated
+        pytest.param(signal.SIGTERM, ["on_train_epoch_end"], 143, "step=8.ckpt", id="after the last step"),
+    ],
+)
+def test_when_a_request_to_stop_is_answered(
+    tmp_path: Path, uninterrupted: Any, number: int, hooks: list[str], status: int, checkpoint: str
+):
+    step = 3 if len(hooks) == 2 else STEPS
     with pytest.raises(SystemExit) as stop:
-        run(tmp_path, *asked, every=2)
-    assert stop.value.code == 130
-    assert saved(tmp_path) == ["last.json", "step=2.ckpt"]
+        run(tmp_path, *(Ask(number, hook, step) for hook in hooks), every=2)
+    assert stop.value.code == status
+    assert saved(tmp_path) == ["last.json", checkpoint]
     assert_equal(run(tmp_path, every=2), uninterrupted())
-
-
-def test_a_scheduler_may_ask_twice(tmp_path: Path, uninterrupted: Any):
-    asked = (Ask(signal.SIGTERM, "on_train_batch_start", 3), Ask(signal.SIGTERM, "on_before_backward", 3))
-    with pytest.raises(SystemExit):
-        run(tmp_path, *asked)
-    assert saved(tmp_path) == ["last.json", "step=4.ckpt"]
-    assert_equal(run(tmp_path), uninterrupted())
-
-
-def test_a_request_after_the_last_step_ends_the_process_without_a_word(tmp_path: Path, uninterrupted: Any):
-    """Training is over, and what follows it can be repeated."""
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path, Ask(signal.SIGTERM, "on_train_epoch_end", STEPS), every=2)
-    assert stop.value.code == 143
-    assert_equal(run(tmp_path, every=2), uninterrupted())
-
-
-def test_dropout_goes_on_where_it_was(tmp_path: Path, uninterrupted: Any):
-    """Each process draws on random numbers of its own, which a checkpoint holds."""
-    dropped = {"dropout": 0.3}
-    with pytest.raises(Stopped):
-        run(tmp_path, StopAt("on_before_backward", 5), every=2, **dropped)
-    again = run(tmp_path, every=2, **dropped)
-    assert_equal(again, uninterrupted(**dropped))
-    assert again.latest != uninterrupted(dropout=0.0).latest
 
 
 def test_no_room_for_a_checkpoint_leaves_the_last_one(tmp_path: Path, uninterrupted: Any):
@@ -378,56 +331,36 @@ def test_what_a_kill_left_half_written_is_removed_and_never_taken_up(tmp_path: P
     assert_equal(run(tmp_path, every=2), uninterrupted())
 
 
-def test_signals_mean_afterwards_what_they_meant_before(tmp_path: Path):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    run(tmp_path / "ended")
-    with pytest.raises(SystemExit):
-        run(tmp_path / "stopped", Ask(signal.SIGTERM, "on_train_batch_end", 1))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-
 def test_sigkill_of_the_process(tmp_path: Path, uninterrupted: Any):
-    code = (
-        "import importlib.util, pathlib, sys\n"
-        "spec = importlib.util.spec_from_file_location('killed', sys.argv[1])\n"
-        "test = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(test)\n"
-        "test.run(pathlib.Path(sys.argv[2]), test.Kill('on_after_backward', 3), every=1)\n"
+    small_model()
+    killed = multiprocessing.get_context("fork").Process(
+        target=run, args=(tmp_path, Kill("on_after_backward", 3)), kwargs={"every": 1}
     )
-    support = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "support"), *sys.path])}
-    words = [sys.executable, "-c", code, __file__, str(tmp_path)]
-    process = subprocess.run(words, env=support, capture_output=True, check=False)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv")] == [1, 2, 3]
     assert_equal(run(tmp_path, every=1), uninterrupted())
 
 
 @pytest.mark.parametrize(
-    "every",
-    [2, 3, 100],
+    ("every", "repeated"),
+    [(2, 0), (3, 2), (100, STEPS)],
     ids=["checkpoint at the end", "two steps before the end", "none before the end"],
 )
-def test_stopped_between_training_and_evaluation(tmp_path: Path, uninterrupted: Any, every: int):
+def test_stopped_between_training_and_evaluation(tmp_path: Path, uninterrupted: Any, every: int, repeated: int):
     """All steps are done and logged, but the run was stopped before it had finished."""
-    run(tmp_path, every=every)
-    assert_equal(run(tmp_path, every=every), uninterrupted())
-
-
-def test_a_finished_run_takes_no_further_step(tmp_path: Path):
     seen = Seen()
-    run(tmp_path, every=2)
-    run(tmp_path, seen, every=2)
-    assert sum(epoch.total() for epoch in seen.epochs) == 0
+    run(tmp_path, every=every)
+    assert_equal(run(tmp_path, seen, every=every), uninterrupted())
+    assert seen.batches == repeated
 
 
-@pytest.mark.parametrize("steps", [1, 6])
-def test_max_steps_decides_alone(tmp_path: Path, steps: int):
-    assert run(tmp_path, max_steps=steps, max_epochs=1).steps == steps
-
-
-@pytest.mark.parametrize("batch_size", [3, 14])
-def test_max_steps_counts_optimiser_steps(tmp_path: Path, batch_size: int):
-    assert run(tmp_path, max_steps=5, max_epochs=1, accumulate=2, batch_size=batch_size).steps == 5
+@pytest.mark.parametrize(("steps", "accumulate", "batch_size"), [(1, 1, 4), (6, 1, 4), (5, 2, 3), (5, 2, 14)], ids=str)
+def test_max_steps_counts_optimiser_steps_and_decides_alone(
+    tmp_path: Path, steps: int, accumulate: int, batch_size: int
+):
+    assert run(tmp_path, max_steps=steps, max_epochs=1, accumulate=accumulate, batch_size=batch_size).steps == steps
 
 
 def test_items_are_every_example_in_every_group():
@@ -445,8 +378,7 @@ class Damaged:
         raise UserError("damaged.png: cannot be decoded")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("objective", [SFT(), DPO()], ids=["first step", "reference pass"])
+@pytest.mark.parametrize(("objective", "workers"), [(SFT(), 1), (DPO(), 1), (DPO(), 0)], ids=str)
 def test_an_error_in_a_worker_is_the_same_one_line(tmp_path: Path, objective: Objective, workers: int):
     pictured = next(example for example in EXAMPLES if example.image is not None)
     broken = [dataclasses.replace(pictured, image=Damaged())]

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from mmsafe.core.errors import UserError
 
@@ -21,22 +20,12 @@ def head_log_probs(head: Any, hidden: Tensor, target: Tensor) -> Tensor:
     """
     if not isinstance(head, torch.nn.Linear) or head.bias is not None or not head.weight.is_floating_point():
         raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
-    with _AtTargets(target):
+    # Not by catching the product inside the call: ZeRO-3 puts a function of its own in the place of `linear`.
+    head.forward = lambda hidden: linear_log_probs(hidden, head.weight, target)  # type: ignore[method-assign]
+    try:
         return cast(Tensor, head(hidden))
-
-
-class _AtTargets(TorchFunctionMode):
-    """In the place of the one product that a head is, its log-probs at the targets."""
-
-    def __init__(self, target: Tensor) -> None:
-        super().__init__()
-        self.target = target
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.linear:
-            hidden, weight, _ = args
-            return linear_log_probs(hidden, weight, self.target)
-        return func(*args, **(kwargs or {}))
+    finally:
+        del head.forward
 
 
 def linear_log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int = CHUNK) -> Tensor:
