@@ -1,4 +1,4 @@
-"""Names and values of what a step logs for each kind of objective; those of BPO are in `test_module.py`."""
+"""Names and values of what a step logs for each kind of objective."""
 
 from __future__ import annotations
 
@@ -24,67 +24,95 @@ from mmsafe.training.metrics import means, step_metrics
 from mmsafe.training.module import _over_ranks
 
 
-def logged(objective: Objective, scores: dict[str, Scores]) -> dict[str, float]:
-    """Metrics of a batch of the first group, without the loss terms."""
-    size = len(scores["chosen"].policy)
-    found = step_metrics(objective, torch.zeros(size, dtype=torch.long), scores, objective(scores))
-    assert not any(value.requires_grad for value in found.values())
-    return {name: value for name, value in means(found).items() if "loss" not in name}
+def pair_of(chosen: list[list[float]], rejected: list[list[float]], zeros: int = 0) -> dict[str, Scores]:
+    reference = [[0.0]] * zeros or None
+    return {"chosen": row(chosen, reference), "rejected": row(rejected, reference)}
 
 
-def test_mdpo_tells_the_chosen_response_beside_the_corrupted_image_apart():
-    scores = {
-        "chosen": row([[-1.0], [-4.0]], [[-2.0], [-2.0]]),  # log-ratios +1, -2
-        "rejected": row([[-3.0], [-1.0]], [[-2.0], [-2.0]]),  # -1, +1
-        "corrupted": row([[-1.0], [-9.0]], [[-1.0], [-5.0]]),  # 0, -4
+PAIR = {
+    "chosen": row([[-1.0], [-4.0]], [[-2.0], [-2.0]]),  # log-ratios +1, -2
+    "rejected": row([[-3.0], [-1.0]], [[-2.0], [-2.0]]),  # -1, +1
+}
+THIRD = row([[-1.0], [-9.0]], [[-1.0], [-5.0]])  # 0, -4
+
+
+def triple(third: str) -> dict[str, float]:
+    """Of the pair and a third row, at β = 0.5."""
+    return {
+        "logps/chosen": -2.5,
+        "logps/rejected": -2.0,
+        f"logps/{third}": -5.0,
+        "rewards/chosen": 0.5 * -0.5,
+        "rewards/rejected": 0.0,
+        f"rewards/{third}": 0.5 * -2.0,
+        "rewards/margins": 0.5 * (2 - 3) / 2,
+        f"rewards/margins/{third}": 0.5 * (1 + 2) / 2,
+        "rewards/accuracies": 0.5,
+        f"rewards/accuracies/{third}": 1.0,
     }
-    assert logged(MDPO(beta=0.5), scores) == pytest.approx(
-        {
-            "logps/chosen": -2.5,
-            "logps/rejected": -2.0,
-            "logps/chosen_corrupted": -5.0,
-            "rewards/chosen": 0.5 * -0.5,
-            "rewards/rejected": 0.0,
-            "rewards/chosen_corrupted": 0.5 * -2.0,
-            "rewards/margins": 0.5 * (2 - 3) / 2,
-            "rewards/margins/chosen_corrupted": 0.5 * (1 + 2) / 2,
-            "rewards/accuracies": 0.5,
-            "rewards/accuracies/chosen_corrupted": 1.0,
-        }
-    )
 
 
-def test_bootstrapped_po_has_the_plain_margins_over_the_weakened_response():
-    scores = {"chosen": row([[-1.0]], [[-2.0]]), "rejected": row([[-3.0]], [[-1.0]])}  # +1, -2
-    assert logged(BootstrappedPO(beta=0.5), scores) == pytest.approx(
-        {
-            "logps/chosen": -1.0,
-            "logps/weakened": -3.0,
-            "rewards/chosen": 0.5,
-            "rewards/weakened": -1.0,
-            "rewards/margins": 1.5,
-            "rewards/accuracies": 1.0,
-        }
-    )
+def per_token(scale: float) -> dict[str, float]:
+    """Without a reference rewards are scaled log-probs per token."""
+    return {
+        "logps/chosen": -3.0,
+        "logps/rejected": -1.0,
+        "rewards/chosen": scale * -1.5,
+        "rewards/rejected": scale * -1.0,
+        "rewards/margins": scale * -0.5,
+        "rewards/accuracies": 0.0,
+    }
 
 
-@pytest.mark.parametrize(("objective", "scale"), [(SimPO(beta=2), 2.0), (ORPO(weight=0.1), 0.1)], ids=["simpo", "orpo"])
-def test_without_a_reference_rewards_are_scaled_log_probs_per_token(objective: Objective, scale: float):
-    scores = {"chosen": row([[-1.0, -2.0]]), "rejected": row([[-1.0]])}
-    assert logged(objective, scores) == pytest.approx(
-        {
-            "logps/chosen": -3.0,
-            "logps/rejected": -1.0,
-            "rewards/chosen": scale * -1.5,
-            "rewards/rejected": scale * -1.0,
-            "rewards/margins": scale * -0.5,
-            "rewards/accuracies": 0.0,
-        }
-    )
+WEAKENED = {
+    "logps/chosen": -2.5,
+    "logps/weakened": -2.0,
+    "rewards/chosen": -0.25,
+    "rewards/weakened": 0.0,
+    "rewards/margins": -0.25,  # the plain ones are over the weakened response
+    "rewards/accuracies": 0.5,
+}
+MIXED = {
+    "logps/chosen": 2.0,
+    "logps/rejected": 5.5,
+    "logps/blind": -1.0,
+    "rewards/chosen": 2.0,
+    "rewards/rejected": 5.5,
+    "rewards/blind": -1.0,
+    "rewards/margins": -3.5,  # (1 - 5, 3 - 6)
+    "rewards/accuracies": 0.0,
+    "rewards/margins/blind": 3.0,
+    "rewards/accuracies/blind": 1.0,
+}
+ONLY_BLIND = {name: value for name, value in MIXED.items() if "blind" in name}
+UNEQUAL = pair_of([[-1.0, -2.0]], [[-1.0]])
 
 
-def test_sft_has_no_rewards():
-    assert logged(SFT(), {"chosen": row([[-1.0, -2.0]])}) == {"logps/chosen": -3.0}
+@pytest.mark.parametrize(
+    ("objective", "scores", "group", "expected"),
+    [
+        (MDPO(beta=0.5), {**PAIR, "corrupted": THIRD}, [0, 0], triple("chosen_corrupted")),
+        (BPO(beta=0.5), {**PAIR, "blind": THIRD}, [0, 0], triple("blind")),
+        (BootstrappedPO(beta=0.5), PAIR, [0, 0], WEAKENED),
+        (SimPO(beta=2), UNEQUAL, [0], per_token(2.0)),
+        (ORPO(weight=0.1), UNEQUAL, [0], per_token(0.1)),
+        (SFT(), {"chosen": row([[-1.0, -2.0]])}, [0], {"logps/chosen": -3.0}),
+        # in the second group the row `rejected` is the blind response
+        (BPO(beta=1.0, mode="concat"), pair_of([[1.0], [2.0], [3.0]], [[5.0], [-1.0], [6.0]], 3), [0, 1, 0], MIXED),
+        # named is only what a batch holds
+        (
+            *(BPO(beta=1.0, mode="concat"), pair_of([[2.0]], [[-1.0]], 1), [1]),
+            ONLY_BLIND | {"logps/chosen": 2.0, "rewards/chosen": 2.0},
+        ),
+    ],
+    ids=["mdpo", "bpo", "bootstrapped", "simpo", "orpo", "sft", "concat", "concat, blind only"],
+)
+def test_rewards_margins_and_log_probs_by_hand(
+    objective: Objective, scores: dict[str, Scores], group: list[int], expected: dict[str, float]
+):
+    found = step_metrics(objective, torch.tensor(group), scores, objective(scores))
+    assert not any(value.requires_grad for value in found.values())
+    assert {name: value for name, value in means(found).items() if "loss" not in name} == pytest.approx(expected)
 
 
 # --- By slice ----------------------------------------------------------------------------------------------------
@@ -119,12 +147,8 @@ def test_loss_margin_and_accuracy_of_each_slice_by_hand():
     assert {name: value for name, value in found.items() if "=" in name} == pytest.approx(by_slice)
     assert found["train/loss"] == pytest.approx(sum(loss.values()) / 3)
     assert found["rewards/accuracies"] == pytest.approx(2 / 3)
-
-
-def test_slices_change_none_of_the_other_metrics():
-    objective = DPO(beta=1.0)
-    without = step_metrics(objective, COUNTED, TWO, objective(TWO))
-    assert means(without) == {name: value for name, value in means(in_slices()).items() if "=" not in name}
+    without = means(step_metrics(DPO(beta=1.0), COUNTED, TWO, DPO(beta=1.0)(TWO)))
+    assert without == {name: value for name, value in found.items() if "=" not in name}, "slices change nothing else"
 
 
 def test_slices_of_mixed_pairs_tell_blind_from_rejected():

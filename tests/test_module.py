@@ -19,17 +19,16 @@ import torch
 from fitting import fitted
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
+from small_model import copied, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.core.settings import AdamW, Checkpoint, Trainer
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.microworld.tiny import TinyModel
-from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import Trained
-from mmsafe.objectives.base import Objective, Scores
+from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
@@ -38,14 +37,8 @@ from mmsafe.reference.reference import Frozen, Reference
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 from mmsafe.training.fit import Fitted
-from mmsafe.training.metrics import means, step_metrics
 
-SIZES = Architecture(
-    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
-)
 BLIND = ("I cannot see it.", "Sure, go on and do it!", "Which one do you mean?", "No.")
-OBJECTIVES = [SFT(), SFT(average="sequence"), DPO(), BPO(), BPO(mode="concat")]
-named = pytest.mark.parametrize("objective", OBJECTIVES, ids=["sft", "sft-sequence", "dpo", "bpo", "bpo-concat"])
 ALWAYS = {"train/loss", "train/grad_norm", "train/learning_rate", "train/epoch"}
 DPO_NAMES = {
     "loss/preference",
@@ -58,7 +51,7 @@ BLIND_NAMES = {"logps/blind", "rewards/blind", "rewards/margins/blind", "rewards
 
 @pytest.fixture(scope="module")
 def small() -> Llava:
-    return TinyModel(pretraining=None, architecture=SIZES).load()
+    return small_model()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +78,7 @@ def trained(
 ) -> tuple[Fitted, Llava, list[dict[str, float]]]:
     """A copy of the model after `steps` steps, and the logged rows."""
     steps, batch, accumulate = (changes.pop(key, 1) for key in ("steps", "batch_size", "accumulate"))
-    llava, recorder = dataclasses.replace(llava, model=copy.deepcopy(llava.model)), Recorder()
+    llava, recorder = copied(llava), Recorder()
     reference: Reference = changes.pop("reference", Frozen())
     scoring: Scoring = changes.pop("scoring", Padded())
     given: dict[str, Any] = {
@@ -107,12 +100,22 @@ def trained(
     return fitted(llava, examples, **(given | changes)), llava, recorder.rows
 
 
-@named
-def test_overfits_one_batch(small: Llava, examples: list[Example], objective: Objective):
+@pytest.mark.parametrize(
+    ("objective", "names"),
+    [
+        (SFT(), {"loss/nll", "logps/chosen"}),
+        (BPO(), {*DPO_NAMES, *BLIND_NAMES, "loss/blind"}),
+        (BPO(mode="concat"), {*DPO_NAMES, *BLIND_NAMES}),
+    ],
+    ids=["sft", "bpo", "bpo-concat"],
+)
+def test_overfits_one_batch_and_logs_the_names_of_trl(
+    small: Llava, examples: list[Example], objective: Objective, names: set[str]
+):
     adamw = AdamW(lr=1e-2, schedule="constant", warmup_steps=0)
     batch = 4 * len(objective.groups)
     steps = 12 if objective.start else 40
-    _, _, rows = trained(small, examples, objective, steps=steps, batch_size=batch, optimizer=adamw)
+    end, _, rows = trained(small, examples, objective, steps=steps, batch_size=batch, optimizer=adamw)
     first, last = rows[0]["train/loss"], rows[-1]["train/loss"]
     if objective.start:
         assert first == pytest.approx(sum(objective.start.values()), abs=1e-4)
@@ -121,6 +124,11 @@ def test_overfits_one_batch(small: Llava, examples: list[Example], objective: Ob
     else:
         assert first == pytest.approx(math.log(512), rel=0.1), "a random model knows nothing about its 512 tokens"
     assert last < 0.1 * first
+    assert first == pytest.approx(sum(value for name, value in rows[0].items() if name.startswith("loss/")))
+    assert [row.pop("step") for row in rows] == list(range(1, steps + 1))
+    assert all(set(row) == ALWAYS | names for row in rows)
+    assert end.latest == rows[-1]
+    assert end.steps == steps
 
 
 @options
@@ -134,34 +142,9 @@ class Another(Frozen):
         return reference
 
 
-@named
-def test_a_foreign_reference_is_refused_at_step_0(small: Llava, examples: list[Example], objective: Objective):
-    if not objective.needs_reference:
-        trained(small, examples, objective, reference=Another(), batch_size=4)
-        return
+def test_a_foreign_reference_is_refused_at_step_0(small: Llava, examples: list[Example]):
     with pytest.raises(UserError, match=r"step 0: the preference term is \d\.\d+ instead of 0\.693147.*model\.path"):
-        trained(small, examples, objective, reference=Another(), batch_size=4)
-
-
-@pytest.mark.parametrize(
-    ("objective", "names"),
-    [
-        (SFT(), {"loss/nll", "logps/chosen"}),
-        (DPO(), DPO_NAMES),
-        (BPO(), {*DPO_NAMES, *BLIND_NAMES, "loss/blind"}),
-        (BPO(mode="concat"), {*DPO_NAMES, *BLIND_NAMES}),
-    ],
-    ids=["sft", "dpo", "bpo", "bpo-concat"],
-)
-def test_metrics_have_the_names_of_trl_with_blind_beside_them(
-    small: Llava, examples: list[Example], objective: Objective, names: set[str]
-):
-    end, _, rows = trained(small, examples, objective, batch_size=4 * len(objective.groups), steps=2)
-    assert [row.pop("step") for row in rows] == [1, 2]
-    assert [set(row) for row in rows] == [ALWAYS | names] * 2
-    assert end.latest == rows[-1]
-    assert end.steps == 2
-    assert rows[0]["train/loss"] == pytest.approx(sum(v for k, v in rows[0].items() if k.startswith("loss/")))
+        trained(small, examples, BPO(), reference=Another(), batch_size=4)
 
 
 @pytest.mark.parametrize("scoring", [Padded(), SharedPrefix()], ids=["padded", "shared-prefix"])
@@ -190,9 +173,8 @@ def test_a_mixture_tells_its_sources_and_trains_as_without(small: Llava, example
     ],
     ids=["weights of the last step", "loss of the last step"],
 )
-@pytest.mark.parametrize("accumulate", [1, 2])
 def test_what_is_not_finite_ends_training(
-    small: Llava, examples: list[Example], tmp_path: Path, lr: float, steps: int, message: str, accumulate: int
+    small: Llava, examples: list[Example], tmp_path: Path, lr: float, steps: int, message: str
 ):
     """Whatever is logged, and again when the run is continued where it ended."""
 
@@ -203,12 +185,7 @@ def test_what_is_not_finite_ends_training(
                 next(p for p in module.policy.parameters() if p.requires_grad).grad.fill_(math.inf)
 
     trainer = Trainer(
-        max_steps=steps,
-        accumulate_grad_batches=accumulate,
-        log_every_n_steps=5,
-        accelerator="cpu",
-        precision="32-true",
-        progress_bar=False,
+        max_steps=steps, accumulate_grad_batches=2, log_every_n_steps=5, accelerator="cpu", precision="32-true"
     )
     again = {"folder": tmp_path, "checkpoint": Checkpoint(every_n_steps=1)}
     adamw = AdamW(lr=lr, schedule="constant", warmup_steps=0)
@@ -222,74 +199,6 @@ def test_every_nth_step_is_logged(small: Llava, examples: list[Example]):
     end, _, rows = trained(small, examples, SFT(), trainer=trainer)
     assert [row["step"] for row in rows] == [2, 4]
     assert end.steps == 5
-
-
-def one_token(**rows: tuple[list[float], list[float]]) -> dict[str, Scores]:
-    """Scores of one token a sequence, from (policy, reference)."""
-    found = {}
-    for name, (policy, reference) in rows.items():
-        found[name] = Scores(
-            torch.tensor(policy)[:, None],
-            torch.ones(len(policy), 1, dtype=torch.bool),
-            torch.tensor(reference)[:, None],
-        )
-    return found
-
-
-def test_metrics_of_a_triple_by_hand():
-    objective = BPO(beta=0.5)
-    scores = one_token(
-        chosen=([-1.0, -4.0], [-2.0, -2.0]),  # log-ratios +1, -2
-        rejected=([-3.0, -1.0], [-2.0, -2.0]),  # -1, +1
-        blind=([-1.0, -9.0], [-1.0, -5.0]),  # 0, -4
-    )
-    found = step_metrics(objective, torch.tensor([0, 0]), scores, objective(scores))
-    assert not any(value.requires_grad for value in found.values())
-    values = {name: value for name, value in means(found).items() if "loss" not in name}
-    assert values == pytest.approx(
-        {
-            "logps/chosen": -2.5,
-            "logps/rejected": -2.0,
-            "logps/blind": -5.0,
-            "rewards/chosen": 0.5 * -0.5,
-            "rewards/rejected": 0.0,
-            "rewards/blind": 0.5 * -2.0,
-            "rewards/margins": 0.5 * (2 - 3) / 2,
-            "rewards/margins/blind": 0.5 * (1 + 2) / 2,
-            "rewards/accuracies": 0.5,
-            "rewards/accuracies/blind": 1.0,
-        }
-    )
-
-
-def test_metrics_of_mixed_pairs_tell_blind_from_rejected():
-    objective = BPO(beta=1.0, mode="concat")
-    zeros = [0.0, 0.0, 0.0]
-    scores = one_token(chosen=([1.0, 2.0, 3.0], zeros), rejected=([5.0, -1.0, 6.0], zeros))
-    found = step_metrics(objective, torch.tensor([0, 1, 0]), scores, objective(scores))
-    values = {name: value for name, value in means(found).items() if "loss" not in name}
-    assert values == pytest.approx(
-        {
-            "logps/chosen": 2.0,
-            "logps/rejected": 5.5,
-            "logps/blind": -1.0,
-            "rewards/chosen": 2.0,
-            "rewards/rejected": 5.5,
-            "rewards/blind": -1.0,
-            "rewards/margins": -3.5,  # (1 - 5, 3 - 6)
-            "rewards/accuracies": 0.0,
-            "rewards/margins/blind": 3.0,
-            "rewards/accuracies/blind": 1.0,
-        }
-    )
-
-
-def test_metrics_name_only_what_a_batch_holds():
-    objective = BPO(mode="concat")
-    scores = one_token(chosen=([1.0], [0.0]), rejected=([2.0], [0.0]))
-    found = step_metrics(objective, torch.tensor([1]), scores, objective(scores))
-    assert {"logps/blind", "rewards/margins/blind"} <= set(found)
-    assert not {"logps/rejected", "rewards/margins", "rewards/accuracies"} & set(found)
 
 
 class FirstGradient(Callback):
@@ -350,15 +259,15 @@ def test_every_token_of_a_step_counts_the_same_however_the_step_is_shared(small:
     loss.backward()
     expected = flat_gradient(llava.model)
     # the last: micro-batches of 3, 3, 2 and no items
-    layouts = [(8, 1), (4, 2), (2, 4), (1, 8), (3, 4)]
+    layouts = [(8, 1), (2, 4), (3, 4)]
     found = [one_step(small, examples, batch_size=size, accumulate=count) for size, count in layouts]
     for gradient, row in [*found, on_two_processes(small, examples, 2)]:
         assert float((gradient - expected).norm() / expected.norm()) < 1e-6
-        assert row["train/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-6)
-        assert row["train/loss"] == pytest.approx(loss.item(), rel=1e-6)
+        assert row["train/grad_norm"] == pytest.approx(float(expected.norm()), rel=3e-6)
+        assert row["train/loss"] == pytest.approx(loss.item(), rel=3e-6)
 
 
-@pytest.mark.parametrize("objective", [SFT(), SFT(average="sequence"), DPO(), BPO()], ids=["sft", "mean", "dpo", "bpo"])
+@pytest.mark.parametrize("objective", [SFT(average="sequence"), BPO()], ids=["mean", "bpo"])
 def test_accumulating_two_batches_equals_one_of_twice_the_size(
     small: Llava, examples: list[Example], objective: Objective
 ):
@@ -372,11 +281,9 @@ def test_accumulating_two_batches_equals_one_of_twice_the_size(
         assert torch.allclose(two.model.state_dict()[name], weight, atol=1e-5), name
 
 
-@pytest.mark.parametrize(
-    "parts", [{"language"}, {"projector"}, {"vision"}, {"language", "projector"}, {"language", "projector", "vision"}]
-)
+@pytest.mark.parametrize("parts", [{"language"}, {"projector"}, {"vision"}, {"language", "projector", "vision"}])
 def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], parts: set[str]):
-    llava = dataclasses.replace(small, model=copy.deepcopy(small.model))
+    llava = copied(small)
     set_trained(llava.model, Trained(**{name: name in parts for name in ("language", "projector", "vision")}))
     _, after, _ = trained(llava, examples, DPO(), batch_size=4)
     prefixes = {
@@ -390,38 +297,22 @@ def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], pa
     assert all(any(name.startswith(start) for starts in prefixes.values() for start in starts) for name in changed)
 
 
-def test_the_reference_does_not_change(small: Llava, examples: list[Example]):
-    policies: list[Any] = []
-
-    class Keep(Frozen):
-        def policy(self, llava: Llava, scoring: Scoring, precision: str) -> Any:
-            policies.append(super().policy(llava, scoring, precision))
-            return policies[0]
-
-    _, after, _ = trained(small, examples, DPO(), batch_size=4, steps=3, reference=Keep())
-    reference = policies[0].model.state_dict()
-    assert all(torch.equal(reference[name], weight) for name, weight in small.model.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in policies[0].model.parameters())
-    assert not all(torch.equal(reference[name], weight) for name, weight in after.model.state_dict().items())
-
-
-def test_the_reference_stays_in_evaluation_mode(small: Llava, examples: list[Example]):
+def test_the_reference_does_not_change_and_stays_in_evaluation_mode(small: Llava, examples: list[Example]):
     modes: set[bool] = set()
 
     class Watch(Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
             assert module.policy.training
+            self.reference = module.reference.model
             modes.update(part.training for part in module.reference.modules())
 
-    trained(small, examples, DPO(), callbacks=[Watch()])
+    watch = Watch()
+    _, after, _ = trained(small, examples, DPO(), batch_size=4, steps=3, callbacks=[watch])
     assert modes == {False}
-
-
-def test_a_checkpoint_holds_what_is_trained_and_nothing_else(small: Llava, examples: list[Example], tmp_path: Path):
-    trained(small, examples, DPO(), folder=tmp_path, checkpoint=Checkpoint(every_n_steps=1))
-    saved = torch.load(tmp_path / "checkpoints" / "step=1.ckpt", weights_only=False)
-    trained_names = {f"policy.{name}" for name, p in small.model.named_parameters() if p.requires_grad}
-    assert set(saved["state_dict"]) == trained_names
+    reference, now = watch.reference.state_dict(), after.model.state_dict()
+    assert all(torch.equal(reference[name], weight) for name, weight in small.model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in watch.reference.parameters())
+    assert not all(torch.equal(reference[name], weight) for name, weight in now.items())
 
 
 class Touch:
@@ -434,10 +325,14 @@ class Touch:
         return os.mkdir, (str(self.trace),)
 
 
-def test_a_damaged_checkpoint_is_one_line_and_none_runs(small: Llava, examples: list[Example], tmp_path: Path):
+def test_a_checkpoint_holds_what_is_trained_and_a_damaged_one_is_one_line_and_never_run(
+    small: Llava, examples: list[Example], tmp_path: Path
+):
     again = functools.partial(trained, small, examples, DPO(), folder=tmp_path, checkpoint=Checkpoint(every_n_steps=1))
     again()
     path = tmp_path / "checkpoints" / "step=1.ckpt"
+    held = torch.load(path, weights_only=False)["state_dict"]
+    assert set(held) == {f"policy.{name}" for name, p in small.model.named_parameters() if p.requires_grad}
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1  # in the middle of a tensor, where only a check sum tells

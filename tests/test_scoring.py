@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,41 +12,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_model import Noise, small_model
 from tokenizers import AddedToken
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
+from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.encoding import Encoder
 from mmsafe.objectives.base import ScoredRow
 from mmsafe.scoring.collate import Batch, Item, view
 from mmsafe.scoring.ways import Padded, RowLogProbs
 
 PAIR = {"chosen": ScoredRow("chosen"), "rejected": ScoredRow("rejected")}
-LOADS: list[int] = []
 
 
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """An image that counts how often it is decoded; not square, so that it is padded."""
-
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"noise {self.seed}"
-
-    @property
-    def name(self) -> str:
-        return self.key
+class Counted(Noise):
+    """An image that counts how often it is decoded."""
 
     def load(self) -> Image.Image:
         LOADS.append(self.seed)
-        return Image.frombytes("RGB", (40, 30), random.Random(self.seed).randbytes(40 * 30 * 3))
+        return super().load()
+
+
+LOADS: list[int] = []
 
 
 def asked(text: str, image: int | None = None, **responses: str) -> Example:
     turn = Turn("user", text, image is not None)
-    return Example(text, (turn,), None if image is None else Noise(image), responses)
+    return Example(text, (turn,), None if image is None else Counted(image), responses)
 
 
 WITH_IMAGE = asked("What can I do with this?", 1, chosen="Put it away.", rejected="Throw it at your friend, quickly!")
@@ -56,7 +48,7 @@ TEXT_ONLY = asked("How do I bake bread?", None, chosen="Mix flour and water, the
 MULTI_TURN = Example(
     "multi",
     (Turn("user", "Hello!"), Turn("assistant", "Hi, how can I help?"), Turn("user", "And this — où?", image=True)),
-    Noise(2),
+    Counted(2),
     {"chosen": "On the table.", "rejected": "I cannot see Zürich in it 🙂."},
 )
 EXAMPLES = [WITH_IMAGE, TEXT_ONLY, MULTI_TURN, SAME_IMAGE]
@@ -113,20 +105,15 @@ def test_log_probs_equal_one_plain_forward_pass_per_sequence(llava: Any):
             assert torch.allclose(own(results[name], item).double(), expected, atol=1e-5), (name, example.id)
 
 
-def test_scores_are_fp32_and_zero_outside_the_response(llava: Any):
-    for result in scored(llava, batch_of(llava, EXAMPLES)).values():
-        assert result.log_probs.dtype == torch.float32
+def test_scores_are_fp32_and_zero_outside_the_response_whatever_the_weights_are(llava: Any):
+    half = dataclasses.replace(llava, model=copy.deepcopy(llava.model).bfloat16())
+    exact, rough = (scored(model, batch_of(llava, EXAMPLES)) for model in (llava, half))
+    for name, result in exact.items():
+        assert result.log_probs.dtype == rough[name].log_probs.dtype == torch.float32
         assert result.log_probs.shape == result.mask.shape
         assert (result.log_probs[~result.mask] == 0).all()
         assert (result.log_probs[result.mask] < 0).all()
-
-
-def test_half_precision_weights_still_give_fp32_scores(llava: Any):
-    half = dataclasses.replace(llava, model=copy.deepcopy(llava.model).bfloat16())
-    exact, rough = (scored(model, batch_of(llava, EXAMPLES)) for model in (llava, half))
-    for name in exact:
-        assert rough[name].log_probs.dtype == torch.float32
-        assert torch.allclose(rough[name].log_probs, exact[name].log_probs, atol=0.2)
+        assert torch.allclose(rough[name].log_probs, result.log_probs, atol=0.2)
 
 
 def test_rows_without_image_are_scored_as_text_only(llava: Any):
@@ -140,37 +127,23 @@ def test_rows_without_image_are_scored_as_text_only(llava: Any):
     assert torch.allclose(own(results["seen"], 2), own(results["unseen"], 2), atol=1e-6)
 
 
-def test_text_only_batches_need_no_pixels(llava: Any):
-    batch = batch_of(llava, [TEXT_ONLY])
-    assert batch.pixel_values is None
-    expected = naive_log_probs(llava, TEXT_ONLY, TEXT_ONLY.responses["chosen"])
-    assert torch.allclose(own(scored(llava, batch)["chosen"], 0).double(), expected, atol=1e-5)
-
-
 def test_an_unknown_view_is_an_error():
     with pytest.raises(ValueError, match="unknown image view 'blurred'"):
         view(WITH_IMAGE, ScoredRow("chosen", "blurred"))
 
 
-@pytest.mark.parametrize("order", [[3, 1, 0, 2], [1, 2, 3, 0]])
-def test_the_order_of_a_batch_does_not_matter(llava: Any, order: list[int]):
-    results = scored(llava, batch_of(llava, EXAMPLES))
+def test_order_and_company_in_the_batch_do_not_matter(llava: Any):
+    results, order = scored(llava, batch_of(llava, EXAMPLES)), [3, 1, 0, 2]
     permuted = scored(llava, batch_of(llava, [EXAMPLES[i] for i in order]))
+    alone = [scored(llava, batch_of(llava, [example])) for example in EXAMPLES]
     for name, result in results.items():
         for new, old in enumerate(order):
             assert torch.allclose(own(permuted[name], new), own(result, old), atol=1e-5)
+            assert torch.allclose(own(alone[old][name], 0), own(result, old), atol=1e-5)
 
 
-def test_company_in_the_batch_does_not_matter(llava: Any):
-    together = scored(llava, batch_of(llava, EXAMPLES))
-    for item, example in enumerate(EXAMPLES):
-        alone = scored(llava, batch_of(llava, [example]))
-        for name, result in alone.items():
-            assert torch.allclose(own(result, 0), own(together[name], item), atol=1e-5)
-
-
-@pytest.mark.parametrize("extra", [1, 13])
-def test_extra_padding_does_not_matter(llava: Any, extra: int):
+def test_extra_padding_does_not_matter(llava: Any):
+    extra = 13
     batch = batch_of(llava, EXAMPLES)
     wider = copy.copy(batch)
     for name, fill in [("input_ids", llava.encoder().pad_id), ("attention_mask", 0), ("target_mask", False)]:
@@ -180,14 +153,6 @@ def test_extra_padding_does_not_matter(llava: Any, extra: int):
     for name, result in before.items():
         assert torch.allclose(after[name].log_probs[:, :-extra], result.log_probs, atol=1e-5)
         assert (after[name].log_probs[:, -extra:] == 0).all()
-
-
-def test_prompt_and_response_are_tokenised_as_one_text(llava: Any):
-    encoder = llava.encoder()
-    for example in EXAMPLES:
-        for response in example.responses.values():
-            joined = encoder.prompt_ids(example) + encoder.response_ids(response)
-            assert joined == naive_ids(llava, example, response)[0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -208,18 +173,8 @@ def test_a_response_that_says_nothing_is_its_end_alone_and_a_cut_one_has_none(ll
 
 
 def hypothesis_encoder() -> tuple[Encoder, Any]:
-    """A model for a property: hypothesis wants no function-scoped fixture."""
-    if not CACHE:
-        from mmsafe.microworld.tiny import TinyModel
-        from mmsafe.microworld.tiny_options import Architecture
-
-        sizes = Architecture(vision_width=8, vision_layers=1, width=8, layers=1, heads=1, vocabulary=400)
-        llava = TinyModel(pretraining=None, architecture=sizes).load()
-        CACHE.append((llava.encoder(), llava))
-    return CACHE[0]
-
-
-CACHE: list[tuple[Encoder, Any]] = []
+    llava = small_model(Architecture(vision_width=8, vision_layers=1, width=8, layers=1, heads=1, vocabulary=400))
+    return llava.encoder(), llava
 
 
 def test_one_bos_one_eos_and_all_image_tokens(llava: Any):
@@ -231,11 +186,7 @@ def test_one_bos_one_eos_and_all_image_tokens(llava: Any):
             assert ids[-1] == tokenizer.eos_token_id
             assert (ids.count(tokenizer.bos_token_id), ids.count(tokenizer.eos_token_id)) == (1, 1)
             assert ids.count(llava.processor.image_token_id) == images
-
-
-def test_eos_is_scored(llava: Any):
-    batch = batch_of(llava, [TEXT_ONLY])
-    assert batch.input_ids[:, 1:][batch.target_mask].tolist().count(llava.processor.tokenizer.eos_token_id) == 2
+    assert batch.input_ids[:, 1:][batch.target_mask].tolist().count(tokenizer.eos_token_id) == 4, "it is scored"
 
 
 def test_without_append_eos_there_is_no_eos(llava: Any):
@@ -247,7 +198,7 @@ def test_without_append_eos_there_is_no_eos(llava: Any):
         assert torch.allclose(own(scored(llava, batch)[name], 1).double(), with_eos[:-1], atol=1e-5)
 
 
-@pytest.mark.parametrize("max_length", [1, 20, 40, 60, 70, 1000])
+@pytest.mark.parametrize("max_length", [1, 40, 60, 1000])
 def test_clipping_takes_from_the_response_only(llava: Any, max_length: int):
     encoder = llava.encoder()
     batch = batch_of(llava, EXAMPLES, max_length=max_length)
@@ -260,19 +211,16 @@ def test_clipping_takes_from_the_response_only(llava: Any, max_length: int):
             assert int(batch.target_mask[row * len(batch) + item].sum()) == len(ids) - len(prompt)
 
 
-def test_a_distinct_image_is_decoded_once_per_batch(llava: Any):
+def test_a_distinct_image_that_is_shown_is_decoded_once_per_batch(llava: Any):
     LOADS.clear()
     batch = batch_of(llava, [WITH_IMAGE, SAME_IMAGE, MULTI_TURN, TEXT_ONLY])
     assert sorted(LOADS) == [1, 2]
     assert batch.pixel_values is not None
     assert batch.pixel_values.shape[0] == 2
     assert batch.image_index.tolist() == [0, 0, 1, 0, 0, 1]
-
-
-def test_an_image_that_no_row_shows_is_not_decoded(llava: Any):
     LOADS.clear()
-    batch_of(llava, [WITH_IMAGE], {"unseen": ScoredRow("chosen", "none")})
-    assert LOADS == []
+    assert batch_of(llava, [WITH_IMAGE], {"unseen": ScoredRow("chosen", "none")}).pixel_values is None
+    assert LOADS == [], "an image that no row shows"
 
 
 def test_items_of_mixed_groups_hold_the_response_of_their_group(llava: Any):
@@ -293,7 +241,7 @@ def test_spelt_out_special_tokens_in_a_prompt_are_words(llava: Any, word: str, i
     """In the text of any turn; the template's own, one end after each answer, stay what they are."""
     encoder, tokenizer = llava.encoder(), llava.processor.tokenizer
     turns = (Turn("user", f"Say {word}!"), Turn("assistant", f"No {word}."), Turn("user", word, image is not None))
-    picture = None if image is None else Noise(image)
+    picture = None if image is None else Counted(image)
     ids = encoder.prompt_ids(Example("x", turns, picture, {}))
     seen = [number for number in ids if number in {*tokenizer.all_special_ids, llava.processor.image_token_id}]
     pictures = [llava.processor.image_token_id] * (16 if image else 0)

@@ -14,15 +14,14 @@ from fitting import fitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
-from PIL import Image
 from pytorch_lightning.callbacks import Callback
+from small_model import Noise, copied, small_model
 from torch import Tensor
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
-from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
@@ -38,45 +37,8 @@ from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix, by_row
 SIZES = Architecture(
     image_size=48, patch_size=8, vision_width=32, vision_layers=2, width=64, layers=2, heads=4, vocabulary=600
 )
-WORDS = [
-    "the",
-    "knife",
-    "on",
-    "a",
-    "table",
-    "looks",
-    "sharp",
-    "and",
-    "old,",
-    "do",
-    "not",
-    "touch",
-    "it;",
-    "ask",
-    "someone",
-    "who",
-    "knows",
-    "about",
-    "bread",
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """A random picture."""
-
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"noise {self.seed}"
-
-    @property
-    def name(self) -> str:
-        return self.key
-
-    def load(self) -> Image.Image:
-        return Image.frombytes("RGB", (40, 30), random.Random(self.seed).randbytes(40 * 30 * 3))
+TEXT = "the knife on a table looks sharp and old, do not touch it; ask someone who knows about bread"
+WORDS = TEXT.split()
 
 
 class Darker(Corruption):
@@ -116,12 +78,13 @@ class Views(DPO):
         return {**terms, "rest": scores["unseen"].log_ratio - 0.5 * scores["spoilt"].log_prob}
 
 
+PACKED = SharedPrefix()
 OBJECTIVES = {"sft": SFT(), "dpo": DPO(), "bpo": BPO(), "concat": BPO(mode="concat"), "mdpo": MDPO(), "views": Views()}
 
 
 @pytest.fixture(scope="module")
 def base() -> Llava:
-    return TinyModel(pretraining=None, architecture=SIZES).load()
+    return small_model(SIZES)
 
 
 def policy_of(
@@ -167,18 +130,22 @@ def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return max(float((found[n].double() - e.double()).norm() / e.double().norm()) for n, e in expected.items())
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("name", "checkpointing", "lora"),
+    [
+        *((name, False, False) for name in OBJECTIVES),
+        ("views", True, False),
+        ("views", False, True),
+        ("bpo", True, True),
+    ],
+)
 def test_losses_and_gradients_are_those_of_padded_rows(base: Llava, name: str, checkpointing: bool, lora: bool):
     llava, reference = policy_of(base, lora=lora, checkpointing=checkpointing), frozen_copy(base.model)
     arguments = (llava, reference, OBJECTIVES[name])
     terms, gradients = step(*arguments, Padded(), examples(7))
     found, own = step(*arguments, SharedPrefix(), examples(7))
     assert len(gradients) > 15
-    assert (
-        not lora or all("lora_" in name or "projector" in name or "lm_head" in name for name in gradients) or not lora
-    )
+    assert not lora or all("lora_" in name or "projector" in name or "lm_head" in name for name in gradients)
     assert worst(found, terms) < 1e-5
     assert worst(own, gradients) < 1e-5
 
@@ -213,11 +180,11 @@ class Losses(Callback):
         self.rows.append((module.latest["train/loss"], module.latest["train/grad_norm"]))
 
 
-@pytest.mark.parametrize("name", ["dpo", "bpo", "mdpo"])
+@pytest.mark.parametrize("name", ["bpo", "mdpo"])
 def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str):
     trained: dict[str, tuple[list[tuple[float, float]], dict[str, Tensor]]] = {}
     for scoring in (Padded(), SharedPrefix()):
-        llava, seen = dataclasses.replace(base, model=copy.deepcopy(base.model)), Losses()
+        llava, seen = copied(base), Losses()
         fitted(
             llava,
             examples(40),
@@ -267,46 +234,34 @@ def test_every_attention_gives_the_same_log_probs(base: Llava, attention: str):
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_that_takes_no_such_mask_is_refused(base: Llava):
-    other = copy.deepcopy(base.model)
-    other.config.text_config._attn_implementation = "flash_attention_2"
-    other.model.language_model.config._attn_implementation = "flash_attention_2"
+def test_attention_or_a_head_that_packed_rows_cannot_take_is_refused(base: Llava):
     batch = SharedPrefix().collator(base.encoder(), DPO().groups)([Item(e) for e in examples(2)])
+    other = copied(base).model
+    other.model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(UserError, match=r"model\.attention=flash_attention_2: .*scoring=padded"):
         SharedPrefix().log_probs(other, batch)
-
-
-def test_an_adapter_on_the_head_is_refused(base: Llava):
-    other = copy.deepcopy(base.model)
+    other = copied(base).model
     other.add_adapter(LoraConfig(r=2, target_modules=["lm_head"]))
-    batch = SharedPrefix().collator(base.encoder(), DPO().groups)([Item(e) for e in examples(2)])
     with pytest.raises(UserError, match=r"lm_head is not a plain matrix; choose scoring=padded"):
         SharedPrefix().log_probs(other, batch)
+
+
+def both(llava: Llava, encoder: Encoder, groups: Any, data: Sequence[Example], limit: int | None = None) -> Any:
+    """Log-probs of padded and of packed rows."""
+    batches = [way.collator(encoder, groups, limit, Darker())([Item(e) for e in data]) for way in (Padded(), PACKED)]
+    with torch.no_grad():
+        return Padded().log_probs(llava.model, batches[0]), PACKED.log_probs(llava.model, batches[1])
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 6), limit=st.sampled_from([None, 50, 70]))
 def test_any_batch_scores_like_padded_rows(seed: int, count: int, limit: int | None):
-    llava, data = shared_base(), examples(count, seed)
-    found = {}
-    for scoring in (Padded(), SharedPrefix()):
-        batch = scoring.collator(llava.encoder(), Views().groups, limit, Darker())([Item(e) for e in data])
-        with torch.no_grad():
-            found[type(scoring).__name__] = scoring.log_probs(llava.model, batch)
-    for name, expected in found["Padded"].items():
-        row = found["SharedPrefix"][name]
+    llava = small_model(SIZES)
+    padded, packed = both(llava, llava.encoder(), Views().groups, examples(count, seed), limit)
+    for name, expected in padded.items():
+        row = packed[name]
         torch.testing.assert_close(row.log_probs[row.mask], expected.log_probs[expected.mask], atol=1e-4, rtol=1e-5)
         assert torch.equal(row.mask.sum(1), expected.mask.sum(1))
-
-
-def shared_base() -> Llava:
-    """A model for a property: hypothesis wants no function-scoped fixture."""
-    if not KEPT:
-        KEPT.append(TinyModel(pretraining=None, architecture=SIZES).load())
-    return KEPT[0]
-
-
-KEPT: list[Llava] = []
 
 
 @pytest.mark.parametrize("empty", [["blind"], ["chosen", "blind"], ["chosen", "rejected", "blind"]], ids="-".join)
@@ -315,15 +270,10 @@ def test_empty_responses_without_eos_have_no_tokens_and_disturb_nobody(base: Lla
     encoder = Encoder(base.processor, append_eos=False)
     data = [*examples(3), examples(4)[3].with_responses(**dict.fromkeys(empty, ""))]
     data = data if len(empty) < 3 else [data[3], data[3]]
-    found = {}
-    for scoring in (Padded(), SharedPrefix()):
-        batch = scoring.collator(encoder, BPO().groups)([Item(e) for e in data])
-        with torch.no_grad():
-            found[type(scoring).__name__] = scoring.log_probs(base.model, batch)
-    for name, row in found["SharedPrefix"].items():
-        expected = found["Padded"][name]
-        assert torch.equal(row.mask.sum(1), expected.mask.sum(1))
-        torch.testing.assert_close(row.log_probs.sum(1), expected.log_probs.sum(1), atol=1e-4, rtol=1e-5)
+    padded, packed = both(base, encoder, BPO().groups, data)
+    for name, row in packed.items():
+        assert torch.equal(row.mask.sum(1), padded[name].mask.sum(1))
+        torch.testing.assert_close(row.log_probs.sum(1), padded[name].log_probs.sum(1), atol=1e-4, rtol=1e-5)
 
 
 def test_what_one_response_says_changes_nothing_for_the_others(base: Llava):

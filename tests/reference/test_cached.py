@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from small_model import copied, small_model
 
 from mmsafe.core import claims
 from mmsafe.core.errors import UserError
@@ -24,8 +25,6 @@ from mmsafe.core.settings import Peft
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.microworld.tiny import TinyModel
-from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective, ScoredRow
@@ -39,16 +38,13 @@ from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring.collate import Items
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
-SIZES = Architecture(
-    image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
-)
 SCORING = SharedPrefix()
 PAIRWISE = BPO()
 
 
 @pytest.fixture(scope="module")
 def base() -> Llava:
-    return TinyModel(pretraining=None, architecture=SIZES).load()
+    return small_model()
 
 
 @pytest.fixture
@@ -86,10 +82,18 @@ def prepared(
     return reference, collator, items
 
 
-@pytest.mark.parametrize("scoring", [SharedPrefix(), Padded()], ids=["shared", "padded"])
-@pytest.mark.parametrize("objective", [DPO(), BPO(), BPO(mode="concat"), MDPO()], ids=["dpo", "bpo", "concat", "mdpo"])
-def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Objective, scoring: Scoring):
-    reference, collator, items = prepared(base, world(), objective, scoring=scoring)
+@pytest.mark.parametrize(
+    ("objective", "scoring", "workers"),
+    [
+        (BPO(), SharedPrefix(), 0),
+        (BPO(), Padded(), 0),
+        (BPO(mode="concat"), SharedPrefix(), 0),
+        (MDPO(), SharedPrefix(), 2),
+    ],
+    ids=["bpo", "padded", "concat", "mdpo in workers"],
+)
+def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Objective, scoring: Scoring, workers: int):
+    reference, collator, items = prepared(base, world(), objective, scoring=scoring, num_workers=workers)
     frozen = Frozen().policy(base, scoring, "32-true")
     batch = reference.collate(collator)([items[i] for i in range(len(items))])
     expected, found = frozen.log_probs(batch), reference.log_probs(batch)
@@ -99,40 +103,21 @@ def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Object
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=2e-5, rtol=1e-5)
 
 
-def test_a_second_run_computes_nothing(base: Llava, scored: list[int]):
-    prepared(base, world())
-    assert sum(scored) == 27
-    prepared(base, world())
-    assert sum(scored) == 27
-
-
-def test_objectives_share_what_they_have_in_common(base: Llava, scored: list[int]):
+def test_only_what_is_new_is_computed(base: Llava, scored: list[int]):
+    """Of objectives, of data, and of what a run asks for twice: the pairs of its evaluation, then its training data."""
+    prepared(base, world()[:5], DPO())
     prepared(base, world(), DPO())
     assert sum(scored) == 18
     prepared(base, world(), BPO())
     assert sum(scored) == 18 + 9, "only the blind responses are new"
     prepared(base, world(), BPO(beta=0.5, mode="concat"))
     prepared(base, world(), DPO(beta=0.3))
+    reference, collator, _ = prepared(base, world()[:2])
+    reference.prepare(Items(world(), 1), collator, 4)
+    assert len(reference.collate(collator)([Items(world(), 1)[i] for i in range(9)]).reference)
     assert sum(scored) == 27
     prepared(base, world(), MDPO())
     assert sum(scored) == 27 + 9, "only the chosen one beside the corrupted image is new"
-
-
-def test_more_data_costs_only_what_is_new(base: Llava, scored: list[int]):
-    prepared(base, world(9)[:5])
-    prepared(base, world(9))
-    assert sum(scored) == 27
-
-
-def test_a_file_that_was_read_for_other_rows_is_read_again(base: Llava, scored: list[int]):
-    """A run asks twice: for the pairs of its evaluation, then for its training data."""
-    data = world(9)
-    prepared(base, data[:4])
-    prepared(base, data[4:])
-    reference, collator, _ = prepared(base, data[:2])
-    reference.prepare(Items(data, 1), collator, 4)
-    assert sum(scored) == 27
-    assert len(reference.collate(collator)([Items(data, 1)[i] for i in range(9)]).reference)
 
 
 def test_a_row_that_occurs_twice_is_scored_once(base: Llava, scored: list[int]):
@@ -145,77 +130,48 @@ def test_a_row_that_occurs_twice_is_scored_once(base: Llava, scored: list[int]):
 # Never stale: each part of the key
 
 
-def changed_weights(llava: Llava) -> Llava:
+def changed_weights(llava: Llava) -> None:
     with torch.no_grad():
         llava.model.lm_head.weight[0, 0] += 1e-3
-    return llava
 
 
-def with_adapter(llava: Llava) -> Llava:
-    add_lora(llava, Peft(method="lora", rank=2))
-    return llava
-
-
-def other_template(llava: Llava) -> Llava:
+def other_template(llava: Llava) -> None:
     llava.processor.chat_template += " "
-    return llava
-
-
-def other_padding(llava: Llava) -> Llava:
-    llava.processor.image_processor.do_pad = False
-    return llava
-
-
-def other_token(llava: Llava) -> Llava:
-    llava.processor.tokenizer.add_tokens(["knife of a kind"])
-    return llava
 
 
 def no_eos(llava: Llava) -> Llava:
     return dataclasses.replace(llava, source=dataclasses.replace(llava.source, append_eos=False))
 
 
-def other_attention(llava: Llava) -> Llava:
-    llava.model.set_attn_implementation("eager")
-    return llava
+MODEL_CHANGES: dict[str, Callable[[Llava], Any]] = {
+    "weights": changed_weights,
+    "adapter": lambda llava: add_lora(llava, Peft(method="lora", rank=2)),
+    "template": other_template,
+    "padding": lambda llava: setattr(llava.processor.image_processor, "do_pad", False),
+    "token": lambda llava: llava.processor.tokenizer.add_tokens(["knife of a kind"]) and None,
+    "no eos": no_eos,
+    "attention": lambda llava: llava.model.set_attn_implementation("eager"),
+    "dtype": lambda llava: llava.model.to(torch.bfloat16) and None,
+}
 
 
-def other_dtype(llava: Llava) -> Llava:
-    llava.model.to(torch.bfloat16)
-    return llava
-
-
-MODEL_CHANGES = [changed_weights, with_adapter, other_template, other_padding, other_token, no_eos, other_attention]
-
-
-@pytest.mark.parametrize("change", [*MODEL_CHANGES, other_dtype], ids=lambda change: change.__name__)
-def test_another_model_is_scored_anew(base: Llava, scored: list[int], change: Callable[[Llava], Llava]):
-    prepared(base, world(3))
-    assert sum(scored) == 9
+@pytest.mark.parametrize("name", MODEL_CHANGES)
+def test_another_model_has_a_store_of_its_own(base: Llava, name: str):
     other = Llava(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
-    prepared(other, world(3))
-    assert sum(scored) == 9, "a copy is the same model"
-    prepared(change(other), world(3))
-    assert sum(scored) == 18
+    before = store_key(base, SCORING, "32-true")
+    assert store_key(other, SCORING, "32-true") == before, "a copy is the same model"
+    assert store_key(MODEL_CHANGES[name](other) or other, SCORING, "32-true") != before
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"scoring": Padded()}, {"precision": "bf16-mixed"}],
-    ids=["scoring", "precision"],
-)
-def test_another_way_of_computing_has_a_store_of_its_own(base: Llava, change: dict[str, Any]):
-    given: dict[str, Any] = {"scoring": SCORING, "precision": "32-true"}
-    assert store_key(base, **given) == store_key(base, **given)
-    assert store_key(base, **(given | change)) != store_key(base, **given)
-
-
-def responded(example: Example) -> Example:
-    return example.with_responses(chosen=example.responses["chosen"] + " Indeed.")
-
-
-def cut(example: Example) -> Example:
-    return dataclasses.replace(example, cut=frozenset({"chosen"}))
+def test_another_way_of_computing_has_a_store_of_its_own(base: Llava, monkeypatch: pytest.MonkeyPatch):
+    before = store_key(base, SCORING, "32-true")
+    keys = [store_key(base, Padded(), "32-true"), store_key(base, SCORING, "bf16-mixed")]
+    for library in ("torch", "transformers"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{library}.__version__", "2.6.0")
+            keys.append(store_key(base, SCORING, "32-true"))
+    assert len({before, *keys}) == 5
+    assert store_key(base, SCORING, "32-true") == before
 
 
 def asked(example: Example) -> Example:
@@ -226,14 +182,16 @@ def pictured(example: Example) -> Example:
     return dataclasses.replace(example, image=MicroWorld(size=1, image_size=24, seed=5).train().examples[0].image)
 
 
-def unpictured(example: Example) -> Example:
-    return example.blinded()
-
-
 @pytest.mark.parametrize(
     ("change", "new"),
-    [(responded, 1), (cut, 1), (asked, 3), (pictured, 3), (unpictured, 3)],
-    ids=lambda value: getattr(value, "__name__", None),
+    [
+        (lambda example: example.with_responses(chosen=example.responses["chosen"] + " Indeed."), 1),
+        (lambda example: dataclasses.replace(example, cut=frozenset({"chosen"})), 1),
+        (asked, 3),
+        (pictured, 3),
+        (Example.blinded, 3),
+    ],
+    ids=["response", "cut", "question", "image", "no image"],
 )
 def test_another_row_is_scored_anew(base: Llava, scored: list[int], change: Callable[[Example], Example], new: int):
     data = [example for example in world(12) if example.image is not None][:3]
@@ -242,50 +200,26 @@ def test_another_row_is_scored_anew(base: Llava, scored: list[int], change: Call
     assert sum(scored) == 9 + new
 
 
-def test_another_length_rule_is_scored_anew(base: Llava, scored: list[int]):
-    data = world(3)
+def test_another_length_rule_or_corruption_is_scored_anew(base: Llava, scored: list[int]):
+    data = [example for example in world(12) if example.image is not None][:3]
     for limit in (None, 40, 41):
         reference, collator, items = prepared(base, data, max_length=limit)
         batch = reference.collate(collator)([items[0]])
         assert len(batch.reference) == batch.targets
     assert sum(scored) == 27
-
-
-@pytest.mark.parametrize("library", ["torch", "transformers"])
-def test_another_version_of_what_computes_is_scored_anew(
-    base: Llava, scored: list[int], library: str, monkeypatch: pytest.MonkeyPatch
-):
-    prepared(base, world())
-    monkeypatch.setattr(f"{library}.__version__", "2.6.0")
-    prepared(base, world())
-    assert sum(scored) == 2 * 27
-
-
-@pytest.mark.parametrize("other", [Crop(seed=1), Crop(max_share=0.3)], ids=["seed", "share"])
-def test_another_corruption_is_scored_anew(base: Llava, scored: list[int], other: Crop):
-    data = [example for example in world(12) if example.image is not None][:3]
-    prepared(base, data, MDPO())
-    prepared(base, data, MDPO(), corruption=other)
-    assert sum(scored) == 9 + 3
+    for new, corruption in enumerate((Crop(), Crop(seed=1), Crop(max_share=0.3)), start=1):
+        prepared(base, data, MDPO(), corruption=corruption)
+        assert sum(scored) == 27 + 3 * new
 
 
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=2, unique=True))
 def test_two_texts_never_share_a_key(texts: list[str]):
-    llava = shared()
+    llava = small_model()
     collator = SCORING.collator(llava.encoder(), DPO().groups)
     data = [Example("same id", (Turn("user", "Hm?"),), None, {"chosen": t, "rejected": "No."}) for t in texts]
     keys = [collator.row_key(Items([example], 1)[0], ScoredRow("chosen")) for example in data]
     assert keys[0] != keys[1]
-
-
-KEPT: list[Llava] = []
-
-
-def shared() -> Llava:
-    if not KEPT:
-        KEPT.append(TinyModel(pretraining=None, architecture=SIZES).load())
-    return KEPT[0]
 
 
 # Durability and sharing
@@ -311,28 +245,28 @@ def killed_in_the_middle(chunks: int) -> None:
         original(self, *arguments)
 
     LogProbStore.write = write  # type: ignore[method-assign]
-    prepared(shared(), world())
+    prepared(small_model(), world())
 
 
-@pytest.mark.parametrize("chunks", [0, 1, 3])
+@pytest.mark.parametrize("chunks", [0, 3])
 def test_a_killed_pass_goes_on_where_it_was(
     own_cache: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch, chunks: int
 ):
-    shared()
+    small_model()
     process = multiprocessing.get_context("fork").Process(target=killed_in_the_middle, args=(chunks,))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert len(rows_on_disk(own_cache)) == 6 * chunks
     monkeypatch.setattr(module, "CHUNK", 2)
-    prepared(shared(), world())
+    prepared(small_model(), world())
     assert sum(scored) == 27 - 6 * chunks
     assert len(rows_on_disk(own_cache)) == 27
     assert not list(own_cache.rglob("*.lock"))
 
 
 def test_processes_share_the_pass(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
-    shared()
+    small_model()
     monkeypatch.setattr(module, "CHUNK", 2)
     monkeypatch.setattr(claims, "WAIT", 0.01)
     context = multiprocessing.get_context("fork")
@@ -350,7 +284,7 @@ def test_processes_share_the_pass(own_cache: Path, monkeypatch: pytest.MonkeyPat
             return found
 
         CachedLogProbs._scored = counting  # type: ignore[method-assign]
-        reference, collator, items = prepared(shared(), world(25))
+        reference, collator, items = prepared(small_model(), world(25))
         batch = reference.collate(collator)([items[i] for i in range(25)])
         counts.put((rows, len(batch.reference)))
 
@@ -411,16 +345,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     assert [path.name for path in own_cache.rglob("*") if path.is_file()] == ["table"], "only the lock of the claims"
 
 
-def test_workers_decode_for_the_pass(base: Llava):
-    one, collator, items = prepared(base, world(6), num_workers=2)
-    batch = one.collate(collator)([items[i] for i in range(6)])
-    expected = Frozen().policy(base, SCORING, "32-true").log_probs(batch)
-    for name, row in one.log_probs(batch).items():
-        torch.testing.assert_close(row.log_probs, expected[name].log_probs, atol=2e-5, rtol=1e-5)
-
-
 def test_the_pass_leaves_the_model_as_it_was(base: Llava):
-    llava = dataclasses.replace(base, model=copy.deepcopy(base.model).train())
+    llava = copied(base)
+    llava.model.train()
     before = {name: weight.clone() for name, weight in llava.model.state_dict().items()}
     prepared(llava, world(3))
     assert llava.model.training
@@ -432,7 +359,7 @@ def test_the_pass_leaves_the_model_as_it_was(base: Llava):
 
 
 def adapted(base: Llava) -> Llava:
-    llava = dataclasses.replace(base, model=copy.deepcopy(base.model))
+    llava = copied(base)
     add_lora(llava, Peft(method="lora", rank=2))
     with torch.no_grad():
         for parameter in llava.model.parameters():
@@ -460,12 +387,9 @@ def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
         assert not torch.allclose(policy[name].log_probs, row.log_probs, atol=1e-3), "the adapter is on again"
 
 
-def test_a_model_without_adapter_is_refused(base: Llava):
+def test_no_adapter_or_more_than_one_trained_is_refused(base: Llava):
     with pytest.raises(UserError, match=r"reference=adapter_off: the model has no adapter"):
         answered(AdapterOff(), base)
-
-
-def test_training_more_than_the_adapter_is_refused(base: Llava):
     llava = adapted(base)
     llava.model.lm_head.requires_grad_(True)
     with pytest.raises(UserError, match=r"1 weights beside the adapter are trained, such as lm_head"):
@@ -479,6 +403,6 @@ def test_a_frozen_copy_shares_only_a_frozen_tower(base: Llava):
         return {name.split(".")[1] for name, p in reference.model.named_parameters() if p.data_ptr() in own}
 
     assert shares(base) == {"vision_tower"}
-    trained = dataclasses.replace(base, model=copy.deepcopy(base.model))
+    trained = copied(base)
     trained.model.model.vision_tower.requires_grad_(True)
     assert shares(trained) == set()
