@@ -84,9 +84,9 @@ class Objective(ABC):
     """Whether it compares responses beside different views of the image, so that every example needs one."""
 
     @property
-    @abstractmethod
     def groups(self) -> tuple[Rows, ...]:
         """Training items made of one example: each maps row names to rows; all use the same names."""
+        return (PAIR,)
 
     @abstractmethod
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:

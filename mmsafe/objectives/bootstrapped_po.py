@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.objectives.base import Rows, ScoredRow
+from mmsafe.objectives.base import PAIR, Rows, ScoredRow
 from mmsafe.objectives.dpo import DPO
 
 
@@ -22,4 +22,4 @@ class BootstrappedPO(DPO):
     @property
     def groups(self) -> tuple[Rows, ...]:
         """Chosen and, in the place of rejected, weakened."""
-        return ({"chosen": ScoredRow("chosen"), "rejected": ScoredRow("weakened")},)
+        return ({**PAIR, "rejected": ScoredRow("weakened")},)

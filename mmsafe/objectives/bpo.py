@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from mmsafe.core.options import NonNegative, options
-from mmsafe.objectives.base import LN2, Rows, ScoredRow, Scores, Terms
+from mmsafe.objectives.base import LN2, PAIR, Rows, ScoredRow, Scores, Terms
 from mmsafe.objectives.dpo import DPO, preference_loss
 
 
@@ -34,10 +34,9 @@ class BPO(DPO):
     @property
     def groups(self) -> tuple[Rows, ...]:
         """One triple (`joint`), or two pairs (`concat`)."""
-        (pair,) = super().groups
         if self.mode == "joint":
-            return ({**pair, "blind": ScoredRow("blind")},)
-        return (pair, {**pair, "rejected": ScoredRow("blind")})
+            return ({**PAIR, "blind": ScoredRow("blind")},)
+        return (PAIR, {**PAIR, "rejected": ScoredRow("blind")})
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch], "blind": [batch]}`; without `blind` in `concat` mode."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmsafe.core.options import Positive, options
-from mmsafe.objectives.base import LN2, PAIR, Objective, Rows, Scores, Terms, negative_log_sigmoid
+from mmsafe.objectives.base import LN2, Objective, Scores, Terms, negative_log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +26,6 @@ class DPO(Objective):
 
     beta: Positive = 0.1
     """Inverse temperature of the implicit reward: how closely the policy is held to the reference."""
-
-    @property
-    def groups(self) -> tuple[Rows, ...]:
-        """Chosen and rejected, both beside the real image."""
-        return (PAIR,)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch]}`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from mmsafe.core.options import NonNegative, options
-from mmsafe.objectives.base import LN2, Rows, ScoredRow, Scores, Terms, negative_log_sigmoid
+from mmsafe.objectives.base import LN2, PAIR, Rows, ScoredRow, Scores, Terms, negative_log_sigmoid
 from mmsafe.objectives.dpo import DPO, preference_loss
 
 
@@ -31,8 +31,7 @@ class MDPO(DPO):
     @property
     def groups(self) -> tuple[Rows, ...]:
         """The pair, and the chosen response beside the corrupted image."""
-        (pair,) = super().groups
-        return ({**pair, "corrupted": ScoredRow("chosen", "corrupted")},)
+        return ({**PAIR, "corrupted": ScoredRow("chosen", "corrupted")},)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch], "image": [batch], "anchor": [batch]}`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from mmsafe.core.options import NonNegative, options
-from mmsafe.objectives.base import PAIR, Objective, Rows, Scores, Terms, negative_log_sigmoid
+from mmsafe.objectives.base import Objective, Scores, Terms, negative_log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,6 @@ class ORPO(Objective):
     needs_reference: ClassVar[bool] = False
     weight: NonNegative = 0.1
     """λ of the odds-ratio term; TRL calls it beta."""
-
-    @property
-    def groups(self) -> tuple[Rows, ...]:
-        """Chosen and rejected, both beside the real image."""
-        return (PAIR,)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"nll": [batch], "odds_ratio": [batch]}`; the first is averaged over the tokens of each response."""

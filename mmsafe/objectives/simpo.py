@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from mmsafe.core.options import NonNegative, Positive, options
-from mmsafe.objectives.base import PAIR, Objective, Rows, Scores, Terms, negative_log_sigmoid
+from mmsafe.objectives.base import Objective, Scores, Terms, negative_log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,11 +22,6 @@ class SimPO(Objective):
     gamma: NonNegative = 0.5
     """Margin of rewards that the chosen response should reach: the paper's γ. The paper tunes the ratio γ/β, which its
     code calls `gamma_beta_ratio`; the defaults here give its 0.25."""
-
-    @property
-    def groups(self) -> tuple[Rows, ...]:
-        """Chosen and rejected, both beside the real image."""
-        return (PAIR,)
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch]}`."""

@@ -21,7 +21,6 @@ from mmsafe.core.progress import progress
 from mmsafe.data.example import digest
 from mmsafe.generation.generate import evaluating
 from mmsafe.models.llava import Llava
-from mmsafe.objectives.base import Rows
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring.collate import Batch, Collator, Item, Items, guarded, opened
@@ -70,7 +69,10 @@ class CachedLogProbs(ReferencePolicy):
         keys = _row_keys(items, collator)
         wanted = {key for row in keys for key in row.values()}
         self.store.read(wanted)
-        chunks = {self.store.name(chunk.keys): chunk for chunk in _chunks(items, keys, self.store.found, self.chunk)}
+        chunks = {
+            self.store.name(key for row in chunk.keys for key in row.values()): chunk
+            for chunk in _chunks(items, keys, self.store.found, self.chunk)
+        }
         log.info("%s: %d responses, %d in the cache", self.label, len(wanted), len(wanted & self.store.found.keys()))
         if not chunks:  # nothing is written, no claim either
             return
@@ -80,19 +82,21 @@ class CachedLogProbs(ReferencePolicy):
                 list(chunks), self.store.names, 1, lambda names: advance(sum(size[name] for name in names))
             ):
                 chunk = chunks[name]
+                groups = [{row: rows[row] for row in chunk.keys[0]} for rows in collator.groups]
                 loader: Any = DataLoader(
                     items,
-                    batch_sampler=_batches(chunk.items, batch_size),
-                    collate_fn=partial(guarded, replace(collator, groups=_only(collator.groups, chunk.names))),
+                    batch_sampler=_parts(chunk.items, batch_size),
+                    collate_fn=partial(guarded, replace(collator, groups=groups)),
                     num_workers=num_workers,
                     generator=torch.Generator(),  # the global one is the training's
                 )
-                order = [[keys[i][row] for row in chunk.names] for i in chunk.items]
-                self.store.write(self._scored(loader, order, collator.features), name)
+                self.store.write(self._scored(loader, chunk.keys, collator.features), name)
         self.store.read(wanted)
 
     @torch.no_grad()
-    def _scored(self, loader: Any, keys: Sequence[list[str]], features: FeatureCache | None) -> dict[str, Tensor]:
+    def _scored(
+        self, loader: Any, keys: Sequence[Mapping[str, str]], features: FeatureCache | None
+    ) -> dict[str, Tensor]:
         model: Any = self._llava[0].model
         device, position, scored = model.device, 0, {}
         with evaluating(model), autocast(self.precision, device.type):
@@ -100,8 +104,8 @@ class CachedLogProbs(ReferencePolicy):
                 batch = self.scoring.with_features(model, opened(batch).to(device), features)
                 rows = self.scoring.log_probs(model, batch)
                 for index in range(len(batch)):
-                    for key, row in zip(keys[position], rows.values(), strict=True):
-                        scored[key] = row.log_probs[index][row.mask[index]].float().cpu()
+                    for name, key in keys[position].items():
+                        scored[key] = rows[name].log_probs[index][rows[name].mask[index]].float().cpu()
                     position += 1
         return scored
 
@@ -128,11 +132,10 @@ class CachedLogProbs(ReferencePolicy):
 
 
 class _Chunk(NamedTuple):
-    """Rows whose log-probs share a file: these names of these items, by position."""
+    """Rows whose log-probs share a file: items by position, and for each the keys of the same rows, by name."""
 
-    names: tuple[str, ...]
     items: list[int]
-    keys: list[str]
+    keys: list[dict[str, str]]
 
 
 def _row_keys(items: Items, collator: Collator) -> list[dict[str, str]]:
@@ -152,19 +155,14 @@ def _chunks(items: Items, keys: Sequence[Mapping[str, str]], known: Mapping[str,
         seen |= set(row.values())
         if names:
             lacking[names].append(position)
-    chunks = []
-    for names, positions in lacking.items():
-        positions.sort(key=lambda position: -text_length(items[position].example))
-        for part in _batches(positions, size):
-            chunks.append(_Chunk(names, part, [keys[i][name] for i in part for name in names]))
-    return chunks
+    return [
+        _Chunk(part, [{name: keys[position][name] for name in names} for position in part])
+        for names, positions in lacking.items()
+        for part in _parts(sorted(positions, key=lambda position: -text_length(items[position].example)), size)
+    ]
 
 
-def _only(groups: Sequence[Rows], names: Sequence[str]) -> list[Rows]:
-    return [{name: rows[name] for name in names} for rows in groups]
-
-
-def _batches(positions: Sequence[int], size: int) -> list[list[int]]:
+def _parts(positions: Sequence[int], size: int) -> list[list[int]]:
     return [list(positions[start : start + size]) for start in range(0, len(positions), size)]
 
 

@@ -14,14 +14,13 @@ from torch.utils.data import Dataset
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, digest
 from mmsafe.objectives.base import Rows, ScoredRow
-from mmsafe.scoring.batch_images import Images
+from mmsafe.scoring.features import FeatureCache, Images
 from mmsafe.scoring.sampler import Draw
 from mmsafe.scoring.slices import Slice
 
 if TYPE_CHECKING:
     from mmsafe.data.corruption import Corruption
     from mmsafe.models.encoding import Encoder
-    from mmsafe.scoring.features import FeatureCache
 
 
 class Item(NamedTuple):

@@ -1,12 +1,13 @@
-"""What the frozen vision tower made of an image, kept for later epochs: `conf/vision_cache/`."""
+"""The images of a batch, and what the frozen vision tower made of them, kept for later epochs: `conf/vision_cache/`."""
 
 from __future__ import annotations
 
 import logging
 import os
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -15,10 +16,13 @@ from torch import Tensor
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.tensor_file import load_file, save_file
-from mmsafe.data.example import digest
+from mmsafe.data.example import ImageSource, digest
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmsafe.core.settings import VisionCache
+    from mmsafe.models.encoding import Encoder
     from mmsafe.models.llava import Llava
 
 log = logging.getLogger(__name__)
@@ -126,3 +130,54 @@ def features_key(llava: Llava, precision: str) -> str:
             transformers.__version__,
         ]
     )
+
+
+@dataclass(frozen=True)
+class BlankImage:
+    """A black square."""
+
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The same key for all blank images of this size."""
+        return f"blank {self.size}"
+
+    name = key
+
+    def load(self) -> Image:
+        """Make the image; there is nothing to decode."""
+        from PIL import Image
+
+        return Image.new("RGB", (self.size, self.size))
+
+
+class Images:
+    """Collects the distinct images of a batch."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._position: dict[ImageSource, int] = {}
+        self._shown: list[int] = []
+
+    def add(self, image: ImageSource | None) -> None:
+        """The image of the next line, if it has one."""
+        if image is not None:
+            self._shown.append(self._position.setdefault(image, len(self._position)))
+
+    def __bool__(self) -> bool:
+        return bool(self._position)
+
+    def fields(self, cache: FeatureCache | None = None) -> dict[str, Any]:
+        """The batch's fields about images; those whose features are in the cache are not decoded."""
+        images = list(self._position)
+        cached = [None if cache is None else cache.get(image.key) for image in images]
+        known = {i: features for i, features in enumerate(cached) if features is not None}
+        new = [i for i in range(len(images)) if i not in known]
+        place = {index: new_place for new_place, index in enumerate([*known, *new])}
+        return {
+            "image_index": torch.tensor([place[index] for index in self._shown], dtype=torch.long),
+            "features": torch.stack(list(known.values())) if known else None,
+            "pixel_values": torch.stack([self._encoder.pixels(images[i]) for i in new]) if new else None,
+            "image_keys": () if cache is None else tuple(images[i].key for i in new),
+        }

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsafe.scoring.batch_images import BlankImage, Images
 from mmsafe.scoring.collate import Batch, Collator, Item, padded
+from mmsafe.scoring.features import BlankImage, Images
 
 MULTIPLE = 8
 """Lines are padded to a multiple of this: attention kernels want aligned masks."""

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +26,6 @@ from mmsafe.training.stopping import Stopped
 
 log = logging.getLogger(__name__)
 POINTER = "last.json"
-
-
 HOLDS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step", "PreferenceData"}
 HOLDS |= {"pytorch-lightning_version", "random", "latest"}
 """What is taken up of a checkpoint."""
@@ -71,13 +69,14 @@ class Checkpoints(Callback):
         self.step = self.saved = trainer.global_step
         _count_epoch(trainer)
         if self._random:
-            _set_random_state(pl_module.device, self._random[trainer.global_rank])
+            for generator, state in zip(_generators(pl_module.device), self._random[trainer.global_rank], strict=True):
+                generator.set_rng_state(state)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Save the random state of every process: dropout draws on it, and each process on its own."""
-        checkpoint["random"] = gathered(_random_state(pl_module.device))
+        checkpoint["random"] = gathered([generator.get_rng_state() for generator in _generators(pl_module.device)])
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -145,10 +144,10 @@ class DirectIO(TorchCheckpointIO):
             with zipfile.ZipFile(path) as file:
                 if part := file.testzip():  # `torch.load` does not look at the check sums
                     raise zipfile.BadZipFile(f"{part} has another check sum")
-            found: dict[str, Any] = torch.load(path, map_location, weights_only=True)
-            if not isinstance(found, dict) or not found.keys() >= HOLDS:
+            checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+            if not isinstance(checkpoint, dict) or not checkpoint.keys() >= HOLDS:
                 raise ValueError("it is no checkpoint of a run")
-            return found
+            return checkpoint
 
 
 @contextmanager
@@ -168,18 +167,18 @@ def last_checkpoint(folder: Path | None, strategy: str) -> Path | None:
 
     Raises `UserError` if it cannot be continued by this strategy with this number of processes.
     """
-    found = current_checkpoint(folder) if folder else None
-    if found is None:
+    checkpoint = current_checkpoint(folder) if folder else None
+    if checkpoint is None:
         return None
-    about = _read(found.parent / POINTER)
-    written, now = ((about["strategy"], about["processes"]), (strategy, world_size()))
-    if written != now:
+    about = _read(checkpoint.parent / POINTER)
+    if (about["strategy"], about["processes"]) != (strategy, world_size()):
         raise UserError(
-            f"{found}: was written with strategy={written[0]} by {written[1]} processes and cannot be continued with "
-            f"strategy={now[0]} by {now[1]}; start it as before, or choose another hydra.run.dir"
+            f"{checkpoint}: was written with strategy={about['strategy']} by {about['processes']} processes and cannot "
+            f"be continued with strategy={strategy} by {world_size()}; start it as before, or choose another "
+            "hydra.run.dir"
         )
-    log.info("continuing from %s", found)
-    return found
+    log.info("continuing from %s", checkpoint)
+    return checkpoint
 
 
 def current_checkpoint(folder: Path) -> Path | None:
@@ -217,19 +216,9 @@ def _count_epoch(trainer: pl.Trainer) -> None:
             epochs.ready = epochs.started = epochs.processed + 1
 
 
-def _random_state(device: torch.device) -> list[torch.Tensor]:
-    """State of the CPU's random generator, and of the generator of `device` if that is not the CPU."""
-    return [torch.get_rng_state(), *([] if device.type == "cpu" else [_on(device).get_rng_state()])]
-
-
-def _set_random_state(device: torch.device, state: Sequence[torch.Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if device.type != "cpu":
-        _on(device).set_rng_state(state[1])
-
-
-def _on(device: torch.device) -> Any:
-    return torch.get_device_module(device)
+def _generators(device: torch.device) -> list[Any]:
+    """Modules with the random generator of the CPU, and of `device` if that is not the CPU."""
+    return [torch] if device.type == "cpu" else [torch, torch.get_device_module(device)]
 
 
 def _wait_for_disk(path: Path) -> None:

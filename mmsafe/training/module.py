@@ -89,7 +89,8 @@ class PreferenceModule(pl.LightningModule):
         if self.global_step == 0:
             self._check_start(plain)
         group = batch.group.masked_fill(batch.weight == 0, -1)  # repeated for a rank that had no item left
-        self._remember(step_metrics(self.objective, group, scores, plain, batch.members, self.slices))
+        for name, value in step_metrics(self.objective, group, scores, plain, batch.members, self.slices).items():
+            self._window[name].append(value)  # left on its device: no waiting for the GPU
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
 
@@ -155,9 +156,7 @@ class PreferenceModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the reference and all frozen weights: they come from the model that training starts from."""
         trained = {f"policy.{name}" for name, p in self.policy.named_parameters() if p.requires_grad}
-        state = checkpoint["state_dict"]
-        for name in [name for name in state if name not in trained]:
-            del state[name]
+        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in trained}
         checkpoint["latest"] = (self.trained_steps, self.latest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -178,10 +177,6 @@ class PreferenceModule(pl.LightningModule):
             f"step {self.global_step}: {what}; lower optimizer.lr, or use a trainer.precision with a wider range"
         )
 
-    def _remember(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            self._window[name].append(value)  # left on its device: no waiting for the GPU
-
     def _check_start(self, terms: dict[str, Tensor]) -> None:
         """Policy and reference are equal before the first optimiser step, so every term has a known value."""
         dtype = forward_dtype(self.parallel.precision, self.policy.dtype)
@@ -196,9 +191,9 @@ class PreferenceModule(pl.LightningModule):
 
 def _over_ranks(sums: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums and counts of all ranks together; a rank whose batch was of one group only may lack some."""
-    found = gathered((list(sums), torch.stack(list(sums.values())).cpu()))  # one table: the device is waited for once
+    tables = gathered((list(sums), torch.stack(list(sums.values())).cpu()))  # one each: the device is waited for once
     totals: dict[str, Tensor] = {}
-    for names, table in found:
+    for names, table in tables:
         for name, own in zip(names, table, strict=True):
             totals[name] = totals[name] + own if name in totals else own
     return totals

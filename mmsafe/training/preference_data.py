@@ -28,17 +28,15 @@ from mmsafe.training.recipe import Loss, Recipe
 class ResumableLoader(DataLoader[Any]):
     """A loader that Lightning takes for resumable, and so does not wind forward: `PreferenceData` knows the place."""
 
-    def __init__(self, *args: Any, waited: Callable[[float], None], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.tell = waited
+    data: PreferenceData
 
     def __iter__(self) -> Any:
-        """Batches; `waited` is told the seconds that each kept the training loop waiting."""
+        """Batches, and the time that the training loop waited for them."""
         batches = super().__iter__()
         while True:
             begin = time.perf_counter()
             batch = next(batches, None)
-            self.tell(time.perf_counter() - begin)
+            self.data.waited += time.perf_counter() - begin
             if batch is None:
                 return
             yield opened(batch)
@@ -84,23 +82,21 @@ class PreferenceData(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """A generator of its own keeps the loader from drawing on the global one."""
-        return ResumableLoader(
+        loader = ResumableLoader(
             self.items,
             batch_sampler=self.batches,
             num_workers=self.num_workers,
             collate_fn=partial(guarded, self.collate),
             generator=torch.Generator(),
             worker_init_fn=_leave_signals,
-            waited=self._wait,
             pin_memory=torch.cuda.is_available(),
         )
+        loader.data = self
+        return loader
 
     def teardown(self, stage: str) -> None:
         """Let go of Lightning's trainer, which would keep the optimiser's state for as long as there are data."""
         self.trainer = None
-
-    def _wait(self, seconds: float) -> None:
-        self.waited += seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and number of batches taken; saved with every checkpoint."""
