@@ -117,19 +117,10 @@ def features_key(llava: Llava, precision: str) -> str:
 
     config = llava.model.config
     tower = llava.model.model.vision_tower
-    return digest(
-        [
-            weights_hash(tower),
-            tower.config.to_dict(),
-            config.vision_feature_layer,
-            config.vision_feature_select_strategy,
-            llava.processor.image_processor.to_dict(),
-            precision,
-            llava.model.device.type,
-            torch.__version__,
-            transformers.__version__,
-        ]
-    )
+    layer = [config.vision_feature_layer, config.vision_feature_select_strategy]
+    how = [precision, llava.model.device.type, torch.__version__, transformers.__version__]
+    seen = llava.processor.image_processor.to_dict()
+    return digest([weights_hash(tower), tower.config.to_dict(), *layer, seen, *how])
 
 
 @dataclass(frozen=True)
