@@ -87,7 +87,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
 
     @property
     def targets(self) -> int:
