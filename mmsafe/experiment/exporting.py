@@ -45,7 +45,7 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
         folder = located(checkpoint, allow_pickle=allow_pickle)
         whole = folder
         if is_adapter(folder):
-            whole = Path(base_of(folder, base, allow_pickle=allow_pickle))
+            whole = base_of(folder, base, allow_pickle=allow_pickle)
         elif base is not None:
             raise CheckpointError("is a whole model; base is for LoRA adapters")
         with in_one_line(f"checkpoint={checkpoint}"):

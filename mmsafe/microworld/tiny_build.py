@@ -27,10 +27,9 @@ from mmsafe.data.example import Example, digest
 from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
 from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, PretrainingStage, TinyOptions
 from mmsafe.microworld.tower import icon_set, pretrain_tower
-from mmsafe.models.llava import Llava, make_processor, set_trained
+from mmsafe.models.llava import Llava, chosen_template, make_processor, set_trained
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
-from mmsafe.models.original.layout import chosen_template
 from mmsafe.objectives.sft import SFT
 from mmsafe.scoring.ways import SharedPrefix
 from mmsafe.training.fit import fit

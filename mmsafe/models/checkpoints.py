@@ -17,18 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 Format = Literal["hf", "original"]
-NAMES: dict[Format, str] = {"hf": "Hugging Face's", "original": "the original LLaVA's"}
 WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 """Where weights are looked for, in this order."""
 ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
 """The folder of a run's adapter, and the file by which PEFT knows one."""
 FILES = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
-PICKLES = "*.bin"
-MARKS: dict[Format, tuple[str, ...]] = {
-    "hf": ("multi_modal_projector.", "model.multi_modal_projector.", "language_model.", "model.language_model."),
-    "original": ("model.mm_projector.", "model.vision_tower.vision_tower.", "model.layers.", "model.embed_tokens."),
-}
-"""Beginnings of names of weights that only one format has."""
 
 
 class CheckpointError(Exception):
@@ -52,16 +45,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def wanted_files(*, weights: bool = True, pickles: bool = False) -> list[str]:
-    """Which files of a checkpoint to download, as patterns."""
-    return [*(FILES if weights else FILES[1:]), *([PICKLES] if pickles else [])]
-
-
 def _finite(constant: str) -> float:
     """The value of `Infinity`, which configs hold; it is `NaN` that nobody wrote on purpose."""
     if constant == "NaN":
         raise ValueError("NaN")
     return float(constant)
+
+
+def wanted_files(*, weights: bool = True, pickles: bool = False) -> list[str]:
+    """Which files of a checkpoint to download, as patterns."""
+    return [*(FILES if weights else FILES[1:]), *(["*.bin"] if pickles else [])]
 
 
 class WeightFiles:
@@ -73,31 +66,22 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path, *, allow_pickle: bool | None) -> None:
-        present = [name for name in WEIGHTS if (folder / name).is_file()]
-        if not present:
+        if (folder / ADAPTER_CONFIG).is_file():  # `transformers` would load its base, wherever that is
+            raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
+        names = [name for name in WEIGHTS if (folder / name).is_file()][:1]
+        if not names:
             extra = "; mm_projector.bin alone is no model" if (folder / "mm_projector.bin").is_file() else ""
             raise CheckpointError(f"holds no weights ({WEIGHTS[1]}, or shards with {WEIGHTS[0]}){extra}")
-        self._folder, self._index = folder, present[0] if present[0].endswith(".json") else None
-        files = sorted(set(self._map.values())) if self._index else present[:1]
+        if (index := names[0]).endswith(".json"):
+            shards = read_json(folder / index).get("weight_map")
+            names = list(shards.values()) if isinstance(shards, dict) else []
+            if not shards or not all(isinstance(name, str) and Path(name).name == name for name in names):
+                raise CheckpointError(f"{index} is damaged")
+        files = sorted(set(names))
         refuse_pickles(files, allowed=allow_pickle)
         if missing := [name for name in files if not (folder / name).is_file()]:
             raise CheckpointError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files of weights)")
         self.files = [folder / name for name in files]
-
-    @cached_property
-    def _map(self) -> dict[str, str]:
-        """Name of each weight, and the file that it is in."""
-        assert self._index is not None
-        mapping = read_json(self._folder / self._index).get("weight_map")
-        files = list(mapping.values()) if isinstance(mapping, dict) else [None]
-        if not all(isinstance(name, str) and Path(name).name == name for name in files):
-            raise CheckpointError(f"{self._index} is damaged")
-        return dict(mapping or {})
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Names of all weights."""
-        return list(self._map) if self._index else [name for name, _ in self.tensors()]
 
     @cached_property
     def count(self) -> int:
@@ -119,22 +103,6 @@ class WeightFiles:
             yield from tensors_in(path)
 
 
-def tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of each weight of one file; raises `CheckpointError` where it is damaged."""
-    with _undamaged(path):
-        yield from _read(path)
-
-
-@contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
-
-
 def refuse_pickles(names: Iterable[str], *, allowed: bool | None) -> None:
     """Raise `CheckpointError` if one of these files is pickled, unless that is allowed; None: it cannot be."""
     pickled = [name for name in names if not name.endswith(".safetensors")]
@@ -145,6 +113,20 @@ def refuse_pickles(names: Iterable[str], *, allowed: bool | None) -> None:
         raise CheckpointError(f"its weights are pickled ({pickled[0]}); {advice}")
 
 
+def tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of each weight of one file; raises `CheckpointError` where it is damaged."""
+    with _undamaged(path):
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118  # not a dict
+                    yield name, file.get_tensor(name)
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("it does not hold named tensors")
+        yield from state.items()
+
+
 def _count(path: Path) -> int:
     if path.suffix != ".safetensors":
         return path.stat().st_size // 2
@@ -152,16 +134,14 @@ def _count(path: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # not a dict
 
 
-def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118  # not a dict
-                yield name, file.get_tensor(name)
-        return
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it does not hold named tensors")
-    yield from state.items()
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
 
 
 def format_of_config(config: dict[str, Any]) -> Format:
@@ -182,26 +162,14 @@ def format_of_config(config: dict[str, Any]) -> Format:
 
 
 def format_of(folder: Path, *, allow_pickle: bool) -> tuple[Format, WeightFiles]:
-    """The format of config and weights alike, told by their keys.
-
-    Raises `CheckpointError` naming what is there instead: an adapter, another model, a mixture.
-    """
+    """The format of a whole model, and its weights; raises `CheckpointError` naming what is there instead."""
     if (folder / ADAPTER / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
             f"holds a LoRA adapter in {ADAPTER}/ beside its weights, which may be in them or not; name "
             f"{folder / ADAPTER} to merge it, or move it away"
         )
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
     form = format_of_config(read_json(folder / "config.json"))
-    weights = WeightFiles(folder, allow_pickle=allow_pickle)
-    forms = {other for other, marks in MARKS.items() if any(name.startswith(marks) for name in weights.names)}
-    if forms == {"original"} and not any("mm_projector." in name for name in weights.names):
-        raise CheckpointError("its weights are those of a plain language model: there is no model.mm_projector")
-    if forms - {form}:
-        others = " and ".join(NAMES[other] for other in sorted(forms))
-        raise CheckpointError(f"is mixed: config.json is in {NAMES[form]} format, the weights are in {others}")
-    return form, weights
+    return form, WeightFiles(folder, allow_pickle=allow_pickle)
 
 
 def first_few(names: Iterable[str], limit: int = 3) -> str:

@@ -7,7 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -15,11 +15,8 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from transformers.utils import logging as transformers_logging
 
 from mmsafe.data.example import digest
-from mmsafe.models.control_tokens import ENCODING
+from mmsafe.models.encoding import ENCODING, Encoder
 from mmsafe.models.model_options import ModelOptions, Trained
-
-if TYPE_CHECKING:
-    from mmsafe.models.encoding import Encoder
 
 transformers_logging.disable_progress_bar()  # of a model's shards: noise beside the run's own bars
 
@@ -36,8 +33,6 @@ class Llava:
 
     def encoder(self) -> Encoder:
         """What turns examples into token ids and pixels for this model."""
-        from mmsafe.models.encoding import Encoder
-
         return Encoder(self.processor, append_eos=self.source.append_eos)
 
     def fingerprint(self) -> str:
@@ -111,3 +106,9 @@ def set_trained(model: LlavaForConditionalGeneration, trained: Trained) -> None:
     }
     for module, wanted in parts.items():
         module.requires_grad_(wanted)
+
+
+def chosen_template(chosen: str | Path) -> str:
+    """The chat template that `model.chat_template` names: one of `mmsafe/models/templates/`, or a Jinja file."""
+    path = chosen if isinstance(chosen, Path) else Path(__file__).parent / "templates" / f"{chosen}.jinja"
+    return path.read_text(encoding="utf-8")

@@ -3,71 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.core.errors import UserError
-from mmsafe.models.adapter_load import load_merged
-from mmsafe.models.checkpoints import CheckpointError, format_of, format_of_config, read_json
+from mmsafe.models.adapters import load_merged
+from mmsafe.models.checkpoints import CheckpointError, Format, format_of, format_of_config, read_json
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.hf_load import hf_processing, load_hf, template_of
-from mmsafe.models.llava import Llava, make_processor, set_trained
-from mmsafe.models.locate import about_base, base_of, is_adapter, located
+from mmsafe.models.llava import Llava, chosen_template, make_processor, set_trained
+from mmsafe.models.locate import OTHER_BASE, base_of, is_adapter, located
 from mmsafe.models.model_options import CheckpointOptions
-from mmsafe.models.original.load import load_original, read_parts
-from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line
-from mmsafe.models.trial import check_processor
+from mmsafe.models.original.read import load_original, read_parts
+from mmsafe.models.pretrained import TEMPLATE, about_part, check_files, from_pretrained, in_one_line, load_model
+from mmsafe.models.rendering import rendered
+
+LARGEST = 2048
+"""Pixels of a side; towers of CLIP see 224 or 336."""
 
 
 def load_pretrained(source: CheckpointOptions) -> Llava:
     """Load `source.path`, in either format; raises `UserError` in one line where it is missing or not a LLaVA-1.5."""
     with _folder_of(source, weights=True) as folder:
-        if is_adapter(folder):
-            return load_merged(source, folder, load_pretrained)
-        form, weights = format_of(folder, allow_pickle=source.allow_pickle)
-        if form == "original":
-            model, tokenizer, image_processor = load_original(source, folder, weights)
-        else:
-            if source.vision_tower is not None:
-                raise CheckpointError("brings its vision tower with it; model.vision_tower is for the original format")
-            model, tokenizer, image_processor = load_hf(source, folder)
-        template = template_of(source, folder, tokenizer, original=form == "original")
-        processor = make_processor(model.config, tokenizer, image_processor, template)
-        check_processor(processor, model.config)
-    if source.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    set_trained(model, source.train)
-    return Llava(model, processor, source)
+        return load_merged(source, folder, _whole_model) if is_adapter(folder) else _whole_model(source, folder)
 
 
 def load_encoder(source: CheckpointOptions) -> Encoder:
     """The encoder of the checkpoint at `source.path`; raises `UserError` in one line where a part of it is missing."""
     with _folder_of(source, weights=False) as folder:
+        base = folder
         if is_adapter(folder):
             base = base_of(folder, source.base, allow_pickle=source.allow_pickle, weights=False)
-            with about_base():
-                return load_encoder(replace(source, path=base, base=None))
-        original = format_of_config(read_json(folder / "config.json")) == "original"
-        if original:
-            config, tokenizer, image_processor = read_parts(source, folder)[:3]
-        else:
-            config = from_pretrained(AutoConfig, folder)
-            tokenizer, image_processor = hf_processing(source, folder)
-        template = template_of(source, folder, tokenizer, original=original)
-        processor = make_processor(config, tokenizer, image_processor, template)
-        check_processor(processor, config)
+        with about_part(f"its base {base}", OTHER_BASE) if base != folder else nullcontext():
+            check_files(base)
+            _, processor = _processing(source, base, format_of_config(read_json(base / "config.json")))
     return Encoder(processor, append_eos=source.append_eos)
 
 
 @contextmanager
 def _folder_of(source: CheckpointOptions, *, weights: bool) -> Iterator[Path]:
-    """The folder that `source.path` means, its files looked at; what fails in the block becomes one line."""
+    """The folder that `source.path` means; what fails in the block becomes one line."""
     if source.path is None:
         raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
     with in_one_line(f"model.path={source.path}"):
         folder = located(source.path, allow_pickle=source.allow_pickle, weights=weights)
         check_files(folder)
         yield folder
+
+
+def _whole_model(source: CheckpointOptions, folder: Path) -> Llava:
+    """The model in `folder`, which is no adapter."""
+    check_files(folder)
+    form, weights = format_of(folder, allow_pickle=source.allow_pickle)
+    config, processor = _processing(source, folder, form)
+    options: dict[str, Any] = {"dtype": getattr(torch, source.dtype), "attn_implementation": source.attention}
+    if form == "original":
+        model = load_original(source, folder, weights, config, **options)
+    else:
+        model = load_model(LlavaForConditionalGeneration, folder, allow_pickle=source.allow_pickle, **options)
+    if source.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    set_trained(model, source.train)
+    return Llava(model, processor, source)
+
+
+def _processing(source: CheckpointOptions, folder: Path, form: Format) -> tuple[Any, LlavaProcessor]:
+    """The config in `folder`, and the processor, which fits it."""
+    if form == "original":
+        config, tokenizer, image_processor = read_parts(source, folder)
+    elif source.vision_tower is not None:
+        raise CheckpointError("brings its vision tower with it; model.vision_tower is for the original format")
+    else:
+        config, tokenizer = from_pretrained(AutoConfig, folder), from_pretrained(AutoTokenizer, folder)
+        image_processor = from_pretrained(LlavaImageProcessorPil, folder, do_pad=source.image_aspect_ratio == "pad")
+    processor = make_processor(config, tokenizer, image_processor, _template(source, folder, tokenizer, form))
+    _check_processor(processor, config)
+    return config, processor
+
+
+def _template(source: CheckpointOptions, folder: Path, tokenizer: Any, form: Format) -> str:
+    """The chosen chat template, or the checkpoint's own."""
+    if source.chat_template is not None:
+        return chosen_template(source.chat_template)
+    if form == "original":  # LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights
+        path = folder / TEMPLATE
+        return path.read_text(encoding="utf-8") if path.is_file() else chosen_template("vicuna_v1")
+    template = getattr(from_pretrained(AutoProcessor, folder), "chat_template", None) or tokenizer.chat_template
+    if not isinstance(template, str) or not template:
+        raise CheckpointError("has no chat template; set model.chat_template to a Jinja file")
+    return template
+
+
+def _check_processor(processor: Any, config: Any) -> None:
+    """Raise `CheckpointError` where tokens, images or the chat template do not fit the model of `config`."""
+    tokenizer, vocabulary = processor.tokenizer, config.text_config.vocab_size
+    if len(tokenizer) > vocabulary:
+        raise CheckpointError(f"its tokenizer has {len(tokenizer)} tokens, config.json says {vocabulary}")
+    if processor.image_token_id != config.image_token_index:
+        raise CheckpointError(
+            f"'{processor.image_token}' is token {processor.image_token_id} of its tokenizer, config.json says "
+            f"{config.image_token_index}"
+        )
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError("its tokenizer has no token that ends a response")
+    side, images = config.vision_config.image_size, processor.image_processor
+    crop, size = images.crop_size, dict(images.size)
+    if max(side, *(value or 0 for value in size.values())) > LARGEST or (crop["height"], crop["width"]) != (side, side):
+        raise CheckpointError(f"its images are scaled to {size} and cut to {dict(crop)} pixels, its tower sees {side}")
+    if (count := Encoder(processor).image_tokens) < 1:
+        raise CheckpointError(f"its tower makes {count} tokens of an image")
+    try:
+        rendered(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}], add_generation_prompt=True)
+    except UserError as error:
+        raise CheckpointError(f"{error}; or set model.chat_template") from error

@@ -44,36 +44,36 @@ def from_pretrained(kind: Any, folder: Path | str | None, **options: Any) -> Any
     return kind.from_pretrained(folder, trust_remote_code=False, **options)
 
 
-def load_model(kind: Any, folder: Path, *, allow_pickle: bool | None, config: Any = None, **options: Any) -> Any:
+def load_model(kind: Any, folder: Path, *, allow_pickle: bool | None = None, **options: Any) -> Any:
     """The model in `folder`, which has to hold every weight; `allow_pickle` as for `WeightFiles`.
 
-    Raises `CheckpointError` where weights are missing, or where `config.json` asks for far more than the files hold.
+    `config` and `state_dict` among the `options` stand in for what is in the folder. Raises `CheckpointError` where
+    weights are missing or of another shape, or where the config asks for far more than there are.
     """
-    if (folder / ADAPTER_CONFIG).is_file():  # `transformers` would load its base, wherever that is
-        raise CheckpointError("holds a LoRA adapter and not a whole model; merge it into its base first")
-    weights = WeightFiles(folder, allow_pickle=allow_pickle)
-    check_size(kind, from_pretrained(AutoConfig, folder) if config is None else config, weights.count)
+    state = options.get("state_dict")
+    if state is None:
+        held = WeightFiles(folder, allow_pickle=allow_pickle).count
+    else:
+        held = sum(tensor.numel() for tensor in state.values())
+    check_size(kind, options.get("config") or from_pretrained(AutoConfig, folder), held)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # a table of what does not fit
     try:
-        safe = None if allow_pickle else True
-        given = {} if config is None else {"config": config}
         model, report = from_pretrained(
             kind,
-            folder,
-            use_safetensors=safe,
+            folder if state is None else None,
+            use_safetensors=None if allow_pickle else True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **given,
             **options,
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if missing := report["missing_keys"]:
+        raise CheckpointError(f"{len(missing)} weights are missing, such as {min(missing)}")
     if wrong := sorted(report["mismatched_keys"]):
-        name, held, wanted = wrong[0]
-        raise CheckpointError(f"its weight {name} has the shape {tuple(held)}, config.json asks for {tuple(wanted)}")
+        name, shape, wanted = wrong[0]
+        raise CheckpointError(f"its weight {name} has the shape {tuple(shape)}, config.json asks for {tuple(wanted)}")
     if extra := report["unexpected_keys"]:
         log.warning("%s: %d weights are not of this model and were left out: %s", folder, len(extra), first_few(extra))
     return model
@@ -121,6 +121,16 @@ def in_one_line(option: str) -> Iterator[None]:
         raise UserError(f"{option}: {error}") from error
     except Exception as error:
         raise UserError(f"{option}: {_reason(error)}") from error
+
+
+@contextmanager
+def about_part(part: str, advice: str = "") -> Iterator[None]:
+    """What is wrong with a part of a checkpoint, such as its base, as what is wrong with the checkpoint."""
+    try:
+        with in_one_line(part):
+            yield
+    except UserError as error:
+        raise CheckpointError(f"{error}{advice}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -74,7 +74,7 @@ class TokenClassification(Entities):
 
     def check(self, site: Site) -> None:
         """Look for the model."""
-        from mmsafe.models.hub import reachable
+        from mmsafe.models.locate import reachable
 
         if not Path(self.path).expanduser().is_dir() and not reachable(self.path):
             raise UserError(

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from mmsafe.core.errors import UserError
-from mmsafe.models.hub import reachable
+from mmsafe.models.locate import reachable
 
 
 def downloaded(name: str, files: Sequence[str]) -> Path:

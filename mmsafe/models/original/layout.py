@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -11,29 +10,12 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from mmsafe.models.checkpoints import CheckpointError
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
+HF_TOWER = "model.vision_tower."
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 """The weights with a row for each token."""
 COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 """Ends of names of what older versions saved although it is no weight."""
-LANGUAGE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "bos_token_id",
-    "eos_token_id",
-    "tie_word_embeddings",
-    "attention_bias",
-    "mlp_bias",
-    "head_dim",
-    "use_cache",
-    "vocab_size",
-)
+LANGUAGE = [name for name in LlamaConfig.__annotations__ if name not in ("pad_token_id", "rope_parameters")]
 """Entries of a Llama's config that stand at the top of the original's."""
 SELECT = {"patch": "default", "cls_patch": "full"}
 ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -70,6 +52,16 @@ def check_supported(original: Mapping[str, Any]) -> None:
             raise CheckpointError(f"config.json: {name}={original[name]} is not LLaVA-1.5's ({allowed[0]})")
     if absent := [name for name in ("mm_vision_tower", "mm_projector_type", "vocab_size") if name not in original]:
         raise CheckpointError(f"config.json has no {absent[0]}, which the original format needs")
+
+
+def check_fits(config: Any) -> None:
+    """Raise `CheckpointError` for a model of `config` that the original format cannot hold."""
+    kinds = [config.text_config.model_type, config.vision_config.model_type]
+    if kinds != ["llama", "clip_vision_model"]:
+        raise CheckpointError(f"the original format holds a Llama that sees by CLIP, not {' and '.join(kinds)}")
+    odd = not isinstance(config.vision_feature_layer, int) or not config.multimodal_projector_bias
+    if odd or config.projector_hidden_act != "gelu":
+        raise CheckpointError("the original format needs LLaVA-1.5's projector, on one layer of the tower")
 
 
 def hf_config(original: Mapping[str, Any], vision: Any, *, rows: int, image_id: int, pad_id: int) -> LlavaConfig:
@@ -142,13 +134,3 @@ def name_map(model: LlavaForConditionalGeneration) -> dict[str, str]:
             beginning = next(start for start in beginnings if name.startswith(start))
             names[name] = beginnings[beginning] + name.removeprefix(beginning)
     return names
-
-
-def chosen_template(chosen: str | Path) -> str:
-    """The chat template that `model.chat_template` names: a shipped one, or a Jinja file."""
-    return shipped_template(chosen) if isinstance(chosen, str) else chosen.read_text(encoding="utf-8")
-
-
-def shipped_template(name: str) -> str:
-    """A chat template of `mmsafe/models/templates/`."""
-    return (Path(__file__).parents[1] / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
