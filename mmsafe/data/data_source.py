@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, InputPath, options
 from mmsafe.data.categories import with_categories
 from mmsafe.data.example import Example
 
+log = logging.getLogger(__name__)
 PAIR = frozenset({"chosen", "rejected"})
 GENERATED = ("blind", "weakened")
 """Responses that a row may bring, and that are made where it does not."""
@@ -47,6 +49,9 @@ class Loaded:
 @options
 class DataSource(ABC):
     """Base of all readers; the fields here are options that every data set has."""
+
+    trained_on: ClassVar[frozenset[str]] = PAIR
+    """Responses that are learnt from; `chosen` alone where there is nothing to prefer to."""
 
     batch_size: Count = 8
     """Examples per device and micro-step."""
@@ -87,7 +92,7 @@ class DataSource(ABC):
 
     def brings(self) -> frozenset[str]:
         """Names of the responses that every example to train on has."""
-        return PAIR
+        return self.trained_on
 
     def files(self) -> list[Path]:
         """The files that examples are read from, without their images; none where examples are made."""
@@ -113,3 +118,18 @@ class NoData(DataSource):
     def holdout(self) -> Loaded:
         """There is nothing."""
         return self.train()
+
+
+def counted(loaded: Loaded) -> Loaded:
+    """The same examples; the log counts them, their images and what was dropped."""
+    shown = sum(example.image is not None for example in loaded.examples)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
+    log.info("%d examples, %d of them with an image; dropped: %s", len(loaded.examples), shown, dropped)
+    return loaded
+
+
+def need_images(examples: Sequence[Example], what: str) -> None:
+    """Raise `UserError` if no example has an image, which `what` needs: it would compare a thing with itself."""
+    if all(example.image is None for example in examples):
+        told = f"none of the {len(examples)} training examples has an image, which {what} needs"
+        raise UserError(f"data: {told}; choose other data, or an objective that reads words alone, as objective=dpo")

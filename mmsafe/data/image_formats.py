@@ -18,6 +18,7 @@ FORMATS = {
     r".{4}ftyp(hei|hev|mif1|msf1)": f"HEIC, as phones write photographs; {CONVERT}",
     r".{4}ftyp": "a video; save one picture of it as PNG or JPEG",
     r"\xff\x0a|\0\0\0\x0cJXL ": f"JPEG XL; {CONVERT}",
+    r"%!PS|\xc5\xd0\xd3\xc6": "EPS, a program that Ghostscript would have to run; save the picture in it as PNG",
     r"%PDF": "PDF; save the picture in it as PNG or JPEG",
     r"PK\x03\x04|\x1f\x8b|7z\xbc|Rar!": "an archive; unpack it",
     r"(\xef\xbb\xbf)?(\s|<[?!][^>]*>)*<svg": f"SVG, a drawing without pixels; {CONVERT}",
@@ -31,7 +32,6 @@ LONGEST_NAME = 255
 POINTER = b"version https://git-lfs"
 BASE64 = re.compile(r"(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=[^0-9+/]*[0-9+/])[A-Za-z0-9+/\r\n]+=*\s*")
 BYTES = "write it into a file and name that, or its bytes into a parquet column"
-WEB = "it is a web address, of which nothing is fetched; download the image, and name its file"
 
 
 def refuse_pointer(file: Path) -> None:
@@ -54,8 +54,3 @@ def no_name(text: str) -> str | None:
     if len(text) > LONGEST_NAME and BASE64.fullmatch(text):
         return f"is the image itself, as base64 text; {BYTES}"
     return None
-
-
-def is_address(name: str) -> bool:
-    """Whether it is one of the web."""
-    return name.lower().startswith(("http://", "https://"))

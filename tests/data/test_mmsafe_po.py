@@ -15,7 +15,7 @@ from mmsafe.data.conversation import parse_question
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.holdout import hold_out
 from mmsafe.data.readers.mmsafe_po import MMSafePO
-from mmsafe.data.row_error import RowError
+from mmsafe.data.records import RowError
 
 SAMPLE = Path(__file__).resolve().parents[2] / "../shared/data/mmsafe_po_sample.json"
 NAME = "tbn:ANd9Gc(1)"  # no extension, as about 40 % of the real names

@@ -7,10 +7,11 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.columns import UNREAD, other_form
+from mmsafe.data.column_source import UNREAD, other_form
 from mmsafe.data.conversation import (
     PLACEHOLDER,
     as_turns,
+    messages,
     preference,
     refuse_template,
     response,
@@ -20,9 +21,7 @@ from mmsafe.data.conversation import (
 )
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, Turn, digest
-from mmsafe.data.messages import messages
-from mmsafe.data.records import Record, checked_text, row_id
-from mmsafe.data.row_error import RowError
+from mmsafe.data.records import Record, RowError, checked_text, row_id
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 from mmsafe.data.splits import listed
@@ -43,12 +42,6 @@ class TRLPreference(RowSource):
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
-    example: ClassVar[Mapping[str, Any]] = {
-        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
-        "chosen": [{"role": "assistant", "content": "A tree."}],
-        "rejected": [{"role": "assistant", "content": "A house."}],
-        "images": ["a.png"],
-    }
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
