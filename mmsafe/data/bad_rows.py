@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.data_source import BadRow
-from mmsafe.data.records import RowError
+from mmsafe.data.row_error import RowError
 
 log = logging.getLogger(__name__)
 DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")

@@ -76,7 +76,8 @@ def _read(path: Path) -> dict[str, str]:
     number = 0
     try:
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+            for line in file:
+                number += 1
                 row = ROW.validate_json(line, strict=True)
                 if categories.setdefault(row["prompt_hash"], row["category"]) != row["category"]:
                     raise ValueError(f"another category than an earlier row for the prompt of id {row['id']}")

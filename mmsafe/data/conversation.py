@@ -9,7 +9,8 @@ from dataclasses import replace
 from mmsafe.data.categories import LONGEST_TAG
 from mmsafe.data.column_source import IMAGE, MEANING, UNREAD, plain_name
 from mmsafe.data.example import Turn
-from mmsafe.data.records import RowError, checked_text, kind
+from mmsafe.data.records import checked_text, kind
+from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 
 PLACEHOLDER = "<image>"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.image_formats import no_name, refuse_pointer
+from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import TABLES, files_of_split, unknown
 
 MAX_TEXT = 2**20
@@ -22,14 +23,6 @@ MAX_LINE = 2**26
 MAX_JSON = 2**32
 """Bytes of a JSON file, which is read as a whole."""
 REQUIRED = ("question", "image", "chosen", "rejected")  # fields without which a row is of no use
-
-
-class RowError(Exception):
-    """Why a row cannot be used: a `reason` to count and a message, which quotes none of the row's text."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Record(NamedTuple):

@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.images import FileImage, find_image
-from mmsafe.data.records import RowError, checked_text
+from mmsafe.data.records import checked_text
+from mmsafe.data.row_error import RowError
 from mmsafe.data.tables import StoredImage
 
 RowImage = FileImage | StoredImage

@@ -16,7 +16,8 @@ from mmsafe.data.data_source import BadRow, Loaded
 from mmsafe.data.example import Example
 from mmsafe.data.holdout import fields_of, hold_out, refuse_both, refuse_several
 from mmsafe.data.images import failing
-from mmsafe.data.records import Record, RowError, kind, numbered, read_records
+from mmsafe.data.records import Record, kind, numbered, read_records
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImage, RowImages
 from mmsafe.data.splits import files_of_split
 
@@ -36,7 +37,7 @@ class ReadRow(NamedTuple):
 
 @options
 class RowSource(ColumnSource):
-    """Reads rows; each makes one example of a question, an image and two responses, unless a subclass says otherwise."""
+    """Reads rows, each of which makes an example of a question, an image and a pair, or what a subclass makes of it."""
 
     get: ClassVar[str]
     """What to get, and where."""

@@ -13,7 +13,7 @@ from mmsafe.core.cache import cached_folder
 from mmsafe.core.errors import UserError
 from mmsafe.data.decoding import EncodedImage
 from mmsafe.data.example import digest
-from mmsafe.data.records import RowError
+from mmsafe.data.row_error import RowError
 
 BATCH = 1000
 PORTION = 100

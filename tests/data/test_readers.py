@@ -18,15 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
 from roots import ROOTS
 
-from mmsafe.core.config import built
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.mix import Mix
-from mmsafe.data.readers.spa_vl import SPAVL
 from mmsafe.data.row_source import RowSource
 from mmsafe.runs.preflight import check
 
@@ -76,18 +73,6 @@ def test_a_pair_beside_an_image(folder: Path, name: str) -> None:
     assert example.image.name == str(folder / "images/a.png")
 
 
-def test_spa_vl_has_no_classes_to_train_on_by_its_card_and_classes_to_evaluate_on(tmp_path: Path) -> None:
-    classes = {name: value for name, value in ROWS["spa_vl"].items() if name.startswith("class")}
-    without = {name: value for name, value in ROWS["spa_vl"].items() if name not in classes} | {"image_name": "a.png"}
-    image = picture(tmp_path / "a.png").read_bytes()
-    parquet(tmp_path / "SPA-VL/data/train-00000-of-00001.parquet", [without | {"image": image}])
-    parquet(tmp_path / "SPA-VL/validation/validation-00000-of-00001.parquet", [ROWS["spa_vl"] | {"image": image}])
-    data = SPAVL(path=tmp_path / "SPA-VL", split="train", eval_split="validation")
-    (trained,), (held,) = data.train().examples, data.holdout().examples
-    assert (trained.responses, trained.tags) == (SAID, {})
-    assert (held.responses, held.tags) == (SAID, classes)
-
-
 def test_beavertails_more_helpful(folder: Path) -> None:
     path = json_file(folder / "d.json", [ROWS["beavertails_v"]])
     (example,) = reader("beavertails_v", path, preferred="more_helpful").test().examples
@@ -118,19 +103,6 @@ def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
     (example,) = reader("hh_text", path).test().examples
     assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?"))
     assert (example.responses, example.image, example.tags) == (SAID, None, {"turns": "multi"})
-
-
-def test_hh_as_published_is_read_by_its_config_and_malformed_transcripts_are_counted(tmp_path: Path) -> None:
-    malformed = ROWS["hh_text"] | {"chosen": "\n\nHuman: Hi\n\nHuman: Hi?\n\nAssistant: Hello"}
-    lines = "\n".join(json.dumps(row) for row in (ROWS["hh_text"], malformed))
-    for split in ("train", "test"):
-        (tmp_path / f"harmless-base/{split}.jsonl.gz").parent.mkdir(exist_ok=True)
-        (tmp_path / f"harmless-base/{split}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    options = {**yaml.safe_load((CONF / "trl.yaml").read_text()), **yaml.safe_load((CONF / "hh_text.yaml").read_text())}
-    del options["defaults"]
-    data = built(options | {"path": str(tmp_path / "harmless-base")}, "data")
-    for loaded in (data.train(), data.holdout()):
-        assert (len(loaded.examples), loaded.dropped) == (1, {"malformed chosen": 1})
 
 
 def test_llava_learns_every_answer_or_the_last(folder: Path) -> None:
@@ -184,25 +156,12 @@ def test_every_form_of_trl_preferences_is_the_same_example(folder: Path, changes
     assert example.image is not None
 
 
-def test_trl_texts_have_no_image_and_may_bring_blind_responses(tmp_path: Path) -> None:
-    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "blind": "Well"}
+def test_trl_texts_have_no_image_and_may_bring_blind_responses_and_tags(tmp_path: Path) -> None:
+    tags = {"kind": "greeting", "language": None}
+    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "blind": "Well", "tags": tags}
     (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
     assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
-    assert example.responses["blind"] == "Well"
-
-
-def test_trl_rows_bring_tags_in_place_of_ours(tmp_path: Path) -> None:
-    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "tags": {"kind": "greeting", "language": None}}
-    (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
-    assert example.tags == {"kind": "greeting"}
-
-
-def test_trl_rows_without_responses_are_prompts(tmp_path: Path) -> None:
-    rows = [{"prompt": "Hi", "chosen": None, "rejected": None}]
-    data = reader("trl", json_file(tmp_path / "d.json", rows), holdout_share=0)
-    assert data.test().examples[0].responses == {}
-    with pytest.raises(UserError, match="1 rows are prompts without responses"):
-        data.train()
+    assert (example.responses["blind"], example.tags) == ("Well", {"kind": "greeting"})
 
 
 ANSWERS = {
@@ -251,7 +210,13 @@ def test_vlguard_as_published_has_558_prompts_and_counts_rows_whose_id_is_anothe
 
 @pytest.mark.parametrize(
     ("name", "field"),
-    [("rlaif_v", "origin_dataset"), ("rlhf_v", "origin_dataset"), ("beavertails_v", "category"), ("vlguard", "safe")],
+    [
+        ("rlaif_v", "origin_dataset"),
+        ("rlhf_v", "origin_dataset"),
+        ("beavertails_v", "category"),
+        ("spa_vl", "class1"),
+        ("vlguard", "safe"),
+    ],
 )
 def test_what_only_tells_metrics_may_be_missing(folder: Path, name: str, field: str) -> None:
     row = {own: value for own, value in ROWS[name].items() if own != field}
@@ -271,8 +236,8 @@ def test_trl_answers(folder: Path, completion: Any) -> None:
 TABLES = ("spa_vl", "beavertails_v", "rlaif_v", "rlhf_v")
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_with_its_images_is_read_as_files_are(folder: Path, name: str) -> None:
+def test_a_table_with_its_images_is_read_as_files_are(folder: Path) -> None:
+    name = "spa_vl"
     data = (folder / "images/a.png").read_bytes()
     other = picture(folder / "b.png", 200).read_bytes()
     rows = [ROWS[name] | {"image": image} for image in (data, other, data)]
@@ -565,9 +530,8 @@ def test_what_a_reader_brings_is_what_its_examples_have(folder: Path, name: str)
     assert data.brings() == ({"chosen"} if name in SFT_ONLY else {"chosen", "rejected"})
 
 
-@pytest.mark.parametrize("name", SFT_ONLY)
-def test_answers_without_a_preference_need_sft(name: str, command: Any) -> None:
-    done = command("train", f"data={name}", "data.path=some.json", "objective=dpo")
+def test_answers_without_a_preference_need_sft(command: Any) -> None:
+    done = command("train", "data=vlguard", "data.path=some.json", "objective=dpo")
     assert done.returncode == 2
     assert done.stderr.strip().endswith(
         "data: has no rejected responses, which the objective reads; objective=sft needs chosen ones"
@@ -609,8 +573,9 @@ def test_an_image_folder_that_is_named_is_the_only_one(tmp_path: Path) -> None:
         (example,) = reader("trl", file, image_dir=tmp_path / "pictures").test().examples
         assert example.image.name == str(tmp_path / "pictures/p.png")
     file = json_file(tmp_path / "d.json", [ROWS["trl"] | {"images": ["images/q.png"]}])
-    with pytest.raises(UserError, match=r"no image 'images/q\.png' in"):
-        reader("trl", file, image_dir=tmp_path / "pictures").test()
+    for place, message in (("pictures", r"no image 'images/q\.png' in"), ("none", "image_dir: no such folder")):
+        with pytest.raises(UserError, match=message):
+            reader("trl", file, image_dir=tmp_path / place).test()
 
 
 def test_one_image_by_several_names_stays_on_one_side(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_deep_nesting(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), on_bad=st.sampled_from(["error", "skip"]), split=st.sampled_from([None, None, "train"]))
 def test_anything_ends_in_examples_or_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: st.DataObject, on_bad: Any, split: str | None

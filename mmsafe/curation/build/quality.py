@@ -11,7 +11,7 @@ from mmsafe.curation.build.entities import last_turn, mention
 from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
 from mmsafe.data.conversation import parse_question
 from mmsafe.data.images import find_image
-from mmsafe.data.records import RowError
+from mmsafe.data.row_error import RowError
 
 
 @options

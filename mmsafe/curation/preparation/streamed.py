@@ -16,7 +16,8 @@ from mmsafe.data.data_source import BadRow
 from mmsafe.data.example import Example, digest
 from mmsafe.data.holdout import fields_of
 from mmsafe.data.images import check_images
-from mmsafe.data.records import Record, RowError
+from mmsafe.data.records import Record
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImage
 from mmsafe.data.row_source import ReadRow, RowSource
 from mmsafe.data.tables import PORTION

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 from mmsafe.core.options import options
 from mmsafe.data.conversation import preference, question, tags_of, unanswered
 from mmsafe.data.example import Example
-from mmsafe.data.records import Record, RowError, numbered
+from mmsafe.data.records import Record, numbered
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 from mmsafe.core.options import options
 from mmsafe.data.conversation import PLACEHOLDER, preference
 from mmsafe.data.example import Example, Turn, digest
-from mmsafe.data.records import Record, RowError, numbered, text_field
+from mmsafe.data.records import Record, numbered, text_field
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 

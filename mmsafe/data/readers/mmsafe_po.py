@@ -20,7 +20,8 @@ from mmsafe.data.conversation import (
 )
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.records import Record, RowError, read_records, row_id, text_field
+from mmsafe.data.records import Record, read_records, row_id, text_field
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.records import RowError, checked_text, kind
+from mmsafe.data.records import checked_text, kind
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_source import RowSource
 
 

@@ -21,7 +21,8 @@ from mmsafe.data.conversation import (
 )
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, Turn, digest
-from mmsafe.data.records import Record, RowError, checked_text, row_id
+from mmsafe.data.records import Record, checked_text, row_id
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 from mmsafe.data.splits import listed

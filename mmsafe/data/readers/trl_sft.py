@@ -8,7 +8,8 @@ from typing import ClassVar
 from mmsafe.core.options import options
 from mmsafe.data.conversation import response, unanswered
 from mmsafe.data.readers.trl import IMAGES, answer, said, trl_row
-from mmsafe.data.records import Record, RowError
+from mmsafe.data.records import Record
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 from mmsafe.core.options import options
 from mmsafe.data.conversation import question, response, tags_of, unanswered
 from mmsafe.data.example import Example
-from mmsafe.data.records import Record, RowError, kind, numbered
+from mmsafe.data.records import Record, kind, numbered
+from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 
