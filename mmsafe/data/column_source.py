@@ -12,7 +12,7 @@ from pydantic import Field
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.data_source import GENERATED, DataSource
-from mmsafe.data.image_formats import no_name
+from mmsafe.data.decoding import no_name
 from mmsafe.data.records import REQUIRED
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed

@@ -14,11 +14,17 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, InputPath, options
 from mmsafe.data.categories import with_categories
 from mmsafe.data.example import Example
+from mmsafe.data.row_error import RowError
 
 log = logging.getLogger(__name__)
 PAIR = frozenset({"chosen", "rejected"})
 GENERATED = ("blind", "weakened")
 """Responses that a row may bring, and that are made where it does not."""
+
+
+DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
+UNANSWERED = "no response"
+"""Why a prompt alone is not trained on."""
 
 
 class BadRow(NamedTuple):
@@ -118,6 +124,23 @@ class NoData(DataSource):
     def holdout(self) -> Loaded:
         """There is nothing."""
         return self.train()
+
+
+def leave_out(path: Path, bad: Sequence[tuple[str, RowError]], good: int, *, skip: bool) -> list[BadRow]:
+    """The rows of `path` that are dropped, each with its place; raises `UserError` unless such are to be skipped.
+
+    So it does if no row is good.
+    """
+    first = next((" ".join(f"{place}: {error}".splitlines()) for place, error in bad), "")
+    if bad and not skip:
+        more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
+        raise UserError(f"{first}; {more}data.on_bad=skip drops and counts them")
+    counts = dict(Counter(error.reason for _, error in bad))
+    if not good:
+        raise UserError(f"{path}: no row {f'can be used: {counts}; the first: {first}' if bad else 'is in it'}")
+    if bad:
+        log.warning("%s: %d rows are left out: %s", path, len(bad), counts)
+    return [BadRow(place, error.reason) for place, error in bad]
 
 
 def counted(loaded: Loaded) -> Loaded:

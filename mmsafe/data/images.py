@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.decoding import EncodedImage
+from mmsafe.data.decoding import EncodedImage, no_name
 from mmsafe.data.example import Example
-from mmsafe.data.image_formats import no_name
 
 # What tools leave unescaped when they percent-encode a name: nothing (Python), brackets (browsers), colons (wikis).
 UNESCAPED = ("", "()!*'", ":", ":()!*',")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.image_formats import no_name, refuse_pointer
+from mmsafe.data.decoding import no_name, refuse_pointer
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import TABLES, files_of_split, unknown
 
@@ -120,12 +120,9 @@ def _has_lines(file: Path) -> bool:
 
 
 def _rows(file: Path, origin: str, streamed: bool) -> Rows:
-    """The rows of a file that holds a list of them; unless they are streamed, they are read once and kept."""
+    """The rows of a file that holds a list of them."""
     if _has_lines(file):
-        if streamed:
-            return partial(_read, file, origin)
-        rows = list(_read(file, origin, stored=True))
-        return lambda fields: rows
+        return partial(_read, file, origin, stored=not streamed)
     if isinstance(content := _json(file, origin), dict):
         raise UserError(f"{origin}: {file} holds an object, where a list of rows is expected")
     return _numbered(content)
@@ -135,7 +132,7 @@ def _numbered(content: list[Any]) -> Rows:
     return lambda fields: enumerate(content, 1)
 
 
-def _read(file: Path, origin: str, fields: Fields = None, *, stored: bool = False) -> Iterator[tuple[int, Any]]:
+def _read(file: Path, origin: str, fields: Fields, *, stored: bool) -> Iterator[tuple[int, Any]]:
     """The numbered rows of a table or of JSONL; a row of a table that cannot be read is a `RowError`."""
     with _readable(file, origin):
         if file.suffix in TABLES:

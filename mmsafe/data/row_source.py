@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import InputPath, Share, options
-from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
 from mmsafe.data.column_source import ColumnSource
 from mmsafe.data.conversation import preference, question, tags_of
-from mmsafe.data.data_source import BadRow, Loaded
+from mmsafe.data.data_source import DUPLICATE, UNANSWERED, BadRow, Loaded, leave_out
 from mmsafe.data.example import Example
 from mmsafe.data.holdout import fields_of, hold_out, refuse_both, refuse_several
 from mmsafe.data.images import failing
@@ -126,13 +125,13 @@ class RowSource(ColumnSource):
 
     def files(self) -> list[Path]:
         """Those of `path` and of what is evaluated on; a keyed file, but not the files that it names."""
-        return [*super().files(), *self._trained_files(), *(self._evaluated_files() if self.evaluates_others else [])]
+        return [*super().files(), *self._files(), *(self._files(evaluated=True) if self.evaluates_others else [])]
 
-    def _trained_files(self) -> list[Path]:
-        return _files(self._path, "data.path", self.split, "data.split")
-
-    def _evaluated_files(self) -> list[Path]:
-        return _files(*self._evaluated, self.eval_split, "data.eval_split")
+    def _files(self, *, evaluated: bool = False) -> list[Path]:
+        """The files that are trained on, or evaluated on."""
+        path, option = self._evaluated if evaluated else (self._path, "data.path")
+        split, split_option = (self.eval_split, "data.eval_split") if evaluated else (self.split, "data.split")
+        return files_of_split(path, option, split, split_option) if path.is_dir() else [path]
 
     @property
     def _path(self) -> Path:
@@ -151,8 +150,8 @@ class RowSource(ColumnSource):
     def eval_records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of what is evaluated on, where that is not a share of `path`."""
         path, option = self._evaluated
-        trained = {file.resolve() for file in self._trained_files()}
-        if shared := next((file for file in self._evaluated_files() if file.resolve() in trained), None):
+        trained = {file.resolve() for file in self._files()}
+        if shared := next((file for file in self._files(evaluated=True) if file.resolve() in trained), None):
             refuse_both(shared, self.split, self.eval_split)
         return read_records(path, option, self.eval_split, split_option="data.eval_split", streamed=streamed)
 
@@ -248,7 +247,3 @@ class RowSource(ColumnSource):
         names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
         parents = dict.fromkeys((file.parent, path.parent, file.parent.parent))
         return [*(folder for name in names for parent in parents if (folder := parent / name).is_dir()), file.parent]
-
-
-def _files(path: Path, option: str, split: str | None, split_option: str) -> list[Path]:
-    return files_of_split(path, option, split, split_option) if path.is_dir() else [path]

@@ -163,32 +163,6 @@ def test_broken_keyed_files(folder: Path, parts: Any, message: str) -> None:
 
 # --- Parsing questions -------------------------------------------------------------------------------------------
 
-LABELS = ("USER:", "ASSISTANT:", "<image>")
-texts = (
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
-    .map(str.strip)
-    .filter(lambda text: text and not any(label in text for label in LABELS))
-)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> tuple[Turn, ...]:
-    said = draw(st.lists(texts, min_size=1, max_size=7).filter(lambda said: len(said) % 2 == 1))
-    shown = draw(st.integers(0, len(said) // 2)) * 2
-    return tuple(
-        Turn("assistant", text) if index % 2 else Turn("user", text, image=index == shown)
-        for index, text in enumerate(said)
-    )
-
-
-def as_question(turns: tuple[Turn, ...]) -> str:
-    return " ".join(f"{turn.role.upper()}: {'<image>' + chr(10) if turn.image else ''}{turn.text}" for turn in turns)
-
-
-@given(conversations(), st.sampled_from(["", " ASSISTANT:", " ASSISTANT: ", "\nASSISTANT:\n"]))
-def test_parsing_undoes_formatting(turns: tuple[Turn, ...], end: str) -> None:
-    assert parse_question(as_question(turns) + end) == turns
-
 
 @pytest.mark.parametrize(
     ("question", "text"),

@@ -604,9 +604,8 @@ def test_documented_commands_pass_the_check(tmp_path: Path, monkeypatch: pytest.
 
 def test_importing_the_readers_is_cheap() -> None:
     modules = ", ".join(f"{cls.__module__}" for cls in READERS.values())
-    code = (
-        f"import sys, mmsafe.data.mix, {modules}; print({{'torch', 'datasets', 'pyarrow', 'numpy'}} & set(sys.modules))"
-    )
+    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'numpy'}"
+    code = f"import sys, mmsafe.data.mix, mmsafe.data.corruption, {modules}; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import PLACEHOLDER, preference
@@ -21,21 +21,13 @@ SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ORDER = ("Human", "Assistant")
 
 
-class TranscriptPair(NamedTuple):
-    """A conversation that ends with the user, and the two responses to it."""
-
-    turns: tuple[Turn, ...]
-    chosen: str
-    rejected: str
-
-
-def read_pair(value: dict[str, Any]) -> TranscriptPair:
-    """Split the transcripts `chosen` and `rejected`, which differ in their last turn only; raises `RowError`."""
+def read_pair(value: dict[str, Any]) -> tuple[tuple[Turn, ...], str, str]:
+    """The conversation of the transcripts `chosen` and `rejected`, and how each ends it; raises `RowError`."""
     turns, chosen = _split(text_field(value, "chosen"), "chosen")
     others, rejected = _split(text_field(value, "rejected"), "rejected")
     if turns != others:
         raise RowError("two conversations", "'chosen' and 'rejected' differ before their last turn")
-    return TranscriptPair(turns, chosen, rejected)
+    return turns, chosen, rejected
 
 
 def _split(transcript: str, field: str) -> tuple[tuple[Turn, ...], str]:
@@ -74,9 +66,9 @@ class HHText(RowSource):
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""
-        pair = read_pair(record.value)
-        if any(PLACEHOLDER in turn.text for turn in pair.turns):
+        turns, chosen, rejected = read_pair(record.value)
+        if any(PLACEHOLDER in turn.text for turn in turns):
             raise RowError("not one image", f"holds {PLACEHOLDER}, where words alone are expected")
-        tags = {"turns": "single" if len(pair.turns) == 1 else "multi"}
-        example = Example(numbered(record), pair.turns, None, preference(pair.chosen, pair.rejected), tags)
-        yield ReadRow(example, digest(pair.turns[0].text))
+        tags = {"turns": "single" if len(turns) == 1 else "multi"}
+        example = Example(numbered(record), turns, None, preference(chosen, rejected), tags)
+        yield ReadRow(example, digest(turns[0].text))
