@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,19 +37,10 @@ class FileImage(EncodedImage):
         """The path."""
         return str(self.path)
 
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 of the file's bytes, which are not held at once."""
-        try:
-            with self.path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise self.error(f"cannot be read: {error.strerror}") from error
-
     def data(self) -> bytes:
         """The encoded file; raises `UserError` naming it where it cannot be read."""
         try:
-            return self.path.read_bytes()
+            return self._file().read_bytes()
         except OSError as error:
             raise self.error(f"cannot be read: {error.strerror}") from error
 

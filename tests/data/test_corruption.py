@@ -96,6 +96,7 @@ def test_an_image_is_corrupted_in_the_same_way_whenever_it_is_asked_for(corrupti
     assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
 
 
+@pytest.mark.slow
 def test_another_process_corrupts_in_the_same_way():
     code = "\n".join(
         [

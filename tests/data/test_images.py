@@ -133,7 +133,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     source = FileImage(tmp_path / "none.png")
     with pytest.raises(UserError, match=r"none\.png: no such image file"):
         source.load()
-    with pytest.raises(UserError, match=r"none\.png: cannot be read"):
+    with pytest.raises(UserError, match=r"none\.png: no such image file"):
         _ = source.key
     with pytest.raises(UserError, match="is not a file"):
         FileImage(tmp_path).load()

@@ -530,6 +530,7 @@ def test_what_a_reader_brings_is_what_its_examples_have(folder: Path, name: str)
     assert data.brings() == ({"chosen"} if name in SFT_ONLY else {"chosen", "rejected"})
 
 
+@pytest.mark.slow
 def test_answers_without_a_preference_need_sft(command: Any) -> None:
     done = command("train", "data=vlguard", "data.path=some.json", "objective=dpo")
     assert done.returncode == 2
