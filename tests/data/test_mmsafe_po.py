@@ -203,55 +203,11 @@ def test_malformed_questions(question: str, message: str) -> None:
 
 # --- Bad rows ----------------------------------------------------------------------------------------------------
 
-BAD_ROWS = [
-    ([1, 2], "not an object", "is a list, where an object"),
-    (row(2, question=...), "missing field", "(id 2): has no field 'question'"),
-    (row(2, image=...), "missing field", "no field 'image'"),
-    (row(2, chosen=...), "missing field", "no field 'chosen'"),
-    (row(2, rejected=...), "missing field", "no field 'rejected'"),
-    (row(2, rejected=None), "wrong type", "'rejected' is null"),
-    (row(2, image=["a"]), "wrong type", "'image' is a list"),
-    (row(2, blind={}), "wrong type", "'blind' is an object"),
-    (row(2, entity_type=True), "wrong type", "'entity_type' is true or false"),
-    (row(2, type="a\nb"), "no category", "'type' is not the name of a category"),
-    (row([]), "wrong type", "'id' is a list"),
-    (row(2, chosen="\ud800"), "broken text", "'chosen' holds half a surrogate pair at 0"),
-    (row(2, question="USER: <image><image> ASSISTANT:"), "not one image", "<image> 2 times"),
-    (row(2, question="What? <image>"), "malformed question", "does not begin with a speaker"),
-    (row(2, chosen="ASSISTANT: \n"), "empty response", "'chosen' is empty"),
-    (row(2, blind=""), "empty response", "'blind' is empty"),
-    (row(2, chosen="A house. "), "no preference", "are the same"),
-    (row(2, chosen="See <image>."), "image in response", "'chosen' holds <image>"),
-    (row(2, image="none%20there"), "missing image", "no image 'none%20there' in"),
-    (row(2, image="../x"), "missing image", "leads out of the image folder"),
-    (row(2, image="cut.png"), "damaged image", "cut.png: the image cannot be decoded"),
-    (row(2, image="page.png"), "damaged image", "page.png: is not an image"),
-    (row(1), "duplicate id", "an earlier row has the same id"),
-]
 
-
-@pytest.fixture
-def with_bad_images(folder: Path) -> Path:
-    Image.effect_noise((64, 64), 80).save(whole := folder / "images" / "whole.png")
-    (folder / "images" / "cut.png").write_bytes(whole.read_bytes()[:-1000])
-    (folder / "images" / "page.png").write_text("<html>404</html>")
-    return folder
-
-
-@pytest.mark.parametrize(("bad", "reason", "message"), BAD_ROWS)
-def test_a_bad_row(with_bad_images: Path, bad: Any, reason: str, message: str) -> None:
-    rows = [row(1), bad, row(3)]
-    error = error_of(with_bad_images, rows)
-    assert message in error
-    assert f"{with_bad_images / 'data.json'}: row 2" in error
-    assert error.endswith("; data.on_bad=skip drops and counts them")
-    loaded = MMSafePO(path=with_bad_images / "data.json", on_bad="skip").test()
-    assert [example.id for example in loaded.examples] == ["1", "3"]
-    assert loaded.dropped == {reason: 1}
-
-
-def test_header_check_leaves_truncation_to_loading(with_bad_images: Path) -> None:
-    path = write(with_bad_images, [row(1, image="cut.png")])
+def test_header_check_leaves_truncation_to_loading(folder: Path) -> None:
+    Image.effect_noise((64, 64), 80).save(cut := folder / "images/cut.png")
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    path = write(folder, [row(1, image="cut.png")])
     (example,) = MMSafePO(path=path, check_images="header").test().examples
     with pytest.raises(UserError, match=r"cut\.png"):
         example.image.load()  # type: ignore[union-attr]
@@ -352,14 +308,6 @@ def test_holdout_is_the_same_in_any_order_and_every_time(many: Path) -> None:
     assert fingerprint(first) == fingerprint(MMSafePO(path=many).holdout().examples)
     write(many.parent, json.loads(many.read_text())[::-1])
     assert {e.id for e in first} == {e.id for e in MMSafePO(path=many).holdout().examples}
-
-
-def test_callers_cannot_change_what_is_cached(many: Path) -> None:
-    data = MMSafePO(path=many)
-    data.test().examples.clear()
-    data.train().dropped["x"] = 1
-    assert len(data.test().examples) == 59
-    assert data.train().dropped == {}
 
 
 def test_extreme_shares(many: Path) -> None:

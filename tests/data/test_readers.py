@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
 from roots import ROOTS
 
@@ -379,7 +380,26 @@ def test_what_to_get_is_said(name: str) -> None:
 
 HUMAN, GPT, SYSTEM = ({"from": speaker, "value": "a"} for speaker in ("human", "gpt", "system"))
 WHOLE, IGNORED = "a whole conversation", "column that is not read"
-BAD = [
+BAD: list[tuple[str, Any, str, str]] = [
+    ("mmsafe_po", [1, 2], "not an object", "is a list, where an object"),
+    *[("mmsafe_po", {name: ...}, "missing field", f"no field '{name}'") for name in (*PAIR, "image")],
+    ("mmsafe_po", {"rejected": None}, "wrong type", "'rejected' is null"),
+    ("mmsafe_po", {"image": ["a"]}, "wrong type", "'image' is a list"),
+    ("mmsafe_po", {"blind": {}}, "wrong type", "'blind' is an object"),
+    ("mmsafe_po", {"type": True}, "wrong type", "'type' is true or false"),
+    ("mmsafe_po", {"type": "a\nb"}, "no category", "'type' is not the name of a category"),
+    ("mmsafe_po", {"id": []}, "wrong type", "'id' is a list"),
+    ("mmsafe_po", {"chosen": "\ud800"}, "broken text", "'chosen' holds half a surrogate pair at 0"),
+    ("mmsafe_po", {"question": "USER: <image><image> ASSISTANT:"}, "not one image", "<image> 2 times"),
+    ("mmsafe_po", {"question": "What? <image>"}, "malformed question", "does not begin with a speaker"),
+    ("mmsafe_po", {"chosen": "ASSISTANT: \n"}, "empty response", "'chosen' is empty"),
+    ("mmsafe_po", {"blind": ""}, "empty response", "'blind' is empty"),
+    ("mmsafe_po", {"chosen": "A house. "}, "no preference", "are the same"),
+    ("mmsafe_po", {"chosen": "See <image>."}, "image in response", "'chosen' holds <image>"),
+    ("mmsafe_po", {"image": "../x"}, "missing image", "leads out of the image folder"),
+    ("mmsafe_po", {"image": "cut.png"}, "damaged image", "cut.png: the image cannot be decoded"),
+    ("mmsafe_po", {"image": "page.png"}, "damaged image", "page.png: is not an image"),
+    ("mmsafe_po", {"id": 1}, "duplicate id", "an earlier row has the same id"),
     ("spa_vl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("spa_vl", {"question": " "}, "malformed question", "empty turn"),
     ("spa_vl", {"question": "<image><image>"}, "not one image", "2 times"),
@@ -434,10 +454,17 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "changes", "reason", "message"), BAD)
-def test_a_bad_row(folder: Path, name: str, changes: dict[str, Any], reason: str, message: str) -> None:
-    path = json_file(folder / "d.json", [ROWS[name], ROWS[name] | {"id": "bad"} | changes])
+def test_a_bad_row(folder: Path, name: str, changes: Any, reason: str, message: str) -> None:
+    Image.effect_noise((64, 64), 80).save(cut := folder / "images/cut.png")
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    (folder / "images/page.png").write_text("<html>404</html>")
+    bad = changes
+    if isinstance(changes, dict):
+        bad = {field: value for field, value in (ROWS[name] | {"id": "bad"} | changes).items() if value is not ...}
+    path = json_file(folder / "d.json", [ROWS[name], bad])
     error = error_of(reader(name, path))
-    assert f"{path}: row 2 (id 'bad'): " in error
+    place = "row 2 (id 'bad'): " if isinstance(changes, dict) and "id" not in changes else "row 2"
+    assert f"{path}: {place}" in error
     assert message in error
     assert error.endswith("; data.on_bad=skip drops and counts them")
     loaded = reader(name, path, on_bad="skip").test()
@@ -530,13 +557,12 @@ def test_what_a_reader_brings_is_what_its_examples_have(folder: Path, name: str)
     assert data.brings() == ({"chosen"} if name in SFT_ONLY else {"chosen", "rejected"})
 
 
-@pytest.mark.slow
-def test_answers_without_a_preference_need_sft(command: Any) -> None:
-    done = command("train", "data=vlguard", "data.path=some.json", "objective=dpo")
-    assert done.returncode == 2
-    assert done.stderr.strip().endswith(
-        "data: has no rejected responses, which the objective reads; objective=sft needs chosen ones"
-    )
+def test_answers_without_a_preference_need_sft(tmp_path: Path) -> None:
+    for name in SFT_ONLY:
+        with pytest.raises(
+            UserError, match="data: has no rejected responses, which the objective reads; objective=sft"
+        ):
+            check("train", ROOTS["train"], [f"data={name}", f"data.path={tmp_path}", "objective=dpo"])
 
 
 @pytest.mark.parametrize(
