@@ -199,14 +199,14 @@ def test_rows_without_responses_are_prompts_and_nothing_is_trained_on_them(
         reader(name, among_pairs).train()
 
 
-def test_vlguard_as_published_has_558_prompts_and_counts_rows_whose_id_is_another_s(folder: Path) -> None:
+def test_vlguard_has_prompts_and_rows_whose_id_is_another_s(folder: Path) -> None:
     safe = [{"safe_instruction": "What?", "response": ""}, {"unsafe_instruction": "Burn it?", "response": "No."}]
     asked = {"id": "7", "image": "a.png", "instr-resp": safe}
     unsafe = asked | {"instr-resp": [{"instruction": "Do?", "response": "No."}]}
-    found = reader("vlguard", json_file(folder / "test.json", [asked] * 558 + [unsafe] * 442)).test().examples
+    found = reader("vlguard", json_file(folder / "test.json", [asked] * 5 + [unsafe] * 4)).test().examples
     answered = Counter((e.tags["request"], "chosen" in e.responses) for e in found)
-    assert answered == {("safe", False): 558, ("unsafe request", True): 558, ("unsafe image", True): 442}
-    assert len({e.id for e in found}) == 1558
+    assert answered == {("safe", False): 5, ("unsafe request", True): 5, ("unsafe image", True): 4}
+    assert len({e.id for e in found}) == 14
 
 
 @pytest.mark.parametrize(
@@ -558,11 +558,8 @@ def test_what_a_reader_brings_is_what_its_examples_have(folder: Path, name: str)
 
 
 def test_answers_without_a_preference_need_sft(tmp_path: Path) -> None:
-    for name in SFT_ONLY:
-        with pytest.raises(
-            UserError, match="data: has no rejected responses, which the objective reads; objective=sft"
-        ):
-            check("train", ROOTS["train"], [f"data={name}", f"data.path={tmp_path}", "objective=dpo"])
+    with pytest.raises(UserError, match="data: has no rejected responses, which the objective reads; objective=sft"):
+        check("train", ROOTS["train"], ["data=vlguard", f"data.path={tmp_path}", "objective=dpo"])
 
 
 @pytest.mark.parametrize(
