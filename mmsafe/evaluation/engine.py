@@ -10,7 +10,7 @@ from mmsafe.core.cache import cache_dir
 from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import options
-from mmsafe.data.data_url import image_part
+from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, digest
 
 if TYPE_CHECKING:

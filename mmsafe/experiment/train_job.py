@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
-from mmsafe.data.data_source import Loaded
+from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
-from mmsafe.data.reading import counted, need_images
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.task import EvaluationTask
 from mmsafe.experiment.job import complete, declare, evaluation_task, show

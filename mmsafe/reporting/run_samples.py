@@ -19,7 +19,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.core.run_record import about_run
 from mmsafe.data.data_source import DataSource, NoData
-from mmsafe.data.data_url import image_part
+from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.stages import (

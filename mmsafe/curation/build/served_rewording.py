@@ -13,7 +13,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, NonNegative, options
 from mmsafe.curation.build.rewording import Rewording, RewordingReply, request
 from mmsafe.curation.build.stage import Row, Site
-from mmsafe.data.data_url import image_part
+from mmsafe.data.decoding import image_part
 from mmsafe.data.images import FileImage
 
 IMAGE_TOKENS = 600

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from mmsafe.core.errors import UserError
 from mmsafe.curation.preparation.passes import published
-from mmsafe.data.apart import refuse_unsplit
 from mmsafe.data.data_source import DataSource, Loaded
+from mmsafe.data.holdout import refuse_unsplit
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
 

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from mmsafe.core.errors import UserError
 from mmsafe.curation.preparation.row_index import RowIndex
-from mmsafe.data.apart import fields_of
-from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED
-from mmsafe.data.data_source import BadRow
+from mmsafe.data.data_source import DUPLICATE, UNANSWERED, BadRow
 from mmsafe.data.example import Example, digest
+from mmsafe.data.holdout import fields_of
 from mmsafe.data.images import check_images
 from mmsafe.data.records import Record
 from mmsafe.data.row_error import RowError

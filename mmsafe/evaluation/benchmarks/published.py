@@ -15,8 +15,7 @@ from mmsafe.core.options import InputPath, options
 from mmsafe.data.conversation import PLACEHOLDER
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, ImageSource, Turn
-from mmsafe.data.failing import failing
-from mmsafe.data.images import FileImage, find_image
+from mmsafe.data.images import FileImage, failing, find_image
 from mmsafe.data.records import kind, text_field
 from mmsafe.data.row_error import RowError
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part

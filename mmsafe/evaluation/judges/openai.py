@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from mmsafe.core.chat_client import Answer, Chat, NoAnswerError, ask_all, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import Count, NonNegative, options
-from mmsafe.data.data_url import ImageFormat, image_part
+from mmsafe.data.decoding import ImageFormat, image_part
 from mmsafe.evaluation.judges.fence import mark, shortened, transcript, visible
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judges.prompt_files import prompt, without_version
