@@ -23,7 +23,7 @@ from reader_rows import READERS, ROWS, json_file, numbered, parquet, picture
 
 from mmsafe.core import progress
 from mmsafe.core.errors import UserError
-from mmsafe.curation.preparation.preparing import Request, prepare
+from mmsafe.curation.preparation.preparing import PrepareConfig, prepare
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, fingerprint
 from mmsafe.data.mix import Mix
@@ -43,8 +43,9 @@ def folder(tmp_path: Path) -> Path:
 
 def prepared(source: DataSource, out: Path, splits: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     """Prepare; returns what `prepared.json` tells."""
-    options = {"format": "parquet", "images": "embedded", "max_shard_size": 10**9, "settings": {}}
-    prepare(Request(source=source, splits=splits, **(options | changes)), out)
+    options = {"format": "parquet", "images": "embedded", "max_shard_size": 10**9} | changes
+    settings = options.pop("settings", {})
+    prepare(PrepareConfig(data=source, out=out, splits=splits, **options), settings)
     return dict(json.loads((out / "prepared.json").read_text()))
 
 

@@ -17,9 +17,10 @@ CODE = """
 import sys
 from pathlib import Path
 from mmsafe.data.readers.trl import TRLPreference
-from mmsafe.curation.preparation.preparing import Request, prepare
+from mmsafe.curation.preparation.preparing import PrepareConfig, prepare
 source = TRLPreference(path=sys.argv[1])
-prepare(Request(source, None, sys.argv[3], "embedded", 10**8, {}), Path(sys.argv[2]))
+options = {"format": sys.argv[3], "images": "embedded", "max_shard_size": 10**8, "splits": None}
+prepare(PrepareConfig(data=source, out=Path(sys.argv[2]), **options), {})
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage counts the parent, too
 print(int(peak.split()[1]) // 1024)
 """

@@ -12,7 +12,7 @@ from reader_rows import READERS, ROWS, json_file, numbered, picture
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import models
-from mmsafe.curation.preparation.preparing import Request, prepare
+from mmsafe.curation.preparation.preparing import PrepareConfig, prepare
 from mmsafe.data.data_source import DataSource
 
 trl = pytest.importorskip("trl", reason="TRL, which is to train on these sets, is not installed")
@@ -21,8 +21,8 @@ TEXTS = {"prompt": "Hello there", "chosen": "Good day", "rejected": "Go away", "
 
 
 def written(source: DataSource, folder: Path, form: Any) -> str:
-    request = Request(source, splits=None, format=form, images="embedded", max_shard_size=10**9, settings={})
-    prepare(request, folder / "set")
+    options: dict[str, Any] = {"splits": None, "format": form, "images": "embedded", "max_shard_size": 10**9}
+    prepare(PrepareConfig(data=source, out=folder / "set", **options), {})
     return str(folder / "set")
 
 
