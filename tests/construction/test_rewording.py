@@ -73,12 +73,13 @@ def test_a_wording_that_fails_a_check_is_counted_and_the_row_kept_or_dropped(fai
 
 
 def test_requests_without_an_answer_are_asked_for_again_alone(site: Site):
+    rows = {str(number): {**ROW, "mid_prompt": MID.replace("Where", f"{number} where")} for number in range(3)}
     with ChatServer(lambda request: Reply("Where?") if len(server.requests) != 2 else Reply(status=500)) as server:
-        portions = served(server, concurrency=1).make({str(number): ROW for number in range(3)}, site)
-        kept = [next(portions), next(portions)]
-        with pytest.raises(UserError, match=r"1 of 3 requests got no answer .*asks for these alone"):
-            next(portions)
-    assert sorted(key for portion in kept for key, _ in portion) == ["0", "2"]
+        with pytest.raises(UserError, match=r"1 of 3 prompts got no answer.*asks for these alone"):
+            list(served(server, concurrency=1).make(rows, site))
+        (outcomes,) = served(server, concurrency=1).make(rows, site)
+        assert len(server.requests) == 4
+    assert [outcome.reason for _, outcome in outcomes] == [None] * 3
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,7 @@ class Streamed:
                     damaged = [row.example.image for row in found.values() if row.example.image in errors]
                     yield record, RowError("damaged image", str(errors[damaged[0]])) if damaged else found
 
-    def _fail(
-        self, record: Record, error: RowError, others: Iterable[Record], fields: Mapping[str, None]
-    ) -> NoReturn:
+    def _fail(self, record: Record, error: RowError, others: Iterable[Record], fields: Mapping[str, None]) -> NoReturn:
         """Raise `UserError` for a bad row, or for a whole file of other rows than expected."""
         for _ in others:
             pass  # so that `fields` are those of all records
