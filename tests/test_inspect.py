@@ -15,9 +15,10 @@ from PIL import Image
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, picture
 
 from mmsafe.core.settings import Lengths
+from mmsafe.curation.inspection.flags import MEANING
+from mmsafe.curation.inspection.inspecting import read_splits
 from mmsafe.curation.inspection.looks import NEAR, alike, difference_hash
-from mmsafe.curation.inspection.published_splits import read_splits
-from mmsafe.curation.inspection.row_statistics import FLAGS, statistics, summary
+from mmsafe.curation.inspection.row_statistics import statistics, summary
 from mmsafe.curation.inspection.rows import Inspected, look_through
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.mix import Mix
@@ -55,7 +56,8 @@ def rows_of(place: Path) -> list[dict[str, str]]:
 def flags_of(place: Path) -> dict[str, dict[str, str]]:
     """By id or place, the flags that a row has."""
     return {
-        entry["id"] or entry["place"]: {flag: entry[flag] for flag in FLAGS if entry[flag]} for entry in rows_of(place)
+        entry["id"] or entry["place"]: {flag: entry[flag] for flag in MEANING if entry[flag]}
+        for entry in rows_of(place)
     }
 
 

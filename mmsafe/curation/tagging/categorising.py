@@ -35,7 +35,7 @@ class TagConfig:
 
 
 def tag(config: TagConfig, run: RunContext) -> None:
-    """Write `categories.jsonl` (`id`, `prompt_hash`, `category`) into the run folder, and print how many are of each."""
+    """Write `categories.jsonl` (`id`, `prompt_hash`, `category`) into the run folder; print their counts."""
     from rich.table import Table
 
     from mmsafe.reporting.table import print_tables
