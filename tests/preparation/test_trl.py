@@ -48,8 +48,7 @@ def losses(trainer: type, config: type, model: Any, folder: Path, rows: Any, pro
     return [step["loss"] for step in trained.state.log_history if "loss" in step]
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(("form", "streaming"), [("parquet", True), ("arrow", False)])
 def test_dpo_on_pairs_beside_images(tmp_path: Path, form: str, streaming: bool) -> None:
     from transformers import AutoProcessor
 
