@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def trl_texts(folder: Path, count: int, words: str = "yes") -> TRLPreference:
 # --- What comes back ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(READERS))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(READERS)))
 def test_every_reader_comes_back_as_it_was(folder: Path, number: int, name: str) -> None:
     form = ("parquet", "arrow")[number % 2]
     source = READERS[name](path=json_file(folder / "d.json", numbered(name, 5)), holdout_share=0)
@@ -344,9 +344,7 @@ def test_a_set_is_not_written_among_the_files_that_it_is_made_from(folder: Path)
         prepared(source, folder / "set/prepared")
 
 
-def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(
-    folder: Path, command: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(folder: Path) -> None:
     source = trl_texts(folder, 5_000)
     words = [
         "data=trl",
@@ -363,13 +361,13 @@ def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "out").exists()
-    done = command("prepare", *words)
-    assert done.returncode == 0, done.stderr
-    assert "5000 of train" in done.stdout
+    done = launch("prepare", *words, cwd=folder, cache=folder / "cache")
+    assert done.status == 0, done.err
+    assert "5000 of train" in done.out
     assert load_dataset(str(folder / "out"), cache_dir=str(folder / "hf"), split="train").num_rows == 5_000
     assert not (folder / ".out.unfinished").exists()
-    again = command("prepare", *words)
-    assert (again.returncode, "is finished" in again.stdout) == (0, True)
+    again = launch("prepare", *words, cwd=folder, cache=folder / "cache")
+    assert (again.status, "is finished" in again.out) == (0, True)
 
 
 @pytest.mark.parametrize(
