@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -171,35 +166,6 @@ def test_cost_is_told_and_refused_above_the_limit(tmp_path: Path) -> None:
         done = tag(tmp_path, *asked, "tagger.max_cost=1")
     assert re.search(r"about 2 requests, \d+ tokens in, 1000 out, cost 1\.00 at most", done.out)
     assert "took 2 requests, 200 tokens in, 20 out, cost 0.02" in done.out
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_it_goes_on_without_loss_or_repeat(tmp_path: Path) -> None:
-    data, count, at_once = write_data(tmp_path, 40), 40, 2
-    environment = os.environ | {"MMSAFE_CACHE": str(tmp_path / "cache")}
-    lost = 0
-    with ChatServer(lambda request: Reply(DOMAINS[number_of(request) % 7], delay=0.05)) as server:
-        overrides = [*words(data, server, concurrency=at_once), f"hydra.run.dir={tmp_path / 'run'}"]
-        command = [sys.executable, "-m", "mmsafe.tag", *overrides]
-        for kill_at in (7, 23):
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            deadline = time.monotonic() + 60
-            while len(server.requests) < kill_at and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-            time.sleep(0.2)  # what was under way is answered to nobody
-            kept = sum(len(path.read_text().splitlines()) for path in (tmp_path / "cache").rglob("responses*.jsonl"))
-            assert 0 < kept <= len(server.requests) - lost
-            assert len(server.requests) - lost - kept <= at_once
-            lost = len(server.requests) - kept
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stderr
-        assert len(server.requests) == count + lost
-        asked = Counter(map(number_of, server.requests))
-    assert set(asked) == set(range(count))
-    assert max(asked.values()) <= 2
-    assert tagged(tmp_path) == {number: DOMAINS[number % 7] for number in range(count)}
 
 
 def test_the_micro_world_is_tagged_by_its_rules(tmp_path: Path) -> None:

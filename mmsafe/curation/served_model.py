@@ -63,7 +63,7 @@ class ServedModel(Endpoint, Prices):
             return self._asked({key: by_key[key] for key in claimed})
 
         image_format, side = self.image_form
-        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        settings: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         settings |= {"image_max_side": side, "image_format": image_format}
         folder = cache_dir("responses") / digest({self.group: self.model, **settings})
         replies = kept_responses(folder, keys, make, len(by_key), self.label)

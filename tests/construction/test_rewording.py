@@ -10,7 +10,6 @@ import pytest
 from chat_server import ChatServer, Reply, text_of
 from PIL import Image
 
-from mmsafe.core.errors import UserError
 from mmsafe.curation.build.entities import last_turn
 from mmsafe.curation.build.local_rewording import LocalRewording
 from mmsafe.curation.build.rewording import NoRewording, cleaned
@@ -70,16 +69,6 @@ def test_a_wording_that_fails_a_check_is_counted_and_the_row_kept_or_dropped(fai
         kept, dropped = (made(served(server, on_failure=choice), site)["0"] for choice in ("keep", "drop"))
     assert kept == Outcome({**ROW, "question": MID}, f"not reworded: {failure}")
     assert dropped == Outcome(None, f"new wording failed: {failure}")
-
-
-def test_requests_without_an_answer_are_asked_for_again_alone(site: Site):
-    rows = {str(number): {**ROW, "mid_prompt": MID.replace("Where", f"{number} where")} for number in range(3)}
-    with ChatServer(lambda request: Reply("Where?") if len(server.requests) != 2 else Reply(status=500)) as server:
-        with pytest.raises(UserError, match=r"1 of 3 prompts got no answer.*asks for these alone"):
-            list(served(server, concurrency=1).make(rows, site))
-        (outcomes,) = served(server, concurrency=1).make(rows, site)
-        assert len(server.requests) == 4
-    assert [outcome.reason for _, outcome in outcomes] == [None] * 3
 
 
 @pytest.mark.parametrize(

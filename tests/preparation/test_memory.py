@@ -40,18 +40,6 @@ def jsonl(path: Path, count: int) -> Path:
     return path
 
 
-def parquet(path: Path, count: int) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows(count)), path, row_group_size=500)
-    return path
-
-
-def arrow(path: Path, count: int) -> Path:
-    table = pa.Table.from_pylist(rows(count))
-    with pa.ipc.new_stream(path, table.schema) as file:
-        file.write_table(table, max_chunksize=500)
-    return path
-
-
 def images(path: Path, count: int) -> Path:
     """A table in which every row has an image of the size of the texts above."""
     data = picture(path.parent / "a.png").read_bytes()
@@ -78,12 +66,7 @@ def peak(path: Path, out: Path, form: str) -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize(
     ("kind", "form"),
-    [
-        (jsonl, "parquet"),
-        pytest.param(parquet, "arrow", marks=pytest.mark.slow),
-        pytest.param(arrow, "parquet", marks=pytest.mark.slow),
-        pytest.param(images, "arrow", marks=pytest.mark.slow),
-    ],
+    [(jsonl, "parquet"), pytest.param(images, "arrow", marks=pytest.mark.slow)],
 )
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind, form: str) -> None:  # type: ignore[no-untyped-def]
     suffix = {"images": "parquet"}.get(kind.__name__, kind.__name__)
