@@ -93,8 +93,10 @@ def _rows(found: Inspected) -> Iterator[Sequence[object]]:
     columns = ["split", "id", "place", "turns", "image", *(f"tokens_{name}" for name in names), *MEANING]
     yield columns
     for split, rows in found.rows.items():
-        dropped = [{"place": bad.place, **of_bad_row(bad)} for bad in found.loaded[split].bad_rows]
-        others = [
+        dropped: list[dict[str, object]] = [
+            {"place": bad.place, **of_bad_row(bad)} for bad in found.loaded[split].bad_rows
+        ]
+        others: list[dict[str, object]] = [
             {
                 "id": row.id,
                 "turns": row.turns,
