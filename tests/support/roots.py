@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmsafe.curation.build.build_config import BuildConfig
-from mmsafe.curation.inspection.inspect_config import InspectConfig
-from mmsafe.curation.preparation.prepare_config import PrepareConfig
-from mmsafe.curation.tagging.tag_config import TagConfig
+from mmsafe.curation.build.building import BuildConfig
+from mmsafe.curation.inspection.inspecting import InspectConfig
+from mmsafe.curation.preparation.preparing import PrepareConfig
+from mmsafe.curation.tagging.categorising import TagConfig
 from mmsafe.estimate.doctor_config import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
