@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from mmsafe.evaluation.judges.guard import FAMILIES, Guard
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.llama_guard import LlamaGuard
-from mmsafe.evaluation.judges.reply import Reply
+from mmsafe.evaluation.judges.local_judge import Reply
 from mmsafe.evaluation.judging import verdicts_on
-from mmsafe.evaluation.task import EvaluationTask
+from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.scoring.ways import Padded
 
@@ -91,7 +92,7 @@ def test_replies_do_not_depend_on_the_batch_and_the_image_counts(tmp_path: Path)
 def test_replies_of_text_guards_do_not_depend_on_the_batch(
     tmp_path: Path, family: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Guard, "max_new_tokens", 24)
+    monkeypatch.setitem(FAMILIES, family, replace(FAMILIES[family], max_new_tokens=24))
     template = LLAMA_GUARD_3_TEXT if FAMILIES[family].template is None else None
     folder = str(write_text(tmp_path, "llama" if template else "mistral", template=template))
     alone, together = (judged(Guard(family=family, model=folder, batch_size=size, **ON_CPU), CASES) for size in (1, 5))

@@ -22,8 +22,7 @@ from mmsafe.data.example import Example, Turn
 from mmsafe.data.images import FileImage
 from mmsafe.evaluation.judges.judge import Case, Verdict
 from mmsafe.evaluation.judges.openai import OpenAI
-from mmsafe.evaluation.judges.prompt_files import FOLDER, prompt
-from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
+from mmsafe.evaluation.judges.request import FOLDER, Prices, Spent, image_tokens, prompt_file
 from mmsafe.evaluation.judging import verdicts_on
 
 SAFE, UNSAFE, REFUSED = verdict(), verdict(unsafe=True, category="theft"), verdict(refused=True)
@@ -209,7 +208,7 @@ def test_each_criterion_has_its_prompt_and_no_case_gets_another_one() -> None:
     assert files == OpenAI.criteria
     texts = {}
     for name in files:
-        version, _, texts[name] = prompt("openai", name).partition("\n")
+        version, _, texts[name] = prompt_file("openai", name).partition("\n")
         assert re.fullmatch(r"# version \d+", version)
         assert "$" not in texts[name]
     cases = [case(number, criterion=name) for number, name in enumerate(sorted(files))]

@@ -19,7 +19,7 @@ from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import flat
 from mmsafe.evaluation.stages import read_judgements
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.evaluation.task import NO_LIMIT, EvaluationTask
+from mmsafe.evaluation.measuring import NO_LIMIT, EvaluationTask
 from mmsafe.generation.generate import Response
 from mmsafe.microworld import rules
 from mmsafe.microworld.reader import MicroWorld

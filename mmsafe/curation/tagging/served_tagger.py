@@ -15,7 +15,7 @@ from mmsafe.curation.tagging.tagger import LABEL, Tagger, named, question
 from mmsafe.curation.tagging.taxonomy import Taxonomy
 from mmsafe.data.data_url import ImageFormat, image_part
 from mmsafe.data.example import Example, digest
-from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
+from mmsafe.evaluation.judges.request import Prices, Spent, image_tokens
 from mmsafe.models.model_source import ModelSource
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from mmsafe.core.options import options
 from mmsafe.curation.tagging.taxonomy import Taxonomy
 from mmsafe.data.categories import UNKNOWN
 from mmsafe.data.example import Example, Turn
-from mmsafe.evaluation.judges.fence import mark, transcript, visible
-from mmsafe.evaluation.judges.prompt_files import prompt, without_version
+from mmsafe.evaluation.judges.request import mark, sent, transcript, visible
 from mmsafe.models.model_source import ModelSource
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def question(example: Example, taxonomy: Taxonomy, *, image: bool = True) -> Exa
     conversation = visible(transcript(example))
     shown = example.image is not None and image
     seen = "beside this text" if shown else "not shown to you"
-    text = Template(without_version(prompt("tagger", "category"))).substitute(
+    text = Template(sent("tagger", "category")).substitute(
         mark=mark(conversation), conversation=conversation, image=seen, categories=taxonomy.listed()
     )
     return replace(
