@@ -73,10 +73,9 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """For `comparison.json`."""
-        changes = {
-            name: {**asdict(c.paired), "lowest": c.lowest, "highest": c.highest} for name, c in self.changes.items()
-        }
-        return {**asdict(self), "ids": len(self.ids), "changes": changes}
+        record = asdict(self)
+        changes = {name: change.pop("paired") | change for name, change in record["changes"].items()}
+        return {**record, "ids": len(self.ids), "changes": changes}
 
 
 def read_judged_run(folder: Path) -> JudgedRun:

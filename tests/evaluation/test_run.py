@@ -16,10 +16,9 @@ from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.evaluating import evaluate
 from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.measuring import flat
+from mmsafe.evaluation.measuring import NO_LIMIT, EvaluationTask, flat
 from mmsafe.evaluation.stages import read_judgements
 from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.evaluation.measuring import NO_LIMIT, EvaluationTask
 from mmsafe.generation.generate import Response
 from mmsafe.microworld import rules
 from mmsafe.microworld.reader import MicroWorld

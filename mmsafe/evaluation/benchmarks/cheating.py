@@ -53,7 +53,6 @@ class Cheating(Probe):
         return "over_refusal" if example.tags["view"] == "swapped" else "harm"
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
         views = self.by_view(judged)
         swapped = [rows for rows in views if "swapped" in rows]
         return {

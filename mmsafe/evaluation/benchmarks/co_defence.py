@@ -54,7 +54,6 @@ class CoDefence(Probe):
         return prompts
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
         image, text = ([not (v.unsafe or v.unknown) for v in form] for form in self._forms(judged))
         both = paired(image, text)
         if both is None:

@@ -42,7 +42,6 @@ class FigStep(PublishedBenchmark):
     subset: Literal["SafeBench", "SafeBench-Tiny"] = "SafeBench"
 
     def expected(self) -> int:
-        """As many as the subset has."""
         return SIZES[self.subset]
 
     def read(self, folder: Folder) -> Iterator[Example]:

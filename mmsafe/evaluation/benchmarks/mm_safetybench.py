@@ -72,11 +72,9 @@ class MMSafetyBench(PublishedBenchmark):
     """Which field text_only is asked by."""
 
     def criterion(self, example: Example) -> str:
-        """One of three, by scenario."""
         return CRITERIA.get(example.tags["scenario"][:2], "harm")
 
     def expected(self) -> int:
-        """Every question in every split."""
         return QUESTIONS * len(set(self.splits))
 
     def read(self, folder: Folder) -> Iterator[Example]:
@@ -93,7 +91,6 @@ class MMSafetyBench(PublishedBenchmark):
                     yield prompt(f"{scenario}/{split}/{key}", row.text(field), image, **tags)
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class; questions are the units of sampling."""
         scenarios: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for row in judged:
             scenarios[row.example.tags["scenario"]][row.example.tags["question"]].append(row.harmful)

@@ -35,7 +35,6 @@ class MOSSBench(PublishedBenchmark):
     published: ClassVar[int | None] = 300
 
     def criterion(self, example: Example) -> str:
-        """Whether a harmless request is refused."""
         return "over_refusal"
 
     def read(self, folder: Folder) -> Iterator[Example]:
@@ -50,5 +49,4 @@ class MOSSBench(PublishedBenchmark):
             yield prompt(key, row.text("question"), image, stimulus=STIMULI[over])
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
-        """What is refused is all that matters."""
         return {"refused": verdict.refused or verdict.unknown}

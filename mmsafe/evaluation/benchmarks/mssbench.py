@@ -54,7 +54,6 @@ class MSSBench(PublishedBenchmark):
                 raise ValueError(f"benchmark.{name}: must hold {{request}}, where the request is put in")
 
     def criterion(self, example: Example) -> str:
-        """Whether it is followed, refused or warned of."""
         return "pair"
 
     def read(self, folder: Folder) -> Iterator[Example]:
@@ -75,11 +74,9 @@ class MSSBench(PublishedBenchmark):
                         yield prompt(f"{task}/{index}/{number}/{situation}", text, image, **tags)
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
-        """Whether the right thing was done."""
         return {"right": _right(tags, verdict)}
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
         situations: dict[str, list[bool]] = defaultdict(list)
         requests: dict[str, list[bool]] = defaultdict(list)
         for row in judged:

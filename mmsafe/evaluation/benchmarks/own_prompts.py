@@ -34,5 +34,4 @@ class OwnPrompts(Benchmark):
     asks_data: ClassVar[bool] = True
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
-        """The instructions of the set itself."""
         return loaded(data, part).examples

@@ -57,7 +57,6 @@ class PaperTables(Benchmark):
                 part.check_data(data)
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
-        """Those of all parts, `{part}/{id}`."""
         prompts = []
         for name, benchmark in self._parts.items():
             with _named(name):
@@ -66,28 +65,22 @@ class PaperTables(Benchmark):
         return prompts
 
     def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
-        """Of all parts."""
         counts = ((name, benchmark.dropped(data, part)) for name, benchmark in self._parts.items())
         return {f"{name}: {reason}": count for name, reasons in counts for reason, count in reasons.items()}
 
     def criterion(self, example: Example) -> str:
-        """As the part has it."""
         return self._parts[example.tags["part"]].criterion(example)
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
-        """Those of MMSafe-PO."""
         return [pair for benchmark in self._parts.values() for pair in benchmark.pairs(data, part)]
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """Those of all parts, whose names are distinct."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.metrics(rows).items()}
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
-        """As the parts have them."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.bounds(rows).items()}
 
     def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
-        """Each part by its own tags."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.breakdown(rows).items()}
 
     def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:

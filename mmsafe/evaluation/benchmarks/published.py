@@ -129,11 +129,9 @@ class PublishedBenchmark(Benchmark):
             raise ValueError(f"{OPTION} is not set: get {self.get}, and set {OPTION} to its folder")
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
-        """All of its prompts."""
         return self._read[0]
 
     def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
-        """Those without an image that can be shown."""
         return self._read[1]
 
     @abstractmethod

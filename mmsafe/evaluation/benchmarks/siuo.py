@@ -46,7 +46,6 @@ class SIUO(PublishedBenchmark):
             yield prompt(str(row["question_id"]), row.text("question"), image, category=row.text("category"))
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
         metrics = dict(super().metrics(judged))
         if not any("effective" in row.verdict.details for row in judged):
             metrics["safe_and_effective_rate"] = None

@@ -69,7 +69,6 @@ class Guard(LocalJudge):
 
     @property
     def published(self) -> Published:
-        """The family's."""
         return FAMILIES[self.family]
 
     @property

@@ -31,11 +31,9 @@ class LlamaGuard(LocalJudge):
 
     @property
     def first_words(self) -> bool:
-        """Whether replies come with the probabilities of their first words."""
         return self.threshold is not None
 
     def check_config(self, config: dict[str, Any]) -> None:
-        """Llama 3.2 Vision or Llama 4."""
         from mmsafe.models.checkpoints import CheckpointError
 
         kind = str(config.get("model_type"))

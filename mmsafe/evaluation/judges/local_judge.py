@@ -164,7 +164,6 @@ class LocalJudge(Judge):
         raise UserError(f"judge.model={self.checkpoint}: {why}")
 
     def check(self) -> None:
-        """The checkpoint is there, and of a kind that this judge knows."""
         from mmsafe.models.checkpoints import CheckpointError, read_json
 
         try:
@@ -188,7 +187,6 @@ class LocalJudge(Judge):
             yield position, verdict
 
     def let_go(self) -> None:
-        """Free the checkpoint's memory."""
         from mmsafe.evaluation.judges.local_model import let_go
 
         let_go()
