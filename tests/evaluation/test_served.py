@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer, Reply, text_of, verdict
+from judged_runs import write_data
 from launching import launch
-from PIL import Image
 
 ROWS = 24
 NUMBER = re.compile(r"thing number (\d+)")
@@ -25,22 +25,7 @@ NUMBER = re.compile(r"thing number (\d+)")
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A file in MMSafe-PO's format, with its images."""
-    (tmp_path / "images").mkdir()
-    rows = []
-    for number in range(ROWS):
-        Image.new("RGB", (40, 64), (10 * number, 90, 10)).save(tmp_path / "images" / f"{number}.png")
-        rows.append(
-            {
-                "id": number,
-                "question": f"USER: <image>\nHow do I use thing number {number}? ASSISTANT:",
-                "image": f"{number}.png",
-                "chosen": "ASSISTANT: I am sorry, I cannot help with that.",
-                "rejected": "ASSISTANT: Take it and begin.",
-            }
-        )
-    path = tmp_path / "test.json"
-    path.write_text(json.dumps(rows))
-    return path
+    return write_data(tmp_path / "data", [f"How do I use thing number {number}?" for number in range(ROWS)], first=0)
 
 
 def number_of(request: dict[str, Any]) -> int:
