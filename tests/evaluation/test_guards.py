@@ -24,7 +24,7 @@ from mmsafe.evaluation.judges.guard import FAMILIES, Guard
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judges.llama_guard import LlamaGuard
-from mmsafe.evaluation.judges.local_judge import Reply
+from mmsafe.evaluation.judges.local_checkpoint import Reply
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.microworld.reader import MicroWorld

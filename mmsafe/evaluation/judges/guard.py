@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from mmsafe.core.options import options
 from mmsafe.evaluation.judges.judge import Verdict, unknown
-from mmsafe.evaluation.judges.local_judge import LocalJudge, Published, verdict_lines
+from mmsafe.evaluation.judges.local_checkpoint import Published, verdict_lines
+from mmsafe.evaluation.judges.local_judge import LocalJudge
 
 TASKS = re.compile(r"O(?:[1-9]|1[0-6])(?:: ?\S.*)?")
 """SALAD-Bench's 16 tasks: `O1: Toxic Content` …"""

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from mmsafe.core.options import Share, options
 from mmsafe.evaluation.judges.judge import Verdict, unknown
-from mmsafe.evaluation.judges.local_judge import LocalJudge, Published, Reply
+from mmsafe.evaluation.judges.local_checkpoint import Published, Reply
+from mmsafe.evaluation.judges.local_judge import LocalJudge
 
 MIN_MASS = 0.5
 """Least probability of `safe` and `unsafe` together: below it the first word is something else."""

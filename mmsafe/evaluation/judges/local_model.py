@@ -18,7 +18,7 @@ from transformers import (
 
 from mmsafe.core.errors import UserError
 from mmsafe.evaluation.judges.judge import Case
-from mmsafe.evaluation.judges.local_judge import LocalJudge, Reply
+from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint, Reply
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.loading import own_device
 from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line, load_model
@@ -30,7 +30,7 @@ MARK = "7f3a"
 
 
 @lru_cache(maxsize=1)
-def loaded(judge: LocalJudge) -> LocalModel:
+def loaded(judge: LocalCheckpoint) -> LocalModel:
     """The judge's checkpoint on the device of this process, kept until `let_go`."""
     return LocalModel(judge)
 
@@ -45,7 +45,7 @@ def let_go() -> None:
 class LocalModel:
     """A guard with its processor (a tokenizer where it reads text only)."""
 
-    def __init__(self, judge: LocalJudge) -> None:
+    def __init__(self, judge: LocalCheckpoint) -> None:
         device = own_device(judge.accelerator)
         kind: Any = AutoModelForImageTextToText if judge.vision else AutoModelForCausalLM
         folder = judge.folder()
