@@ -13,7 +13,7 @@ from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import Count, NonNegative, options
 from mmsafe.data.decoding import ImageFormat, image_part
 from mmsafe.data.example import Example, digest
-from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
+from mmsafe.evaluation.judges.request import Prices, Spent, image_tokens
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response

@@ -11,7 +11,7 @@ from mmsafe.models.loading import from_checkpoint, on_device, own_device
 from mmsafe.reference.cached import CachedLogProbs
 
 if TYPE_CHECKING:
-    from mmsafe.evaluation.task import EvaluationTask
+    from mmsafe.evaluation.measuring import EvaluationTask
     from mmsafe.experiment.evaluate_config import EvaluateConfig
     from mmsafe.models.llava import Llava
     from mmsafe.reference.policies import ReferencePolicy

@@ -14,7 +14,7 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
-from mmsafe.evaluation.task import EvaluationTask
+from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.experiment.job import complete, declare, evaluation_task, show
 from mmsafe.experiment.weights import keep, keep_merged, load_part
 from mmsafe.generation.blinding import with_all_responses

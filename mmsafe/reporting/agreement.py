@@ -15,7 +15,7 @@ from mmsafe.core.options import InputName, as_list, options
 from mmsafe.runs.run_context import RunContext
 
 if TYPE_CHECKING:
-    from mmsafe.evaluation.labels import Rater
+    from mmsafe.evaluation.raters import Rater
 
 
 @options
@@ -29,7 +29,7 @@ class AgreementConfig:
 def show_agreement(config: AgreementConfig, run: RunContext) -> None:
     """Print the agreement of every two raters; write `agreement.json`, and `disagreements.jsonl` without any text."""
     from mmsafe.core.files import write_record, write_rows
-    from mmsafe.evaluation.kappa import agree
+    from mmsafe.evaluation.raters import agree
     from mmsafe.reporting.agreement_table import agreement_tables
     from mmsafe.reporting.table import print_tables
 
@@ -43,7 +43,7 @@ def show_agreement(config: AgreementConfig, run: RunContext) -> None:
 
 def _raters(names: Sequence[str]) -> list[Rater]:
     """One for each file, called by it where they would be called alike."""
-    from mmsafe.evaluation.labels import read_rater
+    from mmsafe.evaluation.raters import read_rater
 
     raters = [read_rater(Path(name)) for name in names]
     called = [rater.name for rater in raters]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from mmsafe.evaluation.kappa import LABELS, Agreement, RaterPair
+from mmsafe.evaluation.raters import LABELS, Agreement, RaterPair
 from mmsafe.evaluation.statistics import Estimate
 
 

@@ -12,7 +12,7 @@ from mmsafe.curation.build.rewording import LABEL, Rewording, request
 from mmsafe.curation.build.stage import Row, Site
 from mmsafe.curation.served_model import ServedModel
 from mmsafe.data.example import Example
-from mmsafe.evaluation.judges.spending import Prices
+from mmsafe.evaluation.judges.request import Prices
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response

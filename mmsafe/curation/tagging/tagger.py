@@ -12,8 +12,7 @@ from mmsafe.core.options import options
 from mmsafe.curation.tagging.taxonomy import Taxonomy
 from mmsafe.data.categories import UNKNOWN
 from mmsafe.data.example import Example, Turn
-from mmsafe.evaluation.judges.fence import mark, transcript, visible
-from mmsafe.evaluation.judges.prompt_files import prompt, without_version
+from mmsafe.evaluation.judges.request import mark, sent, transcript, visible
 from mmsafe.models.model_source import ModelSource
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class AskingTagger(Tagger):
     def _question(self, example: Example, taxonomy: Taxonomy) -> Example:
         conversation = visible(transcript(example))
         image = example.image if self.send_image else None
-        text = Template(without_version(prompt("tagger", "category"))).substitute(
+        text = Template(sent("tagger", "category")).substitute(
             mark=mark(conversation),
             conversation=conversation,
             image="not shown to you" if image is None else "beside this text",
