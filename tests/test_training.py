@@ -20,6 +20,7 @@ from fitting import fitted
 from pytorch_lightning.callbacks import Callback
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.metrics_csv import read_metrics
 from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
@@ -31,7 +32,7 @@ from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.reference import Cached
-from mmsafe.reporting.csv_log import CsvLog, read_metrics
+from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.items import Items
 from mmsafe.scoring.ways import SharedPrefix

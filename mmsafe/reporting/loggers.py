@@ -1,4 +1,4 @@
-"""Where metrics go besides `metrics.csv`: `conf/logger/`."""
+"""Where metrics go besides `metrics.csv`, and what a logger is told of its run: `conf/logger/`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,66 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from secrets import token_hex
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from mmsafe.core.options import options
-from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
+
+    from mmsafe.runs.run_context import RunContext
+    from mmsafe.runs.run_folder import RunFolder
+
+LONGEST_TAG = 64
+"""Characters that Weights & Biases takes."""
+TELLING = ("objective", "model", "data", "peft")
+"""Config groups that tell runs apart."""
+
+
+class LoggedRun(NamedTuple):
+    """What a logger is told of its run."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any]
+    """Resolved."""
+    command: str = "train"
+    sweep: str | None = None
+    """Name of the sweep that the run is a job of."""
+    choices: tuple[str, ...] = ()
+    """What was chosen of `TELLING` groups, such as `objective=bpo`."""
+    id: str | None = None
+    """The same again when the run is continued."""
+
+
+def this_run(folder: RunFolder, run: RunContext) -> LoggedRun:
+    """The run of this process, which is recorded in `folder`."""
+    folder.note(run_id=folder.about.get("run_id") or token_hex(4))
+    above = folder.path.resolve().parent
+    sweep = above.name if any((above / name).exists() for name in ("sweep.json", "multirun.yaml")) else None
+    choices = tuple(f"{group}={run.choices[group]}" for group in TELLING)
+    name = folder.config["name"] or folder.path.name
+    return LoggedRun(folder.path, name, folder.config, run.command, sweep, choices, folder.about["run_id"])
 
 
 @options
 class RunLogger(ABC):
     """A place that metrics are sent to."""
 
+    package: ClassVar[str] = ""
+    """What has to be installed."""
+    extra: ClassVar[str] = ""
+    """The extra of mmsafe that brings it."""
+
     def refusal(self) -> str:
         """Why this machine cannot do it; empty if it can."""
-        return ""
+        if not self.package or find_spec(self.package):
+            return ""
+        install = f"pip install 'mmsafe[{self.extra}]'"
+        return f"logger={self.package}: is not installed; run {install}, or use logger=csv"
 
     @abstractmethod
     def open(self, run: LoggedRun) -> Logger:
@@ -47,17 +89,14 @@ class Wandb(RunLogger):
     samples: Annotated[int, Field(ge=0)] = 0
     """Prompts of the final evaluation that are uploaded with image, response and verdict. They are often offensive, and
     with a key they leave this machine: so 0, unless you say otherwise."""
-
-    def refusal(self) -> str:
-        """It is an extra."""
-        missing = find_spec("wandb") is None
-        return "logger=wandb: is not installed; run pip install 'mmsafe[wandb]', or use logger=csv" if missing else ""
+    package: ClassVar[str] = "wandb"
+    extra: ClassVar[str] = "wandb"
 
     def open(self, run: LoggedRun) -> Logger:
         """One run per job, on its first process only."""
         from mmsafe.reporting.wandb_log import wandb_logger
 
-        return wandb_logger(run, project=self.project, group=self.group, job_type=self.job_type, tags=self.tags)
+        return wandb_logger(self, run)
 
     def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:
         """As the run's summary, and a table of samples."""
@@ -70,11 +109,8 @@ class Wandb(RunLogger):
 class TensorBoard(RunLogger):
     """Event files in the run's folder `tensorboard/`."""
 
-    def refusal(self) -> str:
-        """It is an extra."""
-        if find_spec("tensorboard") is None:
-            return "logger=tensorboard: is not installed; run pip install 'mmsafe[board]', or use logger=csv"
-        return ""
+    package: ClassVar[str] = "tensorboard"
+    extra: ClassVar[str] = "board"
 
     def open(self, run: LoggedRun) -> Logger:
         """Scalars by step; steps that are trained again after an interruption replace the earlier ones."""

@@ -10,16 +10,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmsafe.core.config import allow_plugins, built, plugins_of, resolved, typed, without_hydra
+from mmsafe.core.config import allow_plugins, plugins_of, resolved, typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import inputs_must_exist
 from mmsafe.core.run_lock import refuse_held
-from mmsafe.runs.expansion import parsed, plan
-from mmsafe.runs.hydra_state import all_groups, arguments, composing, config_loader
+from mmsafe.runs.expansion import plan
+from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import check_choice, check_key, composed, key_of, readable
+from mmsafe.runs.overrides import check_choice, composed, key_of, lines, parsed, readable, unknown
 from mmsafe.runs.run_folder import refuse_other_config
-from mmsafe.runs.search_check import check_search
+from mmsafe.runs.search_options import check_search, search_options
 
 OUTPUT = ("hydra.run.dir", "hydra.sweep.dir")
 """Where a command writes."""
@@ -62,21 +62,18 @@ def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[
 
 def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
     """The config of a job, which can be run if the files are there that it names."""
-    loader = config_loader()
-    words = parsed(overrides, loader)
-    groups = all_groups(loader)
+    words, groups = parsed(overrides), all_groups()
     choices = [word for word in words if key_of(word) in groups]
     for word in choices:
-        check_choice(word, loader)
-    base = composed(config_name, [word.input_line or "" for word in choices])
-    for word in words:
-        if key_of(word) not in groups and not word.is_add():
-            check_key(word, base, groups)
+        check_choice(word)
+    base = composed(config_name, lines(choices))
+    for problem in unknown(words, base, groups).values():
+        raise UserError(problem)
     cfg = base if choices == words else composed(config_name, overrides)
     allow_plugins(plugins_of(cfg))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
-        check_search(config, built(OmegaConf.to_container(cfg.search, resolve=True), "search"))
+        check_search(config, search_options(cfg))
     check_launch(cfg, multirun, [key_of(word) for word in words])
     if getattr(root, "runs_here", True):
         _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])

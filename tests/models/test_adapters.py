@@ -162,7 +162,7 @@ def test_the_reference_of_a_second_run_is_base_plus_the_first_adapter(place: Pat
 
 
 def test_a_killed_lora_run_goes_on(place: Path, tmp_path: Path):
-    from mmsafe.reporting.csv_log import read_metrics
+    from mmsafe.core.metrics_csv import read_metrics
 
     words = (*WORDS, "evaluate=false", "checkpoint.every_n_steps=1", "checkpoint.keep=true", "hydra.run.dir=kept")
     ended = launch("train", *words, cwd=tmp_path, cache=place / "cache")

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 import mmsafe
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import csv_rows, csv_text
-from mmsafe.reporting.csv_log import CsvLog, read_metrics
+from mmsafe.core.metrics_csv import read_metrics
+from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.sweeps.board import last_row
 
 
@@ -49,7 +50,7 @@ def test_columns_are_in_the_order_first_seen(tmp_path: Path) -> None:
     log.log_metrics({"a": 3.0, "m": 0.1}, step=2)
     log.log_metrics({"z": 4.0}, step=3)
     assert text(tmp_path / "new" / "folder") == "step,z,a,m\n1,1.5,2.0,\n2,,3.0,0.1\n3,4.0,,\n"
-    assert log.read()[1] == {"step": 2, "a": 3.0, "m": 0.1}
+    assert read_metrics(log.path)[1] == {"step": 2, "a": 3.0, "m": 0.1}
 
 
 def test_each_call_is_on_disk_when_it_returns(tmp_path: Path) -> None:
@@ -75,16 +76,16 @@ def test_calls_with_one_step_share_its_row(tmp_path: Path) -> None:
     log = logged(tmp_path, 1, 2)
     log.log_metrics({"eval/unsafe": 0.25}, step=2)
     log.log_metrics({"eval/refused": 0.5})
-    assert log.read()[1] == {"step": 2, "loss": 2.0, "eval/unsafe": 0.25, "eval/refused": 0.5}
+    assert read_metrics(log.path)[1] == {"step": 2, "loss": 2.0, "eval/unsafe": 0.25, "eval/refused": 0.5}
     log.log_metrics({"eval/unsafe": 0.75}, step=1)
-    assert [row.get("eval/unsafe") for row in log.read()] == [0.75, 0.25]
+    assert [row.get("eval/unsafe") for row in read_metrics(log.path)] == [0.75, 0.25]
 
 
 def test_values_that_are_not_finite_and_not_python_numbers(tmp_path: Path) -> None:
     log = CsvLog(tmp_path)
     log.log_metrics({"a": math.nan, "b": math.inf, "c": -math.inf, "d": torch.tensor(0.5), "e": np.int64(3)}, step=1)
     assert text(tmp_path) == "step,a,b,c,d,e\n1,nan,inf,-inf,0.5,3.0\n"
-    assert math.isnan(log.read()[0]["a"])
+    assert math.isnan(read_metrics(log.path)[0]["a"])
 
 
 def test_a_value_that_is_no_number_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path, content: bytes) ->
 def test_no_file_and_an_empty_file_have_no_rows(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.csv") == []
     (tmp_path / "metrics.csv").touch()
-    assert CsvLog(tmp_path).read() == []
+    assert read_metrics(tmp_path / "metrics.csv") == []
     logged(tmp_path, 1)
     assert steps(tmp_path) == [1]
 
@@ -213,7 +214,7 @@ def test_any_calls_in_processes_that_are_killed(processes: list[tuple[Any, int]]
             for step, values in logs:
                 log.log_metrics(values, step=step)
                 expected[step] = expected.get(step, {}) | values
-            assert_same(log.read(), expected)
+            assert_same(read_metrics(log.path), expected)
             whole = path.read_bytes()
             header = whole.index(b"\n") + 1
             path.write_bytes(whole[: max(header, len(whole) - cut)])

@@ -15,8 +15,7 @@ from launching import QUICK
 from mmsafe.core.errors import UserError
 from mmsafe.core.metrics_csv import STEP, read_metrics
 from mmsafe.experiment.train_config import TrainConfig
-from mmsafe.reporting.logged_run import LoggedRun, sweep_of
-from mmsafe.reporting.loggers import TensorBoard
+from mmsafe.reporting.loggers import LoggedRun, TensorBoard
 from mmsafe.runs.preflight import check
 
 KEYS = {
@@ -166,7 +165,3 @@ def test_a_logger_that_is_not_installed_is_refused_before_anything_runs(monkeypa
     monkeypatch.setattr(TensorBoard, "refusal", lambda _: "logger=tensorboard: is not installed")
     with pytest.raises(UserError, match="logger=tensorboard: is not installed"):
         check("train", TrainConfig, ["logger=tensorboard"])
-
-
-def test_a_run_by_itself_is_in_no_sweep(tmp_path: Path) -> None:
-    assert sweep_of(tmp_path / "run") is None

@@ -12,8 +12,7 @@ import pytest
 from mmsafe.core.errors import UserError
 from mmsafe.core.secrets import public
 from mmsafe.reporting import wandb_log
-from mmsafe.reporting.logged_run import LoggedRun
-from mmsafe.reporting.loggers import TensorBoard, Wandb
+from mmsafe.reporting.loggers import LoggedRun, TensorBoard, Wandb
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 PLANTED = [

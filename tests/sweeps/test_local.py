@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmsafe.runs.launch_options import LocalLauncher
-from mmsafe.sweeps.board import Board, job_table, last_row
+from mmsafe.runs.launchers import LocalLauncher
+from mmsafe.sweeps.board import board, job_table, last_row
 from mmsafe.sweeps.job import Job
 from mmsafe.sweeps.local_launcher import LocalJobs
 
@@ -33,8 +33,8 @@ def job(folder: Path, *lines: str, devices: int = 1) -> Job:
 
 def run(*jobs: Job, **options: object) -> str:
     """Run them; returns what was said."""
-    with Console(file=open(os.devnull, "w"), record=True, width=200) as console, Board(jobs, console) as board:
-        LocalJobs(jobs, LocalLauncher(**options)).run(board.update)  # type: ignore[arg-type]
+    with Console(file=open(os.devnull, "w"), record=True, width=200) as console, board(jobs, console) as show:
+        LocalJobs(jobs, LocalLauncher(**options)).run(show)  # type: ignore[arg-type]
     return console.export_text()
 
 
@@ -138,7 +138,7 @@ import sys
 from pathlib import Path
 from mmsafe.sweeps.job import Job
 from mmsafe.sweeps.local_launcher import LocalJobs
-from mmsafe.runs.launch_options import LocalLauncher
+from mmsafe.runs.launchers import LocalLauncher
 LocalJobs([Job(Path(sys.argv[1]), sys.argv[2:])], LocalLauncher()).run(lambda: None)
 """
 
@@ -179,8 +179,8 @@ def test_a_terminal_shows_the_table_while_jobs_run(tmp_path: Path):
         job(tmp_path / "bad", "time.sleep(2)", "sys.exit('so it was')"),
     ]
     shown = io.StringIO()
-    with Board(jobs, Console(file=shown, force_terminal=True, width=120)) as board:
-        LocalJobs(jobs, LocalLauncher(jobs=2)).run(board.update)
+    with board(jobs, Console(file=shown, force_terminal=True, width=120)) as show:
+        LocalJobs(jobs, LocalLauncher(jobs=2)).run(show)
     frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue()).split("last metric")
     assert len(frames) > 3, "the table was not drawn again"
     assert "2 running" in frames[0]
