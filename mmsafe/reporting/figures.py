@@ -114,14 +114,8 @@ def curves(
         for curve in drawn:
             colour, dash = look(curve.style)
             if curve.halves:
-                style: dict[str, Any] = {
-                    "fmt": f"o{dash}",
-                    "ms": 4,
-                    "capsize": 3,
-                    "color": colour,
-                    "label": curve.label,
-                }
-                axes.errorbar(curve.x, curve.y, curve.halves, **style)
+                style: dict[str, Any] = {"fmt": f"o{dash}", "ms": 4, "capsize": 3, "color": colour}
+                axes.errorbar(curve.x, curve.y, curve.halves, label=curve.label, **style)
                 continue
             marker = "o" if len(curve.x) == 1 else ""
             width, alpha, label = (0.8, 0.35, None) if curve.faint else (1.5, 1.0, curve.label)
