@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -75,28 +76,36 @@ class SweepPlan:
 
     def fitting(self, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
         """`jobs` without the options that they lack and another job of this command has."""
-        others = self._corners() if self.is_search else []  # what a trial lacks, others of the search may have
-        lacking = self._lacking([*jobs, *others])
-        nowhere = set.intersection(*lacking)  # a misspelt one: it is left for the check to refuse
+        lacking = self._lacking(jobs)
+        nowhere = set.intersection(*lacking, *self._lacking_in_a_corner)  # a misspelt one: for the check to refuse
         return [
             [word for word in job if word.partition("=")[0] not in lacks - nowhere]
-            for job, lacks in zip(jobs, lacking, strict=False)
+            for job, lacks in zip(jobs, lacking, strict=True)
         ]
+
+    @cached_property
+    def _lacking_in_a_corner(self) -> list[set[str]]:
+        """What a trial lacks, others of the search may have."""
+        return self._lacking(self._corners()) if self.is_search else []
+
+    @cached_property
+    def _bases(self) -> dict[tuple[str, ...], DictConfig]:
+        """Configs by the choices of config groups, as they are composed."""
+        return {}
 
     def _lacking(self, jobs: Sequence[Sequence[str]]) -> list[set[str]]:
         """The options that each of `jobs` names and does not have."""
         groups = all_groups()
-        bases: dict[tuple[str, ...], DictConfig] = {}
         lacking = []
         for job in jobs:
             words = parsed(job)
             choices = [word for word in words if key_of(word) in groups]
             key = tuple(lines(choices))
-            if key not in bases:
+            if key not in self._bases:
                 for word in choices:
                     check_choice(word)
-                bases[key] = composed(self.config_name, list(key))
-            lacking.append(set(unknown(words, bases[key], groups)))
+                self._bases[key] = composed(self.config_name, list(key))
+            lacking.append(set(unknown(words, self._bases[key], groups)))
         return lacking
 
     def _corners(self) -> list[list[str]]:
