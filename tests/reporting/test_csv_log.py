@@ -129,21 +129,12 @@ def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_resumed_run_logs_the_later_rows_again(tmp_path: Path) -> None:
+def test_making_a_logger_changes_nothing_and_its_first_call_drops_later_rows(tmp_path: Path) -> None:
     logged(tmp_path, 1, 2, 3, 4, 5)
     second = CsvLog(tmp_path)
-    assert steps(tmp_path) == [1, 2, 3, 4, 5]  # making a logger changes nothing
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]
     second.log_metrics({"loss": 30.0}, step=3)
     assert text(tmp_path) == "step,loss\n1,1.0\n2,2.0\n3,30.0\n"
-    second.log_metrics({"loss": 40.0}, step=4)
-    assert steps(tmp_path) == [1, 2, 3, 4]
-
-
-def test_a_run_that_begins_again_keeps_nothing_and_one_that_only_evaluates_keeps_the_last_step(tmp_path: Path) -> None:
-    logged(tmp_path, 1, 2, 3)
-    logged(tmp_path, 1, 2)
-    CsvLog(tmp_path).log_metrics({"eval/unsafe": 0.5}, step=2)
-    assert text(tmp_path) == "step,loss,eval/unsafe\n1,1.0,\n2,2.0,0.5\n"
 
 
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"step,a\n1,2,3\n", b"step,a\nx,2\n", b"step,a\n1,x\n", b"\xff\n"])

@@ -146,17 +146,6 @@ def test_trials_of_a_search_are_jobs_too(place: Path, tmp_path: Path):
     assert len(results(tmp_path)) == 2
 
 
-def test_three_objectives_three_betas_two_seeds_make_14_jobs(place: Path, tmp_path: Path):
-    """2 x 3 x 2 of DPO and BPO, and SFT, which has no β, once for each seed."""
-    grid = ("objective=sft,dpo,bpo", "objective.beta=0.05,0.1,0.2", "seed=0,1")
-    said = run(tmp_path, "-m", *grid, *QUICK, "trainer.max_steps=2", "launcher.jobs=2")
-    assert "18 combinations make 14 jobs" in said
-    rows = results(tmp_path)
-    assert Counter(row["objective"] for row in rows) == {"sft": 2, "dpo": 6, "bpo": 6}
-    assert {row["status"] for row in rows} == {"finished"}
-    assert len({(row["objective"], row["objective.beta"], row["seed"]) for row in rows}) == 14
-
-
 def test_evaluations_are_swept_in_the_same_way(place: Path, tmp_path: Path):
     sizes = ("benchmark.size=8", "benchmark.neutral_size=2", "evaluation.max_new_tokens=4")
     varied = ("-m", "evaluation.batch_size=4,8", "model=random")
