@@ -95,18 +95,18 @@ class SweepPlan:
 
     def _lacking(self, jobs: Sequence[Sequence[str]]) -> list[set[str]]:
         """The options that each of `jobs` names and does not have."""
-        groups = all_groups()
-        lacking = []
-        for job in jobs:
-            words = parsed(job)
-            choices = [word for word in words if key_of(word) in groups]
-            key = tuple(lines(choices))
-            if key not in self._bases:
-                for word in choices:
-                    check_choice(word)
-                self._bases[key] = composed(self.config_name, list(key))
-            lacking.append(set(unknown(words, self._bases[key], groups)))
-        return lacking
+        groups, words = all_groups(), [parsed(job) for job in jobs]
+        return [set(unknown(job, self.base(job, groups), groups)) for job in words]
+
+    def base(self, words: Sequence[Override], groups: Sequence[str]) -> DictConfig:
+        """The config with the groups that `words` choose, composed once; raises `UserError` for an unknown choice."""
+        choices = [word for word in words if key_of(word) in groups]
+        key = tuple(lines(choices))
+        if key not in self._bases:
+            for word in choices:
+                check_choice(word)
+            self._bases[key] = composed(self.config_name, list(key))
+        return self._bases[key]
 
     def _corners(self) -> list[list[str]]:
         """The first corner of all dimensions, then every other corner of one dimension at a time."""

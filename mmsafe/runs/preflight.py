@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from mmsafe.core.config import allow_plugins, plugins_of, resolved, typed, witho
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import inputs_must_exist
 from mmsafe.core.run_lock import refuse_held
-from mmsafe.runs.expansion import plan
+from mmsafe.runs.expansion import SweepPlan, plan
 from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import check_choice, composed, key_of, lines, parsed, readable, unknown
+from mmsafe.runs.overrides import composed, key_of, parsed, readable, unknown
 from mmsafe.runs.run_folder import refuse_other_config
 from mmsafe.runs.search_options import check_search, search_options
 
@@ -39,37 +40,35 @@ def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
         return
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
-        jobs, multirun = _jobs(name, args.overrides, args.multirun)
-        checked = [_check_job(name, root, job, multirun) for job in jobs]
+        asked = plan(name, args.overrides)
+        multirun = args.multirun or asked.is_multirun
+        checked = [_check_job(asked, root, job, multirun) for job in _jobs(asked, args.overrides, multirun)]
         if getattr(root, "runs_here", True):
             with inputs_must_exist():  # last: a missing file is the smallest mistake
                 for cfg in checked:
                     typed(cfg, root)
 
 
-def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[list[str]], bool]:
-    """The overrides of each job, and whether they are jobs of a sweep, which a preset can make of the command."""
-    asked = plan(config_name, overrides)
-    if multirun or asked.is_multirun:
-        return [[*asked.starting, *job] for job in asked.jobs()], True
+def _jobs(asked: SweepPlan, overrides: list[str], multirun: bool) -> list[list[str]]:
+    """The overrides of each job, of a sweep or of a single one."""
+    if multirun:
+        return [[*asked.starting, *job] for job in asked.jobs()]
     sweeps = [override.input_line for override in asked.overrides if override.is_sweep_override()]
     if sweeps:
         raise UserError(
             f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b], a text as '\"a,b\"')"
         )
-    return [overrides], False
+    return [overrides]
 
 
-def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
+def _check_job(asked: SweepPlan, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
     """The config of a job, which can be run if the files are there that it names."""
     words, groups = parsed(overrides), all_groups()
-    choices = [word for word in words if key_of(word) in groups]
-    for word in choices:
-        check_choice(word)
-    base = composed(config_name, lines(choices))
+    base = asked.base(words, groups)
     for problem in unknown(words, base, groups).values():
         raise UserError(problem)
-    cfg = base if choices == words else composed(config_name, overrides)
+    only_choices = all(key_of(word) in groups for word in words)
+    cfg = deepcopy(base) if only_choices else composed(asked.config_name, overrides)
     allow_plugins(plugins_of(cfg))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
