@@ -102,7 +102,7 @@ def _row(sample: Sample) -> tuple[Any, ...]:
     """As in `COLUMNS`."""
     from wandb import Image
 
-    from mmsafe.reporting.run_samples import THUMBNAIL, VERDICT, encodable
+    from mmsafe.reporting.run_samples import THUMBNAIL, encodable
 
     prompt, judgement, image = sample.prompt, sample.judgement, None
     if prompt.image is not None:
@@ -110,6 +110,6 @@ def _row(sample: Sample) -> tuple[Any, ...]:
         pixels.thumbnail((THUMBNAIL, THUMBNAIL))
         image = Image(pixels)
     asked = encodable("\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns))
-    verdict = " ".join(word for word in reversed(VERDICT) if dict(judgement)[word]) or "safe"
+    verdict = " ".join(word for word in ("unknown", "unsafe", "refused") if dict(judgement)[word]) or "safe"
     response = encodable(sample.generation["response"])
     return (prompt.id, image, asked, response, verdict, judgement["category"], judgement["judge"])

@@ -40,20 +40,20 @@ def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
         return
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
-        asked = plan(name, args.overrides)
-        multirun = args.multirun or asked.is_multirun
-        checked = [_check_job(asked, root, job, multirun) for job in _jobs(asked, args.overrides, multirun)]
+        sweep_plan = plan(name, args.overrides)
+        multirun = args.multirun or sweep_plan.is_multirun
+        checked = [_check_job(sweep_plan, root, job, multirun) for job in _jobs(sweep_plan, args.overrides, multirun)]
         if getattr(root, "runs_here", True):
             with inputs_must_exist():  # last: a missing file is the smallest mistake
                 for cfg in checked:
                     typed(cfg, root)
 
 
-def _jobs(asked: SweepPlan, overrides: list[str], multirun: bool) -> list[list[str]]:
+def _jobs(sweep_plan: SweepPlan, overrides: list[str], multirun: bool) -> list[list[str]]:
     """The overrides of each job, of a sweep or of a single one."""
     if multirun:
-        return [[*asked.starting, *job] for job in asked.jobs()]
-    sweeps = [override.input_line for override in asked.overrides if override.is_sweep_override()]
+        return [[*sweep_plan.starting, *job] for job in sweep_plan.jobs()]
+    sweeps = [override.input_line for override in sweep_plan.overrides if override.is_sweep_override()]
     if sweeps:
         raise UserError(
             f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b], a text as '\"a,b\"')"
@@ -61,14 +61,14 @@ def _jobs(asked: SweepPlan, overrides: list[str], multirun: bool) -> list[list[s
     return [overrides]
 
 
-def _check_job(asked: SweepPlan, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
+def _check_job(sweep_plan: SweepPlan, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
     """The config of a job, which can be run if the files are there that it names."""
     words, groups = parsed(overrides), all_groups()
-    base = asked.base(words, groups)
+    base = sweep_plan.base(words, groups)
     for problem in unknown(words, base, groups).values():
         raise UserError(problem)
     only_choices = all(key_of(word) in groups for word in words)
-    cfg = deepcopy(base) if only_choices else composed(asked.config_name, overrides)
+    cfg = deepcopy(base) if only_choices else composed(sweep_plan.config_name, overrides)
     allow_plugins(plugins_of(cfg))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:

@@ -35,22 +35,22 @@ FOLDER = "folder"
 """Attribute of a trial whose job has ended, and where; one that was interrupted lacks it."""
 
 
-def search(config: DictConfig, asked: SweepPlan, launcher: Launcher) -> list[JobReturn]:
+def search(config: DictConfig, sweep_plan: SweepPlan, launcher: Launcher) -> list[JobReturn]:
     """Run trials until there are as many as wanted; returns the jobs of this time.
 
     Prints the trials that no other beats in all objectives, and writes them to `pareto.csv`.
     """
     folder, options = Path(config.hydra.sweep.dir), search_options(config)
-    directions = options.directions(_declared(asked))
+    directions = options.directions(_declared(sweep_plan))
     study = _study(folder, options, directions)
     todo = options.n_trials - len(_ended(study)) + _ask_again(study, local_launcher(config).retry_failed)
     log.info("%d trials are done, %d are to do", len(_ended(study)), max(todo, 0))
     returns: list[JobReturn] = []
     while todo > 0:
-        space = {dimension.key: dimension.distribution() for dimension in asked.space}
+        space = {dimension.key: dimension.distribution() for dimension in sweep_plan.space}
         trials = [study.ask(space) for _ in range(min(options.batch, todo))]
         launched = launcher.launch(
-            asked.fitting([_words(trial, asked) for trial in trials]), initial_job_idx=trials[0].number
+            sweep_plan.fitting([_words(trial, sweep_plan) for trial in trials]), initial_job_idx=trials[0].number
         )
         for trial, returned in zip(trials, launched, strict=True):
             _tell(study, trial, returned, directions)
@@ -60,9 +60,9 @@ def search(config: DictConfig, asked: SweepPlan, launcher: Launcher) -> list[Job
     return returns
 
 
-def _declared(asked: SweepPlan) -> Declared:
+def _declared(sweep_plan: SweepPlan) -> Declared:
     """What the benchmark of the first job measures; if others have another one, what it lacks ends the search."""
-    config = composed(asked.config_name, asked.jobs()[0])
+    config = composed(sweep_plan.config_name, sweep_plan.jobs()[0])
     benchmark = built(OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
     return Declared(benchmark.measures)
 
@@ -101,9 +101,9 @@ def _ask_again(study: Study, retry_failed: bool) -> int:
     return retried
 
 
-def _words(trial: Trial, asked: SweepPlan) -> list[str]:
+def _words(trial: Trial, sweep_plan: SweepPlan) -> list[str]:
     """The overrides of a trial's job."""
-    words = {key_of(override): override.input_line or "" for override in asked.overrides}
+    words = {key_of(override): override.input_line or "" for override in sweep_plan.overrides}
     return list((words | {key: f"{key}={value}" for key, value in trial.params.items()}).values())
 
 

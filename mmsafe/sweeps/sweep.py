@@ -52,14 +52,14 @@ def sweep(config: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> S
     command, folder = f"mmsafe.{config.hydra.job.name}", Path(config.hydra.sweep.dir)
     save_config(config, "multirun.yaml", folder)
     try:
-        asked = plan(config.hydra.job.config_name, [*as_given(config.hydra.overrides.hydra), *arguments])
-        if asked.is_search:
+        sweep_plan = plan(config.hydra.job.config_name, [*as_given(config.hydra.overrides.hydra), *arguments])
+        if sweep_plan.is_search:
             from mmsafe.sweeps.search import search
 
-            returns: Sequence[JobReturn] = search(config, asked, launcher)
+            returns: Sequence[JobReturn] = search(config, sweep_plan, launcher)
         else:
             (folder / SWEEP).unlink(missing_ok=True)
-            returns = launcher.launch(asked.jobs(), initial_job_idx=0)
+            returns = launcher.launch(sweep_plan.jobs(), initial_job_idx=0)
         if entries := recorded(folder):  # another launcher keeps none
             print_tables([table_of_results(folder, entries)])
     except UserError as error:
