@@ -1,4 +1,4 @@
-"""Where metrics go besides `metrics.csv`, and what a logger is told of its run: `conf/logger/`."""
+"""Where metrics go besides `metrics.csv`: `conf/logger/`."""
 
 from __future__ import annotations
 
@@ -6,49 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from secrets import token_hex
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from mmsafe.core.options import options
+from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
-
-    from mmsafe.runs.run_context import RunContext
-    from mmsafe.runs.run_folder import RunFolder
-
-LONGEST_TAG = 64
-"""Characters that Weights & Biases takes."""
-TELLING = ("objective", "model", "data", "peft")
-"""Config groups that tell runs apart."""
-
-
-class LoggedRun(NamedTuple):
-    """What a logger is told of its run."""
-
-    folder: Path
-    name: str
-    config: Mapping[str, Any]
-    """Resolved."""
-    command: str = "train"
-    sweep: str | None = None
-    """Name of the sweep that the run is a job of."""
-    choices: tuple[str, ...] = ()
-    """What was chosen of `TELLING` groups, such as `objective=bpo`."""
-    id: str | None = None
-    """The same again when the run is continued."""
-
-
-def this_run(folder: RunFolder, run: RunContext) -> LoggedRun:
-    """The run of this process, which is recorded in `folder`."""
-    folder.note(run_id=folder.about.get("run_id") or token_hex(4))
-    above = folder.path.resolve().parent
-    sweep = above.name if any((above / name).exists() for name in ("sweep.json", "multirun.yaml")) else None
-    choices = tuple(f"{group}={run.choices[group]}" for group in TELLING)
-    name = folder.config["name"] or folder.path.name
-    return LoggedRun(folder.path, name, folder.config, run.command, sweep, choices, folder.about["run_id"])
 
 
 @options
@@ -96,7 +62,7 @@ class Wandb(RunLogger):
         """One run per job, on its first process only."""
         from mmsafe.reporting.wandb_log import wandb_logger
 
-        return wandb_logger(self, run)
+        return wandb_logger(run, project=self.project, group=self.group, job_type=self.job_type, tags=self.tags)
 
     def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:
         """As the run's summary, and a table of samples."""

@@ -6,26 +6,27 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
 from mmsafe.core.secrets import public
-from mmsafe.reporting.loggers import LONGEST_TAG, LoggedRun
+from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
-    from mmsafe.reporting.loggers import Wandb
     from mmsafe.reporting.run_samples import Sample
 
 log = logging.getLogger(__name__)
 COLUMNS = ("id", "image", "instruction", "response", "verdict", "category", "judge")
 
 
-def wandb_logger(options: Wandb, run: LoggedRun) -> WandbLogger:
+def wandb_logger(
+    run: LoggedRun, *, project: str, group: str | None, job_type: str | None, tags: Sequence[str]
+) -> WandbLogger:
     """A logger whose run keeps its files in `run.folder/wandb`.
 
     What looks like a secret in the config is left out. The run begins with the first thing that is logged.
@@ -47,10 +48,10 @@ def wandb_logger(options: Wandb, run: LoggedRun) -> WandbLogger:
         name=public({"name": run.name})["name"],
         id=run.id,
         save_dir=run.folder,
-        project=options.project,
-        group=options.group or run.sweep,
-        job_type=options.job_type or run.command,
-        tags=[*options.tags, *(choice[:LONGEST_TAG] for choice in run.choices)],
+        project=project,
+        group=group or run.sweep,
+        job_type=job_type or run.command,
+        tags=[*tags, *(choice[:LONGEST_TAG] for choice in run.choices)],
         config={**public(run.config), **({"sweep": run.sweep} if run.sweep else {})},
         settings=settings,
         # Not `offline=True`, with which Lightning sets WANDB_MODE for the rest of the process.

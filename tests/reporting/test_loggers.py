@@ -15,7 +15,8 @@ from launching import QUICK, launch
 from mmsafe.core.errors import UserError
 from mmsafe.core.metrics_csv import STEP, read_metrics
 from mmsafe.experiment.train_config import TrainConfig
-from mmsafe.reporting.loggers import LoggedRun, TensorBoard
+from mmsafe.reporting.logged_run import LoggedRun
+from mmsafe.reporting.loggers import TensorBoard
 from mmsafe.runs.preflight import check
 
 KEYS = {

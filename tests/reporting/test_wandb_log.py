@@ -14,7 +14,8 @@ import pytest
 from mmsafe.core.errors import UserError
 from mmsafe.core.secrets import public
 from mmsafe.reporting import wandb_log
-from mmsafe.reporting.loggers import LoggedRun, TensorBoard, Wandb
+from mmsafe.reporting.logged_run import LoggedRun
+from mmsafe.reporting.loggers import TensorBoard, Wandb
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 PLACES = ("config", "nested", "list", "value", "url", "environment", "argument")
@@ -25,7 +26,8 @@ IN_CONFIG, NESTED, IN_LIST, IN_VALUE, IN_URL, IN_ENVIRONMENT, IN_ARGUMENT = PLAN
 JOBS = f"""
 import logging, os, sys
 from pathlib import Path
-from mmsafe.reporting.loggers import LoggedRun, Wandb
+from mmsafe.reporting.logged_run import LoggedRun
+from mmsafe.reporting.loggers import Wandb
 from mmsafe.reporting.wandb_log import finish
 
 logging.basicConfig(format="%(levelname)s %(message)s")
