@@ -111,7 +111,7 @@ def accepted(*words: str, command: str = "train", root: type[Any] = TrainConfig)
         (["objective._target_=os.system", "plugins=[os]"], "objective._target_=os.system: is not a class of options"),
         (["objective._target_=nope.X", "plugins=[nope]"], "nope.X: cannot be imported (No module named 'nope')"),
         (["objective._target_=mmsafe.core.config.importlib.import_module"], "import_module: cannot be imported"),
-        (["objective._target_=mmsafe.sweeps.local_launcher.Popen"], "Popen: is not a class of options"),
+        (["objective._target_=mmsafe.sweeps.job.Popen"], "Popen: is not a class of options"),
         (["objective._target_=mmsafe_evil.X"], "add plugins=[mmsafe_evil]"),
         (["objective._target_=.mmsafe.X"], "'.mmsafe.X': is not the name of a class"),
         (

@@ -24,8 +24,7 @@ from mmsafe.models.loading import to_train
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.logged_run import this_run
-from mmsafe.reporting.table import headline
-from mmsafe.reporting.trained import show_trained
+from mmsafe.reporting.table import headline, show_trained
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder, score
 from mmsafe.scoring.features import feature_cache

@@ -23,7 +23,7 @@ from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.parameters import Count, count_parameters
-from mmsafe.reporting.trained import trained_table
+from mmsafe.reporting.table import trained_table
 
 VISION = {
     "hidden_size": 1024,
@@ -160,7 +160,7 @@ def pack(model: Any) -> None:
 
 def test_the_table_has_a_row_for_each_part_and_their_sum():
     table = trained_table({"projector": Count(40, 40), "language model": Count(160, 0)})
-    assert [list(column.cells) for column in table.columns] == [
+    assert [list(map(str, column.cells)) for column in table.columns] == [
         ["projector", "language model", "all"],
         ["40", "160", "200"],
         ["40", "0", "40"],

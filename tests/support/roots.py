@@ -17,7 +17,7 @@ from mmsafe.microworld.demo import DemoConfig
 from mmsafe.reporting.agreement import AgreementConfig
 from mmsafe.reporting.compare import CompareConfig
 from mmsafe.reporting.dashboard import DashboardConfig
-from mmsafe.reporting.report_config import ReportConfig
+from mmsafe.reporting.report import ReportConfig
 from mmsafe.reporting.samples import SamplesConfig
 
 ROOTS: dict[str, type[Any]] = {
