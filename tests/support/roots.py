@@ -8,7 +8,7 @@ from mmsafe.curation.build.build_config import BuildConfig
 from mmsafe.curation.inspection.inspect_config import InspectConfig
 from mmsafe.curation.preparation.prepare_config import PrepareConfig
 from mmsafe.curation.tagging.tag_config import TagConfig
-from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.experiment.export_config import ExportConfig
