@@ -147,22 +147,21 @@ CASES = [
         {"precision": "bf16-mixed"} | CHECKPOINTED,
     )
 ]
-QUICK = ("shared_prefix", {})
 
 
 def cases() -> list[Any]:
-    """Every case on a deep and a shallow model; one of them runs always."""
+    """Every case on a deep and a shallow model."""
     found = []
     for name, sizes in {"deep": DEEP, "shallow": SHALLOW}.items():
         for scoring, case in CASES:
-            marks = [] if name == "shallow" and (scoring, case) == QUICK else [pytest.mark.slow]
             named = "-".join(
                 [name, scoring, *(key if value is True else f"{key}={value}" for key, value in case.items())]
             )
-            found.append(pytest.param(sizes, {"scoring": scoring, **case}, marks=marks, id=named))
+            found.append(pytest.param(sizes, {"scoring": scoring, **case}, id=named))
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not training_peak.can_measure(), reason="needs /proc/self/clear_refs, which only Linux has")
 @pytest.mark.parametrize(("sizes", "case"), cases())
 def test_peak_of_a_training_run(sizes: dict[str, Any], case: dict[str, Any]):
