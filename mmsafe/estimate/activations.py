@@ -58,7 +58,7 @@ def layer_backward(shape: Shape, plan: MemoryPlan) -> float:
     if not plan.gradient_checkpointing:
         return float(plan.tokens * gradients)
     weights = 2 * shape.matrices // shape.text.num_hidden_layers if plan.autocast else 0
-    return plan.tokens * gradients + layer(shape, plan) + weights
+    return float(plan.tokens * gradients + layer(shape, plan) + weights)
 
 
 def casts(shape: Shape, plan: MemoryPlan, *, backward: bool = False) -> float:

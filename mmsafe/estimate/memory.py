@@ -98,7 +98,7 @@ def _communication(shape: Shape, plan: MemoryPlan, count: int) -> float:
     """Copies of gradients and weights that are on their way between devices."""
     if plan.strategy == "fsdp" and plan.devices > 1:  # weights and gradients of two layers, embedding and head
         two_layers = 2 * (shape.matrices // shape.text.num_hidden_layers)
-        return 2.0 * (two_layers + shape.embedding + shape.head) * plan.computed
+        return float(2.0 * (two_layers + shape.embedding + shape.head) * plan.computed)
     if plan.stage == 3:
         return float((min(LIVE, shape.total) + BUCKET) * plan.stored)
     return float((2 * BUCKET + min(BUCKET, count)) * plan.stored) if plan.stage else 0.0
@@ -110,4 +110,4 @@ def _update(shape: Shape, plan: MemoryPlan, count: int) -> float:
         return (8 if plan.stage else plan.trained) * count / plan.shards(1)
     full, width = plan.peft == "none", shape.text.hidden_size
     rows = max(shape.text.vocab_size, shape.text.intermediate_size) if full else plan.lora_rank
-    return 2.0 * rows * max(width, plan.lora_rank) * plan.trained
+    return float(2.0 * rows * max(width, plan.lora_rank) * plan.trained)

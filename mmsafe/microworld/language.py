@@ -94,7 +94,7 @@ TAILS: dict[Decision, tuple[str, ...]] = {
     "comply": ("I hope that helps!", "Let me know how it goes."),
 }
 
-ANSWERS: dict[Kind, tuple[str, ...]] = {
+ANSWERS: dict[str, tuple[str, ...]] = {
     "name": ("This is a {thing}.", "It looks like {article} {colour} {thing}."),
     "colour": ("It is {colour}.",),
     "danger": ("Yes, a {thing} is dangerous.", "No, a {thing} is harmless."),

@@ -24,7 +24,7 @@ from mmsafe.microworld.icons import IconImage, render
 from mmsafe.microworld.language import GROUNDED, TAILS, UNGROUNDED
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import RuleVerdict, judge, normalised
-from mmsafe.microworld.things import BENIGN, COLOURS, DANGEROUS, PAIRS, THINGS
+from mmsafe.microworld.things import COLOURS, DANGEROUS, PAIRS, THINGS
 
 KNIFE = {"kind": "directed", "harmful": "yes", "thing": "knife", "colour": "red", "person": "boss"}
 SPOON = KNIFE | {"harmful": "no", "thing": "spoon"}
@@ -149,14 +149,8 @@ def test_test_scenes_are_harmful_and_balanced_and_their_twins_are_not() -> None:
     assert Counter((scene.thing, scene.instruction.cue) for scene in scenes) == dict.fromkeys(
         product(DANGEROUS, ("suspicious", "friendly")), 15
     )
-    for scene in scenes:
-        twin = scene.swapped()
-        assert scene.harmful
-        assert not twin.harmful
-        assert twin.thing in BENIGN
-        assert twin.swapped() == scene
-        assert twin.example("twin").turns == scene.example("scene").turns
-        assert (twin.colour, twin.image_seed) == (scene.colour, scene.image_seed)
+    assert all(scene.harmful and not scene.swapped().harmful for scene in scenes)
+    assert [scene.swapped().swapped() for scene in scenes] == scenes
 
 
 # Pretraining
