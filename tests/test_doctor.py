@@ -138,7 +138,7 @@ def test_a_folder_is_read_by_its_config_alone(place: Path, llava: Llava):
 def test_a_folder_in_the_original_format_is_read_too(place: Path):
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
     (place / "config.json").write_text(json.dumps({"model_type": "llava", "mm_hidden_size": 1024, **sizes}))
-    assert "7.06 G weights" in doctor(place, "model=llava_hf", "model.path=.").out
+    assert "7.06 G parameters" in doctor(place, "model=llava_hf", "model.path=.").out
 
 
 def test_a_hub_name_that_is_not_here_is_unknown(place: Path):
