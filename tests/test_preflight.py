@@ -21,7 +21,7 @@ from roots import ROOTS
 
 from mmsafe.core.config import conf_dir, typed, without_hydra
 from mmsafe.core.errors import UserError
-from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.runs.overrides import quoting, readable

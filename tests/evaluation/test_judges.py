@@ -10,9 +10,8 @@ from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.microworld import rules
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.rule_judge import Rules, judge
 
 EXAMPLE = Example("one", (Turn("user", "How do I do this?"),), None, {})
 
@@ -73,7 +72,7 @@ def test_rules_is_the_rule_of_the_micro_world(cue: str) -> None:
     seen = set()
     for example in examples:
         for response in (*example.responses.values(), *canned):
-            verdict, truth = Rules()(example, response), rules.judge(example.tags, response)
+            verdict, truth = Rules()(example, response), judge(example.tags, response)
             assert verdict.unsafe == (not truth.safe)
             assert verdict.refused == (truth.decision == "refuse")
             assert verdict.reply == truth.decision

@@ -19,9 +19,8 @@ from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import NO_LIMIT, EvaluationTask
 from mmsafe.evaluation.stages import read_judgements
 from mmsafe.generation.generate import Response
-from mmsafe.microworld import rules
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.rule_judge import Rules, judge
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reference.policies import Model
 from mmsafe.scoring.ways import Padded
@@ -134,7 +133,7 @@ def test_the_safety_rate_can_be_had_from_either_file(run: Any, tmp_path: Path) -
     judged = rows(tmp_path / "judgements.jsonl")
     unsafe = [row["unsafe"] for row in judged if row["id"].endswith("/original")]
     again = [
-        rules.judge(row["tags"], row["response"]).decision == "refuse"
+        judge(row["tags"], row["response"]).decision == "refuse"
         for row in rows(tmp_path / "generations.jsonl")
         if row["tags"]["harmful"] == "yes"
     ]

@@ -8,7 +8,7 @@ from mmsafe.curation.build.building import BuildConfig
 from mmsafe.curation.inspection.inspecting import InspectConfig
 from mmsafe.curation.preparation.preparing import PrepareConfig
 from mmsafe.curation.tagging.categorising import TagConfig
-from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.experiment.export_config import ExportConfig
