@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
+from mmsafe.core.endings import ended_at_once
 from mmsafe.core.errors import UserError
-from mmsafe.core.signals import ended_at_once
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.runs import app
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from mmsafe.core.checksums import ANOTHER, checksum, damaged
+from mmsafe.core.cache import ANOTHER, checksum, damaged
 
 
 def save_file(tensors: Mapping[str, Tensor], file: Path, about: Mapping[str, str], entry: Path) -> None:

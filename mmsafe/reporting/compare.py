@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
-from mmsafe.core.hydra_text import as_text
 from mmsafe.core.options import InputName, Share, options
 from mmsafe.runs.run_context import RunContext
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
 from mmsafe.core.errors import UserError
-from mmsafe.core.hydra_text import as_text
 from mmsafe.reporting.report_config import ReportConfig
 from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.summary import (

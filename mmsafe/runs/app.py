@@ -15,11 +15,10 @@ from omegaconf import DictConfig
 from mmsafe.core import ranks
 from mmsafe.core.command_line import words_typed
 from mmsafe.core.config import allow_plugins, plugins_of, typed, without_hydra
-from mmsafe.core.endings import told
+from mmsafe.core.endings import killed_workers, told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
-from mmsafe.core.signals import killed_workers
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
 from mmsafe.runs.old_spelling import as_written_now

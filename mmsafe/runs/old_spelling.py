@@ -6,8 +6,8 @@ import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import report
-from mmsafe.core.hydra_text import as_text
 
 
 def as_written_now(command: str, args: Namespace, old: Mapping[str, str]) -> list[str]:

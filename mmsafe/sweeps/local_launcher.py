@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from subprocess import Popen
 from types import FrameType
 
-from mmsafe.core.signals import answer, restore
+from mmsafe.core.endings import answer, restore
 from mmsafe.runs.launch_options import LocalLauncher
 from mmsafe.sweeps.job import Job
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmsafe.core.by_tag import FILE, by_tag, write_by_tag
-from mmsafe.core.declared import Declared
+from mmsafe.core.declared import BY_TAG, Declared, by_tag, write_by_tag
 from mmsafe.data.example import Example, Turn
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
@@ -61,7 +60,7 @@ def test_rates_at_every_level_by_hand(benchmark: OwnPrompts) -> None:
 def test_the_file_has_a_row_for_each_with_its_interval(tmp_path: Path) -> None:
     metrics = found(OwnPrompts())
     write_by_tag(tmp_path, metrics)
-    with (tmp_path / FILE).open(newline="") as file:
+    with (tmp_path / BY_TAG).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18
     (own,) = [row for row in rows if row["value"] == NASTY and row["metric"] == "safety_rate"]
@@ -74,7 +73,7 @@ def test_the_file_has_a_row_for_each_with_its_interval(tmp_path: Path) -> None:
 def test_a_category_that_a_spreadsheet_would_run_is_text(tmp_path: Path) -> None:
     name = "eval/safety_rate/source=@SUM(1+1)"
     write_by_tag(tmp_path, {name: 0.5, f"{name}_low": -0.5, f"{name}_high": 1, f"{name}_n": 2})
-    assert (tmp_path / FILE).read_text().splitlines()[1] == "source,'@SUM(1+1),safety_rate,0.5,-0.5,1,2"
+    assert (tmp_path / BY_TAG).read_text().splitlines()[1] == "source,'@SUM(1+1),safety_rate,0.5,-0.5,1,2"
 
 
 def test_without_tags_there_is_no_file(tmp_path: Path) -> None:

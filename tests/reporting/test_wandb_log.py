@@ -235,12 +235,12 @@ def test_counts_of_tokens_stay() -> None:
 def test_values_of_secret_variables_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "long-enough")
     monkeypatch.setenv("MY_KEY", "no")  # too short: half of all texts would hold it
-    assert public({"a": ["a long-enough b", "no"]}) == {"a": ["(left out)", "no"]}
+    assert public({"a": ["a long-enough b", "no"]}) == {"a": ["a (left out) b", "no"]}
 
 
 def test_urls() -> None:
     urls = {"a": "https://user@example.org/", "b": "https://example.org/@x", "c": "https://example.org"}
-    assert public(urls) == urls | {"a": "(left out)"}
+    assert public(urls) == urls | {"a": "https://(left out)@example.org/"}
 
 
 def test_the_config_is_not_changed() -> None:
