@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mmsafe.core.declared import BY_TAG, by_tag
+from mmsafe.core.declared import BY_TAG as FILE
+from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.html_page import rendered
@@ -125,7 +126,9 @@ def _by_tag(groups: Mapping[str, Sequence[Run]]) -> list[Table]:
         counts = Cell("–".join(map(str, dict.fromkeys((prompts[0], prompts[-1])))), prompts[0])
         means = [_interval(over_seeds([row.estimate for row in runs]) if runs else None) for runs in same]
         rows.append([Cell(f"{tag}={value}", f"{tag}={value}"), Cell(label, label), counts, *means])
-    note = f"mean over seeds ± half of the 95 % interval (Student t); n: prompts of a run, whose own interval is in {BY_TAG}"
+    note = (
+        f"mean over seeds ± half of the 95 % interval (Student t); n: prompts of a run, whose own interval is in {FILE}"
+    )
     return [Table("By category", ["tag", "metric", "n", *groups], rows, note)] if rows else []
 
 

@@ -98,7 +98,7 @@ def test_the_config_arrives_without_secrets(jobs: Path) -> None:
     assert read_back(jobs / "second")["config"] == {
         "model": {"name": "tiny", "max_new_tokens": 256},
         "judge": {"headers": [{}]},
-        "extra": {"header": "(left out)", "url": "(left out)"},
+        "extra": {"header": "Bearer (left out)", "url": "https://(left out)@example.org/x"},
         "path": "runs/1",
         "number": 2,
         "sweep": "my-sweep",
