@@ -27,6 +27,7 @@ from mmsafe.runs.overrides import quoting, readable
 from mmsafe.runs.preflight import check
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
+EIGHT = ("optimizer.global_batch_size=8",)
 NAMED = ("objective", "trainer", "logger")
 CHECKPOINTS = ("llava_hf", "llava7b", "llava13b")
 SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
@@ -93,6 +94,16 @@ def words_of(value: Any) -> str:
         (["name=3"], "name=3: should be a valid string"),
         (["data=mmsafe_po"], "data.path is not set"),
         (["model=llava_hf"], "model.path"),
+        (["data=mmsafe_po", "data.path=.", "benchmark=microworld"], "needs data=microworld"),
+        (["model.train.language=false", "model.train.projector=false"], "nothing is trained"),
+        (["scoring=padded", "trainer.devices=2"], "several devices need scoring=shared_prefix"),
+        (["scoring=padded", "vision_cache=memory"], "vision_cache: needs scoring=shared_prefix"),
+        (["model.train.vision=true", "vision_cache=disk"], "vision_cache: a tower that is trained"),
+        (["model=llava_hf", "model.path=.", "model.dtype=float16"], "float16: too narrow to train"),
+        (["model=llava_hf", "model.path=.", "model.attention=flash_attention_2"], "or scoring=padded"),
+        (["peft=lora", "peft.dropout=1"], "peft.dropout=1"),
+        ([*EIGHT, "data.batch_size=3", "trainer.devices=2"], "batch_size=8 is no multiple of data.batch_size"),
+        ([*EIGHT, "data.batch_size=4", "trainer.accumulate_grad_batches=2"], "global_batch_size decides"),
         (["~judge"], "judge=keywords cannot tell what benchmark=microworld measures"),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
