@@ -122,39 +122,31 @@ def test_the_conversation_is_v1_with_its_system_prompt_and_no_end_after_earlier_
     assert encoder.tokenizer.eos_token_id not in encoder.prompt_ids(example)
 
 
-def test_the_recipe_runs_on_any_model_and_its_seed_is_the_paper_s(name: str):
-    config = recipe(name, "model=tiny")
-    assert (config.seed, config.generation.seed, config.model.chat_template) == (42, 42, "bpo_v1")
+BOTH = ("paper_dpo", "paper_bpo")
+BLIND_SAMPLES = {"image_view": "none", "temperature": 1.0, "top_p": 1.0, "num_return_sequences": 1}
+LORA = {"peft.method": "lora", "peft.rank": 256, "peft.alpha": 512, "peft.dropout": 0.0}
+ON_ANY_MODEL = {"seed": 42, "generation.seed": 42, "model.chat_template": "bpo_v1"}
 
 
-@pytest.mark.parametrize(("devices", "micro_steps"), [(1, 8), (2, 4), (8, 1)])
-def test_a_step_is_the_same_on_other_numbers_of_devices(name: str, devices: int, micro_steps: int):
-    assert recipe(name, f"trainer.devices={devices}").accumulate == micro_steps
-
-
-def test_dpo_is_the_plain_loss():
-    objective = recipe("paper_dpo").objective
-    assert type(objective) is DPO
-    assert objective.beta == 0.1
-
-
-def test_bpo_is_dpo_on_both_sets_of_pairs_as_released_with_blind_samples_of_the_reference():
-    config = recipe("paper_bpo")
-    assert isinstance(config.objective, BPO)
-    assert (config.objective.beta, config.objective.blind_weight, config.objective.mode) == (0.1, 1.0, "concat")
-    assert len(config.objective.groups) == 2
-    assert config.generation.image_view == "none"
-    assert (config.generation.temperature, config.generation.top_p) == (1.0, 1.0)
-    assert config.generation.num_return_sequences == 1
-
-
-def test_the_paper_s_equation_is_one_override_away():
-    config = recipe("paper_bpo", "objective=bpo")
-    assert isinstance(config.objective, BPO)
-    assert config.objective.mode == "joint"
-    assert config.lengths.max_length == 768
-
-
-def test_the_released_lora_is_a_choice(name: str):
-    peft = recipe(name, "peft=lora_paper").peft
-    assert (peft.method, peft.rank, peft.alpha, peft.dropout) == ("lora", 256, 512, 0.0)
+@pytest.mark.parametrize(
+    ("name", "word", "expected"),
+    [
+        ("paper_dpo", "seed=42", {"objective.beta": 0.1}),
+        # as released: DPO on both sets of pairs, with blind samples of the reference
+        ("paper_bpo", "seed=42", {"objective.beta": 0.1, "objective.blind_weight": 1.0}),
+        ("paper_bpo", "seed=42", {f"generation.{option}": value for option, value in BLIND_SAMPLES.items()}),
+        ("paper_bpo", "seed=42", {"objective.mode": "concat"}),
+        # the paper's equation is one override away
+        ("paper_bpo", "objective=bpo", {"objective.mode": "joint", "lengths.max_length": 768}),
+        *((name, "peft=lora_paper", LORA) for name in BOTH),
+        *((name, "model=tiny", ON_ANY_MODEL) for name in BOTH),
+        # a step is the same on other numbers of devices
+        *((name, f"trainer.devices={n}", {"accumulate": 8 // n}) for n in (1, 2, 8) for name in BOTH),
+    ],
+)
+def test_what_a_recipe_chooses(name: str, word: str, expected: dict[str, Any]):
+    config = recipe(name, word)
+    assert {option: attrgetter(option)(config) for option in expected} == expected
+    assert type(config.objective) is (BPO if name == "paper_bpo" else DPO)
+    if expected.get("objective.mode") == "concat":
+        assert len(config.objective.groups) == 2
