@@ -314,26 +314,17 @@ def test_words_are_as_hydra_reads_them(word: str, expected: str, monkeypatch: py
     assert readable(word) == expected.replace("HOME", "/home of/me")
 
 
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's own objective: a module beside their work, and a config folder."""
+def test_a_user_s_own_option_is_found_and_checked_like_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "my_objective.py").write_text(
-        "from mmsafe.objectives.dpo import DPO\n"
-        "from mmsafe.core.options import Positive, options\n\n\n"
+        "from mmsafe.objectives.dpo import DPO\nfrom mmsafe.core.options import Positive, options\n\n\n"
         "@options\nclass Louder(DPO):\n    volume: Positive = 2.0\n"
     )
-    conf = tmp_path / "my_conf"
-    (conf / "objective").mkdir(parents=True)
-    (conf / "objective" / "louder.yaml").write_text(
-        "defaults:\n  - dpo\n  - _self_\n_target_: my_objective.Louder\nvolume: 3.0\n"
-    )
+    conf = tmp_path / "my_conf" / "objective" / "louder.yaml"
+    conf.parent.mkdir(parents=True)
+    conf.write_text("defaults:\n  - dpo\n  - _self_\n_target_: my_objective.Louder\nvolume: 3.0\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_objective", raising=False)
-    return conf
-
-
-def test_a_user_s_own_option_is_found_and_checked_like_ours(plugin: Path):
-    own = ["--config-dir", str(plugin), "plugins=[my_objective]", "objective=louder"]
+    own = ["--config-dir", str(tmp_path / "my_conf"), "plugins=[my_objective]", "objective=louder"]
     accepted(*own, "objective.volume=5", "objective.beta=0.2")
     accepted("-m", *own[:3], "objective=louder,bpo")
     assert "objective.volume=-1: should be greater than 0" in refusal(*own, "objective.volume=-1")

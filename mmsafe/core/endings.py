@@ -58,7 +58,8 @@ def told(command: str) -> Iterator[None]:
             finally:
                 flush()
     except UserError as error:
-        _end(command, str(error))
+        report(str(error), command)
+        sys.exit(BAD_INPUT)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes at its end
@@ -66,7 +67,8 @@ def told(command: str) -> Iterator[None]:
         if error.errno not in PLACE:
             raise
         log.debug("where it happened:", exc_info=True)
-        _end(command, f"{error.filename or 'a file'}: cannot be used ({error.strerror}); choose another place")
+        report(f"{error.filename or 'a file'}: cannot be used ({error.strerror}); choose another place", command)
+        sys.exit(BAD_INPUT)
 
 
 def report(message: str, command: str) -> None:
@@ -92,11 +94,6 @@ def flush() -> None:
     """Write what was printed, or find out that nobody reads it."""
     if sys.stdout is not None:
         sys.stdout.flush()
-
-
-def _end(command: str, message: str) -> None:
-    report(message, command)
-    sys.exit(BAD_INPUT)
 
 
 def _reader_is_gone() -> bool:
