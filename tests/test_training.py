@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from small_model import copied, small_model
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.metrics_csv import read_metrics
+from mmsafe.core.files import read_metrics
 from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
-from mmsafe.core.hydra_text import as_text
 from mmsafe.core.options import InputName, Share, options
 from mmsafe.runs.run_context import RunContext
 

@@ -10,8 +10,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
-from mmsafe.core.files import csv_text, write_csv
-from mmsafe.core.metrics_csv import STEP, read_columns
+from mmsafe.core.files import STEP, csv_text, read_columns, write_csv
 from mmsafe.core.storage import needs_room
 
 

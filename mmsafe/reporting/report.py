@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
 from mmsafe.core.errors import UserError
-from mmsafe.core.hydra_text import as_text
 from mmsafe.core.options import OutputPath, RunPaths, options
 from mmsafe.runs.run_context import RunContext
 

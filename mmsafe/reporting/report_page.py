@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from mmsafe.core.by_tag import FILE, by_tag
+from mmsafe.core.declared import BY_TAG as FILE
+from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.reporting import result_charts
 from mmsafe.reporting.figures import Chart

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mmsafe.core.metrics_csv import STEP, read_metrics
+from mmsafe.core.files import STEP, read_metrics
 from mmsafe.reporting.figures import Chart, Curve, curves
 from mmsafe.reporting.summary import Run
 

@@ -17,14 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mmsafe.core import ranks
-from mmsafe.core.command_line import words_typed
+from mmsafe.core.command_line import as_text, words_typed
 from mmsafe.core.config import allow_plugins, plugins_of, typed, without_hydra
-from mmsafe.core.endings import report, told
+from mmsafe.core.endings import killed_workers, report, told
 from mmsafe.core.errors import UserError
-from mmsafe.core.hydra_text import as_text
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
-from mmsafe.core.signals import killed_workers
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
 from mmsafe.runs.overrides import one_line, readable, to_folder

@@ -18,9 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmsafe.core.command_line import quoted
 from mmsafe.core.config import suggestion, without_hydra
 from mmsafe.core.errors import UserError
-from mmsafe.core.hydra_text import quoted
 from mmsafe.runs.hydra_state import config_loader
 from mmsafe.runs.launchers import SUBMITIT
 

@@ -14,10 +14,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mmsafe import __version__
-from mmsafe.core.by_tag import write_by_tag
 from mmsafe.core.command_line import program, words_typed
 from mmsafe.core.config import SHOWN, resolved
-from mmsafe.core.declared import Declared, declared_in, declared_of
+from mmsafe.core.declared import Declared, declared_in, declared_of, write_by_tag
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json, write_record
 from mmsafe.core.ranks import is_first

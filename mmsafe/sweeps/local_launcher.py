@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from mmsafe.core.signals import answer, restore
+from mmsafe.core.endings import answer, restore
 from mmsafe.runs.launchers import LocalLauncher
 from mmsafe.sweeps.job import Job
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reader_rows import ROWS, json_file, picture
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.metrics_csv import read_metrics
+from mmsafe.core.files import read_metrics
 from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example, fingerprint, sources

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 
 import mmsafe
 from mmsafe.core.errors import UserError
-from mmsafe.core.files import csv_rows, csv_text
-from mmsafe.core.metrics_csv import read_metrics
+from mmsafe.core.files import csv_rows, csv_text, read_metrics
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.sweeps.board import last_row
 

@@ -13,7 +13,7 @@ import pytest
 from launching import QUICK, launch
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.metrics_csv import STEP, read_metrics
+from mmsafe.core.files import STEP, read_metrics
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.reporting.logged_run import LoggedRun
 from mmsafe.reporting.loggers import TensorBoard

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmsafe.core.by_tag import FILE, by_tag, write_by_tag
-from mmsafe.core.declared import Declared, Metric, together, undeclared
+from mmsafe.core.declared import BY_TAG, Declared, Metric, by_tag, together, undeclared, write_by_tag
 from mmsafe.data.example import Example, Turn
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
@@ -156,7 +155,7 @@ def test_the_file_by_tag_has_a_row_for_each_with_its_interval(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
     found, formula = tagged(OwnPrompts()), "eval/safety_rate/source=@SUM(1+1)"
     write_by_tag(tmp_path, found | {formula: 0.5, f"{formula}_low": -0.5, f"{formula}_high": 1, f"{formula}_n": 2})
-    with (tmp_path / FILE).open(newline="") as file:
+    with (tmp_path / BY_TAG).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 19
     assert list(rows[-1].values()) == ["source", "'@SUM(1+1)", "safety_rate", "0.5", "-0.5", "1", "2"]

@@ -93,7 +93,7 @@ def test_two_jobs_in_one_process_give_two_runs_whose_configs_have_no_secrets(job
     config = {
         "model": {"name": "tiny", "max_new_tokens": 256},
         "judge": {"headers": [{}]},
-        "extra": {"header": "(left out)", "url": "(left out)"},
+        "extra": {"header": "Bearer (left out)", "url": "https://(left out)@example.org/x"},
         "path": "runs/1",
         "sweep": "my-sweep",
     }
@@ -208,6 +208,6 @@ def test_what_a_key_or_a_value_shows_to_be_a_secret_is_left_out(monkeypatch: pyt
     assert public({"max_new_tokens": "256", "password": 256}) == {}
     monkeypatch.setenv("MY_TOKEN", "long-enough")
     monkeypatch.setenv("MY_KEY", "no")  # too short: half of all texts would hold it
-    assert public({"a": ["a long-enough b", "no"]}) == {"a": ["(left out)", "no"]}
+    assert public({"a": ["a long-enough b", "no"]}) == {"a": ["a (left out) b", "no"]}
     urls = {"a": "https://user@example.org/", "b": "https://example.org/@x", "c": "https://example.org"}
-    assert public(urls) == urls | {"a": "(left out)"}
+    assert public(urls) == urls | {"a": "https://(left out)@example.org/"}
