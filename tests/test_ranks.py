@@ -44,8 +44,8 @@ def rows(path: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    done = run(folder, "data.batch_size=8", "hydra.run.dir=one")
-    assert done.returncode == 0, done.stderr
+    ended = launch("train", *RUN, "data.batch_size=8", "hydra.run.dir=one", cwd=folder, cache=folder / "cache")
+    assert ended.status == 0, ended.err
     return folder
 
 

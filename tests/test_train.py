@@ -201,6 +201,15 @@ def test_the_same_command_elsewhere_measures_the_same_to_the_last_digit(folder: 
     assert again == before
 
 
+def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path):
+    ended = launch("train", "objective=sft", *SHORT, "hydra.run.dir=sft", cwd=tmp_path, cache=tmp_path / "own")
+    assert ended.status == 0, ended.err
+    metrics = read_json(tmp_path / "sft" / "metrics.json")
+    assert metrics["train/loss"] == pytest.approx(metrics["loss/nll"])
+    assert not [key for key in metrics if key.startswith("rewards/")]
+    assert not list((tmp_path / "own").glob("responses/*"))
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     def step(self: Any, closure: Callable[[], Any]) -> None:
         closure()
@@ -394,7 +403,6 @@ def test_a_bad_row_in_the_test_file_costs_no_training(own_rows: Callable[..., Pa
 
 @pytest.mark.parametrize("objective", sorted(path.stem for path in (conf_dir() / "objective").glob("*.yaml")))
 def test_every_objective_trains_and_is_measured(tmp_path: Path, cache: Path, objective: str):
-    cache = tmp_path / "own" if objective == "sft" else cache
     words = [*FEW, f"objective={objective}", "trainer.max_steps=3", "hydra.run.dir=run"]
     ended = launch("train", *words, cwd=tmp_path, cache=cache)
     assert ended.status == 0, ended.err
@@ -406,7 +414,3 @@ def test_every_objective_trains_and_is_measured(tmp_path: Path, cache: Path, obj
     assert ("rewards/margins" in metrics) == (objective != "sft")
     assert ("eval/pairwise_accuracy_reward" in metrics) == (objective not in ("sft", "simpo", "orpo"))
     assert all(0 <= row["perf/data_wait"] <= 1 and row["perf/seconds"] > 0 for row in rows[:3])
-    if objective == "sft":
-        assert metrics["train/loss"] == pytest.approx(metrics["loss/nll"])
-        assert not [key for key in metrics if key.startswith("rewards/")]
-        assert not list(cache.glob("responses/*")), "nothing that it does not read is made"
