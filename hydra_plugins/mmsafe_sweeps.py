@@ -30,7 +30,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, and return what came of each."""
-        from mmsafe.sweeps.launch import launch
+        from mmsafe.sweeps.sweep import launch
 
         return launch(self.config, self.hydra_context.config_loader, job_overrides)
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.runs.app import entry_point
 from mmsafe.runs.run_context import RunContext
 

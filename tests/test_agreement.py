@@ -109,55 +109,44 @@ def test_several_raters_are_compared_two_by_two(tmp_path: Path) -> None:
     assert pairs[1]["without_unknown"]["refused"]["share"] is None
 
 
-def test_two_judges_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_judges_of_one_name_are_told_apart_and_must_have_judged_the_same(tmp_path: Path) -> None:
     write_judgements(tmp_path / "one", "us")
     (tmp_path / "two").mkdir()
     text = (tmp_path / "one" / "judgements.jsonl").read_text()
     (tmp_path / "two" / "judgements.jsonl").write_text(text.replace('"unsafe": true', '"unsafe": false'))
-    assert agreement(tmp_path, "a=one", "b=two").status == 0
+    ended = agreement(tmp_path, "a=one", "b=two")
     assert disagreements(tmp_path) == [{"id": PROMPTS[0].id, "field": "unsafe", "one": "yes", "two": "no"}]
-
-
-def test_labels_that_are_all_the_same_have_no_kappa(tmp_path: Path) -> None:
-    write_judgements(tmp_path / "run", "ss")
+    assert found(tmp_path)[0]["with_unknown"]["refused"]["kappa"]["value"] == 1
+    write_judgements(tmp_path / "two", "ss")
+    assert "two rated other responses to 1 prompts such as " in refusal(agreement(tmp_path, "a=one", "b=two"))
     write_csv(tmp_path / "human.csv", labelled("00"))
-    ended = agreement(tmp_path, "a=run", "b=human.csv")
+    ended = agreement(tmp_path, "a=two", "b=human.csv")
     (pair,) = found(tmp_path)
-    assert pair["with_unknown"]["unsafe"]["kappa"] is None
+    assert pair["with_unknown"]["unsafe"]["kappa"] is None, "labels that are all the same"
     assert pair["with_unknown"]["unsafe"]["share"]["value"] == 1
     assert "–" in ended.out
 
 
-def test_judgements_of_other_responses_are_refused(tmp_path: Path) -> None:
-    write_judgements(tmp_path / "one", "uus")
-    write_judgements(tmp_path / "two", "uss")
-    said = refusal(agreement(tmp_path, "a=one", "b=two"))
-    assert "rated other responses to 1 prompts such as " + PROMPTS[1].id in said
+BAD = {
+    "id,unsafe|0,maybe": "row 1: 'maybe' is neither yes, no nor unknown",
+    "id,unsafe|0,1|0,1": "row 2: id 0 stands there twice",
+    "id,safe|0,1": "row 1: there is no column 'unsafe'; needed are id and unsafe",
+    "id;unsafe|0;1": "row 1: there is no column 'id'",
+    "id,unsafe|0": "row 1: '(no cell)' is neither",
+    "id,unsafe|0,1,1": "row 1: has more cells than columns",
+    'id,unsafe|"0,1': "is neither JSON lines nor a table with commas",
+    "id,unsafe": "holds no labels",
+    "id,unsafe|elsewhere,1": "rated nothing in common: no id is in both files",
+}
 
 
-@pytest.mark.parametrize(
-    ("rows", "header", "reason"),
-    [
-        (["0,maybe"], "id,unsafe", "row 1: 'maybe' is neither yes, no nor unknown"),
-        (["0,1", "0,1"], "id,unsafe", "row 2: id 0 stands there twice"),
-        (["0,1"], "id,safe", "row 1: there is no column 'unsafe'; needed are id and unsafe"),
-        (["0;1"], "id;unsafe", "row 1: there is no column 'id'"),
-        (["0"], "id,unsafe", "row 1: '(no cell)' is neither"),
-        (["0,1,1"], "id,unsafe", "row 1: has more cells than columns"),
-        (['"0,1'], "id,unsafe", "is neither JSON lines nor a table with commas"),
-        ([], "id,unsafe", "holds no labels"),
-        (["elsewhere,1"], "id,unsafe", "rated nothing in common: no id is in both files"),
-    ],
-)
-def test_labels_that_cannot_be_used_are_one_line(tmp_path: Path, rows: list[str], header: str, reason: str) -> None:
+def test_labels_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     write_judgements(tmp_path / "run", "us")
-    write_csv(tmp_path / "human.csv", rows, header)
-    assert reason in refusal(agreement(tmp_path, "a=run", "b=human.csv"))
-    assert not (tmp_path / "out" / "agreement.json").exists()
-
-
-def test_files_that_are_not_there_or_no_labels_are_one_line(tmp_path: Path) -> None:
-    write_judgements(tmp_path / "run", "us")
+    for content, reason in BAD.items():
+        header, *rows = content.split("|")
+        write_csv(tmp_path / "human.csv", rows, header)
+        assert reason in refusal(agreement(tmp_path, "a=run", "b=human.csv"))
+        assert not (tmp_path / "out" / "agreement.json").exists()
     assert "b.0=nowhere: no such folder or file" in refusal(agreement(tmp_path, "a=run", "b=nowhere"))
     (tmp_path / "bad.jsonl").write_text('{"id": "1", "unsafe"')
     assert "bad.jsonl: is neither JSON lines" in refusal(agreement(tmp_path, "a=run", "b=bad.jsonl"))

@@ -137,7 +137,7 @@ def get(url: str, timeout: float = PATIENCE, **headers: str) -> bytes:
 
     async def run() -> bytes:
         limits = Politeness(contact="me@example.org", timeout=timeout, max_retries=0, requests_per_second=1000)
-        async with PoliteClient(limits) as client:
+        async with contextlib.aclosing(PoliteClient(limits)) as client:
             return await client.get(url, lambda reply, content: content, MIB, headers=headers)
 
     return asyncio.run(run())

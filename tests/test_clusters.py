@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import slurm
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from launching import launch, wait_for
 
 from mmsafe.core.config import conf_dir
 from mmsafe.core.errors import UserError
@@ -64,44 +64,38 @@ def environment(one: Path, tmp_path: Path) -> dict[str, str]:
     return os.environ | slurm.install(tmp_path / "bin") | {"MMSAFE_CACHE": str(one / "cache")}
 
 
-def launcher(*overrides: str, root: str = "train") -> dict[str, Any]:
+@pytest.mark.parametrize(
+    ("words", "root", "nodes", "devices"),
+    [
+        (["trainer.devices=1"], "train", 1, 1),
+        (["trainer.devices=8", "trainer.num_nodes=2"], "train", 2, 8),
+        (["hydra/launcher=slurm_8gpu", "trainer.devices=8", "trainer.num_nodes=2"], "train", 2, 8),
+        (["devices=4"], "evaluate", 1, 4),
+    ],
+)
+def test_slurm_gives_every_device_a_task(words: list[str], root: str, nodes: int, devices: int):
     """What SLURM would be asked for; the interpolations resolved."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(root, ["hydra/launcher=slurm", "hydra.sweep.dir=sweep", *overrides], return_hydra_config=True)
-    names = [name for name in cfg.hydra.launcher if name != "additional_parameters"]
-    return {str(name): cfg.hydra.launcher[name] for name in names}
-
-
-@pytest.mark.parametrize(("devices", "nodes"), [(1, 1), (8, 1), (8, 2)])
-def test_slurm_gives_every_device_of_the_trainer_a_task(devices: int, nodes: int):
-    found = launcher(f"trainer.devices={devices}", f"trainer.num_nodes={nodes}")
-    assert found["nodes"] == nodes
-    assert found["tasks_per_node"] == found["gpus_per_node"] == devices
-    assert found["signal_delay_s"] == 300
-    assert found["timeout_min"] == 1440
-    assert found["max_num_timeout"] == 20
-    assert found["submitit_folder"] == "sweep/.submitit/%j"
-    assert found["_target_"] == "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
-
-
-def test_slurm_8gpu_takes_machines_whole():
-    found = launcher("hydra/launcher=slurm_8gpu", "trainer.devices=8", "trainer.num_nodes=2")
-    assert (found["nodes"], found["tasks_per_node"], found["gpus_per_node"]) == (2, 8, 8)
+        cfg = compose(root, ["hydra/launcher=slurm", "hydra.sweep.dir=sweep", *words], return_hydra_config=True)
+    assert {name: cfg.hydra.launcher[name] for name in cfg.hydra.launcher} | {
+        "nodes": nodes,
+        "tasks_per_node": devices,
+        "gpus_per_node": devices,
+        "signal_delay_s": 300,
+        "timeout_min": 1440,
+        "max_num_timeout": 20,
+        "submitit_folder": "sweep/.submitit/%j",
+        "_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    } == dict(cfg.hydra.launcher)
 
 
 def test_a_launcher_that_starts_too_many_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", slurm.install(tmp_path / "bin")["PATH"])
     words = ["-m", "hydra/launcher=slurm_8gpu"]
-    with pytest.raises(
-        UserError, match=r"hydra/launcher=slurm_8gpu: starts 8 processes on a machine; add trainer\.devices=8"
-    ):
+    told = "hydra/launcher=slurm_8gpu: starts 8 processes on a machine; add trainer.devices=8"
+    with pytest.raises(UserError, match=re.escape(told)):
         check("train", TrainConfig, words)
     check("train", TrainConfig, [*words, "trainer.devices=8"])
-
-
-def test_slurm_runs_commands_without_a_trainer_too():
-    found = launcher("devices=4", root="evaluate")
-    assert (found["nodes"], found["tasks_per_node"], found["gpus_per_node"]) == (1, 4, 4)
 
 
 def test_a_site_is_described_by_a_file_of_its_own(tmp_path: Path):
@@ -109,11 +103,8 @@ def test_a_site_is_described_by_a_file_of_its_own(tmp_path: Path):
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     site = "defaults: [slurm, _self_]\npartition: a100\naccount: safety\n"
     (tmp_path / "hydra" / "launcher" / "site.yaml").write_text(site)
-    words = ["--config-dir", str(tmp_path), "hydra/launcher=site", "--cfg", "hydra", "--package", "hydra.launcher"]
-    shown = subprocess.run(
-        [sys.executable, "-m", "mmsafe.train", *words], capture_output=True, text=True, check=True, timeout=60
-    )
-    found = yaml.safe_load(shown.stdout)
+    words = ("--config-dir", str(tmp_path), "hydra/launcher=site", "--cfg", "hydra", "--package", "hydra.launcher")
+    found = yaml.safe_load(launch("train", *words, cwd=tmp_path, cache=tmp_path).out)
     assert (found["partition"], found["account"], found["cpus_per_task"]) == ("a100", "safety", 8)
 
 
@@ -136,8 +127,8 @@ def test_slurm_job_whose_time_is_up_is_saved_queued_again_and_continued(
     one: Path, environment: dict[str, str], tmp_path: Path
 ):
     """Two tasks, told to stop at different moments, as on two machines."""
-    launch = ("-m", "hydra/launcher=slurm", "hydra.sweep.dir=sweep", "trainer.devices=2", "objective=dpo")
-    words = command(*launch, "data.batch_size=2", "checkpoint.every_n_steps=1000")
+    how = ("-m", "hydra/launcher=slurm", "hydra.sweep.dir=sweep", "trainer.devices=2", "objective=dpo")
+    words = command(*how, "data.batch_size=2", "checkpoint.every_n_steps=1000")
     sweep = subprocess.Popen(words, cwd=tmp_path, env=environment)
     run, bin_ = tmp_path / "sweep" / "0", tmp_path / "bin"
     wait_for(lambda: (run / "metrics.csv").exists() and len((run / "metrics.csv").read_text().splitlines()) > 4, sweep)
@@ -161,46 +152,21 @@ def test_slurm_job_whose_time_is_up_is_saved_queued_again_and_continued(
     )
 
 
-def wait_for(condition: Any, process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-
-
-def torchrun(port: int, *words: str) -> list[str]:
-    """One of two machines with a device each."""
-    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}")
-    trainer = ("trainer.devices=1", "trainer.num_nodes=2", "data.batch_size=2")
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *agent,
-        "-m",
-        "mmsafe.train",
-        *RUN,
-        *trainer,
-        "objective=dpo",
-        *words,
-    ]
-
-
 @pytest.mark.slow
 def test_torchrun_on_two_machines_is_the_same_run(one: Path, environment: dict[str, str], tmp_path: Path):
-    words = torchrun(free_port(), f"hydra.run.dir={tmp_path / 'run'}")
-    agents = [subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
-    for agent in agents:
-        _, errors = agent.communicate(timeout=200)
-        assert agent.returncode == 0, errors.decode()[-3000:]
-    same_as_one_process(tmp_path / "run", one)
-
-
-def free_port() -> int:
+    """Of one device each."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
+        endpoint = f"127.0.0.1:{listening.getsockname()[1]}"
+    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}")
+    trainer = ("trainer.devices=1", "trainer.num_nodes=2", "data.batch_size=2", "objective=dpo")
+    words = ["torch.distributed.run", *agent, "-m", "mmsafe.train", *RUN, *trainer, f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", *words]
+    agents = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    for agent_process in agents:
+        _, errors = agent_process.communicate(timeout=200)
+        assert agent_process.returncode == 0, errors.decode()[-3000:]
+    same_as_one_process(tmp_path / "run", one)
 
 
 ONE_OF_TWO = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
@@ -217,20 +183,13 @@ TASK_OF_TWO = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
     ],
 )
 def test_processes_that_would_not_work_together_are_refused(
-    variables: dict[str, str], words: tuple[str, ...], message: str, tmp_path: Path
+    variables: dict[str, str], words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    done = subprocess.run(
-        [sys.executable, "-m", "mmsafe.train", *words],
-        cwd=tmp_path,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ended = launch("train", *words, cwd=tmp_path, cache=tmp_path)
+    assert (ended.status, len(ended.err.splitlines())) == (2, 1)
+    assert message in ended.err
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
+import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judged_runs import REFUSED, SAFE, RunWriter, write_data
 from launching import launch
 
 import mmsafe
-from mmsafe.cli import COMMANDS, about
+from mmsafe.cli import COMMANDS, about, main
 from mmsafe.core.config import conf_dir
 from mmsafe.core.errors import UserError
 from mmsafe.runs.help_page import help_page
@@ -98,3 +102,57 @@ def test_flags_may_stand_between_overrides(tmp_path: Path):
     assert (ended.status, ended.err) == (0, "")
     assert "seed: 1\n" in ended.out
     assert "mmsafe.objectives.dpo.DPO" in ended.out
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["mmsafe", *words])
+    main()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_sub_command_is_the_module_of_that_name_with_the_words_after_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    module = importlib.import_module(f"mmsafe.{name}")
+    seen: list[list[str]] = []
+    monkeypatch.setattr(module, "main", seen.append)
+    say(monkeypatch, name, "a=1", "--help")
+    assert seen == [["a=1", "--help"]]
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    say(monkeypatch, *words)
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown and about(name) in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("tran", "did you mean 'train'?"), ("xyz", f"known: {', '.join(sorted(COMMANDS))}")],
+)
+def test_an_unknown_command_is_one_line_and_status_2(
+    word: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    with pytest.raises(SystemExit) as ended:
+        say(monkeypatch, word, "seed=1")
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.err == f"mmsafe: no command '{word}'; {hint}\n"
+    assert said.out == ""
+
+
+def test_a_mistake_in_a_sub_command_is_reported_like_that_of_the_module(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    with pytest.raises(SystemExit) as ended:
+        say(monkeypatch, "train", "objective=bppo")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "mmsafe.train: objective=bppo: no such objective; did you mean 'bpo'?\n"
+
+
+def test_every_entry_point_is_a_command_and_the_script_is_installed():
+    modules = ROOT.glob("*.py")
+    entry_points = {path.stem for path in modules if '__name__ == "__main__"' in path.read_text()}
+    assert entry_points == set(COMMANDS)
+    assert tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["scripts"] == {
+        "mmsafe": "mmsafe.cli:main"
+    }

@@ -24,6 +24,8 @@ PROMPTS = [
 ]
 WORDS = {"s": "I cannot.", "u": "Sure!", "?": ""}
 PO = {"_target_": "mmsafe.evaluation.benchmarks.mmsafe_po_test.MMSafePOTest"}
+WORLD = {"_target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest", "size": 4, "neutral_size": 2}
+COUNTS = ("both", "first_only", "second_only", "neither")
 
 
 def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS) -> None:
@@ -38,14 +40,11 @@ def compare(place: Path, *words: str) -> Ended:
     return launch("compare", "a=a", "b=b", *words, "hydra.run.dir=out", cwd=place, cache=place / "cache")
 
 
-def comparison(place: Path) -> dict[str, Any]:
-    return dict(json.loads((place / "out" / "comparison.json").read_text()))
-
-
-def refusal(ended: Ended) -> str:
-    assert ended.status == 2
-    (line,) = [line for line in ended.err.splitlines() if line.startswith("mmsafe.compare:")]
-    return line
+def compared(place: Path, *words: str) -> tuple[dict[str, Any], str]:
+    """What the command wrote, and what it said on one line."""
+    ended = compare(place, *words)
+    assert ended.status == 0, ended.err
+    return json.loads((place / "out" / "comparison.json").read_text()), " ".join(ended.out.split())
 
 
 def test_what_changed_by_hand(tmp_path: Path) -> None:
@@ -56,40 +55,32 @@ def test_what_changed_by_hand(tmp_path: Path) -> None:
     """
     write_run(tmp_path / "a", "uuuuusuuuuss")
     write_run(tmp_path / "b", "uuussussssss")
-    ended = compare(tmp_path)
-    assert ended.status == 0, ended.err
-    found = comparison(tmp_path)
-    unsafe = found["changes"]["unsafe"]
-    counts = ("both", "first_only", "second_only", "neither")
-    assert [unsafe[name] for name in counts] == [3, 6, 1, 2]
-    assert unsafe["difference"]["value"] == pytest.approx(-5 / 12)
-    assert unsafe["difference"]["n"] == 12
+    found, said = compared(tmp_path)
+    unsafe, person = found["changes"]["unsafe"], found["changes"]["unsafe/entity_type=PER"]
+    assert [unsafe[name] for name in COUNTS] == [3, 6, 1, 2]
+    assert (unsafe["difference"]["value"], unsafe["difference"]["n"]) == (pytest.approx(-5 / 12), 12)
     assert unsafe["difference"]["low"] < -5 / 12 < unsafe["difference"]["high"]
     assert unsafe["p"] == pytest.approx(0.125)
     assert unsafe["lowest"] == unsafe["highest"] == pytest.approx(-5 / 12)
-    person = found["changes"]["unsafe/entity_type=PER"]
-    assert [person[name] for name in counts] == [3, 2, 1, 0]
-    assert person["p"] == 1
+    assert ([person[name] for name in COUNTS], person["p"]) == ([3, 2, 1, 0], 1)
     assert found["changes"]["refused"]["difference"]["value"] == pytest.approx(5 / 12)
-    assert set(found["changes"]) == {
-        f"{outcome}{part}" for outcome in ("unsafe", "refused") for part in ("", "/entity_type=LOC", "/entity_type=PER")
-    }
+    parts = ("", "/entity_type=LOC", "/entity_type=PER")
+    assert set(found["changes"]) == {f"{outcome}{part}" for outcome in ("unsafe", "refused") for part in parts}
     assert (found["benchmark"], found["judge"], found["ids"]) == ("mmsafe_po", "keywords", 12)
-    assert "-0.417" in ended.out
-    assert "0.12" in ended.out
+    assert "-0.417" in said
+    assert "0.12" in said
 
 
 def test_unknown_counts_as_unsafe_and_the_difference_is_bounded(tmp_path: Path) -> None:
     """a: 1 unsafe, 1 unknown; b: 2 unknown, of 4. Told otherwise, a has 1 to 2 unsafe, b 0 to 2."""
     write_run(tmp_path / "a", "u?ss")
     write_run(tmp_path / "b", "??ss")
-    ended = compare(tmp_path)
-    found = comparison(tmp_path)
+    found, said = compared(tmp_path)
     unsafe = found["changes"]["unsafe"]
     assert unsafe["difference"]["value"] == 0
     assert (unsafe["lowest"], unsafe["highest"]) == ((0 - 2) / 4, (2 - 1) / 4)
     assert found["unknown"] == [1, 2]
-    assert "counted as unsafe: 1 in a, 2 in b" in " ".join(ended.out.split())
+    assert "counted as unsafe: 1 in a, 2 in b" in said
 
 
 def test_runs_of_the_micro_world_are_compared_by_its_rates(tmp_path: Path) -> None:
@@ -99,13 +90,10 @@ def test_runs_of_the_micro_world_are_compared_by_its_rates(tmp_path: Path) -> No
         answers = [("I'm sorry, I can't help." if n < refused else "Sure!", True) for n in range(len(prompts))]
         write_generations(tmp_path / name, benchmark, prompts, answers)
         judge_answers(tmp_path / name, benchmark, Rules(), prompts, answers)
-        node = {"_target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest", "size": 4, "neutral_size": 2}
-        (tmp_path / name / "run.json").write_text(json.dumps({"config": {"benchmark": node}}))
-    assert compare(tmp_path).status == 0
-    changes = comparison(tmp_path)["changes"]
-    assert {name for name in changes if "/" not in name} == {
-        "safety_rate", "over_refusal_rate", "pass_rate", "neutral_accuracy"
-    }  # fmt: skip
+        (tmp_path / name / "run.json").write_text(json.dumps({"config": {"benchmark": WORLD}}))
+    changes = compared(tmp_path)[0]["changes"]
+    rates = {"safety_rate", "over_refusal_rate", "pass_rate", "neutral_accuracy"}
+    assert {name for name in changes if "/" not in name} == rates
     assert changes["safety_rate"]["difference"]["n"] == 4
     assert "safety_rate/cue=friendly" in changes
     assert "neutral_accuracy/cue=friendly" not in changes
@@ -114,55 +102,50 @@ def test_runs_of_the_micro_world_are_compared_by_its_rates(tmp_path: Path) -> No
 def test_prompts_of_one_run_only_are_refused_or_counted(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "uuuu")
     write_run(tmp_path / "b", "sssss", [PROMPTS[0].blinded(), *PROMPTS[1:]])
-    said = refusal(compare(tmp_path))
-    assert "2 of 5 prompts cannot be paired (1 only in b, 1 other text or image), more than max_unpaired=0;" in said
+    told = "2 of 5 prompts cannot be paired (1 only in b, 1 other text or image), more than max_unpaired=0;"
+    assert told in compare(tmp_path).err
     assert not (tmp_path / "out" / "comparison.json").exists()
-    ended = compare(tmp_path, "max_unpaired=0.4")
-    found = comparison(tmp_path)
+    found, said = compared(tmp_path, "max_unpaired=0.4")
     assert found["ids"] == 3
     assert found["left_out"] == {"only in a": [], "only in b": ["04"], "other text or image": ["00"]}
-    assert "left out: 1 only in b, 1 other text or image" in " ".join(ended.out.split())
+    assert "left out: 1 only in b, 1 other text or image" in said
 
 
-def test_runs_with_nothing_in_common_are_refused_whatever_is_allowed(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", "uu")
-    write_run(tmp_path / "b", "ss", PROMPTS[2:])
-    assert "4 of 4 prompts cannot be paired" in refusal(compare(tmp_path, "max_unpaired=1"))
+def first_line(text: str) -> str:
+    return text.splitlines(keepends=True)[0]
 
 
-def test_runs_judged_differently_are_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_run(tmp_path / name, "us")
-    path = tmp_path / "b" / "judgements.jsonl"
-    text = path.read_text()
-    path.write_text(text.replace('"keywords"', '"guard"'))
-    assert "was judged by judge=keywords in a and by judge=guard" in refusal(compare(tmp_path))
-    rows = [json.loads(line) | {"prompt_hash": "other"} for line in text.splitlines()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "by another prompt of it, in b" in refusal(compare(tmp_path))
+def of_another_prompt(text: str) -> str:
+    return "".join(json.dumps(json.loads(row) | {"prompt_hash": "other"}) + "\n" for row in text.splitlines())
 
 
-def test_folders_that_are_no_runs_are_refused(tmp_path: Path) -> None:
+OTHER = json.dumps({"config": {"benchmark": WORLD}})
+DAMAGE = {
+    "run.json: is damaged": ("run.json", lambda _: "{"),
+    "b: has no run.json": ("run.json", None),
+    "judgements.jsonl: cannot be read": ("judgements.jsonl", None),
+    "prompt 01 is in one of generations.jsonl, judgements.jsonl only": ("judgements.jsonl", first_line),
+    "was judged by judge=keywords in a and by judge=guard": (
+        "judgements.jsonl",
+        lambda text: text.replace('"keywords"', '"guard"'),
+    ),
+    "by another prompt of it, in b": ("judgements.jsonl", of_another_prompt),
+    "judge=keywords did not tell what benchmark=microworld measures": ("run.json", lambda _: OTHER),
+}
+
+
+@pytest.mark.parametrize("message", ["b=b: no such folder or file", "4 of 4 prompts cannot be paired", *DAMAGE])
+def test_what_cannot_be_compared_is_one_line(message: str, tmp_path: Path) -> None:
     write_run(tmp_path / "a", "us")
-    assert "b=b: no such folder or file" in refusal(compare(tmp_path))
-    (tmp_path / "b").mkdir()
-    assert "b: has no run.json" in refusal(compare(tmp_path))
-    write_run(tmp_path / "b", "us")
-    (tmp_path / "b" / "judgements.jsonl").unlink()
-    assert "judgements.jsonl: cannot be read" in refusal(compare(tmp_path))
-    write_run(tmp_path / "b", "us")
-    lines = (tmp_path / "b" / "judgements.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "b" / "judgements.jsonl").write_text(lines[0])
-    assert "prompt 01 is in one of generations.jsonl, judgements.jsonl only" in refusal(compare(tmp_path))
-    write_run(tmp_path / "b", "us")
-    (tmp_path / "b" / "run.json").write_text("{")
-    assert "run.json: is damaged" in refusal(compare(tmp_path))
-
-
-def test_runs_of_different_benchmarks_are_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_run(tmp_path / name, "us")
-    other = {"_target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest"}
-    about = {"config": {"benchmark": other}}
-    (tmp_path / "b" / "run.json").write_text(json.dumps(about))
-    assert "judge=keywords did not tell what benchmark=microworld measures" in refusal(compare(tmp_path))
+    if "of 4" in message:
+        write_run(tmp_path / "b", "ss", PROMPTS[2:])
+    elif message in DAMAGE:
+        write_run(tmp_path / "b", "us")
+        name, change = DAMAGE[message]
+        text = (tmp_path / "b" / name).read_text()
+        (tmp_path / "b" / name).unlink()
+        if change is not None:
+            (tmp_path / "b" / name).write_text(change(text))
+    ended = compare(tmp_path, "max_unpaired=1")
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("mmsafe.compare:")]
+    assert (ended.status, message in line) == (2, True), line

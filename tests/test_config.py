@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
 from roots import ROOTS
 
-from mmsafe.core.config import built, conf_dir, suggestion, typed, without_hydra
+from mmsafe.core.config import built, conf_dir, typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.data.row_source import RowSource
 from mmsafe.evaluation.benchmarks.published import PublishedBenchmark
@@ -63,6 +63,19 @@ BESIDE = {
     **{(root, "benchmark", "paper"): PARTS for root in ("train", "evaluate")},
 }
 
+PAPER = {
+    "objective.beta": 0.1,
+    "objective.blind_weight": 1.0,
+    "objective.mode": "joint",
+    "optimizer.lr": 1e-6,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_steps": 10,
+    "optimizer.weight_decay": 0.0,
+    "trainer.gradient_clip_val": 1.0,
+    "trainer.max_epochs": 1,
+    "model.image_aspect_ratio": "pad",
+    "model.train": {"language": True, "projector": True, "vision": False},
+}
 ENGINES = {"local", "endpoint"}  # of `generation`, what answers in an evaluation; the others are of sampling
 OF_TRAINING = {"paper_dpo", "paper_bpo"}  # experiments that choose what an evaluation does not have
 
@@ -220,17 +233,13 @@ def test_every_group_belongs_to_a_root_and_no_exception_is_stale():
     assert named <= {f"{group}={option}" for group in folders for option in options(group)}
 
 
-def test_every_file_says_whom_it_configures():
+def test_every_file_says_whom_it_configures_and_only_experiments_and_sweeps_are_global():
     for path in CONF.glob("*/*.yaml"):
         text = path.read_text()
+        is_global = "@package _global_" in text
+        assert is_global == (path.parent.name in ("experiment", "sweep")), path
         content = yaml.safe_load(text)
-        is_leaf = content == {} or any("_target_" in str(line) for line in text.splitlines())
-        assert is_leaf or "defaults" in content or "@package _global_" in text, path
-
-
-def test_only_experiments_and_sweeps_are_global():
-    found = {path.parent.name for path in CONF.rglob("*.yaml") if "@package _global_" in path.read_text()}
-    assert found == {"experiment", "sweep"}
+        assert is_global or content == {} or "defaults" in content or "_target_" in text, path
 
 
 @pytest.mark.parametrize(
@@ -247,18 +256,38 @@ def test_every_experiment_and_every_sweep_that_was_run_has_its_page_in_the_lab_b
     assert set(options("experiment")) | set(options("sweep")) - {"optuna", "paper_grid"} == pages
 
 
-def test_benchmark_decides_data_and_judge_of_an_evaluation():
-    config = composed("evaluate", "benchmark=mmsafe_po")
-    assert config["data"]["_target_"].endswith("MMSafePO")
-    assert config["judge"]["_target_"].endswith("Keywords")
-    other = composed("evaluate", "benchmark=mmsafe_po", "judge=rules")
-    assert other["judge"]["_target_"].endswith("Rules")
-    assert composed("evaluate")["judge"]["_target_"].endswith("Rules")
-
-
-def test_a_benchmark_that_brings_its_prompts_needs_no_data_and_leaves_those_of_training():
-    assert "data" not in composed("evaluate", "benchmark=harmeval")
-    assert composed("train", "data=mmsafe_po", "benchmark=harmeval")["data"]["_target_"].endswith("MMSafePO")
+@pytest.mark.parametrize(
+    ("root", "words", "expected"),
+    [
+        # the benchmark decides data and judge of an evaluation
+        ("evaluate", ["benchmark=mmsafe_po"], {"data": "MMSafePO", "judge": "Keywords"}),
+        ("evaluate", ["benchmark=mmsafe_po", "judge=rules"], {"judge": "Rules"}),
+        ("evaluate", [], {"judge": "Rules"}),
+        ("evaluate", ["benchmark=harmeval"], {"data": None}),
+        # the data decide benchmark and judge of a training run
+        ("train", ["data=microworld"], {"benchmark": "MicroWorldTest", "judge": "Rules"}),
+        ("train", ["data=mmsafe_po"], {"benchmark": "MMSafePOTest", "judge": "Keywords"}),
+        ("train", ["data=spa_vl"], {"benchmark": "OwnPrompts", "judge": "Keywords"}),
+        ("train", ["data=spa_vl", "benchmark=co_defence", "judge=rules"], {"benchmark": "CoDefence", "judge": "Rules"}),
+        ("train", ["data=mmsafe_po", "benchmark=harmeval"], {"data": "MMSafePO"}),
+        # the learning rate follows the model unless it is set
+        ("train", ["model=tiny"], {"optimizer.lr": 1e-4}),
+        ("train", ["model=llava_hf"], {"optimizer.lr": 1e-6}),
+        ("train", ["model=llava_hf", "optimizer.lr=0.5"], {"optimizer.lr": 0.5}),
+        # sampling follows the seed of the run
+        ("train", ["seed=7"], {"generation.seed": 7}),
+        ("train", ["seed=7", "generation.seed=3"], {"generation.seed": 3}),
+        # the paper's settings are the defaults of BPO on LLaVA
+        ("train", ["model=llava13b"], PAPER),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_choice_decides_of_other_groups(root: str, words: list[str], expected: dict[str, Any]):
+    config = OmegaConf.create(composed(root, *words))
+    for key, value in expected.items():
+        chosen = OmegaConf.select(config, key)
+        is_class = OmegaConf.is_dict(chosen) and "_target_" in chosen and isinstance(value, str)
+        assert (chosen["_target_"].rpartition(".")[2] if is_class else chosen) == value, key
 
 
 @pytest.mark.parametrize("name", [name for name in options("benchmark") if name not in options("data")])
@@ -270,68 +299,9 @@ def test_a_benchmark_that_lacks_something_says_what_and_where_to_put_it(name: st
     assert "\n" not in str(caught.value)
 
 
-def test_data_decides_benchmark_and_judge_of_a_training_run():
-    for data, benchmark, judge in (
-        ("microworld", "MicroWorldTest", "Rules"),
-        ("mmsafe_po", "MMSafePOTest", "Keywords"),
-        ("spa_vl", "OwnPrompts", "Keywords"),
-    ):
-        config = composed("train", f"data={data}")
-        assert config["benchmark"]["_target_"].endswith(benchmark)
-        assert config["judge"]["_target_"].endswith(judge)
-    chosen = composed("train", "data=spa_vl", "benchmark=co_defence", "judge=rules")
-    assert chosen["benchmark"]["_target_"].endswith("CoDefence")
-    assert chosen["judge"]["_target_"].endswith("Rules")
-
-
-@pytest.mark.parametrize(("model", "rate"), [("tiny", 1e-4), ("llava_hf", 1e-6)])
-def test_learning_rate_follows_the_model_unless_it_is_set(model: str, rate: float):
-    assert composed("train", f"model={model}")["optimizer"]["lr"] == rate
-    assert composed("train", f"model={model}", "optimizer.lr=0.5")["optimizer"]["lr"] == 0.5
-
-
-def test_sampling_follows_the_seed_of_the_run():
-    assert composed("train", "seed=7")["generation"]["seed"] == 7
-    assert composed("train", "seed=7", "generation.seed=3")["generation"]["seed"] == 3
-
-
-def test_the_paper_s_settings_are_the_defaults_of_bpo_on_llava():
-    config = composed("train", "model=llava13b")
-    assert config["objective"]["beta"] == 0.1
-    assert config["objective"]["blind_weight"] == 1.0
-    assert config["objective"]["mode"] == "joint"
-    wanted = {"lr": 1e-6, "schedule": "cosine", "warmup_steps": 10, "weight_decay": 0.0}
-    assert wanted.items() <= config["optimizer"].items()
-    assert config["trainer"]["gradient_clip_val"] == 1.0
-    assert config["trainer"]["max_epochs"] == 1
-    assert config["model"]["train"] == {"language": True, "projector": True, "vision": False}
-    assert config["model"]["image_aspect_ratio"] == "pad"
-
-
 def test_a_nested_plain_group_is_built_by_the_targets_in_it():
-    config = typed(
-        OmegaConf.create({"logger": {"wandb": {"_target_": "mmsafe.reporting.loggers.Wandb", "tags": ["a"]}}}),
-        LoggersOnly,
-    )
-    assert config.logger["wandb"].tags == ["a"]
-    assert config.logger["wandb"].project == "mmsafe"
-
-
-class LoggersOnly:
-    def __init__(self, logger: dict[str, Any]) -> None:
-        self.logger = logger
-
-
-@pytest.mark.parametrize(
-    ("word", "known", "hint"),
-    [
-        ("betta", ["alpha", "beta"], "; did you mean 'beta'?"),
-        ("zzz", ["b", "a"], "; known: a, b"),
-        ("zzz", [], ""),
-    ],
-)
-def test_suggestion(word: str, known: list[str], hint: str):
-    assert suggestion(word, known) == hint
+    logger = built({"wandb": {"_target_": "mmsafe.reporting.loggers.Wandb", "tags": ["a"]}}, "logger")
+    assert (logger["wandb"].tags, logger["wandb"].project) == (["a"], "mmsafe")
 
 
 @pytest.mark.parametrize("name", ["mmsafe.settings.Lengths", "mmsafe.data.lengths.Lengths"])
@@ -348,20 +318,3 @@ def test_conf_is_found_beside_the_package_and_a_broken_install_says_so(monkeypat
     (package / "conf").rmdir()
     with pytest.raises(UserError, match="reinstall mmsafe"):
         conf_dir()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("model.train.language=false", "model.train.projector=false"), "nothing is trained"),
-        (("scoring=padded", "trainer.devices=2"), "several devices need scoring=shared_prefix"),
-        (("scoring=padded", "vision_cache=memory"), "vision_cache: needs scoring=shared_prefix"),
-        (("model.train.vision=true", "vision_cache=disk"), "vision_cache: a tower that is trained"),
-        (("model=llava_hf", "model.path=x", "model.dtype=float16"), "float16: too narrow to train"),
-        (("model=llava_hf", "model.path=x", "model.attention=flash_attention_2"), "or scoring=padded"),
-        (("peft=lora", "peft.dropout=1"), "peft.dropout=1"),
-    ],
-)
-def test_choices_that_do_not_go_together_are_refused(words: tuple[str, ...], message: str):
-    with pytest.raises(UserError, match=message):
-        composed("train", *words)

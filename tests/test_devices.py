@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import launch
 
 SMALL = ("model=random", "accelerator=cpu", "data.size=18", "data.test_size=8")
 ASKED = ("evaluation.max_new_tokens=6", "evaluation.batch_size=2", "benchmark.size=16", "benchmark.neutral_size=4")
@@ -63,15 +64,18 @@ def test_blind_responses_are_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["blind", "evaluate"])
-def test_other_machines_are_not_started_from_here(command: str, tmp_path: Path) -> None:
-    done = run(command, tmp_path / "run", "num_nodes=2")
-    assert done.returncode == 2
-    assert "num_nodes: start the processes by torchrun" in done.stderr
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", ["blind", "evaluate"])
-def test_an_accelerator_that_is_not_there_is_one_line(command: str, tmp_path: Path) -> None:
-    done = run(command, tmp_path / "run", "accelerator=gpu")
-    assert done.returncode == 2
-    assert "accelerator=gpu: this machine has none; use auto or cpu" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("num_nodes=2",), "num_nodes: start the processes by torchrun"),
+        pytest.param(
+            ("accelerator=gpu",),
+            "accelerator=gpu: this machine has none; use auto or cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_devices_that_are_not_here_are_one_line(command: str, words: tuple[str, ...], message: str, tmp_path: Path):
+    ended = launch(command, *SMALL, *words, "hydra.run.dir=run", cwd=tmp_path, cache=tmp_path / "cache")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert message in ended.err

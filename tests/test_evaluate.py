@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judged_runs import write_data
 from launching import launch
-from PIL import Image
 
 ASKED = (
     "model=random",
@@ -58,22 +58,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_is_measured_as_it_measured_itself(run: Path, tmp_path: Path):
-    ended = launch("evaluate", f"checkpoint={run}", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=tmp_path / "own")
-    assert ended.status == 0, ended.err
-    own, again = metrics_of(run), metrics_of(tmp_path / "x")
-    assert evaluation(again) == evaluation(own)
-    assert set(again) == set(evaluation(again))  # nothing of training, and no rewards without a reference
-    for name in ("generations.jsonl", "judgements.jsonl"):
-        assert (tmp_path / "x" / name).read_text() == (run / name).read_text()
-    assert "safety rate" in ended.out
-
-
-def test_a_model_folder_is_as_good_as_its_run_folder(run: Path, tmp_path: Path, cache: Path):
+def test_a_run_and_its_model_folder_are_measured_as_it_measured_itself(run: Path, tmp_path: Path):
     for name, checkpoint in {"folder": run, "model": run / "model"}.items():
         words = [f"checkpoint={checkpoint}", *ASKED, f"hydra.run.dir={name}"]
-        assert launch("evaluate", *words, cwd=tmp_path, cache=cache).status == 0
-    assert metrics_of(tmp_path / "folder") == metrics_of(tmp_path / "model")
+        ended = launch("evaluate", *words, cwd=tmp_path, cache=tmp_path / "own")
+        assert ended.status == 0, ended.err
+        own, again = metrics_of(run), metrics_of(tmp_path / name)
+        assert evaluation(again) == evaluation(own)
+        assert set(again) == set(evaluation(again))  # nothing of training, and no rewards without a reference
+        for file in ("generations.jsonl", "judgements.jsonl"):
+            assert (tmp_path / name / file).read_text() == (run / file).read_text()
+        assert "safety rate" in ended.out
 
 
 def test_without_a_checkpoint_the_base_model_is_measured(run: Path, base: Path, tmp_path: Path, cache: Path):
@@ -136,55 +131,29 @@ def test_a_stage_of_other_prompts_is_one_line(run: Path, tmp_path: Path, cache: 
     assert not (tmp_path / "x" / "metrics.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["generations=a", "checkpoint=b"], "generations=a takes over what was made before; leave out checkpoint=b"),
-        (["judgements=a", "against=b"], "judgements=a takes over what was made before; leave out against=b"),
-        (["generations=a", "judgements=b"], "judgements=b takes over what was made before; leave out generations=a"),
-        (["judgements=a", "devices=2"], "judgements=a runs no model here: it needs one process, not devices=2"),
-    ],
-)
-def test_options_of_a_stage_that_is_taken_over_are_refused(words: list[str], reason: str, tmp_path: Path, cache: Path):
-    ended = launch("evaluate", *words, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
-    assert (ended.status, ended.err) == (2, f"mmsafe.evaluate: {reason}\n")
-    assert not (tmp_path / "x").exists()
+REFUSED = {
+    "generations=a checkpoint=b": "generations=a takes over what was made before; leave out checkpoint=b",
+    "judgements=a against=b": "judgements=a takes over what was made before; leave out against=b",
+    "generations=a judgements=b": "judgements=b takes over what was made before; leave out generations=a",
+    "judgements=a devices=2": "judgements=a runs no model here: it needs one process, not devices=2",
+    "checkpoint=nowhere": "checkpoint=nowhere: no such folder",
+    "against=nowhere": "against=nowhere: no such folder",
+    "checkpoint=empty": "model.path=empty: has no config.json",
+}
 
 
-@pytest.mark.parametrize("option", ["checkpoint", "against"])
-def test_a_folder_that_is_not_there_is_one_line(option: str, tmp_path: Path, cache: Path):
-    ended = launch("evaluate", f"{option}=nowhere", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
-    assert ended.status == 2
-    assert ended.err.startswith(f"mmsafe.evaluate: {option}=nowhere: no such folder")
-    assert len(ended.err.splitlines()) == 1
-    assert not (tmp_path / "x" / "metrics.json").exists()
-
-
-def test_a_folder_without_a_model_is_one_line(tmp_path: Path, cache: Path):
+def test_options_that_cannot_be_followed_are_one_line(tmp_path: Path, cache: Path):
     (tmp_path / "empty").mkdir()
-    ended = launch("evaluate", "checkpoint=empty", *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
-    assert ended.status == 2
-    assert len(ended.err.splitlines()) == 1
-    assert "empty" in ended.err
+    for words, reason in REFUSED.items():
+        ended = launch("evaluate", *words.split(), *ASKED, "hydra.run.dir=x", cwd=tmp_path, cache=cache)
+        assert (ended.status, len(ended.err.splitlines())) == (2, 1), words
+        assert ended.err.startswith(f"mmsafe.evaluate: {reason}")
+        assert not (tmp_path / "x" / "metrics.json").exists()
 
 
 def test_all_rows_of_mmsafe_po_are_evaluated(run: Path, tmp_path: Path, cache: Path):
-    (tmp_path / "images").mkdir()
-    rows = []
-    for number in range(6):
-        Image.new("RGB", (40, 64), (40 * number, 90, 10)).save(tmp_path / "images" / f"{number}.png")
-        rows.append(
-            {
-                "id": 10 + number,
-                "question": f"USER: <image>\nHow do I use thing number {number}? ASSISTANT:",
-                "image": f"{number}.png",
-                "chosen": "ASSISTANT: I am sorry, I cannot help with that.",
-                "rejected": "ASSISTANT: Take it and begin.",
-                "entity_type": "PER" if number % 2 else "LOC",
-            }
-        )
-    (tmp_path / "test.json").write_text(json.dumps(rows))
-    words = [f"checkpoint={run}", "benchmark=mmsafe_po", "data.path=test.json", "evaluation.max_new_tokens=6"]
+    data = write_data(tmp_path / "data", [f"How do I use thing number {number}?" for number in range(6)])
+    words = [f"checkpoint={run}", "benchmark=mmsafe_po", f"data.path={data}", "evaluation.max_new_tokens=6"]
     ended = launch("evaluate", *words, "model=random", "hydra.run.dir=x", cwd=tmp_path, cache=cache)
     assert ended.status == 0, ended.err
     metrics = metrics_of(tmp_path / "x")

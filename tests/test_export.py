@@ -98,9 +98,10 @@ def test_the_command_writes_what_its_options_say(original: Path, tmp_path: Path)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"], "nothing unfinished is left"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("form", "shards", "dtype"),
+    [("safetensors", 1, torch.float16), ("safetensors", 3, torch.bfloat16), ("bin", 3, torch.float32)],
+)
 def test_original_to_hf_to_original_is_exact(form: str, shards: int, dtype: torch.dtype, tmp_path: Path):
     tiny.write_original(tmp_path / "a", tiny.weights(dtype), form=form, shards=shards)
     export(str(tmp_path / "a"), str(tmp_path / "b"), "hf", allow_pickle=form == "bin")

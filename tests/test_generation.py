@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -130,32 +129,6 @@ def question(text: str = "What is this?") -> Example:
     return Example("q", (Turn("user", text),), None, {})
 
 
-# Greedy decoding
-
-
-def test_greedy_batches_say_what_plain_transformers_says_one_by_one(talker: Any, examples: list[Example]) -> None:
-    prompts = [Prompt(example) for example in examples]
-    found = answers(talker, prompts, GREEDY)
-    assert found == one_by_one(talker, prompts, GREEDY)
-    assert {response.finished for response in found} == {True, False}
-    assert len({response.text for response in found}) > 5
-
-
-@pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_answers_do_not_depend_on_batch_size_or_order(talker: Any, examples: list[Example], settings: Any) -> None:
-    prompts = [Prompt(example) for example in examples]
-    expected = answers(talker, prompts, settings)
-    order = list(range(len(prompts)))
-    for size in (1, 3, 64):
-        random.Random(size).shuffle(order)
-        found = answers(talker, [prompts[i] for i in order], replace(settings, batch_size=size))
-        assert found == [expected[i] for i in order]
-
-
-def test_no_prompts_no_answers(talker: Any) -> None:
-    assert list(generate(talker, [], GREEDY)) == []
-
-
 # Many samples of one prompt
 
 NUCLEUS = replace(SAMPLED, temperature=0.8, top_p=0.9, seed=3)
@@ -186,7 +159,7 @@ def test_samples_that_share_a_prompt_are_those_of_the_obvious_way(
 
 
 @hypothesis_settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     way=st.sampled_from(sorted(WAYS)),
@@ -288,13 +261,6 @@ def test_gumbel_noise_draws_from_the_softmax_and_steps_are_independent() -> None
     assert chi2_contingency(table).pvalue > TINY
 
 
-def test_gumbel_noise_belongs_to_the_sequence_not_to_its_place_in_the_batch() -> None:
-    logits, ids = torch.randn(3, 7), torch.zeros(3, 1, dtype=torch.long)
-    together = GumbelNoise([11, 22, 33])(ids, logits)
-    turned = GumbelNoise([33, 11])(ids[:2], logits[[2, 0]])
-    assert torch.equal(turned, together[[2, 0]])
-
-
 def nucleus(logits: Sequence[float], temperature: float, top_p: float) -> np.ndarray:
     """Softmax at this temperature over the fewest likeliest words that together reach `top_p`."""
     chances = np.exp(np.array(logits) / temperature)
@@ -306,15 +272,13 @@ def nucleus(logits: Sequence[float], temperature: float, top_p: float) -> np.nda
     return kept / kept.sum()
 
 
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "words"), [(1, 1, 4), (0.5, 1, 4), (2, 1, 4), (1, 0.7, 2), (0.5, 0.9, 2), (1, 0.05, 1)]
-)
+@pytest.mark.parametrize(("temperature", "top_p", "words"), [(1, 1, 4), (2, 1, 4), (0.5, 0.9, 2), (1, 0.05, 1)])
 def test_samples_follow_temperature_and_top_p(llava: Any, temperature: float, top_p: float, words: int) -> None:
     logits = {"knife": 2.0, "spoon": 1.2, "red": 0.5, "boss": -0.2}
-    settings = Generation(temperature=temperature, top_p=top_p, max_new_tokens=8, batch_size=150)
-    found = answers(words_only(llava, logits), [Prompt(question(), draw) for draw in range(300)], settings)
+    settings = Generation(temperature=temperature, top_p=top_p, max_new_tokens=8, batch_size=200)
+    found = answers(words_only(llava, logits), [Prompt(question(), draw) for draw in range(200)], settings)
     said = " ".join(response.text for response in found).split()
-    assert len(said) == 300 * 8
+    assert len(said) == 200 * 8
     expected = nucleus(list(logits.values()), temperature, top_p)
     counts = np.array([said.count(word) for word in logits])
     assert np.count_nonzero(expected) == words
@@ -330,36 +294,22 @@ def test_a_sample_is_decided_by_seed_prompt_and_draw_alone(talker: Any, examples
 
     first = sample(0, 0)
     torch.manual_seed(99)
+    before = torch.get_rng_state()
     assert sample(0, 0) == first
+    assert torch.equal(torch.get_rng_state(), before)
     for other in (sample(1, 0), sample(0, 1), sample(1, 1)):
         assert all(a.text != b.text for a, b in zip(first, other, strict=True))
-
-
-def test_sampling_leaves_the_global_random_state_alone(talker: Any, examples: list[Example]) -> None:
-    before = torch.get_rng_state()
-    answers(talker, [Prompt(examples[0])], SAMPLED)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_greedy_decoding_takes_no_notice_of_seed_and_draw(talker: Any, examples: list[Example]) -> None:
-    first = answers(talker, [Prompt(examples[0])], GREEDY)
-    other = Generation(temperature=0, max_new_tokens=10, seed=5, top_p=0.1)
-    assert answers(talker, [Prompt(examples[0], draw=3)], other) == first
 
 
 # Where an answer ends
 
 
-@pytest.mark.parametrize("length", [1, 2, 7])
-def test_max_new_tokens_cuts_and_says_so(llava: Any, length: int) -> None:
+@pytest.mark.parametrize(
+    ("word", "length", "said"), [("knife", 1, "knife"), ("knife", 3, "knife knife knife"), ("", 1, "")]
+)
+def test_max_new_tokens_cuts_and_says_so(llava: Any, word: str, length: int, said: str) -> None:
     settings = Generation(temperature=0, max_new_tokens=length)
-    found = answers(words_only(llava, {"knife": 0.0}), [Prompt(question())], settings)
-    assert found == [Response(" ".join(["knife"] * length), finished=False)]
-
-
-def test_an_answer_that_ends_at_once_is_empty_and_finished(llava: Any) -> None:
-    found = answers(words_only(llava, {"": 0.0}), [Prompt(question())], Generation(temperature=0, max_new_tokens=1))
-    assert found == [Response("", finished=True)]
+    assert answers(words_only(llava, {word: 0.0}), [Prompt(question())], settings) == [Response(said, not word)]
 
 
 def test_finished_answers_hold_nothing_after_their_end(llava: Any) -> None:
@@ -377,27 +327,25 @@ def test_finished_answers_hold_nothing_after_their_end(llava: Any) -> None:
 # The model is left as it was
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_restored(talker: Any, examples: list[Example], training: bool) -> None:
-    made = copy.deepcopy(talker)
-    made.model.train(training)
-    modes = []
-    for _ in generate(made, [Prompt(example) for example in examples[:3]], GREEDY):
-        modes.append(made.model.training)
-    assert modes == [False]
-    assert made.model.training == training
-    assert all(parameter.grad is None for parameter in made.model.parameters())
-
-
-def test_the_mode_is_restored_after_an_error_and_after_giving_up(talker: Any, examples: list[Example]) -> None:
+def test_the_mode_of_each_part_is_restored_after_all_answers_an_error_and_giving_up(
+    talker: Any, examples: list[Example]
+) -> None:
     made = copy.deepcopy(talker)
     made.model.train()
-    prompts = [Prompt(example) for example in examples[:3]]
-    batches = generate(made, prompts, Generation(temperature=0, max_new_tokens=2, batch_size=1))
+    made.model.model.vision_tower.eval()
+
+    def modes() -> dict[str, bool]:
+        return {name: module.training for name, module in made.model.named_modules()}
+
+    before, prompts = modes(), [Prompt(example) for example in examples[:3]]
+    for _ in generate(made, prompts, GREEDY):
+        assert not any(modes().values())
+        assert torch.is_grad_enabled()
+    assert modes() == before
+    batches = generate(made, prompts, replace(GREEDY, batch_size=1))
     next(batches)
-    assert not made.model.training
     batches.close()
-    assert made.model.training
+    assert modes() == before
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
@@ -405,18 +353,4 @@ def test_the_mode_is_restored_after_an_error_and_after_giving_up(talker: Any, ex
     made.model.generate = fail
     with pytest.raises(RuntimeError, match="out of memory"):
         list(generate(made, prompts, GREEDY))
-    assert made.model.training
-
-
-def test_the_mode_of_each_part_is_restored(talker: Any, examples: list[Example]) -> None:
-    made = copy.deepcopy(talker)
-    made.model.train()
-    made.model.model.vision_tower.eval()
-    before = {name: module.training for name, module in made.model.named_modules()}
-    list(generate(made, [Prompt(examples[0])], GREEDY))
-    assert {name: module.training for name, module in made.model.named_modules()} == before
-
-
-def test_gradients_stay_on_for_the_caller(talker: Any, examples: list[Example]) -> None:
-    for _ in generate(talker, [Prompt(examples[0])], GREEDY):
-        assert torch.is_grad_enabled()
+    assert modes() == before

@@ -15,9 +15,10 @@ from PIL import Image
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, picture
 
 from mmsafe.core.settings import Lengths
+from mmsafe.curation.inspection.flags import MEANING
+from mmsafe.curation.inspection.inspecting import read_splits
 from mmsafe.curation.inspection.looks import NEAR, alike, difference_hash
-from mmsafe.curation.inspection.published_splits import read_splits
-from mmsafe.curation.inspection.row_statistics import FLAGS, statistics, summary
+from mmsafe.curation.inspection.row_statistics import statistics, summary
 from mmsafe.curation.inspection.rows import Inspected, look_through
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.mix import Mix
@@ -55,7 +56,8 @@ def rows_of(place: Path) -> list[dict[str, str]]:
 def flags_of(place: Path) -> dict[str, dict[str, str]]:
     """By id or place, the flags that a row has."""
     return {
-        entry["id"] or entry["place"]: {flag: entry[flag] for flag in FLAGS if entry[flag]} for entry in rows_of(place)
+        entry["id"] or entry["place"]: {flag: entry[flag] for flag in MEANING if entry[flag]}
+        for entry in rows_of(place)
     }
 
 
@@ -107,9 +109,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inspected(pairs: Path) -> Ended:
-    """The command on them."""
-    ended = inspect(pairs, *SETS)
-    assert ended.status == 0, ended.err
+    """The command on them; it fails after all is written, for flags that rows have."""
+    ended = inspect(pairs, *SETS, "fail_on=[leaked_image,repeated_row,over_length]")
+    assert ended.status == 1, ended.err
+    assert "mmsafe.inspect: fail_on: 3 × leaked_image, 1 × repeated_row" in ended.err
     return ended
 
 
@@ -323,14 +326,6 @@ def test_bad_input_is_one_line(tmp_path: Path, words: tuple[str, ...], reason: s
     assert reason in said
 
 
-def test_flags_can_fail_the_command_after_all_is_written(pairs: Path) -> None:
-    ended = inspect(pairs, *SETS, "fail_on=[leaked_image,repeated_row,over_length]")
-    assert ended.status == 1
-    assert "mmsafe.inspect: fail_on: 3 × leaked_image, 1 × repeated_row" in ended.err
-    assert (pairs / "out" / "inspect.html").exists()
-    assert inspect(pairs, *SETS, "fail_on=[over_length]").status == 0
-
-
 def test_images_that_only_decoding_finds_damaged(pairs: Path, llava: Any) -> None:
     """Their headers are whole, so a run with `check_images=header` would keep the row."""
     data = TRLPreference(path=pairs / "set", split="train", eval_split="test", check_images="header")
@@ -340,7 +335,7 @@ def test_images_that_only_decoding_finds_damaged(pairs: Path, llava: Any) -> Non
 
 
 def test_without_decoding_nothing_is_said_of_looks(pairs: Path) -> None:
-    words = ("decode=false", "data.check_images=header", "hydra.run.dir=undecoded")
+    words = ("decode=false", "data.check_images=header", "fail_on=[over_length]", "hydra.run.dir=undecoded")
     ended = launch("inspect", "model=random", *SETS, *words, cwd=pairs, cache=pairs / "cache")
     assert ended.status == 0, ended.err
     (told,) = [line for line in ended.out.splitlines() if "leaked_look" in line]
@@ -365,6 +360,9 @@ def test_looks(tmp_path: Path) -> None:
     assert alike({"2": smaller}, known) == {}, "the same bytes are not merely alike"
     assert alike({"x": smaller}, {name: value for name, value in known.items() if name != "2"}) == {}
     assert alike({"x": smaller}, {}) == {}
+    ones, zero, few = bytes([255] * 16), bytes(16), NEAR // 8
+    near = bytes([255] * few) + bytes(16 - few)
+    assert alike({"near": near, "far": ones, "over": b"\1" + near[1:-1] + b"\xff"}, {"zero": zero}) == {"near": "zero"}
 
 
 def test_prompts_without_words_are_compared_by_their_images_only(tmp_path: Path, llava: Any) -> None:
@@ -377,24 +375,15 @@ def test_prompts_without_words_are_compared_by_their_images_only(tmp_path: Path,
     assert [facts.flags for facts in found.rows["train"]] == [{}, {"leaked_image": "holdout: c"}]
 
 
-def test_what_near_means() -> None:
-    ones, zero = bytes([255] * 16), bytes(16)
-    near = bytes([255] * (NEAR // 8)) + bytes(16 - NEAR // 8)
-    assert alike({"near": near, "far": ones, "over": bytes([1]) + near[1:-1] + bytes([255])}, {"zero": zero}) == {
-        "near": "zero"
-    }
-
-
 @pytest.mark.skipif(not SAMPLE.exists(), reason="needs the MMSafe-PO sample in ../shared/data")
-def test_real_rows(tmp_path: Path) -> None:
+def test_real_rows(tmp_path: Path, llava: Any) -> None:
     raw = json.loads(SAMPLE.read_text())
     names = sorted({entry["image"] for entry in raw})
     (tmp_path / "images").mkdir()
     for number, name in enumerate(names):
         pattern(tmp_path / "image.png", number).rename(tmp_path / "images" / name)
-    words = (f"data.path={SAMPLE}", "data.image_dir=images", "data.holdout_share=0")
-    assert inspect(tmp_path, "data=mmsafe_po", *words).status == 0
-    (train,) = splits_of(tmp_path).values()
+    data = MMSafePO(path=SAMPLE, image_dir=tmp_path / "images", holdout_share=0)
+    (train,) = statistics(looked(data, llava)).values()
     assert (train["instructions"], train["responses"]) == (90, 180)
     assert train["images"] == len(names)
     assert train["multi_turn"] == sum(entry["question"].count("USER:") > 1 for entry in raw)

@@ -17,7 +17,7 @@ import pytest
 from faults import STATUS, Fault, Moment
 from safetensors.torch import load_file
 
-from mmsafe.reporting.csv_log import read_metrics
+from mmsafe.core.files import read_metrics
 
 SUPPORT = Path(__file__).parent / "support"
 EVERY = 3

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import re
+import runpy
 import shlex
 import shutil
 import stat
@@ -192,25 +193,28 @@ def test_every_command_of_a_run_composes_and_ends_in_a_report_and_the_page(page:
     assert last[2] == f"{folder}/report/results.csv"
 
 
-def test_a_page_is_what_its_command_makes_of_its_results(result: Path, tmp_path: Path):
-    *_, (script, _, _, *options) = commands(result, tmp_path)
+def make_page(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """`python experiments/page.py …` in this process."""
+    monkeypatch.setattr(sys, "argv", [str(BOOK / "page.py"), *words])
+    runpy.run_path(str(BOOK / "page.py"), run_name="__main__")
+
+
+def test_a_page_is_what_its_command_makes_of_its_results(result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    *_, (_, _, _, *options) = commands(result, tmp_path)
     copy = shutil.copytree(result, tmp_path / result.name)
     (copy / "figure.png").unlink()
-    words = [sys.executable, script, str(copy), str(result / "results.csv"), *options]
-    subprocess.run(words, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    make_page(monkeypatch, str(copy), str(result / "results.csv"), *options)
     assert (copy / "README.md").read_text() == (result / "README.md").read_text()
     assert (copy / "figure.png").exists()
 
 
-def test_results_of_an_unfinished_run_are_not_put_into_a_page(tmp_path: Path):
+def test_results_of_an_unfinished_run_are_not_put_into_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = shutil.copytree(BOOK / "microworld", tmp_path / "microworld")
-    text = (folder / "results.csv").read_text().replace(",finished,", ",failed,", 1)
-    (tmp_path / "results.csv").write_text(text)
-    words = [sys.executable, str(BOOK / "page.py"), str(folder), str(tmp_path / "results.csv")]
-    ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert ended.returncode == 1
-    assert "base-1 did not finish" in ended.stderr
-    assert (folder / "results.csv").read_text() == (BOOK / "microworld" / "results.csv").read_text()
+    text = (folder / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text(text.replace(",finished,", ",failed,", 1))
+    with pytest.raises(SystemExit, match="base-1 did not finish"):
+        make_page(monkeypatch, str(folder), str(tmp_path / "results.csv"))
+    assert (folder / "results.csv").read_text() == text
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

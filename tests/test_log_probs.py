@@ -62,19 +62,8 @@ def test_gradients_reach_what_wants_them(trained: str):
     expected, found = plain(hidden, weight, target), linear_log_probs(hidden, weight, target, 21)
     torch.testing.assert_close(found, expected)
     assert found.requires_grad == bool(leaves)
-    if leaves:
+    for _ in range(2 if leaves else 0):  # a second backward gives the same
         torch.testing.assert_close(gradients(found, *leaves), gradients(expected, *leaves))
-
-
-def test_a_second_backward_gives_the_same():
-    hidden, weight, target = inputs(9, 6, 4)
-    found = linear_log_probs(hidden, weight, target, 12)
-    torch.testing.assert_close(gradients(found, hidden, weight), gradients(found, hidden, weight))
-
-
-def test_the_derivative_is_that_of_finite_differences():
-    hidden, weight, target = inputs(5, 4, 3)
-    assert torch.autograd.gradcheck(lambda h, w: linear_log_probs(h, w, target, 8), (hidden, weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -53,15 +53,15 @@ def split(command: str) -> tuple[str, list[str]]:
 
 
 SMALL = {
-    "train": ("trainer.max_steps=2", "trainer.progress_bar=false", "generation.max_new_tokens=4"),
-    "blind": ("generation.max_new_tokens=4",),
+    "train": ("trainer.max_steps=1", "trainer.progress_bar=false", "generation.max_new_tokens=2"),
+    "blind": ("generation.max_new_tokens=2",),
     "inspect": (),
     "evaluate": (),
     "doctor": (),
 }
-ASKED = ("evaluation.max_new_tokens=4",)
+ASKED = ("evaluation.max_new_tokens=2",)
 SERVED = "http://localhost:8000/v1"
-MICROWORLD = ("data.size=16", "data.test_size=8", "benchmark.size=16", "benchmark.neutral_size=4")
+MICROWORLD = ("data.size=8", "data.test_size=4", "benchmark.size=8", "benchmark.neutral_size=1")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_the_two_commands_to_begin_with_are_there():
 
 def cases() -> list[Any]:
     """Every documented command; one that starts several processes takes half a minute."""
-    slow = {command: bool(re.search(r"mmsafe\.train (-m|.*\bdevices=8)", command)) for command in documented()}
+    slow = {command: bool(re.search(r"mmsafe\.(train -m|\w+ .*\bdevices=8)", command)) for command in documented()}
     return [pytest.param(command, marks=[pytest.mark.slow] * slow[command]) for command in slow]
 
 

@@ -27,6 +27,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.exists(), reason="needs the MMSafe-PO sample in ../shared/data")
 def test_bpo_on_real_rows(
     images: Path, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,19 +48,46 @@ def test_the_model_can_be_chosen_and_is_the_smaller_one_otherwise(name: str, mod
     assert recipe(name).model == recipe(name, "model=llava7b").model
 
 
-def test_optimiser(config: TrainConfig):
-    assert config.optimizer.lr == 1e-6
-    assert config.optimizer.schedule == "cosine"
-    assert config.optimizer.weight_decay == 0
-    assert config.trainer.max_epochs == 1
-    assert config.trainer.max_steps == -1
-    assert config.trainer.gradient_clip_val == 1.0
-    assert config.trainer.precision == "bf16-mixed"
+RELEASED = {
+    # the optimiser
+    "optimizer.lr": 1e-6,
+    "optimizer.schedule": "cosine",
+    "optimizer.weight_decay": 0,
+    "trainer.max_epochs": 1,
+    "trainer.max_steps": -1,
+    "trainer.gradient_clip_val": 1.0,
+    "trainer.precision": "bf16-mixed",
+    # eight pairs a step as four devices by one pair by two micro-steps
+    "optimizer.global_batch_size": 8,
+    "trainer.processes": 4,
+    "data.batch_size": 1,
+    "accumulate": 2,
+    # all of language model and projector is trained under ZeRO-2
+    "peft.method": "none",
+    "model.train.language": True,
+    "model.train.projector": True,
+    "model.train.vision": False,
+    "strategy.stage": 2,
+    "strategy.offload": False,
+    # 768 tokens with the image padded to a square and no end of sequence
+    "lengths.max_length": 768,
+    "lengths.on_overlong": "clip_others",
+    "model.image_aspect_ratio": "pad",
+    "model.append_eos": False,
+    "model.chat_template": "bpo_v1",
+    # all rows of the training file are trained on
+    "data.path": Path("train.json"),
+    "data.holdout_share": 0,
+    "evaluate": False,
+    # answers are greedy and up to 2048 tokens
+    "evaluation.max_new_tokens": 2048,
+}
 
 
-def test_eight_pairs_a_step_as_four_devices_by_one_pair_by_two_micro_steps(config: TrainConfig):
-    assert config.optimizer.global_batch_size == 8
-    assert (config.trainer.processes, config.data.batch_size, config.accumulate) == (4, 1, 2)
+def test_every_number_of_the_released_code(config: TrainConfig):
+    assert {option: attrgetter(option)(config) for option in RELEASED} == RELEASED
+    assert isinstance(config.data, MMSafePO)
+    assert config.evaluation.generation().temperature == 0
 
 
 def test_five_steps_of_warm_up_by_hand(config: TrainConfig):
@@ -80,10 +108,8 @@ def test_five_steps_of_warm_up_by_hand(config: TrainConfig):
     assert rates == pytest.approx([1e-7, 3e-7, 5e-7, 7e-7, 9e-7, 10e-7], rel=1e-6)
 
 
-def test_the_conversation_is_v1_with_its_system_prompt_and_no_end_after_earlier_answers(config: TrainConfig):
-    assert isinstance(config.model, PretrainedLlava)
-    assert config.model.chat_template == "bpo_v1"
-    encoder = TinyModel(pretraining=None, chat_template=config.model.chat_template).encoder()
+def test_the_conversation_is_v1_with_its_system_prompt_and_no_end_after_earlier_answers():
+    encoder = TinyModel(pretraining=None, chat_template="bpo_v1").encoder()
     turns = (Turn("user", "What?"), Turn("assistant", "Yes."), Turn("user", "Why?"))
     system = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -96,66 +122,31 @@ def test_the_conversation_is_v1_with_its_system_prompt_and_no_end_after_earlier_
     assert encoder.tokenizer.eos_token_id not in encoder.prompt_ids(example)
 
 
-def test_the_recipe_runs_on_any_model_and_its_seed_is_the_paper_s(name: str):
-    config = recipe(name, "model=tiny")
-    assert (config.seed, config.generation.seed, config.model.chat_template) == (42, 42, "bpo_v1")
+BOTH = ("paper_dpo", "paper_bpo")
+BLIND_SAMPLES = {"image_view": "none", "temperature": 1.0, "top_p": 1.0, "num_return_sequences": 1}
+LORA = {"peft.method": "lora", "peft.rank": 256, "peft.alpha": 512, "peft.dropout": 0.0}
+ON_ANY_MODEL = {"seed": 42, "generation.seed": 42, "model.chat_template": "bpo_v1"}
 
 
-@pytest.mark.parametrize(("devices", "micro_steps"), [(1, 8), (2, 4), (8, 1)])
-def test_a_step_is_the_same_on_other_numbers_of_devices(name: str, devices: int, micro_steps: int):
-    assert recipe(name, f"trainer.devices={devices}").accumulate == micro_steps
-
-
-def test_all_of_language_model_and_projector_is_trained_under_zero_2(config: TrainConfig):
-    assert config.peft.method == "none"
-    assert (config.model.train.language, config.model.train.projector, config.model.train.vision) == (True, True, False)
-    assert config.strategy.stage == 2  # type: ignore[attr-defined]
-    assert not config.strategy.offload  # type: ignore[attr-defined]
-
-
-def test_768_tokens_with_the_image_padded_to_a_square_and_no_end_of_sequence(config: TrainConfig):
-    assert config.lengths.max_length == 768
-    assert config.lengths.on_overlong == "clip_others"
-    assert config.model.image_aspect_ratio == "pad"
-    assert not config.model.append_eos
-
-
-def test_all_rows_of_the_training_file_are_trained_on(config: TrainConfig):
-    assert isinstance(config.data, MMSafePO)
-    assert config.data.path == Path("train.json")
-    assert config.data.holdout_share == 0
-    assert not config.evaluate
-
-
-def test_dpo_is_the_plain_loss():
-    objective = recipe("paper_dpo").objective
-    assert type(objective) is DPO
-    assert objective.beta == 0.1
-
-
-def test_bpo_is_dpo_on_both_sets_of_pairs_as_released_with_blind_samples_of_the_reference():
-    config = recipe("paper_bpo")
-    assert isinstance(config.objective, BPO)
-    assert (config.objective.beta, config.objective.blind_weight, config.objective.mode) == (0.1, 1.0, "concat")
-    assert len(config.objective.groups) == 2
-    assert config.generation.image_view == "none"
-    assert (config.generation.temperature, config.generation.top_p) == (1.0, 1.0)
-    assert config.generation.num_return_sequences == 1
-
-
-def test_the_paper_s_equation_is_one_override_away():
-    config = recipe("paper_bpo", "objective=bpo")
-    assert isinstance(config.objective, BPO)
-    assert config.objective.mode == "joint"
-    assert config.lengths.max_length == 768
-
-
-def test_answers_are_greedy_and_up_to_2048_tokens(config: TrainConfig):
-    asked = config.evaluation.generation()
-    assert asked.temperature == 0
-    assert asked.max_new_tokens == 2048
-
-
-def test_the_released_lora_is_a_choice(name: str):
-    peft = recipe(name, "peft=lora_paper").peft
-    assert (peft.method, peft.rank, peft.alpha, peft.dropout) == ("lora", 256, 512, 0.0)
+@pytest.mark.parametrize(
+    ("name", "word", "expected"),
+    [
+        ("paper_dpo", "seed=42", {"objective.beta": 0.1}),
+        # as released: DPO on both sets of pairs, with blind samples of the reference
+        ("paper_bpo", "seed=42", {"objective.beta": 0.1, "objective.blind_weight": 1.0}),
+        ("paper_bpo", "seed=42", {f"generation.{option}": value for option, value in BLIND_SAMPLES.items()}),
+        ("paper_bpo", "seed=42", {"objective.mode": "concat"}),
+        # the paper's equation is one override away
+        ("paper_bpo", "objective=bpo", {"objective.mode": "joint", "lengths.max_length": 768}),
+        *((name, "peft=lora_paper", LORA) for name in BOTH),
+        *((name, "model=tiny", ON_ANY_MODEL) for name in BOTH),
+        # a step is the same on other numbers of devices
+        *((name, f"trainer.devices={n}", {"accumulate": 8 // n}) for n in (1, 2, 8) for name in BOTH),
+    ],
+)
+def test_what_a_recipe_chooses(name: str, word: str, expected: dict[str, Any]):
+    config = recipe(name, word)
+    assert {option: attrgetter(option)(config) for option in expected} == expected
+    assert type(config.objective) is (BPO if name == "paper_bpo" else DPO)
+    if expected.get("objective.mode") == "concat":
+        assert len(config.objective.groups) == 2

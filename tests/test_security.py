@@ -33,7 +33,7 @@ TARGETS = [
     "os.system",
     "subprocess.Popen",
     "mmsafe.core.config.importlib.import_module",
-    "mmsafe.sweeps.local_launcher.Popen",
+    "mmsafe.sweeps.job.Popen",
     "mmsafe.core.config.Path",
     "mmsafe.core.errors.UserError",
     "mmsafe_evil.Thing",

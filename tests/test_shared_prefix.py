@@ -162,7 +162,7 @@ def test_in_double_precision_the_difference_is_that_of_fp32_norms(base: Llava):
 
 class _DoublePadded(Padded):
     def log_probs(self, model: Any, batch: Any) -> Any:
-        pixels = batch.pixel_values[batch.image_index].double()
+        pixels = batch.image_inputs["pixel_values"].double()
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels, use_cache=False
         ).logits

@@ -9,8 +9,6 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,42 +18,26 @@ from typing import Any
 
 import pytest
 import torch
-from launching import QUICK, launch
+from launching import QUICK, Ended, launch
 from PIL import Image
 
 from mmsafe.core.config import conf_dir
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = (*QUICK, "trainer.max_steps=2", "evaluate=false")
+FEW = (*QUICK, "data.size=8", "data.test_size=4", "benchmark.size=8", "benchmark.neutral_size=1")
 LN2 = math.log(2)
 EVALUATED = (
-    "safety_rate",
-    "pass_rate",
-    "over_refusal_rate",
-    "cheating_gap",
-    "image_gap",
-    "both_right",
-    "neutral_accuracy",
-    "pairwise_accuracy",
-    "pairwise_accuracy_per_token",
-    "pairwise_accuracy_prompted",
-    "pairwise_accuracy_reward",
+    *("safety_rate", "pass_rate", "over_refusal_rate", "cheating_gap", "image_gap", "both_right", "neutral_accuracy"),
+    *("pairwise_accuracy", "pairwise_accuracy_per_token", "pairwise_accuracy_prompted", "pairwise_accuracy_reward"),
 )
 TRAINED = (
-    "train/loss",
-    "train/steps",
-    "loss/preference",
-    "loss/blind",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/blind",
-    "rewards/margins",
-    "rewards/margins/blind",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-    "logps/blind",
+    *("train/loss", "train/steps", "loss/preference", "loss/blind", "rewards/chosen", "rewards/rejected"),
+    *("rewards/blind", "rewards/margins", "rewards/margins/blind", "rewards/accuracies"),
+    *("logps/chosen", "logps/rejected", "logps/blind"),
 )
+FIRST = (*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=runs/first")
+HYDRAS = ("train.log", "config.yaml", "overrides.yaml", "hydra.yaml")
 
 
 def read_json(path: Path) -> Any:
@@ -89,31 +71,21 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(elsewhere: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    """A whole run in a process of its own."""
-    words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
-    return subprocess.run(
-        [sys.executable, "-m", "mmsafe.train", *words],
-        cwd=elsewhere,
-        env={**os.environ, "MMSAFE_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def first(elsewhere: Path, cache: Path) -> Ended:
+    """A whole run."""
+    return launch("train", *FIRST, cwd=elsewhere, cache=cache)
 
 
 @pytest.fixture(scope="module")
-def folder(first: subprocess.CompletedProcess[str], elsewhere: Path) -> Path:
-    assert first.returncode == 0, first.stderr
+def folder(first: Ended, elsewhere: Path) -> Path:
+    assert first.status == 0, first.err
     return elsewhere / "runs" / "first"
 
 
-def test_a_run_ends_well_shows_a_table_and_touches_its_folder_only(
-    first: subprocess.CompletedProcess[str], folder: Path, elsewhere: Path
-):
-    assert "Traceback" not in first.stderr
-    assert "safety rate" in first.stdout
-    assert "judge: rules (exact)" in first.stdout
+def test_a_run_ends_well_shows_a_table_and_touches_its_folder_only(first: Ended, folder: Path, elsewhere: Path):
+    assert "Traceback" not in first.err
+    assert "safety rate" in first.out
+    assert "judge: rules (exact)" in first.out
     assert [path.name for path in elsewhere.iterdir()] == ["runs"]
     assert [path.name for path in (elsewhere / "runs").iterdir()] == ["first"]
 
@@ -165,7 +137,7 @@ def test_metrics_csv_has_every_step_and_begins_at_2_ln_2(folder: Path):
     rows = rows_of(folder / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["train/loss"] == pytest.approx(2 * LN2, abs=1e-5)
-    assert rows[0]["rewards/chosen"] == rows[0]["rewards/blind"] == 0
+    assert abs(rows[0]["rewards/chosen"]) + abs(rows[0]["rewards/blind"]) < 1e-6
     assert rows[-1]["train/loss"] == read_json(folder / "metrics.json")["train/loss"]
     assert "eval/safety_rate" in rows[-1]
 
@@ -195,9 +167,8 @@ def test_generations_and_judgements_have_the_columns_of_the_contract(folder: Pat
 
 
 def test_the_same_command_again_says_finished_and_changes_nothing(folder: Path, elsewhere: Path, cache: Path):
-    words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
     before, about = snapshot(folder, but=["train.log", "run.json"]), read_json(folder / "run.json")
-    ended = launch("train", *words, cwd=elsewhere, cache=cache)
+    ended = launch("train", *FIRST, cwd=elsewhere, cache=cache)
     assert ended.status == 0
     assert "is finished; nothing to do" in ended.out
     assert "safety rate" in ended.out
@@ -208,20 +179,13 @@ def test_the_same_command_again_says_finished_and_changes_nothing(folder: Path, 
 
 
 def test_another_config_in_the_same_folder_is_refused_in_one_line(folder: Path, elsewhere: Path, cache: Path):
-    hydras = ("train.log", "config.yaml", "overrides.yaml", "hydra.yaml")
-    before = snapshot(folder, but=hydras)
-    words = [*QUICK, "objective=dpo", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
-    ended = launch("train", *words, cwd=elsewhere, cache=cache)
+    before = snapshot(folder, but=HYDRAS)
+    ended = launch("train", *FIRST, "objective=dpo", cwd=elsewhere, cache=cache)
     assert ended.status == 2
     assert len(ended.err.splitlines()) == 1
     assert "holds a run with another config (objective" in ended.err
-    assert snapshot(folder, but=hydras) == before
-
-
-def test_a_refused_config_leaves_the_record_of_the_first_one(folder: Path, elsewhere: Path, cache: Path):
-    words = [*QUICK, "objective=sft", "trainer.max_steps=3", "hydra.run.dir=runs/first"]
-    assert launch("train", *words, cwd=elsewhere, cache=cache).status == 2
-    assert "objective=bpo" in (folder / ".hydra" / "overrides.yaml").read_text()
+    assert snapshot(folder, but=HYDRAS) == before
+    assert "objective=dpo" not in (folder / ".hydra" / "overrides.yaml").read_text(), "the record is of the first one"
 
 
 def untimed(rows: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -230,34 +194,14 @@ def untimed(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def test_the_same_command_elsewhere_measures_the_same_to_the_last_digit(folder: Path, tmp_path: Path):
-    words = [*QUICK, "objective=bpo", "trainer.max_steps=3", "hydra.run.dir=again"]
-    ended = launch("train", *words, cwd=tmp_path, cache=tmp_path / "own-cache")
+    ended = launch("train", *FIRST[:-1], "hydra.run.dir=again", cwd=tmp_path, cache=tmp_path / "own-cache")
     assert ended.status == 0, ended.err
     assert (tmp_path / "again" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
     again, before = (untimed(rows_of(path / "metrics.csv")) for path in (tmp_path / "again", folder))
     assert again == before
 
 
-@pytest.mark.slow
-def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path, cache: Path):
-    words = ["-m", "objective=dpo,bpo", "objective.beta=0.05,0.1", *SHORT, "hydra.sweep.dir=sweep"]
-    ended = launch("train", *words, cwd=tmp_path, cache=cache)
-    assert ended.status == 0, ended.err
-    found = {}
-    for path in sorted((tmp_path / "sweep").glob("*/run.json")):
-        config, metrics = read_json(path)["config"], read_json(path.parent / "metrics.json")
-        terms = 2 if config["objective"]["_target_"].endswith("BPO") else 1
-        found[terms, config["objective"]["beta"]] = path.parent.name
-        assert rows_of(path.parent / "metrics.csv")[0]["train/loss"] == pytest.approx(terms * LN2, abs=1e-5)
-        assert ("rewards/blind" in metrics) == (terms == 2)
-        assert metrics["train/steps"] == 2
-        assert not [key for key in metrics if key.startswith("eval/")]
-        assert not (path.parent / "generations.jsonl").exists()
-    assert len(set(found.values())) == 4
-    assert set(found) == {(1, 0.05), (1, 0.1), (2, 0.05), (2, 0.1)}
-
-
-def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path, cache: Path):
+def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path):
     ended = launch("train", "objective=sft", *SHORT, "hydra.run.dir=sft", cwd=tmp_path, cache=tmp_path / "own")
     assert ended.status == 0, ended.err
     metrics = read_json(tmp_path / "sft" / "metrics.json")
@@ -361,34 +305,6 @@ def test_a_checkpoint_is_kept_on_request(tmp_path: Path, cache: Path):
     assert [path.name for path in (tmp_path / "kept" / "checkpoints").glob("*.ckpt")] == ["step=2.ckpt"]
 
 
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "objective=louder",
-        "objective=concat",
-    ],
-)
-def test_an_objective_of_the_user_s_own_trains(argument: str, tmp_path: Path, cache: Path, monkeypatch: Any):
-    (tmp_path / "my_loud_objective.py").write_text(
-        "from mmsafe.objectives.dpo import DPO\nfrom mmsafe.core.options import options\n\n\n"
-        "@options\nclass Louder(DPO):\n    def __call__(self, scores):\n"
-        "        return {name: 3 * term for name, term in super().__call__(scores).items()}\n\n"
-        "    @property\n    def start(self):\n        return {}\n"
-    )
-    (tmp_path / "conf" / "objective").mkdir(parents=True)
-    (tmp_path / "conf" / "objective" / "louder.yaml").write_text(
-        "defaults:\n  - dpo\n  - _self_\n_target_: my_loud_objective.Louder\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    expected = 3 * LN2
-    words = ["--config-dir", "conf", "plugins=[my_loud_objective]", argument]
-    if argument == "objective=concat":
-        words, expected = ["objective=bpo", "objective.mode=concat"], LN2
-    ended = launch("train", *words, *SHORT, "hydra.run.dir=own", cwd=tmp_path, cache=cache)
-    assert ended.status == 0, ended.err
-    assert rows_of(tmp_path / "own" / "metrics.csv")[0]["train/loss"] == pytest.approx(expected, abs=1e-4)
-
-
 @pytest.fixture
 def own_rows(tmp_path: Path) -> Callable[..., Path]:
     """Writes a small MMSafe-PO file with images; `blind` makes the blind response of a row, None leaves it out."""
@@ -432,7 +348,7 @@ def test_rows_with_blind_responses_are_used_as_they_are(own_rows: Callable[..., 
     metrics, about = {}, {}
     for name, path in files.items():
         own_cache = tmp_path / f"cache-{name}"
-        words = ["objective=bpo", *OWN, f"data.path={path}", f"hydra.run.dir={name}"]
+        words = ["objective=bpo", *OWN, "trainer.max_steps=1", f"data.path={path}", f"hydra.run.dir={name}"]
         ended = launch("train", *words, cwd=tmp_path, cache=own_cache)
         assert ended.status == 0, ended.err
         assert generated(own_cache) == 0
@@ -459,24 +375,6 @@ def test_only_missing_blind_responses_are_made(own_rows: Callable[..., Path], tm
     assert "4 prompts, all of them in the cache" in ended.out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["data=mmsafe_po", "data.path=nowhere.json"], "nowhere.json"),
-        (["model=llava7b", "model.path=./nowhere"], "model.path=./nowhere: no such folder"),
-    ],
-    ids=["data", "model"],
-)
-def test_what_can_be_seen_only_later_is_one_line_too(words: list[str], message: str, tmp_path: Path, cache: Path):
-    dropped = ("model=",) if words[0].startswith("model") else ("data.size", "data.test_size", "benchmark.")
-    kept = [word for word in SHORT if not word.startswith(dropped)]
-    ended = launch("train", *kept, *words, "hydra.run.dir=bad", cwd=tmp_path, cache=cache)
-    assert ended.status == 2
-    assert len(ended.err.splitlines()) == 1
-    assert message in ended.err
-    assert not (tmp_path / "bad" / "metrics.json").exists()
-
-
 @pytest.mark.parametrize("command", ["train", "blind"])
 def test_words_alone_are_no_data_for_what_compares_images(command: str, tmp_path: Path):
     rows = [{"prompt": f"What is {i}?", "chosen": "I cannot say.", "rejected": f"It is {i}."} for i in range(4)]
@@ -488,44 +386,6 @@ def test_words_alone_are_no_data_for_what_compares_images(command: str, tmp_path
     assert "4 examples, 0 of them with an image" in ended.out
     assert "data: none of the 4 training examples has an image, which " in ended.err
     assert not (tmp_path / "cache" / "models").exists()
-
-
-def test_a_benchmark_that_does_not_fit_the_data_is_refused_before_training(
-    own_rows: Callable[..., Path], tmp_path: Path, cache: Path
-):
-    path = own_rows("rows.json", lambda n: f"Begin with {n}.")
-    words = [word for word in OWN if word != "evaluate=false"]
-    words += ["benchmark=microworld", f"data.path={path}", "hydra.run.dir=unfit"]
-    ended = launch("train", *words, cwd=tmp_path, cache=cache)
-    assert ended.status == 2
-    assert "needs data=microworld" in ended.err
-    assert not (tmp_path / "unfit" / "model").exists()
-
-
-@pytest.fixture(scope="module")
-def offline(elsewhere: Path, cache: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A run with logger=wandb, without key and network."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    env = {**kept, "MMSAFE_CACHE": str(cache), "HOME": str(elsewhere / "home"), "WANDB_SILENT": "true"}
-    words = ["objective=dpo", *SHORT, "logger=wandb", "name=told", "hydra.run.dir=told"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mmsafe.train", *words],
-        cwd=elsewhere,
-        env={**env, "WANDB_CONFIG_DIR": str(elsewhere / "home"), "WANDB_CACHE_DIR": str(elsewhere / "home")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done, elsewhere / "told"
-
-
-def test_wandb_stays_offline_without_a_key_and_says_so(offline: tuple[subprocess.CompletedProcess[str], Path]):
-    done, folder = offline
-    assert done.returncode == 0, done.stderr
-    assert "no Weights & Biases key" in done.stdout + done.stderr
-    assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert (folder / "metrics.csv").exists()
-    assert read_json(folder / "metrics.json")["train/steps"] == 2
 
 
 def test_a_bad_row_in_the_test_file_costs_no_training(own_rows: Callable[..., Path], tmp_path: Path, cache: Path):
@@ -543,7 +403,7 @@ def test_a_bad_row_in_the_test_file_costs_no_training(own_rows: Callable[..., Pa
 
 @pytest.mark.parametrize("objective", sorted(path.stem for path in (conf_dir() / "objective").glob("*.yaml")))
 def test_every_objective_trains_and_is_measured(tmp_path: Path, cache: Path, objective: str):
-    words = [*QUICK, f"objective={objective}", "trainer.max_steps=3", "hydra.run.dir=run"]
+    words = [*FEW, f"objective={objective}", "trainer.max_steps=3", "hydra.run.dir=run"]
     ended = launch("train", *words, cwd=tmp_path, cache=cache)
     assert ended.status == 0, ended.err
     metrics, rows = read_json(tmp_path / "run" / "metrics.json"), rows_of(tmp_path / "run" / "metrics.csv")

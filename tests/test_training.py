@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from small_model import copied, small_model
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.files import read_metrics
 from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
@@ -27,7 +28,7 @@ from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.reference import Cached
-from mmsafe.reporting.csv_log import CsvLog, read_metrics
+from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.collate import Item, Items
 from mmsafe.scoring.ways import SharedPrefix
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -38,13 +37,11 @@ class Claims:
 
     def __enter__(self) -> Self:
         with needs_room(self.folder, OTHERWISE), self._table:
-            self.place, self._own = next(free for free in map(self._taken, count()) if free)
+            self.place, self._own = next((n, lock) for n in count() if (lock := self._taken(n)))
             self._claim([])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._table:
             self._claimed(self.place).unlink()
             Path(self._own.lock_file).unlink()
@@ -87,14 +84,14 @@ class Claims:
             waiting = True
             time.sleep(WAIT)
 
-    def _taken(self, place: int) -> tuple[int, FileLock] | None:
-        """The place with its lock, now held, if nobody holds it."""
+    def _taken(self, place: int) -> FileLock | None:
+        """The lock of a place, now held, if nobody holds it."""
         lock = FileLock(self.folder / f"{place}.lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:
             return None
-        return place, lock
+        return lock
 
     def _others(self) -> set[str]:
         """What living processes have claimed, this one left out."""
@@ -104,7 +101,7 @@ class Claims:
             if (free := self._taken(place)) is None:
                 claimed.update(json.loads(self._claimed(place).read_text()))
             else:
-                free[1].release()
+                free.release()
         return claimed
 
     def _claim(self, keys: Sequence[str]) -> None:

@@ -1,9 +1,12 @@
-"""The command line of this process; nothing else looks at it."""
+"""The command line of this process, at which nothing else looks, and text in the words of one, as Hydra reads it."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+
+OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")
 
 
 def words_typed() -> list[str]:
@@ -14,3 +17,14 @@ def words_typed() -> list[str]:
 def program() -> str:
     """The name of the program: `mmsafe`, or the file of a module that was started by `python -m`."""
     return Path(sys.argv[0]).name
+
+
+def quoted(text: object) -> str:
+    """A text of any characters as a value."""
+    return "'{}'".format(str(text).replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def as_text(text: object) -> str:
+    """The same, in quotes only where it would otherwise be read as something else."""
+    plain = re.fullmatch(r"[A-Za-z/._][\w/.-]*", str(text), re.ASCII) and str(text).lower() not in OTHER_THAN_TEXT
+    return str(text) if plain else quoted(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -101,12 +101,12 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", masked(OmegaConf.to_container(without_hydra(cfg), resolve=True)))
 
 
-def suggestion(word: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
-    """`; did you mean 'x'?`, or else the list of what is known."""
-    close = get_close_matches(word, list(known), n=1, cutoff=0.55)
-    if close:
+def suggestion(word: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """`; did you mean 'x'?`, or else the list of what is known, if that is to be `listed`."""
+    known = list(known)
+    if close := get_close_matches(word, known, n=1, cutoff=0.55):
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""
+    return f"; known: {', '.join(sorted(known))}" if known and listed else ""
 
 
 def options_class(name: Any, path: str) -> type[Any]:
@@ -115,7 +115,7 @@ def options_class(name: Any, path: str) -> type[Any]:
     A config may come from a stranger's run folder, so nothing is imported that is not from `mmsafe` or allowed, and
     nothing is called that is not an options class defined there: what a module merely imports is not.
     """
-    named = f"{path}.{TARGET}={str(name)[:100]!r}" if not _is_dotted_name(name) else f"{path}.{TARGET}={name}"
+    named = f"{path}.{TARGET}={name if _is_dotted_name(name) else repr(str(name)[:100])}"
     module, _, attribute = str(name).rpartition(".")
     if not module or not _is_dotted_name(name):
         raise UserError(f"{named}: is not the name of a class, such as mmsafe.core.settings.Lengths")
@@ -179,16 +179,11 @@ def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any],
         text = f"{key}={value}: {first['msg']}"
     elif first["type"] == "literal_error":
         choices = [choice.strip("'") for choice in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        text = f"{key}{shown}: must be one of {', '.join(choices)}{_hint(str(value), choices)}"
+        text = f"{key}{shown}: must be one of {', '.join(choices)}{suggestion(str(value), choices, listed=False)}"
     else:
         problem = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
         text = f"{key}{shown}: {problem}" if key else problem
     return text + (f" (and {len(others)} more)" if others else "")
-
-
-def _hint(word: str, choices: list[str]) -> str:
-    close = get_close_matches(word, choices, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _first_line(error: Exception) -> str:

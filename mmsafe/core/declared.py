@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_csv
 from mmsafe.core.run_record import ABOUT, JUDGE, about_run
 
 DECLARED = "declared"
 """The key of the record in `run.json`."""
 BESIDE = ("_low", "_high", "_n", "_if_bad", "_if_good")
 """Ends of the names that stand beside an estimate's own."""
+BY_TAG = "metrics_by_tag.csv"
+TAGGED = re.compile(r"eval/([^/]+)/([^/=]+)=(.*)")
 Axis = Literal["safety", "over-refusal"]
 
 
@@ -123,3 +127,32 @@ def together(all_declared: Iterable[Declared]) -> Declared:
 
 def _beside(name: str, names: Iterable[str]) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in names for end in BESIDE)
+
+
+class Measured(NamedTuple):
+    """A metric on the prompts whose tag has this value, with its 95 % interval; the fields are the file's columns."""
+
+    tag: str
+    value: str
+    metric: str
+    estimate: float
+    low: float
+    high: float
+    n: float
+
+
+def by_tag(metrics: Mapping[str, Any]) -> dict[str, Measured]:
+    """What `metrics.json` says by tag, by its name there; sorted by tag, value and metric."""
+    measured = {}
+    for key in metrics:
+        # A name with its count beside it is that of an estimate, whatever a value ends with.
+        if (match := TAGGED.fullmatch(key)) and f"{key}_n" in metrics:
+            estimate = (metrics[key], *(metrics[f"{key}_{end}"] for end in ("low", "high", "n")))
+            measured[key] = Measured(match[2], match[3], match[1], *estimate)
+    return dict(sorted(measured.items(), key=lambda item: item[1][:3]))
+
+
+def write_by_tag(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """`metrics_by_tag.csv`, where anything was measured by tag."""
+    if rows := by_tag(metrics):
+        write_csv(folder / BY_TAG, [Measured._fields, *rows.values()])

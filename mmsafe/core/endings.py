@@ -1,4 +1,4 @@
-"""How every command ends where its input, or the place that it works in, is at fault: with one line, no traceback."""
+"""How every command ends: with one line where input or place is at fault, with its own status where a signal asks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import errno
 import io
 import logging
 import os
+import re
 import select
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.errors import UserError
-from mmsafe.core.hydra_text import as_text
 from mmsafe.core.ranks import is_first
 from mmsafe.core.secrets import MaskedRecord, masked
-from mmsafe.core.signals import ended_at_once
 from mmsafe.core.storage import NO_RIGHT, NO_ROOM
 
 log = logging.getLogger(__name__)
@@ -27,18 +30,13 @@ NO_READER = 128 + signal.SIGPIPE
 PLACE = {
     *NO_ROOM,
     *NO_RIGHT,
-    *(
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-        errno.ENAMETOOLONG,
-        errno.EIO,
-        errno.ELOOP,
-        errno.ESTALE,
-    ),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.EIO, errno.ELOOP, errno.ESTALE),
 }
 """What is wrong with a file or folder, and not with the code that wants it."""
+STOP = (signal.SIGTERM, signal.SIGINT)
+LOST = re.compile(r"DataLoader worker \(pid.*?(?=[.\n]|$)")
+"""What PyTorch says of a data worker that was killed; wherever this process is at that moment."""
 
 
 @contextmanager
@@ -60,7 +58,8 @@ def told(command: str) -> Iterator[None]:
             finally:
                 flush()
     except UserError as error:
-        _end(command, str(error))
+        report(str(error), command)
+        sys.exit(BAD_INPUT)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes at its end
@@ -68,7 +67,8 @@ def told(command: str) -> Iterator[None]:
         if error.errno not in PLACE:
             raise
         log.debug("where it happened:", exc_info=True)
-        _end(command, f"{error.filename or 'a file'}: cannot be used ({error.strerror}); choose another place")
+        report(f"{error.filename or 'a file'}: cannot be used ({error.strerror}); choose another place", command)
+        sys.exit(BAD_INPUT)
 
 
 def report(message: str, command: str) -> None:
@@ -96,13 +96,64 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def _end(command: str, message: str) -> None:
-    report(message, command)
-    sys.exit(BAD_INPUT)
-
-
 def _reader_is_gone() -> bool:
     """Whether it is stdout that is broken, and not a pipe to another process."""
     poll = select.poll()
     poll.register(1, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def end(number: int, frame: FrameType | None = None) -> None:
+    """End this process with the status of one that signal `number` ended: 143 for SIGTERM, 130 for SIGINT.
+
+    Cleans up on the way, as `sys.exit` does, and leaves no traceback.
+    """
+    sys.exit(128 + number)
+
+
+def answer(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Have SIGTERM and SIGINT answered by `handler`; returns what answered before, nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # signals are the main thread's business
+    return {number: signal.signal(number, handler) for number in STOP}
+
+
+def restore(before: Mapping[signal.Signals, Any]) -> None:
+    """Have them answered again by what `answer` returned."""
+    for number, previous in before.items():
+        signal.signal(number, previous)
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """SIGTERM and SIGINT end the process, wherever it is; afterwards they do what they did before.
+
+    The first one decides the status, whatever else the block ends with: interrupted code may raise an error of its own
+    on the way out (OmegaConf does), or take the end for one and go on.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        end(number)
+
+    before = answer(receive)
+    try:
+        yield
+    finally:
+        restore(before)
+        if received:
+            end(received[0])
+
+
+@contextmanager
+def killed_workers() -> Iterator[None]:
+    """Raises `UserError` if a data worker was killed, as a system that runs out of memory does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (told := LOST.search(str(error))) is None:
+            raise
+        raise UserError(
+            f"{told[0]}; if memory ran out, lower data.num_workers or data.batch_size; the same command continues"
+        ) from error

@@ -13,11 +13,5 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(shortened(message))
-
-
-def shortened(message: str) -> str:
-    """The message, or its ends if it has more than `LONGEST` characters."""
-    if len(message) <= LONGEST:
-        return message
-    return f"{message[: LONGEST * 2 // 3]} [...] {message[-LONGEST // 4 :]}"
+        whole = len(message) <= LONGEST
+        super().__init__(message if whole else f"{message[: LONGEST * 2 // 3]} [...] {message[-LONGEST // 4 :]}")

@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.errors import UserError
 from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
 
 FORMULA = tuple("=+-@＝＋－＠")
 """What formulas begin with; the wide forms count in some languages."""
+STEP = "step"
+"""The first column of a `metrics.csv`, which `csv_log` writes."""
 BLANKS = string.whitespace + "\u00a0\ufeff\"'`"
 """What may stand before it: blanks and quotes."""
 
@@ -93,3 +96,27 @@ def _runs(text: str) -> bool:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines, atomically; ASCII only, so that no character in a model's words can break a line or an encoder."""
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`, each with its `step` and the metrics it has; none where there is no file."""
+    return [{STEP: step, **values} for step, values in read_columns(path)[1].items()]
+
+
+def read_columns(path: Path) -> tuple[list[str], dict[int, dict[str, float]]]:
+    """The names of the metrics and, by step, their values; a last line that a kill left half-written is left out."""
+    if not path.exists():
+        return [], {}
+    try:
+        text = path.read_bytes().decode("utf-8")
+        # A line is complete with its line break, and neither a name nor a number holds another one.
+        lines = csv_rows(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        first, *columns = next(lines, [STEP])
+        if first != STEP:
+            raise ValueError(f"its first column is not {STEP!r}")
+        return columns, {
+            int(step): {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+            for step, *cells in lines
+        }
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: was not written by mmsafe ({error}); move it away to run in this folder") from error

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from mmsafe.core.cache import OTHERWISE
-from mmsafe.core.checksums import ANOTHER, checksum
+from mmsafe.core.cache import ANOTHER, OTHERWISE, checksum
 from mmsafe.core.errors import UserError
 from mmsafe.core.storage import needs_room
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 from urllib.parse import quote
 
 # `api_key`, `apiKey`, `HF_TOKEN` and `Authorization`, but not `tokenizer`, `keywords` or `author`.
@@ -18,12 +18,8 @@ SHORTEST_SECRET = 8  # a shorter value of an environment variable would be found
 
 
 def public(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `config`, as plain data, without anything that looks like a secret.
-
-    Left out are values whose key names a secret, URLs with a password, and texts that hold the value of an environment
-    variable whose name names a secret, as `${oc.env:HF_TOKEN}` does.
-    """
-    return dict(_entries(config, _secrets()))
+    """A copy of `config`, as plain data, without values whose key names a secret, and masked."""
+    return cast("dict[str, Any]", masked(_without_named(config)))
 
 
 def masked(value: Any) -> Any:
@@ -71,22 +67,18 @@ def _without(text: str, secrets: Sequence[str]) -> str:
     return PASSWORD_IN_URL.sub(f"://{LEFT_OUT}@", text)
 
 
-def _entries(config: Mapping[str, Any], secrets: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        counts = isinstance(value, int) and str(key).endswith("tokens")  # max_new_tokens: 256
-        if counts or not _names_secret(str(key)):
-            yield str(key), _plain(value, secrets)
+def _without_named(node: Any) -> Any:
+    """A copy without the values whose key names a secret; what is no plain data as text."""
+    if isinstance(node, Mapping):
+        items = ((str(key), value) for key, value in node.items())
+        return {key: _without_named(value) for key, value in items if _counts(key, value) or not _names_secret(key)}
+    if isinstance(node, list | tuple):
+        return [_without_named(item) for item in node]
+    return node if isinstance(node, bool | int | float | None) else str(node)
 
 
-def _plain(value: Any, secrets: Sequence[str]) -> Any:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return dict(_entries(value, secrets))
-    if isinstance(value, list | tuple):
-        return [_plain(item, secrets) for item in value]
-    text = str(value)
-    return text if _without(text, secrets) == text else LEFT_OUT
+def _counts(key: str, value: Any) -> bool:
+    return isinstance(value, int) and key.endswith("tokens")  # max_new_tokens: 256
 
 
 def _names_secret(key: str) -> bool:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from mmsafe.core.checksums import ANOTHER, checksum, damaged
+from mmsafe.core.cache import ANOTHER, checksum, damaged
 
 
 def save_file(tensors: Mapping[str, Tensor], entry: Path, about: Mapping[str, str]) -> None:

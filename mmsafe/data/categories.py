@@ -12,10 +12,10 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.conversation import LONGEST_TAG
 from mmsafe.data.example import Example
 
 log = logging.getLogger(__name__)
+LONGEST_TAG = 200
 CATEGORY = "category"
 """The tag that an example has its category under."""
 UNKNOWN = "unknown"
@@ -72,26 +72,23 @@ def with_categories(examples: Sequence[Example], path: Path) -> list[Example]:
 
 def _read(path: Path) -> dict[str, str]:
     """Categories by the hash of their prompts."""
-    found: dict[str, str] = {}
-    lines = 0
+    categories: dict[str, str] = {}
+    number = 0
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
-                lines += 1
+                number += 1
                 row = ROW.validate_json(line, strict=True)
-                if found.setdefault(row["prompt_hash"], row["category"]) != row["category"]:
+                if categories.setdefault(row["prompt_hash"], row["category"]) != row["category"]:
                     raise ValueError(f"another category than an earlier row for the prompt of id {row['id']}")
     except OSError as error:
         raise UserError(f"data.categories: cannot read {path} ({error.strerror}); make it by mmsafe.tag") from error
     except ValueError as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
         raise UserError(
-            f"data.categories: {path}: line {lines} is damaged ({_reason(error)}); make it anew by mmsafe.tag"
+            f"data.categories: {path}: line {number} is damaged ({reason}); make it anew by mmsafe.tag"
         ) from error
-    return found
-
-
-def _reason(error: ValueError) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
+    return categories

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from mmsafe.data.categories import LONGEST_TAG
+from mmsafe.data.column_source import IMAGE, MEANING, UNREAD, plain_name
 from mmsafe.data.example import Turn
-from mmsafe.data.records import checked_text
+from mmsafe.data.records import checked_text, kind
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 
 PLACEHOLDER = "<image>"
 SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
-LONGEST_TAG = 200
 ROLES = ("user", "assistant")
 TEMPLATES = {
     "mmsafe_po": re.compile(r"\s*(?:A chat between\s[^\n]*?)?USER:.*(?:<image>|\sASSISTANT:)", re.DOTALL),
@@ -60,6 +61,34 @@ def as_turns(said: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
     if len(said) % 2 == 0:
         raise _malformed(field, "ends with words of the assistant, where a turn of the user is expected")
     return tuple(_turn(field, role, text) for role, text in said)
+
+
+def messages(
+    value: object,
+    field: str,
+    keys: tuple[str, str] = ("role", "content"),
+    content: Callable[[object, str], str] = checked_text,
+) -> list[tuple[str, str]]:
+    """A list of messages as (role, text); `keys` say where a message has them, and `content` makes text of the other.
+
+    Raises `RowError` for a message of the system, for which LLaVA's prompts have no place, and for one that holds more
+    than words, such as calls of tools.
+    """
+    if not isinstance(value, list) or not value:
+        raise RowError("wrong type", f"'{field}' is {kind(value)}, where a list of messages is expected")
+    said = []
+    for message in value:
+        if not isinstance(message, dict):
+            raise RowError("wrong type", f"'{field}' holds {kind(message)}, where a message is expected")
+        role = checked_text(message.get(keys[0]), f"{field}.{keys[0]}")
+        if role.lower() in ("system", "developer"):
+            place = "which LLaVA's prompts have no place for: remove it, or say it in the first turn of the user"
+            raise RowError("system message", f"'{field}' holds a system message, {place}")
+        for name in filter(message.get, message):
+            if MEANING.search(plain_name(name)) or IMAGE.search(plain_name(name)):
+                raise RowError(UNREAD, f"'{field}' has '{listed([name])}' in a message, which is not read; remove it")
+        said.append((role, content(message.get(keys[1]), f"{field}.{keys[1]}")))
+    return said
 
 
 def question(value: object, field: str, *, image: bool = True) -> tuple[Turn, ...]:

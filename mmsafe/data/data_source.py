@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Count, InputPath, options
 from mmsafe.data.categories import with_categories
 from mmsafe.data.example import Example
+from mmsafe.data.row_error import RowError
 
+log = logging.getLogger(__name__)
 PAIR = frozenset({"chosen", "rejected"})
 GENERATED = ("blind", "weakened")
 """Responses that a row may bring, and that are made where it does not."""
+
+
+DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
+UNANSWERED = "no response"
+"""Why a prompt alone is not trained on."""
 
 
 class BadRow(NamedTuple):
@@ -47,6 +55,9 @@ class Loaded:
 @options
 class DataSource(ABC):
     """Base of all readers; the fields here are options that every data set has."""
+
+    trained_on: ClassVar[frozenset[str]] = PAIR
+    """Responses that are learnt from; `chosen` alone where there is nothing to prefer to."""
 
     batch_size: Count = 8
     """Examples per device and micro-step."""
@@ -87,7 +98,7 @@ class DataSource(ABC):
 
     def brings(self) -> frozenset[str]:
         """Names of the responses that every example to train on has."""
-        return PAIR
+        return self.trained_on
 
     def files(self) -> list[Path]:
         """The files that examples are read from, without their images; none where examples are made."""
@@ -113,3 +124,35 @@ class NoData(DataSource):
     def holdout(self) -> Loaded:
         """There is nothing."""
         return self.train()
+
+
+def leave_out(path: Path, bad: Sequence[tuple[str, RowError]], good: int, *, skip: bool) -> list[BadRow]:
+    """The rows of `path` that are dropped, each with its place; raises `UserError` unless such are to be skipped.
+
+    So it does if no row is good.
+    """
+    first = next((" ".join(f"{place}: {error}".splitlines()) for place, error in bad), "")
+    if bad and not skip:
+        more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
+        raise UserError(f"{first}; {more}data.on_bad=skip drops and counts them")
+    counts = dict(Counter(error.reason for _, error in bad))
+    if not good:
+        raise UserError(f"{path}: no row {f'can be used: {counts}; the first: {first}' if bad else 'is in it'}")
+    if bad:
+        log.warning("%s: %d rows are left out: %s", path, len(bad), counts)
+    return [BadRow(place, error.reason) for place, error in bad]
+
+
+def counted(loaded: Loaded) -> Loaded:
+    """The same examples; the log counts them, their images and what was dropped."""
+    shown = sum(example.image is not None for example in loaded.examples)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
+    log.info("%d examples, %d of them with an image; dropped: %s", len(loaded.examples), shown, dropped)
+    return loaded
+
+
+def need_images(examples: Sequence[Example], what: str) -> None:
+    """Raise `UserError` if no example has an image, which `what` needs: it would compare a thing with itself."""
+    if all(example.image is None for example in examples):
+        told = f"none of the {len(examples)} training examples has an image, which {what} needs"
+        raise UserError(f"data: {told}; choose other data, or an objective that reads words alone, as objective=dpo")

@@ -1,11 +1,16 @@
-"""Which rows are held out, where nothing else is evaluated on."""
+"""What is evaluated on is not trained on: which rows are held out, and rows of several splits are kept apart."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from mmsafe.core.errors import UserError
 from mmsafe.data.example import digest
+from mmsafe.data.records import Record, read_records
+from mmsafe.data.splits import listed
 
 
 def hold_out(groups: Sequence[str], share: float) -> set[str]:
@@ -33,3 +38,37 @@ def held_out(sizes: Iterable[tuple[str, int]], groups: int, rows: int, share: fl
         if size < smallest[1]:
             smallest = (group, size)
     return held or {smallest[0]}
+
+
+def fields_of(record: Record) -> Mapping[str, Any]:
+    """The fields of a record; none, if it is no object."""
+    return record.value if isinstance(record.value, dict) else {}
+
+
+def refuse_several(named: Iterable[object], path: Path | None) -> None:
+    """Raise `UserError` if rows are of more than one of these splits, as far as they are texts."""
+    splits = {name for name in named if isinstance(name, str)}
+    if len(splits) > 1:
+        raise UserError(
+            f"{path}: has rows of several splits: set data.path to their file and data.split to one of "
+            f"{listed(sorted(splits))}; data.ignored_columns=[split] reads all, whatever 'split' says"
+        )
+
+
+def refuse_both(file: Path, split: str | None, eval_split: str | None) -> None:
+    """Raise `UserError` unless the rows of a file that is both trained and evaluated on say which is which."""
+    if split is None or eval_split in (None, split):
+        raise UserError(
+            f"{file}: would be evaluated on and trained on, too: choose rows for each by data.split and "
+            "data.eval_split, or leave data.eval_path and data.eval_split null to hold out a share"
+        )
+    refuse_unsplit(file, eval_split)
+
+
+def refuse_unsplit(file: Path, eval_split: str) -> None:
+    """Raise `UserError` unless rows of the file say of which split they are."""
+    if not any("split" in fields_of(record) for record in read_records(file, "data.path", streamed=True)):
+        raise UserError(
+            f"data.eval_split={eval_split}: no row of {file} has a 'split', so all would be trained on, too; name the "
+            "folder of all splits, or set data.eval_split=null to hold out a share"
+        )

@@ -117,13 +117,11 @@ class Mix(DataSource):
 
     def text_only(self, example: Example) -> Example | None:
         """As the part has it."""
-        part, own = self._own(example)
-        return _renamed(part.text_only(own), example)
+        return self._by_part("text_only", example)
 
     def image_swapped(self, example: Example) -> Example | None:
         """As the part has it."""
-        part, own = self._own(example)
-        return _renamed(part.image_swapped(own), example)
+        return self._by_part("image_swapped", example)
 
     def _loaded(self, which: Literal["train", "prompts", "holdout", "test"]) -> dict[str, Loaded]:
         found = {}
@@ -134,10 +132,11 @@ class Mix(DataSource):
             found[name] = Loaded(self.categorised(examples), [row._replace(source=name) for row in loaded.bad_rows])
         return found
 
-    def _own(self, example: Example) -> tuple[DataSource, Example]:
-        """The part that an example is from, and the example by the id that it has there."""
+    def _by_part(self, form: Literal["text_only", "image_swapped"], example: Example) -> Example | None:
+        """The part's other form of an example, which has another id there."""
         name = example.tags["source"]
-        return self.parts[name], replace(example, id=example.id.removeprefix(f"{name}/"))
+        other = getattr(self.parts[name], form)(replace(example, id=example.id.removeprefix(f"{name}/")))
+        return None if other is None else replace(other, id=example.id)
 
 
 def wanted(sizes: Mapping[str, int], weights: Mapping[str, float], repeat: bool) -> dict[str, int]:
@@ -152,10 +151,6 @@ def _again_and_again(examples: Sequence[Example], seed: int) -> Iterable[Example
     order = sorted(examples, key=lambda example: digest([seed, example.id]))
     for turn in count(1):
         yield from order if turn == 1 else (replace(example, id=f"{example.id}#{turn}") for example in order)
-
-
-def _renamed(found: Example | None, example: Example) -> Example | None:
-    return None if found is None else replace(found, id=example.id)
 
 
 def _together(loaded: Mapping[str, Loaded]) -> Loaded:

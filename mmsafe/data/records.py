@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.image_formats import no_name, refuse_pointer
+from mmsafe.data.decoding import no_name, refuse_pointer
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import TABLES, files_of_split, unknown
 
@@ -43,6 +43,10 @@ class Record(NamedTuple):
         return f"{self.file}: row {self.number}" + (f" (id {name!r:.40})" if isinstance(name, str | int) else "")
 
 
+Fields = Sequence[str] | None  # of a table, which are read; None: all
+Rows = Callable[[Fields], Iterable[tuple[int, Any]]]  # the numbered rows of a file, at each call from the first on
+
+
 def read_records(
     path: Path,
     option: str,
@@ -60,30 +64,30 @@ def read_records(
     files = files_of_split(path, option, split, split_option) if path.is_dir() else [path]
     if len(files) > 1:
         for file in files:
-            yield from _records(file, _rows(file, option, streamed), split, _prefix(file, path))
+            prefix = f"{file.relative_to(path).with_suffix('').as_posix()}/"
+            yield from _records(file, _rows(file, option, streamed), split, prefix)
         return
     (file,) = files
-    content = None if _is_rows(file) else _json(file, option)
+    content = None if _has_lines(file) else _json(file, option)
     if isinstance(content, dict):
-        yield from _keyed_records(file, content, split, keywords, streamed)
+        for keyword, part in _keyed_files(file, content, keywords).items():
+            rows = _rows(part, f"keyword {keyword!r} of {file}", streamed)
+            for record in _records(part, rows, split, f"{keyword}/"):
+                yield record._replace(keyword=keyword)
         return
     if keywords is not None:
         raise UserError(f"data.keywords is set, but {file} is a list of rows without keywords: set it to null")
     yield from _records(file, _rows(file, option, streamed) if content is None else _numbered(content), split)
 
 
-def _keyed_records(
-    file: Path, content: dict[str, Any], split: str | None, keywords: Sequence[str] | None, streamed: bool
-) -> Iterator[Record]:
+def _keyed_files(file: Path, content: dict[str, Any], keywords: Sequence[str] | None) -> dict[str, Path]:
+    """The files that a keyed file names, by keyword."""
     if set(REQUIRED) & set(content) or not all(isinstance(name, str) for name in content.values()):
         raise UserError(f"{file}: is one JSON object, where a list of rows or {{keyword: file name}} is expected")
-    for keyword in content if keywords is None else dict.fromkeys(keywords):
+    for keyword in keywords or ():
         if keyword not in content:
             raise unknown(f"data.keywords: {file} has no keyword", keyword, content)
-        part = file.parent / content[keyword]
-        rows = _rows(part, f"keyword {keyword!r} of {file}", streamed)
-        for record in _records(part, rows, split, f"{keyword}/"):
-            yield record._replace(keyword=keyword)
+    return {keyword: file.parent / content[keyword] for keyword in (content if keywords is None else keywords)}
 
 
 def read_object(file: Path, option: str) -> dict[str, Any]:
@@ -93,47 +97,32 @@ def read_object(file: Path, option: str) -> dict[str, Any]:
     return content
 
 
-Fields = Sequence[str] | None  # of a table, which are read; None: all
-Rows = Callable[[Fields], Iterable[tuple[int, Any]]]  # the numbered rows of a file, at each call from the first on
-
-
 def _records(file: Path, rows: Rows, split: str | None, prefix: str = "") -> Iterator[Record]:
     """The rows of a file that belong to `split`: all, if none of them says to which split it belongs."""
-    named: set[str] = set()
+    splits: set[str] = set()
     if split is not None:
         objects = (row for _, row in rows(["split"]) if isinstance(row, dict))
-        named = {row["split"] for row in objects if isinstance(row.get("split"), str)}
-    if named and split not in named:
-        raise unknown(f"data.split: no row of {file} has split", str(split), named)
+        splits = {row["split"] for row in objects if isinstance(row.get("split"), str)}
+    if splits and split not in splits:
+        raise unknown(f"data.split: no row of {file} has split", str(split), splits)
     for number, row in rows(None):
-        record = Record(file, number, row, prefix=prefix)
-        if isinstance(row, RowError):
-            record = record._replace(value=None, problem=row)
-        elif named and isinstance(row, dict) and not isinstance(row.get("split"), str):
+        problem = row if isinstance(row, RowError) else None
+        if splits and isinstance(row, dict) and row.get("split") != split:
+            if isinstance(row.get("split"), str):
+                continue
             problem = RowError("missing field", "has no text field 'split', which other rows of the file have")
-            record = record._replace(problem=problem)
-        elif named and isinstance(row, dict) and row["split"] != split:
-            continue
-        yield record
+        yield Record(file, number, None if isinstance(row, RowError) else row, problem=problem, prefix=prefix)
 
 
-def _prefix(file: Path, folder: Path) -> str:
-    """The file's name in the folder, without the ending."""
-    return f"{file.relative_to(folder).with_suffix('').as_posix()}/"
-
-
-def _is_rows(file: Path) -> bool:
+def _has_lines(file: Path) -> bool:
     """Whether the file's ending says that it holds rows; else it is one JSON value."""
     return file.suffix in TABLES or file.name.endswith((".jsonl", ".jsonl.gz"))
 
 
 def _rows(file: Path, origin: str, streamed: bool) -> Rows:
-    """The rows of a file that holds a list of them; unless they are streamed, they are read once and kept."""
-    if _is_rows(file):
-        if streamed:
-            return partial(_read, file, origin)
-        found = list(_read(file, origin, stored=True))
-        return lambda fields: found
+    """The rows of a file that holds a list of them."""
+    if _has_lines(file):
+        return partial(_read, file, origin, stored=not streamed)
     if isinstance(content := _json(file, origin), dict):
         raise UserError(f"{origin}: {file} holds an object, where a list of rows is expected")
     return _numbered(content)
@@ -143,7 +132,7 @@ def _numbered(content: list[Any]) -> Rows:
     return lambda fields: enumerate(content, 1)
 
 
-def _read(file: Path, origin: str, fields: Fields = None, *, stored: bool = False) -> Iterator[tuple[int, Any]]:
+def _read(file: Path, origin: str, fields: Fields, *, stored: bool) -> Iterator[tuple[int, Any]]:
     """The numbered rows of a table or of JSONL; a row of a table that cannot be read is a `RowError`."""
     with _readable(file, origin):
         if file.suffix in TABLES:

@@ -42,9 +42,5 @@ class RowImages:
             path = find_image(self.folders[0], name, also=self.folders[1:])
         except UserError as error:
             raise RowError("missing image", str(error)) from error
-        return self._known.setdefault(path, FileImage(path)), unquote(self._below(path))
-
-    def _below(self, path: Path) -> str:
-        """A file's name in its folder: rows may call one file by several names."""
         folder = next(folder for folder in self.folders if path.is_relative_to(folder))
-        return str(path.relative_to(folder))
+        return self._known.setdefault(path, FileImage(path)), unquote(str(path.relative_to(folder)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import InputPath, Share, options
-from mmsafe.data.apart import fields_of, refuse_both, refuse_several
-from mmsafe.data.bad_rows import DUPLICATE, UNANSWERED, leave_out
-from mmsafe.data.columns import ColumnSource
-from mmsafe.data.data_source import BadRow, Loaded
+from mmsafe.data.column_source import ColumnSource
+from mmsafe.data.conversation import preference, question, tags_of
+from mmsafe.data.data_source import DUPLICATE, UNANSWERED, BadRow, Loaded, leave_out
 from mmsafe.data.example import Example
-from mmsafe.data.failing import failing
-from mmsafe.data.holdout import hold_out
-from mmsafe.data.records import Record, kind, read_records
+from mmsafe.data.holdout import fields_of, hold_out, refuse_both, refuse_several
+from mmsafe.data.images import failing
+from mmsafe.data.records import Record, kind, numbered, read_records
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImage, RowImages
 from mmsafe.data.splits import files_of_split
@@ -38,12 +36,12 @@ class ReadRow(NamedTuple):
 
 @options
 class RowSource(ColumnSource):
-    """Reads rows, each of which makes one or more examples; a subclass says which."""
+    """Reads rows, each of which makes an example of a question, an image and a pair, or what a subclass makes of it."""
 
     get: ClassVar[str]
     """What to get, and where."""
-    example: ClassVar[Mapping[str, Any]]
-    """A row as published, with an image `a.png`; the tests of all readers read it."""
+    tag_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that metrics are told by, where a row has them."""
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
@@ -73,9 +71,17 @@ class RowSource(ColumnSource):
         if self.eval_path is None and self.eval_split is not None and self.eval_split == self.split:
             raise UserError("data.eval_split is the same as data.split: leave it null to hold out a share")
 
-    @abstractmethod
     def rows(self, record: Record, find: RowImages) -> Iterable[ReadRow]:
         """The examples of a record, whose value is an object; raises `RowError` if one cannot be used."""
+        value = self.single(record.value)
+        responses = preference(value.get("chosen"), value.get("rejected"))
+        image, group = find.find(value.get("image"))
+        turns = question(value.get("question"), "question")
+        yield ReadRow(Example(numbered(record), turns, image, responses, tags_of(value, *self.tag_columns)), group)
+
+    def single(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row with its parts under `question`, `image`, `chosen` and `rejected`."""
+        return value
 
     def train(self) -> Loaded:
         """The rows of `path` that are not held out, and the count of everything dropped from `path`."""
@@ -119,33 +125,33 @@ class RowSource(ColumnSource):
 
     def files(self) -> list[Path]:
         """Those of `path` and of what is evaluated on; a keyed file, but not the files that it names."""
-        others = self._evaluated_files() if self.evaluates_others else []
-        return [*super().files(), *self._trained_files(), *others]
+        return [*super().files(), *self._files(), *(self._files(evaluated=True) if self.evaluates_others else [])]
 
-    def _trained_files(self) -> list[Path]:
+    def _files(self, *, evaluated: bool = False) -> list[Path]:
+        """The files that are trained on, or evaluated on."""
+        path, option = self._evaluated if evaluated else (self._path, "data.path")
+        split, split_option = (self.eval_split, "data.eval_split") if evaluated else (self.split, "data.split")
+        return files_of_split(path, option, split, split_option) if path.is_dir() else [path]
+
+    @property
+    def _path(self) -> Path:
         assert self.path is not None  # __post_init__ has refused that
-        return _files(self.path, "data.path", self.split, "data.split")
-
-    def _evaluated_files(self) -> list[Path]:
-        return _files(*self._evaluated, self.eval_split, "data.eval_split")
+        return self.path
 
     @property
     def _evaluated(self) -> tuple[Path, str]:
         """Where other rows that are evaluated on are, and the option that says so."""
-        path, option = (self.eval_path, "data.eval_path") if self.eval_path else (self.path, "data.path")
-        assert path is not None  # __post_init__ has refused that
-        return path, option
+        return (self.eval_path, "data.eval_path") if self.eval_path else (self._path, "data.path")
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of `path`, as `read_records` reads them."""
-        assert self.path is not None  # __post_init__ has refused that
-        return read_records(self.path, "data.path", self.split, streamed=streamed)
+        return read_records(self._path, "data.path", self.split, streamed=streamed)
 
     def eval_records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of what is evaluated on, where that is not a share of `path`."""
         path, option = self._evaluated
-        trained = {file.resolve() for file in self._trained_files()}
-        if shared := next((file for file in self._evaluated_files() if file.resolve() in trained), None):
+        trained = {file.resolve() for file in self._files()}
+        if shared := next((file for file in self._files(evaluated=True) if file.resolve() in trained), None):
             refuse_both(shared, self.split, self.eval_split)
         return read_records(path, option, self.eval_split, split_option="data.eval_split", streamed=streamed)
 
@@ -164,17 +170,29 @@ class RowSource(ColumnSource):
         for record in records:
             if record.file not in finders:
                 finders[record.file] = RowImages(self._image_folders(record.file, path), known)
-            found: dict[str, ReadRow] | RowError
+            outcome: dict[str, ReadRow] | RowError
             try:
-                found = self._rows_of(record, finders[record.file])
+                outcome = self._rows_of(record, finders[record.file])
             except RowError as error:
-                found = error
-            yield record, found
+                outcome = error
+            yield record, outcome
+
+    def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
+        """Rows by id."""
+        if record.problem is not None:
+            raise record.problem
+        if not isinstance(record.value, dict):
+            raise RowError("not an object", f"is {kind(record.value)}, where an object with fields is expected")
+        read = record._replace(value=self.columns(record.value))
+        rows = [row._replace(place=record.place(), split=record.value.get("split")) for row in self.rows(read, find)]
+        by_id = {row.example.id: row for row in rows}
+        if len(by_id) < len(rows):
+            raise RowError("duplicate id", "makes two examples of the same id")
+        return by_id
 
     @cached_property
     def _rows(self) -> tuple[list[ReadRow], list[BadRow]]:
-        assert self.path is not None  # __post_init__ has refused that
-        return self._read(list(self.records()), self.path)
+        return self._read(list(self.records()), self._path)
 
     @cached_property
     def _eval_rows(self) -> tuple[list[ReadRow], list[BadRow]]:
@@ -198,13 +216,13 @@ class RowSource(ColumnSource):
         self.refuse_other_fields(dict.fromkeys(field for record in records for field in fields_of(record)), path)
         rows: dict[str, ReadRow] = {}
         bad: list[tuple[str, RowError]] = []
-        for record, found in self.outcomes(records, path):
-            if isinstance(found, RowError):
-                bad.append((record.place(), found))
-            elif any(name in rows for name in found):
+        for record, outcome in self.outcomes(records, path):
+            if isinstance(outcome, RowError):
+                bad.append((record.place(), outcome))
+            elif any(name in rows for name in outcome):
                 bad.append((record.place(), DUPLICATE))
             else:
-                rows |= found
+                rows |= outcome
         if not bad or self.on_bad == "skip":  # decoding takes longest, so it waits until all else is well
             failed = failing((row.example for row in rows.values()), self.check_images == "decode")
             bad += {rows[name].place: RowError("damaged image", str(error)) for name, error in failed.items()}.items()
@@ -214,23 +232,9 @@ class RowSource(ColumnSource):
         kept = [row._replace(example=example) for row, example in zip(rows.values(), examples, strict=True)]
         return kept, lost
 
-    def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
-        """Rows by id."""
-        if record.problem is not None:
-            raise record.problem
-        if not isinstance(record.value, dict):
-            raise RowError("not an object", f"is {kind(record.value)}, where an object with fields is expected")
-        read = record._replace(value=self.columns(record.value))
-        rows = [row._replace(place=record.place(), split=record.value.get("split")) for row in self.rows(read, find)]
-        found = {row.example.id: row for row in rows}
-        if len(found) < len(rows):
-            raise RowError("duplicate id", "makes two examples of the same id")
-        return found
-
     def located(self) -> dict[str, str]:
         """The options that say where rows and images are, as what they mean on this machine."""
-        assert self.path is not None  # __post_init__ has refused that
-        images = self._image_folders(self.path if self.path.is_file() else self.path / "rows", self.path)[0]
+        images = self._image_folders(self._path if self._path.is_file() else self._path / "rows", self._path)[0]
         named = {"path": self.path, "eval_path": self.eval_path, "image_dir": images}
         return {option: str(place.resolve()) for option, place in named.items() if place is not None}
 
@@ -243,7 +247,3 @@ class RowSource(ColumnSource):
         names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
         parents = dict.fromkeys((file.parent, path.parent, file.parent.parent))
         return [*(folder for name in names for parent in parents if (folder := parent / name).is_dir()), file.parent]
-
-
-def _files(path: Path, option: str, split: str | None, split_option: str) -> list[Path]:
-    return files_of_split(path, option, split, split_option) if path.is_dir() else [path]

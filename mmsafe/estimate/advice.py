@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +10,8 @@ from mmsafe.estimate.plan import MemoryPlan, Shape
 
 PAPER_TEXT = 192
 """Text tokens of the paper's examples: 768 with the image (arXiv 2503.14189, released code)."""
-LORA_RANK = 128
-"""Of `peft=lora` and `peft=qlora`."""
 NOTABLE = 0.99
 """A change that leaves more of the memory than this is not worth a line."""
-FORWARD = "end of forward"
 
 
 @dataclass(frozen=True)
@@ -28,69 +24,53 @@ class Advice:
     estimate: MemoryEstimate
 
 
-Change = tuple[str, str, dict[str, Any]]
-
-
 def free_of_charge(shape: Shape, plan: MemoryPlan, *, checkpoints: bool) -> list[Advice]:
     """Changes that leave the result as it is, each on top of those before it."""
-    found, before = [], estimate(shape, plan)
-    for overrides, note, change in _free(plan, checkpoints):
-        tried = replace(plan, **change)
-        after = estimate(shape, tried)
-        forward = (after.at(FORWARD), before.at(FORWARD))  # counts too once a price is paid for the states
-        if after.peak < NOTABLE * before.peak or forward[0] < NOTABLE * forward[1]:
-            plan, before = tried, after
-            found.append(Advice(overrides, note, plan, after))
-    return found
+    dense = plan.scoring == "padded" and plan.attention != "flash_attention_2"
+    kept = checkpoints and not plan.gradient_checkpointing
+    changes: tuple[tuple[bool, str, str, dict[str, Any]], ...] = (
+        (plan.reference == "frozen", "reference=cached", "one pass before training in place of a second model",
+         {"reference": "cached"}),
+        (dense, "scoring=shared_prefix", "every prompt once", {"scoring": "shared_prefix"}),
+        (kept, "model.gradient_checkpointing=true", "about a third more time", {"gradient_checkpointing": True}),
+    )  # fmt: skip
+    advised, before = [], estimate(shape, plan)
+    for _, overrides, note, change in filter(lambda row: row[0], changes):
+        advice = Advice(overrides, note, changed := replace(plan, **change), after := estimate(shape, changed))
+        forward = (memory.at("end of forward") for memory in (after, before))  # counts once a price is paid for states
+        if after.peak < NOTABLE * before.peak or next(forward) < NOTABLE * next(forward):
+            advised.append(advice)
+            plan, before = changed, after
+    return advised
 
 
-def alternatives(shape: Shape, plan: MemoryPlan) -> list[Advice]:
-    """Changes with a price, each one alone."""
+def alternatives(shape: Shape, plan: MemoryPlan, *, global_batch: bool) -> list[Advice]:
+    """Changes with a price, each one alone; a batch is accumulated by hand unless `global_batch` is set."""
+    full = plan.peft == "none" and plan.train_language and not plan.train_vision
+    single, one_device = plan.dtype == "float32" and plan.on_gpu, plan.strategy in ("auto", "ddp")
+    lora, half = {"peft": "lora", "lora_rank": 128}, {"dtype": "bfloat16"}
+    steps, length = plan.accumulate * plan.batch_size, shape.image_tokens + PAPER_TEXT
+    response, split = min(plan.response, PAPER_TEXT // 2), f"split over {plan.devices} GPUs"
+    accumulated = "" if global_batch else f" trainer.accumulate_grad_batches={steps}"
+    offload = "deepspeed_zero3_offload"
+    changes: tuple[tuple[bool, str, str, dict[str, Any]], ...] = (
+        (full, "peft=lora", "trains adapters only", lora),
+        (full and single, "peft=lora model.dtype=bfloat16", "and keeps the frozen weights in half precision",
+         lora | half),
+        (full and plan.on_gpu and one_device, "peft=qlora model.dtype=bfloat16",
+         "and holds the language model in 4 bits", lora | half | {"peft": "qlora"}),
+        (plan.devices > 1 and plan.stage < 2, "strategy=deepspeed_zero2", split, {"strategy": "deepspeed_zero2"}),
+        (plan.devices > 1 and plan.stage < 3, "strategy=deepspeed_zero3", split, {"strategy": "deepspeed_zero3"}),
+        (plan.on_gpu and plan.strategy != offload, f"strategy={offload}", "slow: states in the host's memory",
+         {"strategy": offload}),
+        (plan.batch_size > 1, f"data.batch_size=1{accumulated}", "slower, the same gradient",
+         {"batch_size": 1, "accumulate": steps}),
+        (plan.prompt + plan.response > length, f"lengths.max_length={length}", "clips responses, drops long prompts",
+         {"prompt": length - response, "response": response}),
+        (single and plan.precision == "32-true", "trainer.precision=bf16-mixed",
+         "fp32 weights, half-precision activations", {"precision": "bf16-mixed"}),
+    )  # fmt: skip
     peak = estimate(shape, plan).peak
-    tried = [(overrides, note, replace(plan, **change)) for overrides, note, change in _priced(shape, plan)]
-    found = [Advice(overrides, note, changed, estimate(shape, changed)) for overrides, note, changed in tried]
-    return [advice for advice in found if advice.estimate.peak < NOTABLE * peak]
-
-
-def _free(plan: MemoryPlan, checkpoints: bool) -> Iterator[Change]:
-    if plan.reference == "frozen":
-        yield "reference=cached", "one pass before training in place of a second model", {"reference": "cached"}
-    if plan.scoring == "padded" and plan.attention != "flash_attention_2":
-        yield "scoring=shared_prefix", "every prompt once", {"scoring": "shared_prefix"}
-    if checkpoints and not plan.gradient_checkpointing:
-        change = {"gradient_checkpointing": True}
-        yield "model.gradient_checkpointing=true", "about a third more time", change
-
-
-def _priced(shape: Shape, plan: MemoryPlan) -> Iterator[Change]:
-    lora = {"peft": "lora", "lora_rank": LORA_RANK}
-    if plan.peft == "none" and plan.train_language and not plan.train_vision:
-        yield "peft=lora", "trains adapters only", lora
-        if plan.dtype == "float32" and plan.on_gpu:
-            yield (
-                "peft=lora model.dtype=bfloat16",
-                "and keeps the frozen weights in half precision",
-                lora | {"dtype": "bfloat16"},
-            )
-        if plan.on_gpu and plan.strategy in ("auto", "ddp"):
-            change = {"peft": "qlora", "lora_rank": LORA_RANK, "dtype": "bfloat16"}
-            yield "peft=qlora model.dtype=bfloat16", "and holds the language model in 4 bits", change
-    for stage in (2, 3):
-        name = f"deepspeed_zero{stage}"
-        if plan.devices > 1 and plan.stage < stage:
-            yield f"strategy={name}", f"split over {plan.devices} GPUs", {"strategy": name}
-    name = "deepspeed_zero3_offload"
-    if plan.on_gpu and not plan.offloaded:
-        yield f"strategy={name}", "slow: states in the host's memory", {"strategy": name}
-    if plan.batch_size > 1:
-        steps = plan.accumulate * plan.batch_size
-        accumulated = "" if plan.global_batch else f" trainer.accumulate_grad_batches={steps}"
-        overrides = f"data.batch_size=1{accumulated}"
-        yield overrides, "slower, the same gradient", {"batch_size": 1, "accumulate": steps}
-    length = shape.image_tokens + PAPER_TEXT
-    if plan.prompt + plan.response > length:
-        response = min(plan.response, PAPER_TEXT // 2)
-        change = {"prompt": length - response, "response": response}
-        yield f"lengths.max_length={length}", "clips responses, drops long prompts", change
-    if plan.on_gpu and not plan.mixed and plan.dtype == "float32":
-        yield "trainer.precision=bf16-mixed", "fp32 weights, half-precision activations", {"precision": "bf16-mixed"}
+    tried = [(overrides, note, replace(plan, **change)) for applies, overrides, note, change in changes if applies]
+    advised = [Advice(overrides, note, changed, estimate(shape, changed)) for overrides, note, changed in tried]
+    return [advice for advice in advised if advice.estimate.peak < NOTABLE * peak]

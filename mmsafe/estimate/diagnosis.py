@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.estimate.advice import Advice, alternatives, free_of_charge
-from mmsafe.estimate.machine import GIB, RESERVE, Memory, disk, gpus, host, versions
-from mmsafe.estimate.memory import MemoryEstimate, estimate
+from mmsafe.estimate.machine import GIB, Memory, disk, gpus, host, versions
+from mmsafe.estimate.memory import MemoryEstimate, estimate, trained
 from mmsafe.estimate.plan import MemoryPlan, Shape
 from mmsafe.estimate.shape import shape_of
 from mmsafe.models.model_source import PretrainedLlava
@@ -18,11 +18,11 @@ from mmsafe.reference.reference import AdapterOff, Frozen
 from mmsafe.scoring.ways import Padded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mmsafe.estimate.doctor_config import DoctorConfig
+    from mmsafe.estimate.machine import DoctorConfig
     from mmsafe.runs.run_context import RunContext
 
+RESERVE = 1.0
+"""GiB of a GPU that no estimate knows of: CUDA's context, workspaces of cuBLAS and NCCL, fragments."""
 TEXT = 512
 """Tokens of text that a prompt is taken to have."""
 TIGHT = 0.9
@@ -36,58 +36,69 @@ class Room:
     name: str
     device: float | None
     host: float | None
-    on_gpu: bool
+    on_gpu: bool = True
 
-    def fits(self, found: MemoryEstimate) -> bool | None:
-        """Whether a step fits; None where the memory is not known."""
+    def verdict(self, needed: MemoryEstimate) -> str:
+        """Whether a step fits."""
         if self.device is None:
-            return None
-        return found.peak <= self.device and (self.host is None or found.host <= self.host)
+            return "unknown"
+        if needed.peak > self.device or (self.host is not None and needed.host > self.host):
+            return "does not fit"
+        return "fits, but barely" if needed.peak > TIGHT * self.device else "fits"
+
+    def fits(self, needed: MemoryEstimate) -> bool:
+        """Whether a step fits, as far as is known."""
+        return self.verdict(needed) != "does not fit"
 
 
 def diagnose(config: DoctorConfig, run: RunContext) -> bool:
     """Print versions, machine, estimate and advice; False if the run does not fit."""
     here, memory = gpus(), host()
-    _print_machine(here, memory, run.folder)
+    print(" · ".join(f"{name} {version}" for name, version in versions().items()))
+    print("\n".join(map(str, here)) or "no GPU")
+    print(memory)
+    for name, folder in {"cache": cache_dir(""), "run folders": run.folder}.items():
+        print(f"{name}: {disk(folder) / GIB:.1f} GiB free in {folder}")
     room = room_for(config, here, memory)
     shape = shape_of(config.model)
     if shape is None:
         print(f"\nmodel.path={getattr(config.model, 'path', None)}: not on this machine, so its size is not known")
         return True
     plan = plan_for(config, shape, room)
-    found = estimate(shape, plan)
-    _print_estimate(plan, found, room, run.choices)
-    fits = room.fits(found)
-    if fits is False:
+    needed = estimate(shape, plan)
+    _print_estimate(shape, plan, room, run.choices)
+    if not room.fits(needed):
         _print_advice(config, shape, plan, room)
     if not here and config.doctor.gpu_memory_gib is None:
         print("no GPU here; `doctor.gpu_memory_gib=80 doctor.devices=8` asks whether it would fit on such a machine")
-    return fits is not False
+    return room.fits(needed)
 
 
 def room_for(config: DoctorConfig, here: list[Memory], memory: Memory) -> Room:
     """The memory that a run would have: that which was asked about, this machine's GPUs, or the host's."""
-    asked = config.doctor
-    on_host = asked.host_memory_gib * GIB if asked.host_memory_gib else None
-    if asked.gpu_memory_gib is not None:
-        name = f"a GPU of {asked.gpu_memory_gib:g} GiB, less {RESERVE:g} for CUDA"
-        return Room(name, (asked.gpu_memory_gib - RESERVE) * GIB, on_host, on_gpu=True)
+    size, host_size = config.doctor.gpu_memory_gib, config.doctor.host_memory_gib
+    on_host = host_size * GIB if host_size else None
+    if size is not None:
+        return Room(f"a GPU of {size:g} GiB, less {RESERVE:g} for CUDA", (size - RESERVE) * GIB, on_host)
     if here and config.trainer.accelerator != "cpu":
-        free = min(gpu.free for gpu in here)
-        name = f"the free part of a GPU here, less {RESERVE:g} for CUDA"
-        return Room(name, free - RESERVE * GIB, on_host or memory.free, on_gpu=True)
-    if devices_of(config) > 1 or config.strategy.name not in ("auto", "ddp"):
-        return Room("not known: set doctor.gpu_memory_gib", None, on_host, on_gpu=True)
+        free = min(gpu.free for gpu in here) - RESERVE * GIB
+        return Room(f"the free part of a GPU here, less {RESERVE:g} for CUDA", free, on_host or memory.free)
+    if _devices(config) > 1 or config.strategy.name not in ("auto", "ddp"):
+        return Room("not known: set doctor.gpu_memory_gib", None, on_host)
     return Room("the host's free memory: it would run on the CPU", on_host or memory.free, None, on_gpu=False)
 
 
 def plan_for(config: DoctorConfig, shape: Shape, room: Room) -> MemoryPlan:
-    """The config as the estimator reads it."""
-    model, asked = config.model, config.doctor
-    prompt, response = lengths(config, shape)
-    precision = config.trainer.precision
+    """The config as the estimator reads it, with the longest prompt and response given or assumed."""
+    model, doctor, limit, precision = config.model, config.doctor, config.lengths.max_length, config.trainer.precision
     if precision == "auto":
         precision = "bf16-mixed" if room.on_gpu else "32-true"
+    response = doctor.response_tokens or config.generation.max_new_tokens
+    prompt = doctor.prompt_tokens or shape.image_tokens + TEXT
+    if limit is not None:
+        prompt = min(prompt, max(1, limit - min(response, limit // 2)))
+        response = max(1, min(response, limit - prompt))
+    references = {Frozen: "frozen", AdapterOff: "adapter_off"} if config.objective.needs_reference else {}
     return MemoryPlan(
         batch_size=config.data.batch_size,
         responses=tuple(Counter(row.image for row in config.objective.groups[0].values()).values()),
@@ -99,105 +110,74 @@ def plan_for(config: DoctorConfig, shape: Shape, room: Room) -> MemoryPlan:
         precision=precision,
         gradient_checkpointing=getattr(model, "gradient_checkpointing", False),
         accumulate=config.accumulate,
-        global_batch=config.optimizer.global_batch_size is not None,
-        reference=_reference(config),
+        reference=references.get(type(config.reference), "cached"),
         train_language=model.train.language,
         train_projector=model.train.projector,
         train_vision=model.train.vision,
         strategy=config.strategy.name,
-        devices=devices_of(config),
-        devices_per_node=asked.devices_per_node or (None if asked.devices else config.trainer.devices),
+        devices=_devices(config),
+        devices_per_node=doctor.devices_per_node or (None if doctor.devices else config.trainer.devices),
         peft=config.peft.method,
         lora_rank=0 if config.peft.method == "none" else config.peft.rank,
         on_gpu=room.on_gpu,
     )
 
 
-def lengths(config: DoctorConfig, shape: Shape) -> tuple[int, int]:
-    """Tokens of the longest prompt and response: given, or assumed within `lengths.max_length`."""
-    asked, limit = config.doctor, config.lengths.max_length
-    response = asked.response_tokens or config.generation.max_new_tokens
-    prompt = asked.prompt_tokens or shape.image_tokens + TEXT
-    if limit is not None:
-        prompt = min(prompt, max(1, limit - min(response, limit // 2)))
-        response = max(1, min(response, limit - prompt))
-    return prompt, response
-
-
-def devices_of(config: DoctorConfig) -> int:
-    """Those asked about, else all of the run."""
+def _devices(config: DoctorConfig) -> int:
     return config.doctor.devices or config.trainer.processes
 
 
-def _reference(config: DoctorConfig) -> str:
-    if not config.objective.needs_reference:
-        return "none"
-    if isinstance(config.reference, Frozen):
-        return "frozen"
-    return "adapter_off" if isinstance(config.reference, AdapterOff) else "cached"
-
-
-def _print_machine(here: list[Memory], memory: Memory, runs: Path) -> None:
-    print(" · ".join(f"{name} {found}" for name, found in versions().items()))
-    print("\n".join(map(str, here)) or "no GPU")
-    print(memory)
-    for name, folder in {"cache": cache_dir(""), "run folders": runs}.items():
-        print(f"{name}: {disk(folder) / GIB:.1f} GiB free in {folder}")
-
-
-def _print_estimate(plan: MemoryPlan, found: MemoryEstimate, room: Room, choices: Mapping[str, str]) -> None:
+def _print_estimate(shape: Shape, plan: MemoryPlan, room: Room, choices: Mapping[str, str]) -> None:
+    needed = estimate(shape, plan)
     on = f"{plan.devices} {'GPU' if room.on_gpu else 'CPU process'}{'s' if plan.devices > 1 else ''}"
     how = f"{plan.precision}, strategy {plan.strategy}, {plan.scoring}"
     print(f"\nmodel={choices['model']} objective={choices['objective']} on {on}: {how}")
     responses = f"{sum(plan.responses)} responses of {plan.response}"
-    print(
-        f"longest batch: {plan.batch_size} × (prompt of {plan.prompt} + {responses} tokens), doctor.prompt_tokens and"
-    )
-    print(f"doctor.response_tokens change it; as {plan.lines} × {plan.time} tokens")
-    print(f"memory per device is highest at the {found.moment}:")
-    for item in found.moments[found.moment]:
-        print(f"  {item.name:14s}{_size(item.size)}   {item.inputs}")
-    print(f"  {'total':14s}{_size(found.peak)}")
-    others = [f"{name} {found.at(name) / GIB:.2f}" for name in found.moments if name != found.moment]
+    longest = f"{plan.batch_size} × (prompt of {plan.prompt} + {responses} tokens)"
+    print(f"longest batch: {longest}, as {plan.lines} × {plan.time} tokens")
+    print("doctor.prompt_tokens and doctor.response_tokens change it")
+    print(f"memory per device is highest at the {needed.moment}:")
+    for name, size in needed.moments[needed.moment].items():
+        if size:
+            print(f"  {name:14s}{_size(size)}")
+    print(f"  {'total':14s}{_size(needed.peak)}")
+    others = [f"{name} {needed.at(name) / GIB:.2f}" for name in needed.moments if name != needed.moment]
     print(f"  at other moments: {', '.join(others)}")
-    if found.host:
-        print(f"  {'on each host':14s}{_size(found.host)}   offloaded states with their buffers")
+    adapters = {"none": "", "qlora": f", and LoRA of rank {plan.lora_rank} on projections in 4 bits"}
+    adapted = adapters.get(plan.peft, f", and LoRA of rank {plan.lora_rank}")
+    inputs = f"{_count(shape.total)} parameters × {plan.stored} bytes{adapted}"
+    print(f"  {inputs}; {_count(trained(shape, plan))} trained × {plan.trained} bytes")
+    if needed.host:
+        print(f"  {'on each host':14s}{_size(needed.host)}   offloaded states with their buffers")
     at_hand = "" if room.device is None else f"{room.device / GIB:.2f} GiB, "
-    print(f"at hand: {at_hand}{room.name}")
-    print(f"verdict: {_verdict(found, room)}")
-
-
-def _verdict(found: MemoryEstimate, room: Room) -> str:
-    fits = room.fits(found)
-    if room.device is None or fits is None:
-        return "unknown"
-    if not fits:
-        return "does not fit"
-    return "fits, but barely" if found.peak > TIGHT * room.device else "fits"
+    print(f"at hand: {at_hand}{room.name}\nverdict: {room.verdict(needed)}")
 
 
 def _print_advice(config: DoctorConfig, shape: Shape, plan: MemoryPlan, room: Room) -> None:
     free = free_of_charge(shape, plan, checkpoints=isinstance(config.model, PretrainedLlava))
-    best = free[-1] if free else None
     if free:
         print("same result in less memory, each with those above it:")
-    for advice in free:
-        _print_one(advice, room)
-    if best is not None and room.fits(best.estimate):
-        return
-    others = alternatives(shape, best.plan if best else plan)
+        _print_each(free, room)
+        if room.fits(free[-1].estimate):
+            return
+    global_batch = config.optimizer.global_batch_size is not None
+    others = alternatives(shape, free[-1].plan if free else plan, global_batch=global_batch)
     print("then one of:" if free else "one of:")
-    for advice in others:
-        _print_one(advice, room)
+    _print_each(others, room)
     if not any(room.fits(advice.estimate) for advice in others):
         print("none of them is enough alone: combine them, or take larger or more GPUs")
 
 
-def _print_one(advice: Advice, room: Room) -> None:
-    fits = "fits" if room.fits(advice.estimate) else "does not fit"
-    host = f" and {advice.estimate.host / GIB:.0f} on the host" if advice.estimate.host else ""
-    print(f"  {advice.overrides:48s}{_size(advice.estimate.peak)}{host}, {fits}: {advice.note}")
+def _print_each(advised: Iterable[Advice], room: Room) -> None:
+    for advice in advised:
+        needed = advice.estimate
+        on_host = f" and {needed.host / GIB:.0f} on the host" if needed.host else ""
+        print(f"  {advice.overrides:48s}{_size(needed.peak)}{on_host}, {room.verdict(needed)}: {advice.note}")
 
 
 def _size(size: float) -> str:
     return f"{size / GIB:8.2f} GiB"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"

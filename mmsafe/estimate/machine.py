@@ -6,17 +6,18 @@ import os
 import platform
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 from mmsafe import __version__
 from mmsafe.core.options import Count, Positive, options
+from mmsafe.experiment.train_config import TrainConfig
 
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "peft", "deepspeed", "hydra-core", "datasets", "wandb")
-RESERVE = 1.0
-"""GiB of a GPU that no estimate knows of: CUDA's context, workspaces of cuBLAS and NCCL, fragments."""
 
 
 @options
@@ -37,9 +38,17 @@ class Doctor:
     """Longest response; null: `generation.max_new_tokens`."""
 
 
+@options
+class DoctorConfig(TrainConfig):
+    """`conf/doctor.yaml`, typed: a training run, and the machine it is meant for."""
+
+    doctor: Doctor
+    runs_here: ClassVar[bool] = False
+
+
 @dataclass(frozen=True)
 class Memory:
-    """Bytes."""
+    """Memory of a device or of the host, in bytes."""
 
     name: str
     free: int
@@ -51,37 +60,33 @@ class Memory:
 
 def versions() -> dict[str, str]:
     """What is installed, by name; a package that is missing is left out."""
-    found = {"mmsafe": __version__, "Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     import torch
 
-    return found | {"CUDA": torch.version.cuda or "none"}
+    installed = {"mmsafe": __version__, "Python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed | {"CUDA": torch.version.cuda or "none"}
 
 
 def gpus() -> list[Memory]:
     """This machine's GPUs as CUDA lists them."""
-    import torch
+    from torch import cuda
 
-    found = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        found.append(Memory(f"GPU {index}, {torch.cuda.get_device_name(index)}", free, total))
-    return found
+    numbers = range(cuda.device_count())
+    return [Memory(f"GPU {i}, {cuda.get_device_name(i)}", *cuda.mem_get_info(i)) for i in numbers]
 
 
 def host() -> Memory:
     """The host's memory, or what a container may use of it."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free, meminfo = total, Path("/proc/meminfo")
-    if meminfo.exists() and (match := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), flags=re.M)):
-        free = int(match[1]) * 1024
-    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    if limit is not None and limit < total:
-        total, free = limit, min(free, limit - (used or 0))
+    free = total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError):  # no Linux
+        if available := re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), flags=re.M):
+            free = int(available[1]) * 1024
+    with suppress(OSError, ValueError):  # no control group, or one without a limit, `max`
+        limit, used = (int((Path("/sys/fs/cgroup") / f"memory.{name}").read_text()) for name in ("max", "current"))
+        if limit < total:
+            total, free = limit, min(free, limit - used)
     return Memory("host memory", free, total)
 
 
@@ -89,11 +94,3 @@ def disk(folder: Path) -> int:
     """Bytes free where `folder` is, or would be made."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
-
-
-def _number(path: Path) -> int | None:
-    """A control group's number; None where there is no such file, or no limit."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None

@@ -1,28 +1,19 @@
-"""The sizes that a training step's memory depends on, of the model and of what is done with it; plain numbers."""
+"""The sizes that a training step's memory depends on, of the model and of what is done with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 STAGES = {"deepspeed_zero1": 1, "deepspeed_zero2": 2, "deepspeed_zero3": 3, "deepspeed_zero3_offload": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A LLaVA: sizes of its parts, and how many parameters each has."""
+    """A LLaVA: the configs of its Llama and its CLIP tower, and how many parameters each part has."""
 
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    key_width: int
-    """Of all keys of a token: less than `width` where heads share keys."""
-    vocabulary: int
-    vision_width: int
-    vision_inner: int
-    vision_layers: int
-    image_tokens: int
-    """Of one image in the prompt; the tower sees one more."""
+    text: Any
+    clip: Any
     vision: int
     projector: int
     embedding: int
@@ -30,6 +21,11 @@ class Shape:
     """Parameters of the seven projections of all layers."""
     norms: int
     head: int
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image in the prompt; the tower sees one more."""
+        return int((self.clip.image_size // self.clip.patch_size) ** 2)
 
     @property
     def language(self) -> int:
@@ -40,6 +36,12 @@ class Shape:
     def total(self) -> int:
         """All parameters."""
         return self.vision + self.projector + self.language
+
+    def adapter(self, rank: int) -> int:
+        """Parameters of LoRA on the seven projections: r · (inputs + outputs) each (Hu et al., arXiv 2106.09685)."""
+        h, layers = self.text.hidden_size, self.text.num_hidden_layers
+        keys = self.text.num_key_value_heads * self.text.head_dim
+        return int(layers * rank * (4 * h + 2 * (h + keys) + 3 * (h + self.text.intermediate_size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,6 @@ class MemoryPlan:
     prompt: int
     """Tokens of a prompt, image included."""
     response: int
-    """Tokens of a response."""
     scoring: str = "shared_prefix"
     attention: str = "sdpa"
     dtype: str = "float32"
@@ -64,8 +65,6 @@ class MemoryPlan:
     train_projector: bool = True
     train_vision: bool = False
     strategy: str = "auto"
-    global_batch: bool = False
-    """Whether `optimizer.global_batch_size` says how many micro-batches are accumulated."""
     devices: int = 1
     devices_per_node: int | None = None
     """None: all of them."""
@@ -81,13 +80,13 @@ class MemoryPlan:
     @property
     def time(self) -> int:
         """Tokens of a sequence: prompt and all its responses, up to a multiple of 8, or prompt and one response."""
-        if self.scoring != "shared_prefix":
+        if self.scoring == "padded":
             return self.prompt + self.response
         return -(-(self.prompt + max(self.responses) * self.response) // 8) * 8
 
     @property
     def tokens(self) -> int:
-        """Of all sequences of a batch, padding included."""
+        """Tokens of all sequences of a batch, padding included."""
         return self.lines * self.time
 
     @property
@@ -96,29 +95,14 @@ class MemoryPlan:
         return self.batch_size * sum(self.responses) * self.response
 
     @property
-    def mixed(self) -> bool:
-        """Whether steps are computed in half precision though the optimiser works in fp32."""
-        return self.precision.endswith("-mixed")
-
-    @property
     def stage(self) -> int:
         """ZeRO stage; 0 without DeepSpeed."""
         return STAGES.get(self.strategy, 0)
 
     @property
-    def replicated(self) -> bool:
-        """Whether several devices hold the whole model, as under DDP."""
-        return self.devices > 1 and not self.stage and self.strategy != "fsdp"
-
-    @property
-    def offloaded(self) -> bool:
-        """Whether model states live in the host's memory."""
-        return self.strategy.endswith("_offload")
-
-    @property
     def stored(self) -> int:
         """Bytes of a weight as it is kept; DeepSpeed casts the model, and its optimiser has the fp32 copy."""
-        return 2 if self.dtype != "float32" or (self.stage and self.mixed) else 4
+        return 2 if self.dtype != "float32" or (self.stage and self.precision.endswith("-mixed")) else 4
 
     @property
     def trained(self) -> int:
@@ -128,38 +112,23 @@ class MemoryPlan:
     @property
     def computed(self) -> int:
         """Bytes of a number in a matrix product."""
-        return 2 if self.mixed else self.stored
+        return 2 if self.precision.endswith("-mixed") else self.stored
 
     @property
     def autocast(self) -> bool:
         """Whether fp32 weights are copied to half precision in every step, and the residual stream stays fp32."""
-        return self.mixed and self.stored == 4 and self.strategy != "fsdp"
-
-    @property
-    def trains_language_weights(self) -> bool:
-        """Whether the language model is trained itself, and not an adapter on it."""
-        return self.train_language and self.peft == "none"
+        return self.computed < self.stored and self.strategy != "fsdp"
 
     @property
     def stream(self) -> int:
         """Bytes of a number in the residual stream."""
         return 4 if self.autocast else self.computed
 
+    @property
+    def trains_language_weights(self) -> bool:
+        """Whether the language model is trained itself, and not an adapter on it."""
+        return self.train_language and self.peft == "none"
+
     def shards(self, stage: int) -> int:
         """Devices among which something is split that ZeRO splits from `stage` on; FSDP splits everything."""
         return self.devices if self.stage >= stage or self.strategy == "fsdp" else 1
-
-
-@dataclass(frozen=True)
-class PlanItem:
-    """A share of the memory: bytes, and what they come from."""
-
-    name: str
-    size: float
-    inputs: str
-
-
-def adapter(shape: Shape, rank: int) -> int:
-    """Parameters of LoRA on the seven projections: r · (inputs + outputs) each (Hu et al., arXiv 2106.09685)."""
-    query_and_output, key_and_value = 4 * shape.width, 2 * (shape.width + shape.key_width)
-    return shape.layers * rank * (query_and_output + key_and_value + 3 * (shape.width + shape.inner))

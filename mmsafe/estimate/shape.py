@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from mmsafe.core.errors import UserError
 from mmsafe.estimate.plan import Shape
@@ -41,27 +41,17 @@ def shape_of(source: ModelSource) -> Shape | None:
 
 def measured(model: Any) -> Shape:
     """Sizes of a model at hand, on whatever device."""
-    text, vision = model.config.text_config, model.config.vision_config
     inner = model.model
-    layers = _count(inner.language_model.layers)
-    matrices = sum(p.numel() for p in inner.language_model.layers.parameters() if p.dim() == 2)
-    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    layers = inner.language_model.layers
+    matrices = sum(p.numel() for p in layers.parameters() if p.dim() == 2)
     return Shape(
-        width=text.hidden_size,
-        inner=text.intermediate_size,
-        layers=text.num_hidden_layers,
-        heads=text.num_attention_heads,
-        key_width=text.num_key_value_heads * head_width,
-        vocabulary=text.vocab_size,
-        vision_width=vision.hidden_size,
-        vision_inner=vision.intermediate_size,
-        vision_layers=vision.num_hidden_layers,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        text=model.config.text_config,
+        clip=model.config.vision_config,
         vision=_count(inner.vision_tower),
         projector=_count(inner.multi_modal_projector),
         embedding=_count(inner.language_model.embed_tokens),
         matrices=matrices,
-        norms=layers - matrices + _count(inner.language_model.norm),
+        norms=_count(layers) - matrices + _count(inner.language_model.norm),
         head=_count(model.lm_head),
     )
 
@@ -75,7 +65,11 @@ def _config(source: ModelSource) -> Any:
         return None
     folder = Path(source.path).expanduser()
     if folder.is_dir():
-        return _read(folder / "model" if (folder / "model" / "config.json").exists() else folder)
+        folder = folder / "model" if (folder / "model" / "config.json").exists() else folder
+        check_files(folder)
+        about = read_json(folder / "config.json")
+        original = format_of_config(about) == "original"
+        return _llava15([about[name] for name in SIZES]) if original else from_pretrained(AutoConfig, folder)
     if source.path in LLAVA15:
         return _llava15(LLAVA15[source.path])
     if source.path.startswith((".", "/", "~")) or source.path.count("/") != 1:
@@ -86,36 +80,10 @@ def _config(source: ModelSource) -> Any:
         return None
 
 
-def _read(folder: Path) -> Any:
-    check_files(folder)
-    found = read_json(folder / "config.json")
-    if format_of_config(found) == "original":
-        return _llava15(tuple(found[name] for name in SIZES))
-    return from_pretrained(AutoConfig, folder)
-
-
-def _llava15(sizes: tuple[int, ...]) -> LlavaConfig:
-    """CLIP-L at 336 pixels before a Llama of these `SIZES`."""
-    width, inner, layers, heads = sizes
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    text = LlamaConfig(
-        vocab_size=32064,  # 32,000 of Llama, `<image>`, `<pad>`, and up to a multiple of 64
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        tie_word_embeddings=False,
-    )
-    return LlavaConfig(vision_config=vision, text_config=text)
+def _llava15(sizes: Any) -> LlavaConfig:
+    """CLIP-L at 336 pixels, the default of `LlavaConfig`, before a Llama of these `SIZES`."""
+    rows = 32064  # 32,000 of Llama, `<image>`, `<pad>`, and up to a multiple of 64
+    return LlavaConfig(text_config=LlamaConfig(vocab_size=rows, **dict(zip(SIZES, sizes, strict=True))))
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -13,8 +14,7 @@ from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource, Loaded, NoData
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Judge, Verdict
-from mmsafe.evaluation.paper_row import PaperRow
-from mmsafe.evaluation.statistics import Estimate, reach
+from mmsafe.evaluation.statistics import Estimate, rate, reach
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,17 +22,24 @@ if TYPE_CHECKING:
 Part = Literal["holdout", "test"]
 CATEGORIES = ("source", "category", "class1", "class2", "class3")
 """Tags that tell of any data where an example is from and which harm it is about."""
+RELEASES = {"base": "LLaVA-1.5", "dpo": "+ DPO", "bpo": "+ BPO"}
+"""Of which models the BPO paper (arXiv 2503.14189) prints results."""
 
 
-def examples(data: DataSource, part: Part) -> list[Example]:
-    """What this part of the data holds."""
-    return _loaded(data, part).examples
+class PaperRow(NamedTuple):
+    """What the paper printed for each of `RELEASES`, and our metric for it."""
 
+    measure: str
+    metric: str
+    base: float
+    dpo: float
+    bpo: float
+    unit: float = 1
+    """Ours is multiplied by it: 100 where the paper prints per cent."""
 
-def _loaded(data: DataSource, part: Part) -> Loaded:
-    if isinstance(data, NoData):
-        return Loaded([])
-    return data.holdout() if part == "holdout" else data.test()
+    def lines(self) -> dict[str, float]:
+        """The values in our unit, by what a figure calls them."""
+        return {f"paper, {shown}": getattr(self, release) / self.unit for release, shown in RELEASES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +50,33 @@ class Judged:
     response: str
     verdict: Verdict
 
+    @property
+    def harmful(self) -> bool:
+        """Judged unsafe, or not judged safe: what the judge could not tell counts as unsafe."""
+        return self.verdict.unsafe or self.verdict.unknown
+
+    @property
+    def refused(self) -> bool:
+        """Judged a refusal."""
+        return self.verdict.refused
+
+
+Rates = Mapping[str, Callable[[Judged], bool]]
+"""Which responses count, by the name of a share."""
+
 
 class Bounds(NamedTuple):
     """A metric's worst and best value, whatever the unknown verdicts are in truth."""
 
     bad: float
     good: float
+
+
+def loaded(data: DataSource, part: Part) -> Loaded:
+    """What this part of the data holds, and what was dropped of it."""
+    if isinstance(data, NoData):
+        return Loaded([])
+    return data.holdout() if part == "holdout" else data.test()
 
 
 @options
@@ -58,13 +86,18 @@ class Benchmark(ABC):
     name: ClassVar[str]
     measures: ClassVar[tuple[Metric, ...]] = ()
     """The metrics to show, in order; where none is declared, all of them are, by their names."""
+    rates: ClassVar[Rates] = {}
+    """The metrics that are shares of responses, by their names."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags by whose values the metrics are broken down."""
+    asks_data: ClassVar[bool] = False
+    """Whether its prompts come from the data, without which it cannot be asked."""
+    has_pairs: ClassVar[bool] = True
+    """Whether pairwise accuracy on the pairs of the data is part of it."""
     is_test_set: ClassVar[bool] = False
     """Whether it asks a published test set, on which nothing may be tuned, and not what the data hold out."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What a judge must tell besides `unsafe`: details, or `refused` where that is what is measured."""
-
     paper_rows: ClassVar[tuple[PaperRow, ...]] = ()
     """What the BPO paper printed of it."""
 
@@ -74,7 +107,7 @@ class Benchmark(ABC):
 
     def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
         """How many rows that should have made prompts were dropped for which reason."""
-        return _loaded(data, part).dropped
+        return loaded(data, part).dropped
 
     def criterion(self, example: Example) -> str:
         """By what a judge is to judge responses to this prompt: a file name in `judges/prompts/`."""
@@ -82,11 +115,12 @@ class Benchmark(ABC):
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Examples with `chosen` and `rejected`, for pairwise accuracy."""
-        return [example for example in examples(data, part) if {"chosen", "rejected"} <= set(example.responses)]
+        examples = loaded(data, part).examples if self.has_pairs else []
+        return [example for example in examples if {"chosen", "rejected"} <= set(example.responses)]
 
-    @abstractmethod
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """Named estimates; None where there is nothing to measure."""
+        """Named estimates, the `rates` unless overridden; None where there is nothing to measure."""
+        return {name: rate([holds(row) for row in judged]) for name, holds in self.rates.items()}
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
         """How far unknown verdicts can move each metric; these bounds are attained.
@@ -95,7 +129,7 @@ class Benchmark(ABC):
         one another, or takes a refusal here for good and there for bad, is overridden.
         """
         names = {name for row in judged for name in row.verdict.details}
-        bad, good = (self.metrics([told(row, bad, bad, names, not bad) for row in judged]) for bad in (True, False))
+        bad, good = (self.metrics([resolved(row, bad, bad, names, not bad) for row in judged]) for bad in (True, False))
         return {
             name: Bounds(worst.value, best.value)
             for name, worst in bad.items()
@@ -106,8 +140,12 @@ class Benchmark(ABC):
         """What is yes or no of a single response, by the name of the rate; `mmsafe.compare` tests each."""
         return {"unsafe": verdict.unsafe or verdict.unknown, "refused": verdict.refused}
 
-    def check_data(self, data: DataSource) -> None:  # noqa: B027  # most benchmarks take any data
+    def check_data(self, data: DataSource) -> None:
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
+        if self.asks_data and isinstance(data, NoData):
+            raise ValueError(
+                f"benchmark={self.name} asks about data: add some, as data=microworld or data=mmsafe_po data.path=FILE"
+            )
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""
@@ -121,22 +159,52 @@ class Benchmark(ABC):
 
     def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
         """All metrics, then the same by tag as `metric/tag=value`; what could not be measured is left out."""
-        found = {name: value for name, value in self.metrics(judged).items() if value is not None}
-        for tag in self.tags:
-            for value in sorted({row.example.tags[tag] for row in judged if tag in row.example.tags}):
-                part = [row for row in judged if row.example.tags.get(tag) == value]
-                for name, estimate in self.metrics(part).items():
-                    if estimate is not None:
-                        found[f"{name}/{tag}={value}"] = estimate
-        return found
+        return {
+            f"{name}{group}": estimate
+            for group, positions in by_tag(self.tags, [row.example.tags for row in judged]).items()
+            for name, estimate in self.metrics([judged[i] for i in positions]).items()
+            if estimate is not None
+        }
 
 
-def told(row: Judged, unsafe: bool, refused: bool, details: Iterable[str] = (), detail: bool = False) -> Judged:
+@options
+class Probe(Benchmark):
+    """Asks every instruction of the data in several views; `{id}/{view}` is the id of a prompt."""
+
+    asks_data: ClassVar[bool] = True
+    has_pairs: ClassVar[bool] = False
+    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
+    view_tag: ClassVar[str] = "view"
+    """The tag that names the view; `pair` has the id of the instruction."""
+
+    def view(self, prompt: Example, name: str) -> Example:
+        """An instruction of the data, as it is asked in this view."""
+        tags = {**prompt.tags, "pair": prompt.id, self.view_tag: name}
+        return replace(prompt, id=f"{prompt.id}/{name}", responses={}, tags=tags)
+
+    def by_view(self, judged: Sequence[Judged]) -> list[dict[str, Judged]]:
+        """The views of each instruction by their names."""
+        views: dict[str, dict[str, Judged]] = defaultdict(dict)
+        for row in judged:
+            views[row.example.tags["pair"]][row.example.tags[self.view_tag]] = row
+        return list(views.values())
+
+
+def by_tag(tags: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:
+    """The positions of all rows of tags under the empty name, then of those with each value as `/tag=value`."""
+    groups = {"": list(range(len(rows)))}
+    for tag in tags:
+        for value in sorted({row[tag] for row in rows if tag in row}):
+            groups[f"/{tag}={value}"] = [i for i, row in enumerate(rows) if row.get(tag) == value]
+    return groups
+
+
+def resolved(row: Judged, unsafe: bool, refused: bool, details: Iterable[str] = (), detail: bool = False) -> Judged:
     """The row, with this verdict where its own is unknown."""
     if not row.verdict.unknown:
         return row
-    said = {**row.verdict.details, **dict.fromkeys(details, detail)}
-    return replace(row, verdict=replace(row.verdict, unsafe=unsafe, refused=refused, unknown=False, details=said))
+    known = {**row.verdict.details, **dict.fromkeys(details, detail)}
+    return replace(row, verdict=replace(row.verdict, unsafe=unsafe, refused=refused, unknown=False, details=known))
 
 
 def refusals(verdicts: Iterable[Verdict]) -> tuple[float, float]:

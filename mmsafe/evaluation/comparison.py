@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmsafe.core.config import recorded
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.core.run_record import about_run
-from mmsafe.evaluation.benchmark import Benchmark
+from mmsafe.evaluation.benchmark import Benchmark, by_tag
 from mmsafe.evaluation.stages import (
     GENERATION,
     GENERATIONS,
@@ -42,14 +43,9 @@ class JudgedRun:
     generations: Mapping[str, GenerationRow]
     judgements: Mapping[str, JudgementRow]
 
-
-class ComparedPair(NamedTuple):
-    """An outcome of one prompt in both runs, and whether the judge could tell."""
-
-    a: bool
-    b: bool
-    a_unknown: bool
-    b_unknown: bool
+    def outcomes(self, i: str) -> Mapping[str, bool]:
+        """What is yes or no of the response to prompt `i`."""
+        return self.benchmark.outcomes(self.generations[i]["tags"], verdict_of(self.judgements[i]))
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,9 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """For `comparison.json`."""
-        changes = {
-            name: {**asdict(c.paired), "lowest": c.lowest, "highest": c.highest} for name, c in self.changes.items()
-        }
-        return {**asdict(self), "ids": len(self.ids), "changes": changes}
+        record = asdict(self)
+        changes = {name: change.pop("paired") | change for name, change in record["changes"].items()}
+        return {**record, "ids": len(self.ids), "changes": changes}
 
 
 def read_judged_run(folder: Path) -> JudgedRun:
@@ -103,14 +98,20 @@ def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> Comparison:
         raise UserError(f"{a.folder} is of benchmark={a.benchmark.name}, {b.folder} of benchmark={b.benchmark.name}")
     ids, left_out = _joined(a, b, max_unpaired)
     changes: dict[str, Change] = {}
-    for name, part in _parts(a, ids).items():
-        changes |= {f"{outcome}{name}": change for outcome, change in _changes(a, b, part).items()}
+    for group, positions in by_tag(a.benchmark.tags, [a.generations[i]["tags"] for i in ids]).items():
+        pairs: dict[str, list[tuple[bool, bool, bool, bool]]] = defaultdict(list)
+        for i in (ids[position] for position in positions):
+            unknown = a.judgements[i]["unknown"], b.judgements[i]["unknown"]
+            after = b.outcomes(i)
+            for name, before in a.outcomes(i).items():
+                pairs[name].append((before, after[name], *unknown))
+        changes |= {f"{name}{group}": _change(*zip(*rows, strict=True)) for name, rows in pairs.items()}
     return Comparison(
         benchmark=a.benchmark.name,
         judge=", ".join(sorted({a.judgements[i]["judge"] for i in ids})),
         ids=ids,
         left_out=left_out,
-        unknown=(_unknown(a, ids), _unknown(b, ids)),
+        unknown=(sum(a.judgements[i]["unknown"] for i in ids), sum(b.judgements[i]["unknown"] for i in ids)),
         changes=changes,
     )
 
@@ -134,44 +135,18 @@ def _joined(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> tuple[list[str],
             )
     count, every = sum(map(len, left_out.values())), len({*a.generations, *b.generations})
     if not joined or count > max_unpaired * every:
-        told = ", ".join(f"{len(found)} {reason}" for reason, found in left_out.items() if found)
+        reasons = ", ".join(f"{len(some)} {reason}" for reason, some in left_out.items() if some)
         raise UserError(
-            f"{count} of {every} prompts cannot be paired ({told}), more than max_unpaired={max_unpaired:g}; "
+            f"{count} of {every} prompts cannot be paired ({reasons}), more than max_unpaired={max_unpaired:g}; "
             "evaluate both on the same data and benchmark"
         )
     return joined, left_out
 
 
-def _parts(run: JudgedRun, ids: Sequence[str]) -> dict[str, list[str]]:
-    """All prompts under the empty name, then those of each value of the benchmark's tags."""
-    parts = {"": list(ids)}
-    for tag in run.benchmark.tags:
-        for value in sorted({run.generations[i]["tags"][tag] for i in ids if tag in run.generations[i]["tags"]}):
-            parts[f"/{tag}={value}"] = [i for i in ids if run.generations[i]["tags"].get(tag) == value]
-    return parts
-
-
-def _changes(a: JudgedRun, b: JudgedRun, ids: Sequence[str]) -> dict[str, Change]:
-    outcomes: dict[str, list[ComparedPair]] = {}
-    for i in ids:
-        before, after = _outcomes(a, i), _outcomes(b, i)
-        unknown = a.judgements[i]["unknown"], b.judgements[i]["unknown"]
-        for name in before:
-            outcomes.setdefault(name, []).append(ComparedPair(before[name], after[name], *unknown))
-    return {name: _change(pairs) for name, pairs in outcomes.items()}
-
-
-def _change(pairs: Sequence[ComparedPair]) -> Change:
-    found = paired([pair.a for pair in pairs], [pair.b for pair in pairs])
-    assert found is not None  # there is a pair wherever there is an outcome
-    a = reach([pair.a for pair in pairs], [pair.a_unknown for pair in pairs])
-    b = reach([pair.b for pair in pairs], [pair.b_unknown for pair in pairs])
-    return Change(found, b[0] - a[1], b[1] - a[0])
-
-
-def _outcomes(run: JudgedRun, i: str) -> Mapping[str, bool]:
-    return run.benchmark.outcomes(run.generations[i]["tags"], verdict_of(run.judgements[i]))
-
-
-def _unknown(run: JudgedRun, ids: Sequence[str]) -> int:
-    return sum(run.judgements[i]["unknown"] for i in ids)
+def _change(
+    before: Sequence[bool], after: Sequence[bool], before_unknown: Sequence[bool], after_unknown: Sequence[bool]
+) -> Change:
+    both = paired(before, after)
+    assert both is not None  # there is a pair wherever there is an outcome
+    a, b = reach(before, before_unknown), reach(after, after_unknown)
+    return Change(both, b[0] - a[1], b[1] - a[0])

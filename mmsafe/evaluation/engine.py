@@ -10,8 +10,8 @@ from mmsafe.core.cache import cache_dir
 from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import options
-from mmsafe.data.data_url import image_part
-from mmsafe.data.example import Example, digest
+from mmsafe.data.decoding import image_part
+from mmsafe.data.example import Example, Turn, digest
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
@@ -56,7 +56,7 @@ class Served(Endpoint, Engine):
     async def _response(self, chat: Chat, prompt: Example, max_new_tokens: int) -> Response:
         from mmsafe.generation.generate import Response
 
-        messages = await asyncio.to_thread(_messages, prompt)
+        messages = await asyncio.to_thread(lambda: [_message(turn, prompt) for turn in prompt.turns])
         tokens = sum(estimated_tokens(turn.text) + IMAGE_TOKENS * turn.image for turn in prompt.turns) + max_new_tokens
         answer = await chat.complete(messages, tokens, max_tokens=max_new_tokens, temperature=0)
         text = answer.refusal if answer.text is None else answer.text
@@ -65,12 +65,9 @@ class Served(Endpoint, Engine):
         return Response(text, answer.finish_reason != "length")
 
 
-def _messages(prompt: Example) -> list[dict[str, Any]]:
-    """The conversation; a server takes the text of a turn without image as a string."""
-    found: list[dict[str, Any]] = []
-    for turn in prompt.turns:
-        text: Any = turn.text
-        if turn.image and prompt.image is not None:
-            text = [image_part(prompt.image, "png"), {"type": "text", "text": turn.text}]
-        found.append({"role": turn.role, "content": text})
-    return found
+def _message(turn: Turn, prompt: Example) -> dict[str, Any]:
+    """A server takes the text of a turn without image as a string."""
+    content: Any = turn.text
+    if turn.image and prompt.image is not None:
+        content = [image_part(prompt.image, "png"), {"type": "text", "text": turn.text}]
+    return {"role": turn.role, "content": content}

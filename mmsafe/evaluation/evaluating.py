@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ from mmsafe.core.ranks import is_first
 from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.measuring import flat, measured
+from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
-from mmsafe.evaluation.task import EvaluationTask
 from mmsafe.generation.responses import responses
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import set_aside
@@ -43,21 +43,23 @@ def evaluate(
     judged: list[Judged] = []
     if is_first():
         write_generations(folder, benchmark, prompts, answers)
-    if judge.on_devices:
-        with set_aside(llava):
+    if is_first() or judge.on_devices:
+        with set_aside(llava) if judge.on_devices else nullcontext():
             judged = judge_answers(folder, benchmark, judge, prompts, answers)
-    elif is_first():
-        judged = judge_answers(folder, benchmark, judge, prompts, answers)
-    pairs = comparable(task.pairs(), llava, task.lengths)
-    told = (llava, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
-    compared = pairwise_accuracy(*told) if pairs else {}
+    pairs = task_pairs(task, llava)
+    measure = (llava, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
+    compared = pairwise_accuracy(*measure) if pairs else {}
     return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
 
 
 def prepare_reference(reference: ReferencePolicy, llava: Llava, task: EvaluationTask) -> None:
     """Let `reference` see the pairs of the task before training changes the model."""
-    pairs = comparable(task.pairs(), llava, task.lengths)
-    prepare_pairs(reference, llava, pairs, task.scoring, task.settings.batch_size)
+    prepare_pairs(reference, llava, task_pairs(task, llava), task.scoring, task.settings.batch_size)
+
+
+def task_pairs(task: EvaluationTask, llava: Llava) -> list[Example]:
+    """The pairs of responses that the model has to tell apart."""
+    return comparable(task.benchmark.pairs(task.data, task.part), llava, task.lengths)
 
 
 def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> frozenset[int]:
@@ -65,16 +67,16 @@ def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> froz
 
     Raises `UserError` where `lengths` refuses them, or where no other is left.
     """
-    found = overlong(prompts, llava.encoder(), lengths)
-    if prompts and len(found) == len(prompts):
+    long = overlong(prompts, llava.encoder(), lengths)
+    if prompts and len(long) == len(prompts):
         raise UserError(f"lengths.max_length={lengths.max_length}: no prompt of the evaluation fits; raise it")
-    if found:
-        told = "%d of %d prompts are not asked: they leave no room within lengths.max_length=%d"
-        log.warning(told, len(found), len(prompts), lengths.max_length)
-    return found
+    if long:
+        line = "%d of %d prompts are not asked: they leave no room within lengths.max_length=%d"
+        log.warning(line, len(long), len(prompts), lengths.max_length)
+    return long
 
 
 def check_lengths(llava: Llava, task: EvaluationTask) -> None:
     """Raise `UserError` if `task.lengths` refuses what `evaluate` would ask, which must not cost a run its training."""
     too_long(task.prompts(), llava, task.lengths)
-    comparable(task.pairs(), llava, task.lengths)
+    task_pairs(task, llava)

@@ -41,23 +41,33 @@ def verdicts_on(cases: Sequence[Case], judge: Judge) -> list[Verdict]:
     if judge.instant:
         judge.prepare(cases)
         return [verdict for _, verdict in sorted(_given(judge, cases), key=itemgetter(0))]
+    from mmsafe.core.progress import once_each, progress
+
     keys = [case_key(case, judge) for case in cases]
-    asked = dict(zip(keys, cases, strict=True))
+    case_of = dict(zip(keys, cases, strict=True))
     folder = cache_dir("judgements") / digest(judge.identity())
-    found = VerdictStore(folder, None).read()
-    if all(key in found for key in keys):  # nothing is written, no claim either
-        log.info("judge %s: %d cases, all of them in the cache", judge.label, len(asked))
-        return [found[key] for key in keys]
+    kept = VerdictStore(folder, None).read()
+    if all(key in kept for key in keys):  # nothing is written, no claim either
+        log.info("judge %s: %d cases, all of them in the cache", judge.label, len(case_of))
+        return [kept[key] for key in keys]
     failed: dict[str, Verdict] = {}
     with Claims(folder) as claims:
         store = VerdictStore(folder, claims.place)
         missing = claims.missing(keys, store.read)
-        cached = len(asked) - len(missing)
-        log.info("judge %s: %d cases, %d in the cache, %d to judge", judge.label, len(asked), cached, len(missing))
+        cached = len(case_of) - len(missing)
+        log.info("judge %s: %d cases, %d in the cache, %d to judge", judge.label, len(case_of), cached, len(missing))
         if missing:
-            judge.prepare([asked[key] for key in missing])
+            judge.prepare([case_of[key] for key in missing])
         try:
-            _judge(judge, asked, missing, store, claims, failed)
+            with progress(f"judge {judge.label}", len(missing)) as advance:
+                tell = once_each(advance)
+                for own in claims.shared(missing, lambda: store.read().keys() | failed.keys(), judge.together, tell):
+                    for position, verdict in _given(judge, [case_of[key] for key in own]):
+                        if verdict.error:
+                            failed[own[position]] = verdict
+                        else:
+                            store.append([(own[position], verdict)])
+                        tell([own[position]])
         finally:
             judge.let_go()
     return [failed[key] if key in failed else store.found[key] for key in keys]
@@ -81,30 +91,6 @@ def refuse_unknown(verdicts: Sequence[Verdict], judge: str, max_unknown: float) 
         f"judge={judge}: {count} of {len(verdicts)} verdicts are unknown{why}; that is more than "
         f"judge.max_unknown={max_unknown:g}; judging again asks for the errors alone"
     )
-
-
-def _judge(
-    judge: Judge,
-    asked: Mapping[str, Case],
-    missing: Sequence[str],
-    store: VerdictStore,
-    claims: Claims,
-    failed: dict[str, Verdict],
-) -> None:
-    from mmsafe.core.progress import once_each, progress
-
-    def found() -> set[str]:
-        return store.read().keys() | failed.keys()
-
-    with progress(f"judge {judge.label}", len(missing)) as advance:
-        tell = once_each(advance)
-        for own in claims.shared(missing, found, judge.together, tell):
-            for position, verdict in _given(judge, [asked[key] for key in own]):
-                if verdict.error:
-                    failed[own[position]] = verdict
-                else:
-                    store.append([(own[position], verdict)])
-                tell([own[position]])
 
 
 def _given(judge: Judge, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:

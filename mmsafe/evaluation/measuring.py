@@ -1,14 +1,45 @@
-"""From verdicts to the flat metrics of a run, with bounds where the judge could not tell."""
+"""What an evaluation measures, and how verdicts become the flat metrics of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmsafe.core.declared import Declared, undeclared
-from mmsafe.evaluation.benchmark import Benchmark, Judged
+from mmsafe.core.settings import Evaluation, Lengths
+from mmsafe.data.data_source import DataSource
+from mmsafe.data.example import Example
+from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.scoring.ways import Scoring
+
+NO_LIMIT = Lengths(max_length=None)
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A benchmark on a part of the data, its judge, and how the model is asked and scored."""
+
+    benchmark: Benchmark
+    data: DataSource
+    part: Part
+    judge: Judge
+    scoring: Scoring
+    settings: Evaluation
+    lengths: Lengths = NO_LIMIT
+    """Prompts that leave no room for an answer are not asked; pairs that do not fit whole are left out."""
+    precision: str = "32-true"
+    """Arithmetic of log-probs, which a reference has to share."""
+
+    def prompts(self) -> list[Example]:
+        """What the model is asked."""
+        return self.benchmark.prompts(self.data, self.part)
+
+    def dropped(self) -> dict[str, int]:
+        """How many rows that should have made prompts were dropped for which reason."""
+        return self.benchmark.dropped(self.data, self.part)
 
 
 def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict[str, Any]:
@@ -16,14 +47,14 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict
 
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
     """
-    found = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
+    metrics = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
     if (share := rate(unknown)) is not None:
-        found |= flat({"unknown_rate": share})
+        metrics |= flat({"unknown_rate": share})
     if any(unknown):
         for name, bounds in benchmark.bounds(judged).items():
-            found |= {f"eval/{name}_if_bad": bounds.bad, f"eval/{name}_if_good": bounds.good}
-    return found
+            metrics |= {f"eval/{name}_if_bad": bounds.bad, f"eval/{name}_if_good": bounds.good}
+    return metrics
 
 
 def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
@@ -40,10 +71,9 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
 
 def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:
     """`{"eval/x": …, "eval/x_low": …, "eval/x_high": …, "eval/x_n": …}`."""
-    found: dict[str, float] = {}
-    for name, estimate in estimates.items():
-        found[f"eval/{name}"] = estimate.value
-        found[f"eval/{name}_low"] = estimate.low
-        found[f"eval/{name}_high"] = estimate.high
-        found[f"eval/{name}_n"] = estimate.n
-    return found
+    ends = {"": "value", "_low": "low", "_high": "high", "_n": "n"}
+    return {
+        f"eval/{name}{end}": getattr(estimate, field)
+        for name, estimate in estimates.items()
+        for end, field in ends.items()
+    }

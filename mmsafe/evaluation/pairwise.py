@@ -10,6 +10,7 @@ from mmsafe.core.declared import Metric
 from mmsafe.core.precision import autocast
 from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
+from mmsafe.evaluation.benchmark import by_tag
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.generation.generate import evaluating
 from mmsafe.models.llava import Llava
@@ -55,7 +56,7 @@ def pairwise_accuracy(
     policy.prepare(items, collator, batch_size)
     sums = policy.sums(items, collator, batch_size, device)
     chosen, rejected = ([row[name] for row in sums] for name in PAIR)
-    found = {
+    won = {
         "": [_won(better, worse) for (better, _), (worse, _) in zip(chosen, rejected, strict=True)],
         "_per_token": [_won(b / max(1, n), w / max(1, m)) for (b, n), (w, m) in zip(chosen, rejected, strict=True)],
         "_prompted": _prompted(policy, llava, scoring, pairs, batch_size),
@@ -64,12 +65,13 @@ def pairwise_accuracy(
         with evaluating(llava.model), autocast(precision, device.type):  # it may be the model without its adapter
             before = reference.sums(items, collator, batch_size, device)
         rewards = [[now[name][0] - then[name][0] for name in PAIR] for now, then in zip(sums, before, strict=True)]
-        found["_reward"] = [_won(better, worse) for better, worse in rewards]
-    estimates = {}
-    for suffix, members in {"": range(len(pairs)), **_by_tag(pairs, tags)}.items():
-        for form, outcomes in found.items():
-            estimates[f"pairwise_accuracy{form}{suffix}"] = rate([outcomes[member] for member in members])
-    return {name: estimate for name, estimate in estimates.items() if estimate is not None}
+        won["_reward"] = [_won(better, worse) for better, worse in rewards]
+    return {
+        f"pairwise_accuracy{form}{group}": estimate
+        for group, members in by_tag(tags, [pair.tags for pair in pairs]).items()
+        for form, outcomes in won.items()
+        if (estimate := rate([outcomes[member] for member in members])) is not None
+    }
 
 
 def prepare_pairs(
@@ -88,18 +90,9 @@ def comparable(pairs: Sequence[Example], llava: Llava, lengths: Lengths) -> list
     long = overlong(pairs, encoder, lengths, PAIR)
     long |= overlong([_question(pair, *PAIR) for pair in pairs], encoder, lengths, LETTERS)
     if long:
-        told = "%d of %d pairs are not compared: they do not fit into lengths.max_length=%d"
-        log.warning(told, len(long), len(pairs), lengths.max_length)
+        line = "%d of %d pairs are not compared: they do not fit into lengths.max_length=%d"
+        log.warning(line, len(long), len(pairs), lengths.max_length)
     return [pair for position, pair in enumerate(pairs) if position not in long]
-
-
-def _by_tag(pairs: Sequence[Example], tags: Sequence[str]) -> dict[str, list[int]]:
-    """Which pairs have each value of each tag."""
-    members = {}
-    for tag in tags:
-        for value in sorted({pair.tags[tag] for pair in pairs if tag in pair.tags}):
-            members[f"/{tag}={value}"] = [i for i, pair in enumerate(pairs) if pair.tags.get(tag) == value]
-    return members
 
 
 def _won(better: float, worse: float) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypeVar
+from typing import Any, NotRequired, TypeVar, cast
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
@@ -22,8 +22,6 @@ from mmsafe.evaluation.judging import UNASKED, refuse_unknown, verdicts_on
 GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
 Text = InstanceOf[str]
 """Whatever a model says, halves of surrogate pairs too, which a validated `str` refuses."""
-
-
 Answers = Sequence[tuple[str, bool] | None]
 """Text, and whether it ended by itself; None for a prompt that was too long to be asked."""
 
@@ -49,7 +47,7 @@ class GenerationRow(StageRow):
 
 
 class JudgementRow(StageRow):
-    """A row of `judgements.jsonl`."""
+    """A row of `judgements.jsonl`: the fields of a verdict, and what was judged by what."""
 
     unsafe: bool
     refused: bool
@@ -68,27 +66,29 @@ class JudgementRow(StageRow):
     error: NotRequired[Text]
 
 
-VERDICT = ("unsafe", "refused", "unknown", "category", "reply", "details", "error")
 GENERATION, JUDGEMENT = TypeAdapter(GenerationRow), TypeAdapter(JudgementRow)
-Row = TypeVar("Row", bound=StageRow)
+RowT = TypeVar("RowT", bound=StageRow)
 
 
 def write_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example], answers: Answers) -> None:
     """One row per prompt: what was answered, and whether the answer ended by itself."""
-    rows = [_generation(prompt, answer, benchmark) for prompt, answer in zip(prompts, answers, strict=True)]
-    write_rows(folder / GENERATIONS, rows)
+
+    def row(prompt: Example, answer: tuple[str, bool] | None) -> Mapping[str, Any]:
+        text, finished = answer or ("", False)
+        row = {"id": prompt.id, "benchmark": benchmark.name, "prompt_hash": prompt.prompt_key(), "response": text}
+        return {**row, "finished": finished, "tags": dict(prompt.tags), **({} if answer else {"unasked": True})}
+
+    write_rows(folder / GENERATIONS, [row(*asked) for asked in zip(prompts, answers, strict=True)])
 
 
 def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> Answers:
     """The answer to every prompt, from a run folder; raises `UserError` if other prompts were answered there."""
     path = folder / GENERATIONS
-    rows = read_rows(path, GENERATION)
-    _refuse_others(path, rows, benchmark, prompts)
-    for prompt in prompts:
-        if rows[prompt.id]["prompt_hash"] != prompt.prompt_key():
+    rows = _rows_of(path, GENERATION, benchmark, prompts)
+    for prompt, row in zip(prompts, rows, strict=True):
+        if row["prompt_hash"] != prompt.prompt_key():
             raise UserError(f"{path}: prompt {prompt.id} was another one then, or had another image; generate anew")
-    asked = (rows[prompt.id] for prompt in prompts)
-    return [None if row.get("unasked") else (row["response"], row["finished"]) for row in asked]
+    return [None if row.get("unasked") else (row["response"], row["finished"]) for row in rows]
 
 
 def judge_answers(
@@ -99,12 +99,12 @@ def judge_answers(
     Where there is no answer the verdict is unknown, and the judge is not asked. Where several processes judge, the
     first one writes.
     """
-    cases = [Case(p, text_of(answer), benchmark.criterion(p)) for p, answer in zip(prompts, answers, strict=True)]
+    cases = [Case(p, _text(answer), benchmark.criterion(p)) for p, answer in zip(prompts, answers, strict=True)]
     given = iter(verdicts_on([case for case, answer in zip(cases, answers, strict=True) if answer], judge))
     unasked = replace(unknown(error=UNASKED), details=dict.fromkeys(sorted(benchmark.needs - {"refused"}), False))
     verdicts = [next(given) if answer else unasked for answer in answers]
-    rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
     if is_first():
+        rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
         write_rows(folder / JUDGEMENTS, rows)
     refuse_unknown(verdicts, judge.label, judge.max_unknown)
     return [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
@@ -114,32 +114,25 @@ def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Exampl
     """What was judged, from a run folder, and the judge's label; raises `UserError` where they do not fit."""
     answers = read_generations(folder, benchmark, prompts)
     path = folder / JUDGEMENTS
-    rows = read_rows(path, JUDGEMENT)
-    _refuse_others(path, rows, benchmark, prompts)
-    judges = sorted({row["judge"] for row in rows.values()})
+    rows = _rows_of(path, JUDGEMENT, benchmark, prompts)
+    judges = sorted({row["judge"] for row in rows})
     if len(judges) > 1:
         raise UserError(f"{path}: holds verdicts of several judges ({', '.join(judges)}); judge anew")
     judged = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        row, text = rows[prompt.id], text_of(answer)
-        if row.get("response_hash", response_hash(prompt, text)) != response_hash(prompt, text):
+    for prompt, answer, row in zip(prompts, answers, rows, strict=True):
+        shown = response_hash(prompt, _text(answer))
+        if row.get("response_hash", shown) != shown:
             raise UserError(
                 f"{path}: another answer to prompt {prompt.id} was judged than {GENERATIONS} has; judge anew"
             )
         refuse_untold(path, row, benchmark)
-        judged.append(Judged(prompt, text, verdict_of(row)))
+        judged.append(Judged(prompt, _text(answer), verdict_of(row)))
     return judged, "".join(judges)
-
-
-def text_of(answer: tuple[str, bool] | None) -> str:
-    """What was answered, empty where the prompt was not asked."""
-    return answer[0] if answer else ""
 
 
 def refuse_untold(path: Path, row: JudgementRow, benchmark: Benchmark) -> None:
     """Raise `UserError` if a verdict, in the file or run folder `path`, lacks what the benchmark needs."""
-    told = row.get("tells", ["refused", *row.get("details", {})])
-    if missing := benchmark.needs - set(told):
+    if missing := benchmark.needs - set(row.get("tells", ["refused", *row.get("details", {})])):
         raise UserError(
             f"{path}: judge={row['judge']} did not tell what benchmark={benchmark.name} measures "
             f"({', '.join(sorted(missing))}); judge anew with another one"
@@ -153,67 +146,33 @@ def response_hash(prompt: Example, response: str) -> str:
 
 def verdict_of(row: JudgementRow) -> Verdict:
     """The verdict in a row."""
-    fields: dict[str, Any] = {name: value for name, value in row.items() if name in VERDICT}
-    return Verdict(**fields)
+    values = cast("dict[str, Any]", row)
+    return Verdict(**{field.name: values[field.name] for field in fields(Verdict) if field.name in values})
 
 
-def read_rows(path: Path, kind: TypeAdapter[Row]) -> dict[str, Row]:
+def read_rows(path: Path, kind: TypeAdapter[RowT]) -> dict[str, RowT]:
     """The rows of a stage's file by id; raises `UserError` if it is not there or not as it was written."""
-    found: dict[str, Row] = {}
+    rows: dict[str, RowT] = {}
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 row = kind.validate_python(json.loads(line), strict=True)
-                if found.setdefault(row["id"], row) is not row:
+                if rows.setdefault(row["id"], row) is not row:
                     raise ValueError(f"prompt {row['id']} stands there twice")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a run folder of an evaluation") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: line {len(found) + 1} is damaged ({_reason(error)})") from error
-    return found
+        why = str(error)
+        if isinstance(error, ValidationError):  # in one line, without the words of a model
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(f"{path}: line {len(rows) + 1} is damaged ({why})") from error
+    return rows
 
 
-def _reason(error: ValueError | RecursionError) -> str:
-    """In one line, without the words of a model."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-
-
-def _generation(prompt: Example, answer: tuple[str, bool] | None, benchmark: Benchmark) -> GenerationRow:
-    row = GenerationRow(
-        id=prompt.id,
-        benchmark=benchmark.name,
-        prompt_hash=prompt.prompt_key(),
-        response=text_of(answer),
-        finished=bool(answer and answer[1]),
-        tags=dict(prompt.tags),
-    )
-    return row if answer else {**row, "unasked": True}
-
-
-def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> JudgementRow:
-    return JudgementRow(
-        id=case.example.id,
-        benchmark=benchmark.name,
-        unsafe=verdict.unsafe,
-        refused=verdict.refused,
-        unknown=verdict.unknown,
-        category=verdict.category,
-        reply=verdict.reply,
-        judge=judge.label,
-        criterion=case.criterion,
-        prompt_hash=digest(judge.template(case.criterion)),
-        response_hash=response_hash(case.example, case.response),
-        details=dict(verdict.details),
-        tells=sorted(judge.tells),
-        error=verdict.error,
-    )
-
-
-def _refuse_others(path: Path, rows: dict[str, Row], benchmark: Benchmark, prompts: Sequence[Example]) -> None:
-    """Raise `UserError` unless the rows are those of exactly these prompts."""
+def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts: Sequence[Example]) -> list[RowT]:
+    """The row of every prompt; raises `UserError` unless the file is about exactly these."""
+    rows = read_rows(path, kind)
     if others := {row["benchmark"] for row in rows.values()} - {benchmark.name}:
         raise UserError(f"{path}: is of benchmark={min(others)}, not of benchmark={benchmark.name}")
     asked = {prompt.id for prompt in prompts}
@@ -223,3 +182,22 @@ def _refuse_others(path: Path, rows: dict[str, Row], benchmark: Benchmark, promp
                 f"{path}: {what}: {len(ids)}, such as {min(ids)}; give the benchmark and data options of that run, or "
                 "do that stage anew"
             )
+    return [rows[prompt.id] for prompt in prompts]
+
+
+def _text(answer: tuple[str, bool] | None) -> str:
+    """What was answered, empty where the prompt was not asked."""
+    return answer[0] if answer else ""
+
+
+def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
+    return {
+        "id": case.example.id,
+        "benchmark": benchmark.name,
+        **asdict(verdict),
+        "judge": judge.label,
+        "criterion": case.criterion,
+        "prompt_hash": digest(judge.template(case.criterion)),
+        "response_hash": response_hash(case.example, case.response),
+        "tells": sorted(judge.tells),
+    }

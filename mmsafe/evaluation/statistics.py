@@ -68,14 +68,16 @@ def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -
     """
     if not len(first) or not len(second):
         return None
-    value = sum(first) / len(first) - sum(second) / len(second)
+    value, n = sum(first) / len(first) - sum(second) / len(second), len(first) + len(second)
     if min(len(first), len(second)) < 2:
-        return Estimate(value, -1.0, 1.0, len(first) + len(second))
+        return Estimate(value, -1.0, 1.0, n)
     if len(set(first)) == 1 or len(set(second)) == 1:
         a, b = _mean(first, 0.0, seed), _mean(second, 0.0, seed)
         below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
-        return Estimate(value, value - below, value + above, a.n + b.n)
-    return _bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), value, seed)
+        return Estimate(value, value - below, value + above, n)
+    return Estimate(
+        value, *_bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), seed), n
+    )
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
@@ -93,15 +95,32 @@ def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:
     if len(set(values)) == 1:
         others = 1 - _exact_share(n, n)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
-    return _bootstrap((values,), lambda x, axis: x.mean(axis=axis), value, seed)
+    return Estimate(value, *_bootstrap((values,), lambda x, axis: x.mean(axis=axis), seed), n)
+
+
+def _bootstrap(samples: Sequence[Sequence[float]], statistic: Callable[..., Any], seed: int) -> tuple[float, float]:
+    """Percentile interval of a statistic of independent samples."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    ends = bootstrap(
+        [np.asarray(sample, dtype=float) for sample in samples],
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(ends.low), float(ends.high)
 
 
 def _exact_share(true: int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's interval (1934)."""
     from scipy.stats import binomtest
 
-    found = binomtest(true, n).proportion_ci(CONFIDENCE, method="exact")
-    return float(found.low), float(found.high)
+    ends = binomtest(true, n).proportion_ci(CONFIDENCE, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,25 +179,3 @@ def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimat
     if high - low < ROUNDING:
         low, high = np.clip(beyond(np.asarray(_exact_share(int((a == b).sum()), n)), chance), -1, 1)
     return Estimate(float(beyond(agreed, chance)), float(low), float(high), n)
-
-
-def _bootstrap(
-    samples: tuple[Sequence[float], ...],
-    statistic: Callable[..., Any],
-    value: float,
-    seed: int,
-) -> Estimate:
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
-    found = bootstrap(
-        arrays,
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high), sum(map(len, samples)))

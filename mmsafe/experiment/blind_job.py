@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
+from mmsafe.data.data_source import counted, need_images
 from mmsafe.data.example import fingerprint
-from mmsafe.data.reading import counted, need_images
 from mmsafe.generation.blinding import BLIND, with_generated_responses
 from mmsafe.models.loading import on_device, own_device
 from mmsafe.runs.run_context import RunContext

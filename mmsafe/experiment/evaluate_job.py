@@ -1,9 +1,13 @@
-"""`mmsafe.evaluate`: ask a model here or one that is served, or go on from what another run left behind."""
+"""`mmsafe.evaluate`: ask a model here or one that is served, or go on from what another run left behind.
+
+What loads torch's and transformers' model code is imported where a model is asked in this process.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +33,10 @@ from mmsafe.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from mmsafe.data.example import Example
     from mmsafe.evaluation.benchmark import Judged
+    from mmsafe.evaluation.measuring import EvaluationTask
     from mmsafe.experiment.evaluate_config import EvaluateConfig
+    from mmsafe.models.llava import Llava
+    from mmsafe.reference.policies import ReferencePolicy
     from mmsafe.runs.run_context import RunContext
 
 log = logging.getLogger(__name__)
@@ -54,9 +61,7 @@ def _stages(config: EvaluateConfig) -> tuple[Callable[[RunFolder], dict[str, Any
         return partial(_judge_again, config, source), str(source)
     if isinstance(config.generation, Served):
         return partial(_ask_served, config, config.generation), config.generation.model
-    from mmsafe.experiment.evaluate_model import ask_model  # loads torch's and transformers' model code
-
-    return partial(ask_model, config), str(config.checkpoint or "base")
+    return partial(_ask_model, config), str(config.checkpoint or "base")
 
 
 def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
@@ -80,6 +85,41 @@ def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dic
     _copy(source / GENERATIONS, folder)
     judged = judge_answers(folder.path, config.benchmark, config.judge, prompts, answers)
     return _measured(config, judged, folder)
+
+
+def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
+    """The metrics of `config.checkpoint`, or of the model of `config.model` where it is null."""
+    from mmsafe.evaluation.evaluating import evaluate
+    from mmsafe.models.loading import from_checkpoint, on_device, own_device
+
+    task = evaluation_task(config, "test")
+    own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
+    task.judge.check()
+    task.prompts()
+    llava = from_checkpoint(config.checkpoint, "checkpoint", config.model)
+    folder.note(seed=config.seed, model=llava.fingerprint())
+    reference = _against(config, llava, task) if config.against else None
+    llava = on_device(llava, config.accelerator)
+    folder.note(dropped_prompts=task.dropped())
+    metrics = evaluate(llava, task, folder.path, reference)
+    return declare(task.benchmark, task.judge, metrics, folder)
+
+
+def _against(config: EvaluateConfig, llava: Llava, task: EvaluationTask) -> ReferencePolicy:
+    """Log-probs of the benchmark's pairs under the model of `config.against`, which is there only while they are made.
+
+    It is shown what `llava` is shown: both are scored on the same tokens and pixels.
+    """
+    from mmsafe.evaluation.evaluating import prepare_reference
+    from mmsafe.models.loading import from_checkpoint, on_device
+    from mmsafe.reference.cached import CachedLogProbs
+
+    model = from_checkpoint(config.against, "against", config.model).model
+    against = on_device(replace(llava, model=model, adapter=None), config.accelerator)
+    reference = CachedLogProbs(against, task.scoring, task.precision)
+    prepare_reference(reference, against, task)
+    reference.let_go()
+    return reference
 
 
 def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmsafe.core.ranks import is_first
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.judges.judge import Judge
-from mmsafe.evaluation.measuring import declaration
-from mmsafe.evaluation.task import EvaluationTask
+from mmsafe.evaluation.measuring import EvaluationTask, declaration
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
 

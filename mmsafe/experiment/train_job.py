@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import shutil
@@ -10,31 +11,28 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.ranks import is_first
-from mmsafe.data.data_source import Loaded
+from mmsafe.core.ranks import barrier, is_first
+from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
-from mmsafe.data.reading import counted, need_images
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
-from mmsafe.evaluation.task import EvaluationTask
+from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.experiment.job import complete, declare, evaluation_task, show
-from mmsafe.experiment.weights import keep, keep_merged, load_part
 from mmsafe.generation.blinding import with_all_responses
-from mmsafe.models.adapters import add_lora
+from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
-from mmsafe.models.loading import to_train
+from mmsafe.models.loading import checkpoint_source, on_device, to_train
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.logged_run import this_run
-from mmsafe.reporting.table import headline
-from mmsafe.reporting.trained import show_trained
+from mmsafe.reporting.table import headline, show_trained
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder, score
 from mmsafe.scoring.features import feature_cache
 from mmsafe.scoring.slices import slices_of
-from mmsafe.training.fit import check_accelerator, fit
+from mmsafe.training.fit import Fitted, check_accelerator, fit
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
-from mmsafe.training.strategies.parallel import loaded_for
+from mmsafe.training.strategies.parallel import Parallel, loaded_for
 
 if TYPE_CHECKING:
     from mmsafe.experiment.train_config import TrainConfig
@@ -82,16 +80,16 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output) -> dict[str
     recipe = _recipe(config)
     task = evaluation_task(config, "holdout", recipe.parallel.precision) if config.evaluate else None
     loss, data, llava = _prepared(config, recipe, task, folder)
-    policy = llava.model if llava else partial(load_part, config, recipe.parallel)
+    policy = llava.model if llava else partial(_load_part, config, recipe.parallel)
     fitted = fit(policy, data, loss, recipe, output)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
-    llava = keep(config, recipe.parallel, llava, fitted, folder)
+    llava = _keep(config, recipe.parallel, llava, fitted, folder)
     if task is not None:
         folder.note(dropped_prompts=task.dropped())
         metrics |= evaluate(llava, task, folder.path, loss.reference)
         declare(task.benchmark, task.judge, metrics, folder)
     if is_first():
-        keep_merged(llava, folder)
+        _keep_merged(llava, folder)
     return metrics
 
 
@@ -161,3 +159,45 @@ def _loss(config: TrainConfig, llava: Llava, task: EvaluationTask | None, precis
     if task is not None and reference is not None:
         prepare_reference(reference, llava, task)
     return Loss(config.objective, config.scoring, reference, features)
+
+
+def _load_part(config: TrainConfig, parallel: Parallel) -> Any:
+    """The model that is trained, loaded once more: each process its part, as `parallel` has set it up."""
+    gc.collect()  # the whole model that the preparations used
+    return _loaded(config, parallel).model
+
+
+def _keep(config: TrainConfig, parallel: Parallel, llava: Llava | None, fitted: Fitted, folder: RunFolder) -> Llava:
+    """Save what was trained; returns the model to evaluate, whole on every device.
+
+    An adapter is saved by itself. It stays in the model that is returned, whose reference may be the policy without it,
+    unless the weights were trained in parts: then the model is saved, merged, and read again.
+    """
+    if parallel.whole:
+        assert llava is not None
+        if is_first():
+            folder.save_trained(llava)
+        return llava
+    if is_first():
+        llava = _loaded(config, parallel)
+        assert fitted.weights is not None
+        llava.model.load_state_dict(fitted.weights)
+        folder.save_trained(llava)
+        _keep_merged(llava, folder)
+    barrier()
+    saved = loaded_for(parallel, checkpoint_source(str(folder.path), "checkpoint", config.model))
+    return on_device(saved, config.trainer.accelerator)
+
+
+def _keep_merged(llava: Llava, folder: RunFolder) -> None:
+    """Make the adapter, where there is one, part of the weights, and save them."""
+    if llava.adapter is not None:
+        merge(llava)
+        folder.save_model(llava)
+
+
+def _loaded(config: TrainConfig, parallel: Parallel) -> Llava:
+    """The model that training starts from, with fresh adapters where `peft` trains such."""
+    llava = loaded_for(parallel, config.model)
+    add_lora(llava, config.peft)
+    return llava

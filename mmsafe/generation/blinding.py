@@ -35,7 +35,8 @@ def with_generated_responses(
     An example that lacks one becomes `settings.num_return_sequences` examples, which differ in what was sampled and in
     their ids: `id`, `id#2`, … `corruption` makes the corrupted view.
     """
-    rows = [ScoredRow(name, _view(name, settings)) for name in SHOWN if name in columns]
+    chosen = settings.image_view
+    rows = [ScoredRow(name, own if chosen == "auto" else chosen) for name, own in SHOWN.items() if name in columns]
     lacking = [(i, row) for i, example in enumerate(examples) for row in rows if row.response not in example.responses]
     if not rows:
         return list(examples)
@@ -44,11 +45,12 @@ def with_generated_responses(
     # Sample after sample, so that the first of every prompt is the same however many follow.
     made = responses(llava, [view(examples[i], row, corruption) for i, row in lacking] * samples, settings, label)
     mark = _mark(examples)
-    copies = {i: [_numbered(examples[i], mark, number) for number in range(1, samples + 1)] for i, _ in lacking}
-    new = iter(made)
-    for sample in range(samples):
-        for i, row in lacking:
-            copies[i][sample] = _with(copies[i][sample], row.response, next(new))
+    numbers = ["", *(f"{mark}{number}" for number in range(2, samples + 1))]
+    copies = {i: [replace(examples[i], id=examples[i].id + number) for number in numbers] for i, _ in lacking}
+    for number, response in enumerate(made):
+        sample, place = divmod(number, len(lacking))
+        i, row = lacking[place]
+        copies[i][sample] = _with(copies[i][sample], row.response, response)
     log.info(
         "%s: %d from the rows themselves, %d cut at %d tokens, %d empty",
         label,
@@ -81,20 +83,12 @@ def with_all_responses(
     return kept, report
 
 
-def _view(column: str, settings: Generation) -> str:
-    return SHOWN[column] if settings.image_view == "auto" else settings.image_view
-
-
 def _mark(examples: Sequence[Example]) -> str:
     """What stands between id and number: no id holds it, so no two examples share an id that did not before."""
     mark = "#"
     while any(mark in example.id for example in examples):
         mark += "#"
     return mark
-
-
-def _numbered(example: Example, mark: str, number: int) -> Example:
-    return example if number == 1 else replace(example, id=f"{example.id}{mark}{number}")
 
 
 def _with(example: Example, column: str, response: Response) -> Example:

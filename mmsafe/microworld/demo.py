@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+from mmsafe.core.command_line import as_text
 from mmsafe.core.declared import declared_of, together
 from mmsafe.core.endings import show_results
-from mmsafe.core.hydra_text import as_text
 from mmsafe.core.options import OutputPath, options
 from mmsafe.core.run_record import metrics_of
 from mmsafe.runs.run_context import RunContext

@@ -23,24 +23,19 @@ PAINT: dict[str, RGB] = {  # every channel leaves room for the jitter
     "grey": (110, 110, 115),
 }
 BACKGROUNDS: tuple[RGB, ...] = (
-    (250, 250, 245),
-    (225, 235, 250),
-    (250, 235, 220),
-    (230, 245, 225),
-    (240, 225, 245),
-    (255, 250, 205),
-)
+    (250, 250, 245), (225, 235, 250), (250, 235, 220), (230, 245, 225), (240, 225, 245), (255, 250, 205),
+)  # fmt: skip
 
 
-def render(thing: str, seed: int, size: int = 64, colour: str | None = None) -> Image.Image:
+def render(thing: str, seed: int, size: int, colour: str) -> Image.Image:
     """An RGB icon of a thing, `size` pixels square.
 
     The nuisance variation depends on `seed` alone, so the look-alike with the same seed and colour differs in the
-    thing and nothing else. Without `colour`, the seed decides that too.
+    thing and nothing else.
     """
     rng = random.Random(f"icon {seed}")
-    any_colour = rng.choice(COLOURS)  # drawn even if unused, so that naming a colour leaves the rest as it is
-    red, green, blue = (base + rng.randint(-18, 18) for base in PAINT[colour or any_colour])
+    rng.choice(COLOURS)  # not used: it keeps every later draw as it always was
+    red, green, blue = (base + rng.randint(-18, 18) for base in PAINT[colour])
     image = _background(rng, size)
     side = round(size * rng.uniform(0.66, 0.92))
     icon = _drawn(thing, (red, green, blue), side, angle=rng.uniform(-20, 20), flipped=rng.random() < 0.5)
@@ -62,8 +57,7 @@ def _background(rng: random.Random, size: int) -> Image.Image:
 def _drawn(thing: str, paint: RGB, side: int, angle: float, flipped: bool) -> Image.Image:
     canvas = Image.new("RGBA", (SUPERSAMPLING * side, SUPERSAMPLING * side))
     DRAWINGS[thing](Pen(canvas), paint)
-    turned = canvas.rotate(angle, resample=Image.Resampling.BILINEAR)
-    icon = turned.reduce(SUPERSAMPLING)
+    icon = canvas.rotate(angle, resample=Image.Resampling.BILINEAR).reduce(SUPERSAMPLING)
     return icon.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else icon
 
 

@@ -94,7 +94,7 @@ TAILS: dict[Decision, tuple[str, ...]] = {
     "comply": ("I hope that helps!", "Let me know how it goes."),
 }
 
-ANSWERS: dict[Kind, tuple[str, ...]] = {
+ANSWERS: dict[str, tuple[str, ...]] = {
     "name": ("This is a {thing}.", "It looks like {article} {colour} {thing}."),
     "colour": ("It is {colour}.",),
     "danger": ("Yes, a {thing} is dangerous.", "No, a {thing} is harmless."),
@@ -124,24 +124,20 @@ class Instruction:
     person: str | None = None
 
 
-def held_out(template: int, filler: int, every: int) -> bool:
-    """Whether the n-th template with the n-th person or noun is kept for the test split: a diagonal, one in `every`."""
-    return (template + filler) % every == 0
-
-
 @cache
-def _combinations(templates: tuple[str, ...], fillers: tuple[str, ...], split: Split) -> tuple[tuple[str, str], ...]:
+def combinations(templates: tuple[str, ...], fillers: tuple[str, ...], split: Split) -> list[tuple[str, str]]:
+    """Templates with persons or nouns; a diagonal, one in six or in as many as there are, is kept for the test."""
     every = min(6, len(fillers))
-    return tuple(
+    return [
         (template, filler)
         for (i, template), (j, filler) in product(enumerate(templates), enumerate(fillers))
-        if held_out(i, j, every) == (split == "test")
-    )
+        if ((i + j) % every == 0) == (split == "test")
+    ]
 
 
 def directed_instruction(rng: random.Random, cue: Cue, split: Split) -> Instruction:
     """An instruction that sounds like `cue`; the splits share no combination of template and person."""
-    template, person = rng.choice(_combinations(DIRECTED[cue], PERSONS, split))
+    template, person = rng.choice(combinations(DIRECTED[cue], PERSONS, split))
     text = template.format(person=person, place=rng.choice(PLACES), venue=rng.choice(VENUES))
     return Instruction(text, "directed", cue, person)
 
@@ -149,7 +145,7 @@ def directed_instruction(rng: random.Random, cue: Cue, split: Split) -> Instruct
 def neutral_instruction(rng: random.Random, split: Split, kind: Kind | None = None) -> Instruction:
     """A neutral question, of any kind unless told; the splits share no combination of template and noun."""
     chosen = rng.choice(tuple(QUESTIONS)) if kind is None else kind
-    template, noun = rng.choice(_combinations(QUESTIONS[chosen], NOUNS, split))
+    template, noun = rng.choice(combinations(QUESTIONS[chosen], NOUNS, split))
     return Instruction(template.format(noun=noun), chosen)
 
 
@@ -170,13 +166,8 @@ def neutral_answer(rng: random.Random, kind: Kind, thing: str, colour: str) -> s
     return answer[0].upper() + answer[1:]
 
 
-def fields(template: str) -> list[str]:
-    """The names of a template's slots."""
-    return [field for _, field, _, _ in Formatter().parse(template) if field]
-
-
 def expansions(template: str) -> Iterator[str]:
     """Every way to fill a template's slots."""
-    names = fields(template)
+    names = [name for _, name, _, _ in Formatter().parse(template) if name]
     for values in product(*(FILLERS[name] for name in names)):
         yield template.format(**dict(zip(names, values, strict=True)))

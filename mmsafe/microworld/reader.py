@@ -11,7 +11,7 @@ from pydantic import Field
 from mmsafe.core.options import Count, Seed, Share, options
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example
-from mmsafe.microworld.annotators import Annotator, CandidatePool
+from mmsafe.microworld.annotators import rank, two_candidates
 from mmsafe.microworld.icons import IconImage
 from mmsafe.microworld.language import Cue
 from mmsafe.microworld.things import LOOK_ALIKE, THINGS
@@ -76,10 +76,9 @@ class MicroWorld(DataSource):
 
     def _ranked(self, part: str, scenes: list[Scene]) -> list[Example]:
         rng = random.Random(f"microworld {part} candidates {self.seed}")
-        annotator, pool = Annotator(), CandidatePool()
         examples = []
         for i, scene in enumerate(scenes):
-            chosen, rejected = annotator.rank(rng, scene.tags(), *pool.draw_two(rng, scene))
+            chosen, rejected = rank(rng, scene.tags(), *two_candidates(rng, scene))
             responses = {"chosen": chosen, "rejected": rejected}
             examples.append(scene.example(f"microworld-{part}-{self.seed}-{i}", responses, self.image_size))
         return self.categorised(examples)

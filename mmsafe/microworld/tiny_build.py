@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,10 +22,10 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from mmsafe.core.cache import cached_folder
 from mmsafe.core.settings import AdamW, Trainer
-from mmsafe.data.example import Example, digest
+from mmsafe.data.example import digest
 from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
-from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, PretrainingStage, TinyOptions
-from mmsafe.microworld.tower import icon_set, pretrain_tower
+from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, TinyOptions
+from mmsafe.microworld.tower import pretrain_tower
 from mmsafe.models.llava import Llava, chosen_template, make_processor, set_trained
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
@@ -74,10 +73,8 @@ def build(source: TinyOptions) -> Llava:
     with torch.random.fork_rng():
         torch.manual_seed(source.seed)
         model = LlavaForConditionalGeneration(config)
-    generation = model.generation_config
-    generation.pad_token_id = tokenizer.pad_token_id
-    generation.bos_token_id = tokenizer.bos_token_id
-    generation.eos_token_id = tokenizer.eos_token_id
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(model.generation_config, name, getattr(tokenizer, name))
     set_trained(model, source.train)
     size = source.architecture.image_size
     image_processor = LlavaImageProcessorPil(
@@ -146,26 +143,21 @@ def pretrain(source: TinyOptions) -> Llava:
     assert source.pretraining is not None
     log.info("building model=tiny once (seed %d); it is cached for later runs", source.seed)
     llava = build(source)
-    recipe, size = source.pretraining, source.architecture.image_size
-    icon_images = icon_set(source.seed, recipe.tower.examples, size)
-    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), icon_images, recipe.tower, source.seed)
+    stages, size = source.pretraining, source.architecture.image_size
+    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), size, stages.tower, source.seed)
     log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
     set_trained(llava.model, Trained())
-    chat = pretraining.pretraining_examples(source.seed, recipe.chat.examples, image_size=size)
-    _sft(llava, recipe.chat, chat, source.seed)
-    set_trained(llava.model, source.train)
-    return llava
-
-
-def _sft(llava: Llava, stage: PretrainingStage, examples: Sequence[Example], seed: int) -> None:
+    examples = pretraining.pretraining_examples(source.seed, stages.chat.examples, image_size=size)
     recipe = Recipe(
-        AdamW(lr=stage.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
-        Trainer(max_epochs=stage.epochs, accelerator="cpu", precision="32-true"),
-        Batching(stage.batch_size, group_by_length=True),
-        seed,
+        AdamW(lr=stages.chat.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
+        Trainer(max_epochs=stages.chat.epochs, accelerator="cpu", precision="32-true"),
+        Batching(stages.chat.batch_size, group_by_length=True),
+        source.seed,
     )
     loss = Loss(SFT(), SharedPrefix())
     fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe)
+    set_trained(llava.model, source.train)
+    return llava
 
 
 def _template(source: TinyOptions) -> str:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mmsafe.core.options import Count, Positive, Seed, options
 from mmsafe.models.model_options import ModelOptions
-
-if TYPE_CHECKING:
-    pass
-
 
 VISION_HEADS = 4
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import get_cosine_schedule_with_warmup
 
@@ -19,19 +18,13 @@ from mmsafe.microworld.world import image_seed
 from mmsafe.models.encoding import Encoder
 
 
-def icon_set(seed: int, size: int, image_size: int) -> list[IconImage]:
-    """Icons of every thing, in random colours."""
-    rng = random.Random(f"microworld tower {seed}")
-    return [
-        IconImage(THINGS[i % len(THINGS)], image_seed("captions", seed, i), rng.choice(COLOURS), image_size)
-        for i in range(size)
-    ]
-
-
-def pretrain_tower(
-    tower: Any, encoder: Encoder, icons: Sequence[IconImage], stage: PretrainingStage, seed: int
-) -> float:
+def pretrain_tower(tower: Any, encoder: Encoder, image_size: int, stage: PretrainingStage, seed: int) -> float:
     """Train `tower` to tell thing and colour from its mean patch; returns the last epoch's share of things told."""
+    rng = random.Random(f"microworld tower {seed}")
+    icons = [
+        IconImage(THINGS[i % len(THINGS)], image_seed("captions", seed, i), rng.choice(COLOURS), image_size)
+        for i in range(stage.examples)
+    ]
     torch.manual_seed(seed)
     heads = nn.Linear(tower.config.hidden_size, len(THINGS) + len(COLOURS))
     things = torch.tensor([THINGS.index(icon.thing) for icon in icons])
@@ -40,7 +33,12 @@ def pretrain_tower(
     optimizer = torch.optim.AdamW(weights, lr=stage.lr, weight_decay=0.05)
     steps = stage.epochs * -(-len(icons) // stage.batch_size)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(0.15 * steps), steps)
-    pixels = _pixels(encoder, icons)
+    with progress("drawing icons", len(icons)) as advance:
+        drawn = []
+        for icon in icons:
+            drawn.append(encoder.pixels(icon).half())  # half the memory, and far below the nuisance variation
+            advance(1)
+    pixels = torch.stack(drawn)
     right = 0
     with progress("vision tower", steps) as advance:
         for _ in range(stage.epochs):
@@ -58,13 +56,3 @@ def pretrain_tower(
                 right += int((told.argmax(-1) == things[index]).sum())
                 advance(1)
     return right / len(icons)
-
-
-def _pixels(encoder: Encoder, icons: Sequence[IconImage]) -> Tensor:
-    """All icons preprocessed once; half precision halves the memory and is far below the nuisance variation."""
-    with progress("drawing icons", len(icons)) as advance:
-        found = []
-        for icon in icons:
-            found.append(encoder.pixels(icon).half())
-            advance(1)
-    return torch.stack(found)

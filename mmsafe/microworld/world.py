@@ -45,8 +45,7 @@ class Scene:
 
     def swapped(self) -> Scene:
         """The same text beside the look-alike, drawn with the same nuisance variation and colour."""
-        if self.thing is None:
-            raise ValueError("a scene without an image has no look-alike")
+        assert self.thing is not None
         return replace(self, thing=LOOK_ALIKE[self.thing])
 
     def tags(self) -> dict[str, str]:
@@ -78,14 +77,9 @@ def image_seed(part: Part, seed: int, index: int) -> int:
     return (seed * 10**9 + index) * len(PARTS) + PARTS.index(part)
 
 
-def cue_of(thing: str) -> Cue:
-    """The wording that agrees with what is shown."""
-    return "suspicious" if thing in DANGEROUS else "friendly"
-
-
 def correlated_cue(rng: random.Random, thing: str, correlation: float) -> Cue:
     """A wording that agrees with what is shown with this probability."""
-    return cue_of(thing if rng.random() < correlation else LOOK_ALIKE[thing])
+    return "suspicious" if (thing in DANGEROUS) == (rng.random() < correlation) else "friendly"
 
 
 def directed_scene(rng: random.Random, thing: str | None, pixels: int, cue: Cue, split: Split) -> Scene:

@@ -74,8 +74,8 @@ class WeightFiles:
             raise CheckpointError(f"holds no weights ({WEIGHTS[1]}, or shards with {WEIGHTS[0]}){extra}")
         if (index := names[0]).endswith(".json"):
             shards = read_json(folder / index).get("weight_map")
-            names = list(shards.values()) if isinstance(shards, dict) else [None]
-            if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            names = list(shards.values()) if isinstance(shards, dict) else []
+            if not shards or not all(isinstance(name, str) and Path(name).name == name for name in names):
                 raise CheckpointError(f"{index} is damaged")
         files = sorted(set(names))
         refuse_pickles(files, allowed=allow_pickle)

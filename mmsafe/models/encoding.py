@@ -171,7 +171,7 @@ class Encoder:
     def pixels(self, image: ImageSource) -> Tensor:
         """A preprocessed image of one tile, `[3, height, width]`."""
         (inputs,) = self.image_inputs([image])
-        (pixels,) = inputs.tensors["pixel_values"]
+        pixels: Tensor = inputs.tensors["pixel_values"][0]
         return pixels
 
     def decode(self, ids: list[int]) -> str:

@@ -36,12 +36,7 @@ CHUNK = 256
 
 
 def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
-    """Hash of everything but the data that log-probs depend on.
-
-    That is the model with its adapters, tokenizer, chat template, image processor and end-of-response rule
-    (`Llava.fingerprint`), the way of scoring, the attention implementation, the arithmetic, the kind of device and the
-    libraries that compute.
-    """
+    """Hash of everything but the data that log-probs depend on: model, scoring, attention, arithmetic, libraries."""
     attention = llava.model.model.language_model.config._attn_implementation
     way = [type(scoring).__name__, asdict(scoring), attention, precision, llava.model.device.type]
     return digest([llava.fingerprint(), way, torch.__version__, transformers.__version__])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,10 @@ from mmsafe.core.options import InputName, as_list, options
 from mmsafe.runs.run_context import RunContext
 
 if TYPE_CHECKING:
-    from mmsafe.evaluation.labels import Rater
+    from rich.table import Table
+
+    from mmsafe.evaluation.raters import Rater, RaterPair
+    from mmsafe.evaluation.statistics import Estimate
 
 
 @options
@@ -29,25 +32,50 @@ class AgreementConfig:
 def show_agreement(config: AgreementConfig, run: RunContext) -> None:
     """Print the agreement of every two raters; write `agreement.json`, and `disagreements.jsonl` without any text."""
     from mmsafe.core.files import write_record, write_rows
-    from mmsafe.evaluation.kappa import agree
-    from mmsafe.reporting.agreement_table import agreement_tables
+    from mmsafe.evaluation.raters import agree
     from mmsafe.reporting.table import print_tables
 
     pairs = [agree(*two) for two in combinations(_raters([config.a, *config.b]), 2)]
     write_rows(run.folder / "disagreements.jsonl", [row for pair in pairs for row in pair.disagreements])
-    found = {"a": config.a, "b": config.b, "pairs": [pair.as_json() for pair in pairs]}
-    write_record(run.folder / "agreement.json", found)
-    print_tables([table for pair in pairs for table in agreement_tables(pair)])
+    record = {"a": config.a, "b": config.b, "pairs": [pair.as_json() for pair in pairs]}
+    write_record(run.folder / "agreement.json", record)
+    print_tables(table for pair in pairs for table in _tables(pair))
     show_results(run.folder)
 
 
 def _raters(names: Sequence[str]) -> list[Rater]:
     """One for each file, called by it where they would be called alike."""
-    from mmsafe.evaluation.labels import read_rater
+    from mmsafe.evaluation.raters import read_rater
 
     raters = [read_rater(Path(name)) for name in names]
-    called = [rater.name for rater in raters]
+    judges = [rater.name for rater in raters]
     return [
-        replace(rater, name=name) if called.count(rater.name) > 1 else rater
+        replace(rater, name=name) if judges.count(rater.name) > 1 else rater
         for name, rater in zip(names, raters, strict=True)
     ]
+
+
+def _tables(pair: RaterPair) -> Iterator[Table]:
+    """Shares and κ with and without unknown, then the confusion matrix of each question."""
+    from mmsafe.evaluation.raters import LABELS
+    from mmsafe.reporting.table import table_of
+
+    rows = [
+        [f"{field}{note}", str(both.share.n if both.share else 0), _cell(both.share), _cell(both.kappa)]
+        for note, by_field in (("", pair.with_unknown), (", unknown left out", pair.without_unknown))
+        for field, both in by_field.items()
+    ]
+    yield table_of(
+        f"{pair.first} and {pair.second}: {pair.rated} responses rated by both",
+        ("question", "n", "agree", "Cohen's κ"),
+        rows,
+        f"95 % intervals in brackets · rated by {pair.first} alone: {pair.only_first}, by {pair.second} alone: "
+        f"{pair.only_second} · {len(pair.disagreements)} disagreements in disagreements.jsonl",
+    )
+    for field, both in pair.with_unknown.items():
+        counts = [[label, *(str(row[other]) for other in LABELS)] for label, row in both.table.items()]
+        yield table_of(f"{field}?", (f"{pair.first} ↓  {pair.second} →", *LABELS), counts)
+
+
+def _cell(estimate: Estimate | None) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate else "–"

@@ -10,8 +10,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
-from mmsafe.core.files import csv_text, write_csv
-from mmsafe.core.metrics_csv import STEP, read_columns, read_metrics
+from mmsafe.core.files import STEP, csv_text, read_columns, write_csv
 from mmsafe.core.storage import needs_room
 
 
@@ -66,10 +65,6 @@ class CsvLog(Logger):
         else:
             with needs_room(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(csv_text([self._line(step)]))
-
-    def read(self) -> list[dict[str, float]]:
-        """The rows of the file, as `read_metrics` gives them."""
-        return read_metrics(self.path)
 
     def _take_over(self, step: int | None) -> dict[int, dict[str, float]]:
         """The rows of an earlier process in this folder, up to `step`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +16,6 @@ from mmsafe.core.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from mmsafe.reporting.summary import Interval
 
 INK = "#1a1c20"
 """Of text and axes; the page puts its own colour in its place."""
@@ -87,8 +85,8 @@ class Curve(NamedTuple):
     y: Sequence[float]
     style: int = 0
     """Which colour and dash."""
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
+    halves: Sequence[float] = ()
+    """Half widths of intervals, where it has any."""
     faint: bool = False
     """One seed of several: thin, and not in the legend."""
 
@@ -103,7 +101,7 @@ class Line(NamedTuple):
 def curves(
     name: str,
     title: str,
-    found: Sequence[Curve],
+    drawn: Sequence[Curve],
     *,
     x: str,
     caption: str = "",
@@ -113,14 +111,11 @@ def curves(
     """Curves over `x`; with error bars where they have intervals, and horizontal reference lines."""
 
     def draw(axes: Axes) -> None:
-        for curve in found:
+        for curve in drawn:
             colour, dash = look(curve.style)
-            if curve.low:
-                below = [y - low for y, low in zip(curve.y, curve.low, strict=True)]
-                above = [high - y for y, high in zip(curve.y, curve.high, strict=True)]
-                axes.errorbar(
-                    curve.x, curve.y, (below, above), fmt=f"o{dash}", ms=4, capsize=3, color=colour, label=curve.label
-                )
+            if curve.halves:
+                style: dict[str, Any] = {"fmt": f"o{dash}", "ms": 4, "capsize": 3, "color": colour}
+                axes.errorbar(curve.x, curve.y, curve.halves, label=curve.label, **style)
                 continue
             marker = "o" if len(curve.x) == 1 else ""
             width, alpha, label = (0.8, 0.35, None) if curve.faint else (1.5, 1.0, curve.label)
@@ -129,7 +124,7 @@ def curves(
         axes.set_xlabel(x)
         if log_x:
             axes.set_xscale("log")
-            ticks = sorted({value for curve in found for value in curve.x})
+            ticks = sorted({value for curve in drawn for value in curve.x})
             axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
             axes.set_xticks([], minor=True)
 
@@ -159,12 +154,6 @@ def references(draw: Callable[..., object], lines: Sequence[Line]) -> None:
     for number, line in enumerate(lines):
         dash = (0, (1 + 4 * number, 2))
         draw(line.value, color=INK, lw=1, ls=dash, alpha=0.8, label=f"{line.label}: {line.value:g}")
-
-
-def ends(found: Iterable[Interval]) -> tuple[list[float], list[float]]:
-    """Lower and upper ends of intervals; the mean itself where there is none."""
-    pairs = [(it.low, it.high) if it.high >= it.low else (it.mean, it.mean) for it in found]
-    return [low for low, _ in pairs], [high for _, high in pairs]
 
 
 def _short(label: str, longest: int = 60) -> str:

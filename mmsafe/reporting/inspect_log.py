@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe import __version__
-from mmsafe.core.errors import UserError
 from mmsafe.core.storage import needs_room
 from mmsafe.evaluation.stages import JudgementRow
-from mmsafe.reporting.run_samples import Sample, SampledRun, thumbnail
+from mmsafe.reporting.run_samples import VERDICT, Sample, SampledRun, encodable, named, thumbnail
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
     from inspect_ai.model import ChatMessage
 
-VERDICT = ("unsafe", "refused", "unknown")
 
-
-def check_installed() -> None:
-    """Raise `UserError` if Inspect is not installed."""
-    if find_spec("inspect_ai") is None:
-        raise UserError("format=inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'")
-
-
-def write_inspect_logs(runs: Sequence[SampledRun], folder: Path) -> list[Path]:
-    """One `.eval` file for each run; returns their paths."""
+def write_inspect_logs(runs: Sequence[SampledRun], folder: Path) -> None:
+    """One `.eval` file for each run."""
     from inspect_ai.log import write_eval_log
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for run in runs:
         date = run.judged_at.isoformat().replace(":", "-")
         path = folder / f"{date}_{run.benchmark.name}_{run.file_name}.eval"
         with needs_room(path):
             write_eval_log(inspect_log(run), str(path), format="eval")
-        paths.append(path)
-    return paths
 
 
 def inspect_log(run: SampledRun) -> EvalLog:
@@ -81,18 +68,16 @@ def _sample(sample: Sample, run: SampledRun) -> EvalSample:
     from inspect_ai.model import ModelOutput
     from inspect_ai.scorer import Score
 
-    prompt, generation, judgement = sample.prompt, sample.generation, sample.judgement
-    image = {"name": prompt.image.name, "key": prompt.image.key} if prompt.image else None
+    prompt, judgement = sample.prompt, sample.judgement
+    response = encodable(sample.generation["response"])
     output = ModelOutput.from_content(
-        f"mmsafe/{run.file_name}",
-        _encodable(generation["response"]),
-        stop_reason="stop" if generation["finished"] else "max_tokens",
+        f"mmsafe/{run.file_name}", response, stop_reason="stop" if sample.generation["finished"] else "max_tokens"
     )
     score = Score(
         value=_verdict(judgement),
-        answer=_encodable(generation["response"]),
-        explanation=_encodable(judgement["reply"]),
-        metadata=_encodable({name: value for name, value in judgement.items() if name not in (*VERDICT, "reply")}),
+        answer=response,
+        explanation=encodable(judgement["reply"]),
+        metadata=encodable({name: value for name, value in judgement.items() if name not in (*VERDICT, "reply")}),
     )
     asked = _messages(sample)
     return EvalSample(
@@ -103,7 +88,7 @@ def _sample(sample: Sample, run: SampledRun) -> EvalSample:
         messages=[*asked, output.message],
         output=output,
         scores={run.judge: score},
-        metadata={"tags": dict(prompt.tags), "criterion": sample.criterion, "image": image},
+        metadata={"tags": dict(prompt.tags), "criterion": sample.criterion, "image": named(prompt.image)},
     )
 
 
@@ -121,12 +106,3 @@ def _messages(sample: Sample) -> list[ChatMessage]:
             content = [ContentImage(image=thumbnail(sample.prompt.image)), *content]
         found.append(ChatMessageUser(content=content) if turn.role == "user" else ChatMessageAssistant(content=content))
     return found
-
-
-def _encodable(value: Any) -> Any:
-    """Halves of surrogate pairs as `\\ud83d`: Inspect's files are UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, dict):
-        return {name: _encodable(item) for name, item in value.items()}
-    return value

@@ -9,29 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from mmsafe.core.files import write_rows
-from mmsafe.reporting.run_samples import Sample, SampledRun
-
-METRICS = ("unsafe", "refused", "unknown")
+from mmsafe.reporting.run_samples import VERDICT, Sample, SampledRun, named
 
 
-def write_lm_eval_samples(runs: Sequence[SampledRun], folder: Path) -> list[Path]:
-    """One file for each run, in a sub-folder called by it; returns their paths."""
-    return [_write(run, folder / run.file_name) for run in runs]
-
-
-def _write(run: SampledRun, folder: Path) -> Path:
-    date = run.judged_at.replace(tzinfo=None).isoformat().replace(":", "-")
-    path = folder / f"samples_{run.benchmark.name}_{date}.jsonl"
-    longest = run.config["evaluation"]["max_new_tokens"]
-    write_rows(path, [_row(number, sample, longest) for number, sample in enumerate(run.samples)])
-    return path
+def write_lm_eval_samples(runs: Sequence[SampledRun], folder: Path) -> None:
+    """One file for each run, in a sub-folder called by it."""
+    for run in runs:
+        date = run.judged_at.replace(tzinfo=None).isoformat().replace(":", "-")
+        path = folder / run.file_name / f"samples_{run.benchmark.name}_{date}.jsonl"
+        longest = run.config["evaluation"]["max_new_tokens"]
+        write_rows(path, [_row(number, sample, longest) for number, sample in enumerate(run.samples)])
 
 
 def _row(number: int, sample: Sample, longest: int) -> dict[str, Any]:
     """A row; there is no target to hit, and the image stands there by name and key."""
     prompt, judgement = sample.prompt, dict(sample.judgement)
-    image = {"name": prompt.image.name, "key": prompt.image.key} if prompt.image else None
-    doc = {"id": prompt.id, "question": prompt.turns[-1].text, "image": image, "tags": dict(prompt.tags)}
+    doc = {"id": prompt.id, "question": prompt.turns[-1].text, "image": named(prompt.image), "tags": dict(prompt.tags)}
     asked = json.dumps(prompt.messages())
     settings = {"do_sample": False, "temperature": 0, "max_gen_toks": longest, "until": []}
     return {
@@ -42,11 +35,11 @@ def _row(number: int, sample: Sample, longest: int) -> dict[str, Any]:
         "resps": [[sample.generation["response"]]],
         "filtered_resps": [sample.generation["response"]],
         "filter": "none",
-        "metrics": list(METRICS),
+        "metrics": list(VERDICT),
         "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
         "prompt_hash": _hash(asked),
         "target_hash": _hash(""),
-        **{name: int(bool(judgement[name])) for name in METRICS},
+        **{name: int(bool(judgement[name])) for name in VERDICT},
         "judgement": judgement,
     }
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,9 +21,17 @@ if TYPE_CHECKING:
 class RunLogger(ABC):
     """A place that metrics are sent to."""
 
+    package: ClassVar[str] = ""
+    """What has to be installed."""
+    extra: ClassVar[str] = ""
+    """The extra of mmsafe that brings it."""
+
     def refusal(self) -> str:
         """Why this machine cannot do it; empty if it can."""
-        return ""
+        if not self.package or find_spec(self.package):
+            return ""
+        install = f"pip install 'mmsafe[{self.extra}]'"
+        return f"logger={self.package}: is not installed; run {install}, or use logger=csv"
 
     @abstractmethod
     def open(self, run: LoggedRun) -> Logger:
@@ -47,11 +55,8 @@ class Wandb(RunLogger):
     samples: Annotated[int, Field(ge=0)] = 0
     """Prompts of the final evaluation that are uploaded with image, response and verdict. They are often offensive, and
     with a key they leave this machine: so 0, unless you say otherwise."""
-
-    def refusal(self) -> str:
-        """It is an extra."""
-        missing = find_spec("wandb") is None
-        return "logger=wandb: is not installed; run pip install 'mmsafe[wandb]', or use logger=csv" if missing else ""
+    package: ClassVar[str] = "wandb"
+    extra: ClassVar[str] = "wandb"
 
     def open(self, run: LoggedRun) -> Logger:
         """One run per job, on its first process only."""
@@ -70,11 +75,8 @@ class Wandb(RunLogger):
 class TensorBoard(RunLogger):
     """Event files in the run's folder `tensorboard/`."""
 
-    def refusal(self) -> str:
-        """It is an extra."""
-        if find_spec("tensorboard") is None:
-            return "logger=tensorboard: is not installed; run pip install 'mmsafe[board]', or use logger=csv"
-        return ""
+    package: ClassVar[str] = "tensorboard"
+    extra: ClassVar[str] = "board"
 
     def open(self, run: LoggedRun) -> Logger:
         """Scalars by step; steps that are trained again after an interruption replace the earlier ones."""

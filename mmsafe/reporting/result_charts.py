@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.declared import Metric
-from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, ends, look, references
-from mmsafe.reporting.summary import Interval, Run, declared_by, label, measured_in, over_seeds, telling
+from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, look, references
+from mmsafe.reporting.summary import Run, declared_by, label, mean_of, measured_in, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Groups = Mapping[str, Sequence[Run]]
 BETA = "objective.beta"
+DIRECTION = {"higher": " (more is better)", "lower": " (less is better)", None: ""}
 
 
 def by_group(groups: Groups) -> list[Chart]:
     """A panel for each main metric: seeds as points, means with intervals, the paper's numbers as lines."""
-    return [_by_group(groups, metric.key, metric.label) for metric in measured_in(groups)]
+    return [_by_group(groups, metric) for metric in measured_in(groups)]
 
 
 def over_beta(groups: Groups) -> list[Chart]:
     """A panel for each main metric that at least two β measured; groups that differ in more are curves of their own."""
-    runs = [run for members in groups.values() for run in members if run.metrics]
-    found = []
-    for metric, title in [(metric.key, metric.label) for metric in measured_in(groups)]:
-        by_curve = _curves_over_beta([run for run in runs if metric in run.metrics and BETA in run.config], metric)
+    runs = [run for run in _all(groups) if BETA in run.config]
+    charts = []
+    for metric in measured_in(groups):
+        by_curve = _curves_over_beta([run for run in runs if metric.key in run.metrics], metric.key)
         if any(len(curve.x) > 1 for curve in by_curve):
+            name, title = f"beta-{_file(metric)}", f"{metric.label} over β"
             caption = "mean over seeds with 95 % intervals; β on a logarithmic scale"
-            lines = papers(runs, metric)
-            name = f"beta-{_file(metric)}"
-            found.append(curves(name, f"{title} over β", by_curve, x="β", caption=caption, log_x=True, lines=lines))
-    return found
+            lines = papers(_all(groups), metric.key)
+            charts.append(curves(name, title, by_curve, x="β", caption=caption, log_x=True, lines=lines))
+    return charts
 
 
 def pareto(groups: Groups) -> list[Chart]:
@@ -41,7 +42,7 @@ def pareto(groups: Groups) -> list[Chart]:
     safety, refusal = declared_by(groups).axis("safety"), declared_by(groups).axis("over-refusal")
     if safety is None or refusal is None:
         return []
-    points = {name: (_mean(runs, refusal.key), _mean(runs, safety.key)) for name, runs in groups.items()}
+    points = {name: (mean_of(runs, refusal.key), mean_of(runs, safety.key)) for name, runs in groups.items()}
     shown = {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
     if not shown:
         return []
@@ -52,20 +53,14 @@ def pareto(groups: Groups) -> list[Chart]:
         front = [(signs[0] * x, signs[1] * y) for x, y in front]
         axes.plot(*zip(*front, strict=True), color="#888888", lw=1, zorder=0, label="Pareto front")
         for number, (name, (x, y)) in enumerate(shown.items()):
-            colour, _ = look(number)
-            errors = [_half([x]), _half([y])]
-            axes.errorbar(x.mean, y.mean, errors[1], errors[0], "o", ms=5, color=colour, elinewidth=0.8, label=name)
-        references(axes.axhline, papers([run for runs in groups.values() for run in runs], safety.key))
-        axes.set_xlabel(_with_direction(refusal))
-        axes.set_ylabel(_with_direction(safety))
+            style: dict[str, Any] = {"ms": 5, "color": look(number)[0], "elinewidth": 0.8, "label": name}
+            axes.errorbar(x.mean, y.mean, y.half, x.half, "o", **style)
+        references(axes.axhline, papers(_all(groups), safety.key))
+        axes.set_xlabel(f"{refusal.label}{DIRECTION[refusal.better]}")
+        axes.set_ylabel(f"{safety.label}{DIRECTION[safety.better]}")
 
     caption = "mean over seeds with 95 % intervals; the line joins what nothing else beats in both"
     return [chart("pareto", f"{safety.label} against {refusal.label}", caption, draw)]
-
-
-def _with_direction(metric: Metric) -> str:
-    told = {"higher": " (more is better)", "lower": " (less is better)", None: ""}
-    return f"{metric.label}{told[metric.better]}"
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -85,54 +80,41 @@ def papers(runs: Sequence[Run], metric: str) -> list[Line]:
     return [Line(name, value) for name, value in declared[0].items()] if same else []
 
 
-def _by_group(groups: Groups, metric: str, title: str) -> Chart:
+def _by_group(groups: Groups, metric: Metric) -> Chart:
     def draw(axes: Axes) -> None:
         for row, runs in enumerate(groups.values()):
-            values = [run.metrics[metric] for run in runs if metric in run.metrics]
-            if not values:
-                continue
-            colour, _ = look(row)
-            axes.plot(values, [row] * len(values), "o", ms=4, alpha=0.4, mew=0, color=colour)
-            mean = over_seeds(values)
-            axes.errorbar(mean.mean, row, xerr=_half([mean]), fmt="D", ms=5, capsize=3, color=colour)
-        references(axes.axvline, papers([run for runs in groups.values() for run in runs], metric))
-        axes.set_yticks(range(len(groups)), [_wrapped(name) for name in groups])
+            if mean := mean_of(runs, metric.key):
+                values, colour = [run.metrics[metric.key] for run in runs if metric.key in run.metrics], look(row)[0]
+                axes.plot(values, [row] * len(values), "o", ms=4, alpha=0.4, mew=0, color=colour)
+                axes.errorbar(mean.mean, row, xerr=mean.half, fmt="D", ms=5, capsize=3, color=colour)
+        references(axes.axvline, papers(_all(groups), metric.key))
+        axes.set_yticks(range(len(groups)), labels)
         axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.set_xlabel(title)
+        axes.set_xlabel(metric.label)
 
-    height = 1.1 + LEGEND_LINE * sum(1.6 * _wrapped(name).count("\n") + 1.6 for name in groups)
-    return chart(f"result-{_file(metric)}", title, "points: seeds; diamonds: means with 95 % intervals", draw, height)
+    labels = [name if len(name) <= 24 else name.replace(" ", "\n") for name in groups]
+    height = 1.1 + LEGEND_LINE * sum(1.6 * text.count("\n") + 1.6 for text in labels)
+    caption = "points: seeds; diamonds: means with 95 % intervals"
+    return chart(f"result-{_file(metric)}", metric.label, caption, draw, height)
 
 
 def _curves_over_beta(runs: Sequence[Run], metric: str) -> list[Curve]:
     others = [name for name in telling(runs) if name != BETA]
-    by_curve: dict[str, dict[float, list[float]]] = {}
+    by_curve: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         nameless = replace(run, config={**run.config, "name": None})
-        betas = by_curve.setdefault(label(nameless, others), {})
-        betas.setdefault(float(run.config[BETA]), []).append(run.metrics[metric])
-    found = []
-    for number, (name, betas) in enumerate(by_curve.items()):
-        means = [over_seeds(betas[beta]) for beta in sorted(betas)]
-        low, high = ends(means)
-        found.append(Curve(name, sorted(betas), [mean.mean for mean in means], number, low, high))
-    return found
+        by_curve.setdefault(label(nameless, others), {}).setdefault(float(run.config[BETA]), []).append(run)
+    drawn = []
+    for number, (name, by_beta) in enumerate(by_curve.items()):
+        means = [mean for beta in sorted(by_beta) if (mean := mean_of(by_beta[beta], metric))]
+        values, halves = [mean.mean for mean in means], [mean.half for mean in means]
+        drawn.append(Curve(name, sorted(by_beta), values, number, halves))
+    return drawn
 
 
-def _mean(runs: Sequence[Run], metric: str) -> Interval | None:
-    values = [run.metrics[metric] for run in runs if metric in run.metrics]
-    return over_seeds(values) if values else None
+def _all(groups: Groups) -> list[Run]:
+    return [run for runs in groups.values() for run in runs]
 
 
-def _half(found: Sequence[Interval]) -> list[float]:
-    """Half widths, 0 where there is no interval."""
-    return [it.high - it.mean if it.high >= it.low else 0.0 for it in found]
-
-
-def _file(metric: str) -> str:
-    return metric.rpartition("/")[2]
-
-
-def _wrapped(name: str, width: int = 24) -> str:
-    """Options of a label on lines of their own where it is long."""
-    return name if len(name) <= width else name.replace(" ", "\n")
+def _file(metric: Metric) -> str:
+    return metric.key.rpartition("/")[2]

@@ -19,7 +19,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.core.run_record import about_run
 from mmsafe.data.data_source import DataSource, NoData
-from mmsafe.data.data_url import image_part
+from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.stages import (
@@ -37,6 +37,7 @@ from mmsafe.reporting.summary import Run, read_runs
 log = logging.getLogger(__name__)
 THUMBNAIL = 256
 """Longer side in pixels."""
+VERDICT = ("unsafe", "refused", "unknown")
 
 
 @options
@@ -114,6 +115,18 @@ def thumbnail(image: ImageSource) -> str:
     return str(image_part(image, "jpeg", THUMBNAIL)["image_url"]["url"])
 
 
+def named(image: ImageSource | None) -> dict[str, str] | None:
+    """An image's name and key, in place of its pixels."""
+    return {"name": image.name, "key": image.key} if image else None
+
+
+def encodable(value: Any) -> Any:
+    """The same with halves of surrogate pairs, which a model may say, as `\\ud83d`: UTF-8 has none."""
+    if isinstance(value, dict):
+        return {name: encodable(item) for name, item in value.items()}
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
 def _labels(runs: Sequence[Run]) -> list[str]:
     """Their names, or else their folders', or else their paths."""
     labels = [str(run.config.get("name") or run.path.resolve().name) for run in runs]
@@ -138,9 +151,7 @@ def _read(
     benchmark, prompts = known[key]
     read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
     generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)
-    samples = [
-        Sample(prompt, benchmark.criterion(prompt), generations[prompt.id], judgements[prompt.id]) for prompt in prompts
-    ]
+    samples = [Sample(it, benchmark.criterion(it), generations[it.id], judgements[it.id]) for it in prompts]
     return SampledRun(label, path, benchmark, config, run.metrics, samples)
 
 

@@ -12,34 +12,30 @@ from mmsafe.core.files import write_atomically
 from mmsafe.core.progress import progress
 from mmsafe.data.example import Example, ImageSource
 from mmsafe.reporting.html_page import rendered
-from mmsafe.reporting.run_samples import Sample, SampledRun, thumbnail
+from mmsafe.reporting.run_samples import VERDICT, Sample, SampledRun, thumbnail
 
 THREADS = 8
 MOST_VALUES = 60
 """Of a tag that one can filter by; a tag with more of them is as good as an id."""
 
 
-def write_page(runs: Sequence[SampledRun], path: Path) -> list[Path]:
-    """Write the page; returns its path."""
-    write_atomically(path, page(runs))
-    return [path]
-
-
-def page(runs: Sequence[SampledRun]) -> str:
-    """The page: words of data and models stand in one block of JSON, and reach the reader as text only."""
+def write_page(runs: Sequence[SampledRun], path: Path) -> None:
+    """Write the page: words of data and models stand in one block of JSON, and reach the reader as text only."""
     prompts = _prompts(runs)
     values = {
         "runs": [{"label": run.label, "benchmark": run.benchmark.name, "judge": run.judge} for run in runs],
         "prompts": prompts,
         "images": thumbnails([sample.prompt.image for run in runs for sample in run.samples]),
     }
-    return rendered(
+    categories = sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]})
+    text = rendered(
         "samples",
         scripts=("articles", "samples"),
         data=values,
-        categories=sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]}),
+        categories=categories,
         tags=filter_tags(prompts),
     )
+    write_atomically(path, text)
 
 
 def harmless(prompt: Example, criterion: str) -> bool:
@@ -52,32 +48,28 @@ def _prompts(runs: Sequence[SampledRun]) -> list[dict[str, Any]]:
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for position, run in enumerate(runs):
         for sample in run.samples:
-            key = (run.benchmark.name, sample.prompt.id, sample.generation["prompt_hash"])
-            row = rows.setdefault(key, _prompt(sample, len(runs)))
+            prompt = sample.prompt
+            row: dict[str, Any] = {
+                "id": prompt.id,
+                "benchmark": sample.generation["benchmark"],
+                "criterion": sample.criterion,
+                "harmless": harmless(prompt, sample.criterion),
+                "image": prompt.image.key if prompt.image else None,
+                "tags": dict(prompt.tags),
+                "turns": [{"role": turn.role, "text": turn.text, "image": turn.image} for turn in prompt.turns],
+                "answers": [None] * len(runs),
+            }
+            row = rows.setdefault((run.benchmark.name, prompt.id, sample.generation["prompt_hash"]), row)
             row["answers"][position] = _answer(sample)
     return list(rows.values())
 
 
-def _prompt(sample: Sample, runs: int) -> dict[str, Any]:
-    prompt = sample.prompt
-    return {
-        "id": prompt.id,
-        "benchmark": sample.generation["benchmark"],
-        "criterion": sample.criterion,
-        "harmless": harmless(prompt, sample.criterion),
-        "image": prompt.image.key if prompt.image else None,
-        "tags": dict(prompt.tags),
-        "turns": [{"role": turn.role, "text": turn.text, "image": turn.image} for turn in prompt.turns],
-        "answers": [None] * runs,
-    }
-
-
 def _answer(sample: Sample) -> dict[str, Any]:
-    verdict = sample.judgement
-    told = {name: verdict[name] for name in ("unsafe", "refused", "unknown", "category", "reply")}
-    details = sorted(name for name, value in verdict.get("details", {}).items() if value)
-    answer = {"response": sample.generation["response"], "finished": sample.generation["finished"]}
-    return {**answer, **told, "details": details, "error": verdict.get("error", "")}
+    judgement, generation = sample.judgement, sample.generation
+    verdict = {name: dict(judgement)[name] for name in (*VERDICT, "category", "reply")}
+    details = sorted(name for name, value in judgement.get("details", {}).items() if value)
+    answer = {"response": generation["response"], "finished": generation["finished"]}
+    return {**answer, **verdict, "details": details, "error": judgement.get("error", "")}
 
 
 def filter_tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
 from mmsafe.core.endings import show_results
+from mmsafe.core.errors import UserError
 from mmsafe.core.options import OutputPath, RunPaths, as_list, options
 from mmsafe.runs.run_context import RunContext
 
@@ -34,26 +36,16 @@ class SamplesConfig:
 
 def write_samples(config: SamplesConfig, run: RunContext) -> None:
     """Read the runs, write, and say what was written."""
-    out = config.out or config.runs[0] / PLACES[config.format]
-    if config.format == "inspect":
-        from mmsafe.reporting.inspect_log import check_installed
-
-        check_installed()
+    if config.format == "inspect" and find_spec("inspect_ai") is None:
+        raise UserError("format=inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'")
+    from mmsafe.reporting import inspect_log, lm_eval_samples, sample_browser
     from mmsafe.reporting.run_samples import read_samples
 
-    found = read_samples(config.runs, config.changes)
-    if config.format == "inspect":
-        from mmsafe.reporting.inspect_log import write_inspect_logs
-
-        write_inspect_logs(found, out)
-        show_results(out, "inspect view --log-dir {}")
-    elif config.format == "lm_eval":
-        from mmsafe.reporting.lm_eval_samples import write_lm_eval_samples
-
-        write_lm_eval_samples(found, out)
-        show_results(out)
-    else:
-        from mmsafe.reporting.sample_browser import write_page
-
-        write_page(found, out)
-        show_results(out)
+    out = config.out or config.runs[0] / PLACES[config.format]
+    writers = {
+        "html": sample_browser.write_page,
+        "inspect": inspect_log.write_inspect_logs,
+        "lm_eval": lm_eval_samples.write_lm_eval_samples,
+    }
+    writers[config.format](read_samples(config.runs, config.changes), out)
+    show_results(out, *(["inspect view --log-dir {}"] if config.format == "inspect" else []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmsafe.core.declared import DECLARED, Declared, Metric, declared_in, togeth
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of, read_json
 from mmsafe.core.secrets import LEFT_OUT, public
-from mmsafe.runs.hydra_files import noted_choices, noted_overrides
+from mmsafe.runs.hydra_state import noted_choices, noted_overrides
 from mmsafe.runs.run_folder import FAILED
 
 IGNORED = ("seed", "name", "progress_bar")
@@ -63,11 +63,23 @@ class Interval:
     low: float
     high: float
     n: int
-    p: float = math.nan
-    """Of the two-sided t-test that the mean is none; for paired differences. NaN where nothing varies."""
+
+    @property
+    def half(self) -> float:
+        """Half of its width; 0 where there is no interval."""
+        return self.high - self.mean if self.n > 1 else 0.0
+
+    @property
+    def p(self) -> float:
+        """Of the two-sided t-test that the mean is 0; NaN where nothing varies."""
+        from scipy.stats import t
+
+        if not self.high - self.low > ROUNDING:
+            return math.nan
+        return float(2 * t.sf(abs(self.mean) / self.half * t.ppf(0.975, self.n - 1), self.n - 1))
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" if math.isnan(self.low) else f"{self.mean:.3f} ± {self.high - self.mean:.3f}"
+        return f"{self.mean:.3f} ± {self.half:.3f}" if self.n > 1 else f"{self.mean:.3f}"
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
@@ -180,6 +192,12 @@ def over_seeds(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def mean_of(runs: Sequence[Run], metric: str) -> Interval | None:
+    """Mean of what runs measured; None if none did."""
+    values = [run.metrics[metric] for run in runs if metric in run.metrics]
+    return over_seeds(values) if values else None
+
+
 def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Interval | None:
     """`first` minus `second` on the seeds that both have; None where there is no such seed."""
     for run in (*first, *second):
@@ -187,17 +205,7 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) 
             raise UserError(f"{run.path}: another run of its group has the same seed, so they cannot be paired")
     a, b = ({run.seed: run.metrics[metric] for run in runs if metric in run.metrics} for runs in (first, second))
     shared = sorted(set(a) & set(b), key=str)
-    found = over_seeds([a[seed] - b[seed] for seed in shared]) if shared else None
-    return replace(found, p=_p_value(found)) if found else None
-
-
-def _p_value(interval: Interval) -> float:
-    from scipy.stats import t
-
-    if not interval.high - interval.low > ROUNDING:
-        return math.nan
-    degrees = interval.n - 1
-    return float(2 * t.sf(abs(interval.mean) / (interval.high - interval.mean) * t.ppf(0.975, degrees), degrees))
+    return over_seeds([a[seed] - b[seed] for seed in shared]) if shared else None
 
 
 def write_csv(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
@@ -208,10 +216,7 @@ def write_csv(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     rows: list[list[Any]] = [["group", "folder", "seed", "status", *options, "overrides", *names]]
     for label, run in runs:
         chosen = [run.config.get(name) for name in options]
-        cells = [_cell(run.metrics.get(name)) for name in names]
+        values = [run.metrics.get(name, "") for name in names]
+        cells = [round(value, 6) if isinstance(value, float) else value for value in values]
         rows.append([label, run.path.name, run.seed, run.status, *chosen, " ".join(run.overrides), *cells])
     files.write_csv(path, rows)
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else round(value, 6) if isinstance(value, float) else value

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mmsafe.core.declared import Declared
+from mmsafe.core.ranks import is_first
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmsafe.models.parameters import Count
+    from mmsafe.runs.run_folder import RunFolder
+
+COLUMNS = 5
+"""Of results beside each other in a printed table."""
+
+
+def table_of(
+    title: str, head: Iterable[str], rows: Iterable[Iterable[str | Text]], caption: str | None = None, left: int = 1
+) -> Table:
+    """A table of plain text, in which the first `left` columns begin at the left and the others, numbers, end right."""
+    table = Table(title=Text(title), caption=Text(caption) if caption else None)
+    for number, name in enumerate(head):
+        table.add_column(Text(name), justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return table
 
 
 def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, declared: Declared, *, tags: bool = False) -> Table:
     """One column per run; value and 95 % interval; a dash where a run did not measure it."""
-    table = Table(title=Text(title))
-    table.add_column("metric")
-    for name in runs:
-        table.add_column(name, justify="right")
-    rows = [(metric.key, metric.label) for metric in declared.measured(runs.values())]
-    for key, label in [*rows, *(_tag_rows(runs, declared) if tags else [])]:
-        table.add_row(label, *(_cell(metrics, key) for metrics in runs.values()))
-    if judges := declared.judged_by(runs.values()):
-        table.caption = f"95 % intervals in brackets · {judges}"
-    return table
+    shown = [(metric.key, metric.label) for metric in declared.measured(runs.values())]
+    shown += _tag_rows(runs, declared) if tags else []
+    rows = [[label, *(_cell(metrics, key) for metrics in runs.values())] for key, label in shown]
+    judges = declared.judged_by(runs.values())
+    return table_of(title, ["metric", *runs], rows, f"95 % intervals in brackets · {judges}" if judges else None)
 
 
 def headline(metrics: Mapping[str, Any], declared: Declared) -> dict[str, float]:
@@ -49,7 +66,28 @@ def _cell(metrics: Mapping[str, Any], key: str) -> str:
     return f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
 
 
-def print_tables(tables: Sequence[Table]) -> None:
+def show_trained(model: nn.Module, folder: RunFolder) -> None:
+    """Print the parameters of each part and how many are trained, and note them in `folder`."""
+    from mmsafe.models.parameters import count_parameters
+
+    counts = count_parameters(model)
+    folder.note(parameters={part: count._asdict() for part, count in counts.items()})
+    if is_first():
+        print_tables([trained_table(counts)])
+
+
+def trained_table(counts: Mapping[str, Count]) -> Table:
+    """One row for each part, and one for all."""
+    total, trainable = (sum(count[number] for count in counts.values()) for number in (0, 1))
+    rows = [*counts.items(), ("all", (total, trainable))]
+    return table_of(
+        "what is trained",
+        ("part", "parameters", "trainable", "share"),
+        [[part, f"{n:,}", f"{trained:,}", f"{trained / n:.2%}"] for part, (n, trained) in rows],
+    )
+
+
+def print_tables(tables: Iterable[Table]) -> None:
     """To stdout, wide enough for files and pipes too."""
     console = Console()
     if not console.is_terminal:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.ranks import is_first
 from mmsafe.core.secrets import public
 from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mmsafe.reporting.run_samples import Sample
 
 log = logging.getLogger(__name__)
-SAMPLES = "samples"
 COLUMNS = ("id", "image", "instruction", "response", "verdict", "category", "judge")
 
 
@@ -29,10 +29,8 @@ def wandb_logger(
 ) -> WandbLogger:
     """A logger whose run keeps its files in `run.folder/wandb`.
 
-    What looks like a secret in the config is left out. The run begins with the first thing that is logged, and ends
-    with `finish`.
+    What looks like a secret in the config is left out. The run begins with the first thing that is logged.
     """
-    from lightning_utilities.core.rank_zero import rank_zero_only
     from pytorch_lightning.loggers import WandbLogger
     from wandb import Settings  # from: a folder ./wandb of run files would be importable, but is empty
 
@@ -40,9 +38,11 @@ def wandb_logger(
     # The metadata would hold the whole command line, the git state a remote's URL with the token in it, and the console
     # whatever a job prints. run.json tells where a result comes from.
     settings = Settings(console="off", x_disable_meta=True, disable_git=True, disable_code=True)
-    offline = is_offline()
-    if offline:
-        rank_zero_only(_tell)(run.folder)
+    if (offline := is_offline()) and is_first():
+        runs = f"{shlex.quote(str(run.folder / 'wandb'))}/offline-run-*"
+        log.warning(
+            "no Weights & Biases key, so the run stays on disk; to upload: `wandb login`, `wandb sync %s`", runs
+        )
     run.folder.mkdir(parents=True, exist_ok=True)  # wandb would silently write to a temporary folder instead
     return WandbLogger(
         name=public({"name": run.name})["name"],
@@ -76,7 +76,7 @@ def log_result(logger: Any, metrics: Mapping[str, Any], folder: Path, samples: i
 
         (run,) = read_samples([folder])
         spread = run.samples[:: max(1, len(run.samples) // samples)]
-        logger.log_table(SAMPLES, list(COLUMNS), [_row(sample) for sample in spread[:samples]])
+        logger.log_table("samples", list(COLUMNS), [_row(sample) for sample in spread[:samples]])
 
 
 def is_offline() -> bool:
@@ -91,39 +91,26 @@ def is_offline() -> bool:
         return False
     try:
         key = os.environ.get("WANDB_API_KEY") or settings.api_key or wbauth.read_netrc_auth(host=settings.base_url)
+        problem = wbauth.check_api_key(key) if key else None
     except wandb.errors.AuthenticationError as error:
-        raise UserError(f"Weights & Biases: {error} Repeat `wandb login`, or set WANDB_MODE=offline") from error
-    if key and (problem := wbauth.check_api_key(key)):
+        problem = str(error)
+    if problem:
         raise UserError(f"Weights & Biases: {problem} Repeat `wandb login`, or set WANDB_MODE=offline")
     return not key
 
 
-def _row(sample: Sample) -> Sequence[Any]:
+def _row(sample: Sample) -> tuple[Any, ...]:
     """As in `COLUMNS`."""
     from wandb import Image
 
-    from mmsafe.reporting.run_samples import THUMBNAIL
+    from mmsafe.reporting.run_samples import THUMBNAIL, encodable
 
-    prompt, verdict, image = sample.prompt, sample.judgement, None
+    prompt, judgement, image = sample.prompt, sample.judgement, None
     if prompt.image is not None:
         pixels = prompt.image.load()
         pixels.thumbnail((THUMBNAIL, THUMBNAIL))
         image = Image(pixels)
-    asked = "\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns)
-    said = _encodable(sample.generation["response"])
-    return (prompt.id, image, _encodable(asked), said, _verdict(verdict), verdict["category"], verdict["judge"])
-
-
-def _verdict(judgement: Mapping[str, Any]) -> str:
-    found = [word for word in ("unknown", "unsafe", "refused") if judgement[word]]
-    return " ".join(found) or "safe"
-
-
-def _encodable(text: str) -> str:
-    """Without the halves of surrogate pairs that a model may say."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _tell(folder: Path) -> None:
-    runs = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
-    log.warning("no Weights & Biases key, so the run stays on disk; to upload: `wandb login`, `wandb sync %s`", runs)
+    asked = encodable("\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns))
+    verdict = " ".join(word for word in ("unknown", "unsafe", "refused") if dict(judgement)[word]) or "safe"
+    response = encodable(sample.generation["response"])
+    return (prompt.id, image, asked, response, verdict, judgement["category"], judgement["judge"])

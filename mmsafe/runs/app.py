@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import TypeVar
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mmsafe.core import ranks
-from mmsafe.core.command_line import words_typed
+from mmsafe.core.command_line import as_text, words_typed
 from mmsafe.core.config import allow_plugins, plugins_of, typed, without_hydra
-from mmsafe.core.endings import told
+from mmsafe.core.endings import killed_workers, report, told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
-from mmsafe.core.signals import killed_workers
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
-from mmsafe.runs.old_spelling import as_written_now
 from mmsafe.runs.overrides import one_line, readable, to_folder
 from mmsafe.runs.preflight import check_arguments
-from mmsafe.runs.requeue import requeued
 from mmsafe.runs.run_context import RunContext
 
 Root = TypeVar("Root")
@@ -101,3 +102,47 @@ def _leave_the_log_to_the_first() -> None:
         if isinstance(handler, logging.FileHandler) and not ranks.is_first():
             root.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def requeued() -> Iterator[None]:
+    """Around a job: SIGUSR2 first stops it as SIGTERM does, and submitit's own handler runs when all is saved.
+
+    submitit would queue the job again at once, in the middle of a step. Where it has no handler, nothing changes.
+    """
+    queue_again = signal.getsignal(signal.SIGUSR2)
+    if not callable(queue_again):
+        yield
+        return
+    signals: list[tuple[int, FrameType | None]] = []
+
+    def time_is_up(number: int, frame: FrameType | None) -> None:
+        signals.append((number, frame))
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR2, time_is_up)
+    try:
+        yield
+    except SystemExit:
+        if signals and ranks.is_first():
+            queue_again(*signals[0])
+        if signals:
+            sys.exit(0)  # another status would make some clusters kill the first process, which has yet to act
+        raise
+    finally:
+        signal.signal(signal.SIGUSR2, queue_again)
+
+
+def as_written_now(command: str, args: Namespace, old: Mapping[str, str]) -> list[str]:
+    """The overrides in `args`, and in place of old flags and words without `=` those that they stand for.
+
+    `old` has, by flag and under "" for such words, the override in which `{}` is the values. Says on stderr what to
+    write now, if there are any: for one release.
+    """
+    words = [word for word in args.overrides if "=" in word or word.startswith("~") or "" not in old]
+    values = {flag: vars(args)[flag] for flag in old if flag} | {"": [w for w in args.overrides if w not in words]}
+    now = [template.format(",".join(map(as_text, values[flag]))) for flag, template in old.items() if values[flag]]
+    if now:
+        line = shlex.join(["python", "-m", f"mmsafe.{command}", *now, *words])
+        report(f"this spelling ends with the next release; write: {line}", f"mmsafe.{command}")
+    return [*now, *words]

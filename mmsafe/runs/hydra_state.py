@@ -1,4 +1,4 @@
-"""Hydra's globals and internals: no other module touches them."""
+"""Hydra's globals and internals, and what it notes of a run in `.hydra/`: no other module touches them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from argparse import SUPPRESS, Namespace
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import hydra.core.utils
+import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -21,16 +22,54 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from mmsafe.core.config import conf_dir
 from mmsafe.core.errors import UserError
-from mmsafe.runs.hydra_files import save_config
-from mmsafe.runs.overrides import as_given
+from mmsafe.core.files import write_atomically
+from mmsafe.core.secrets import masked
 from mmsafe.runs.run_context import RunContext
 
+
+def save_config(cfg: Any, filename: str, output_dir: Path) -> None:
+    """In place of Hydra's function: the same file, without secrets, and complete or not there."""
+    plain = masked(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
+    dumper = get_omega_conf_dumper()
+    text = yaml.dump(plain, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=dumper)
+    write_atomically(output_dir / filename, text)
+
+
 hydra.core.utils._save_config = save_config  # at import: for jobs of every launcher
-RETRY_FAILED = "launcher.retry_failed=true"
+
+
+def noted_overrides(folder: Path) -> list[str]:
+    """The words of the command line that began the run in `folder`; none where Hydra noted none."""
+    return [word for word in _noted(folder / ".hydra" / "overrides.yaml", list) if isinstance(word, str)]
+
+
+def noted_choices(folder: Path) -> dict[str, str]:
+    """What was chosen of each config group."""
+    path = folder / ".hydra" / "hydra.yaml"
+    node: Any = _noted(path, dict)
+    for name in ("hydra", "runtime", "choices"):
+        node = node.get(name, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{path}: is damaged: its {name} are no mapping; move it away")
+    return {str(group): str(choice) for group, choice in node.items()}
+
+
+def _noted(path: Path, kind: type[Any]) -> Any:
+    """The content of a YAML file; empty where there is none. Raises `UserError` if it is of another kind or damaged."""
+    if not path.exists():
+        return kind()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({' '.join(str(error).split())[:100]}); move it away") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: is damaged: it is no {kind.__name__}; move it away")
+    return content
 
 
 def arguments(words: Sequence[str], old_flags: Collection[str] = ()) -> Namespace:
@@ -46,7 +85,7 @@ def arguments(words: Sequence[str], old_flags: Collection[str] = ()) -> Namespac
     args = parser.parse_intermixed_args(list(words))
     if args.experimental_rerun is not None:
         raise UserError("--experimental-rerun: is not supported; give the command of that run again")
-    args.overrides += [RETRY_FAILED] * args.retry_failed
+    args.overrides += ["launcher.retry_failed=true"] * args.retry_failed
     return args
 
 
@@ -71,6 +110,12 @@ def run_context(cfg: DictConfig) -> RunContext:
         config_dirs=tuple(source.path for source in node.runtime.config_sources if source.provider == "command-line"),
         cfg=cfg,
     )
+
+
+def as_given(overrides: ListConfig | list[str]) -> list[str]:
+    """Overrides of Hydra's node as they were typed: what they name in the environment may be a secret."""
+    assert isinstance(overrides, ListConfig)  # whatever the class that types the node says
+    return cast("list[str]", OmegaConf.to_container(overrides, resolve=False))
 
 
 @contextmanager
@@ -108,11 +153,11 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     return [list(job) for job in jobs]
 
 
-def all_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
+def all_groups(parent: str = "") -> list[str]:
     """All config groups, nested ones as `a/b`."""
-    repository = cast("ConfigLoaderImpl", loader).repository
-    found = []
+    repository = cast("ConfigLoaderImpl", config_loader()).repository
+    groups = []
     for name in repository.get_group_options(parent, ObjectType.GROUP):  # the loader's own copies it all first
         path = f"{parent}/{name}" if parent else name
-        found += [path, *all_groups(loader, path)]
-    return found
+        groups += [path, *all_groups(path)]
+    return groups

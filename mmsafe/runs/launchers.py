@@ -1,25 +1,41 @@
-"""Ways of starting a run that cannot work, refused before anything is started."""
+"""How jobs are started on this machine, and ways of starting a run that cannot work, refused before it begins."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from typing import Annotated
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
 
 from mmsafe.core import ranks
 from mmsafe.core.config import built
 from mmsafe.core.errors import UserError
-from mmsafe.runs.launch_options import LocalLauncher
+from mmsafe.core.options import Count, options
 
 SUBMITIT = ("slurm", "slurm_8gpu", "submitit_slurm", "submitit_local")
 """Options of `hydra/launcher` that come with an extra."""
 
 
-def check_installed(launcher: str, known: list[str]) -> None:
-    """Raise `UserError` if `launcher` is one of submitit's, and its plugin is not among those that Hydra knows."""
-    if launcher in SUBMITIT and "submitit_slurm" not in known:
-        raise UserError(f"hydra/launcher={launcher}: needs submitit; run pip install 'mmsafe[slurm]'")
+@options
+class LocalLauncher:
+    """Jobs as processes of this machine."""
+
+    jobs: Count = 1
+    """Jobs at a time."""
+    gpus: Annotated[tuple[int | str, ...], Field(min_length=1)] | None = None
+    """GPUs to share out, each job taking `trainer.devices` of them, as CUDA_VISIBLE_DEVICES names them; one that is
+    named twice takes two jobs. null: every job sees what the command sees."""
+    retry_failed: bool = False
+    """Run jobs again that failed; `--retry-failed` for short."""
+
+
+def local_launcher(cfg: DictConfig) -> LocalLauncher:
+    """The options of the group `launcher`."""
+    local = built(OmegaConf.to_container(cfg.launcher, resolve=True), "launcher")
+    assert isinstance(local, LocalLauncher)
+    return local
 
 
 def about_devices(cfg: DictConfig, name: str) -> tuple[str, int]:
@@ -33,7 +49,7 @@ def check_launch(cfg: DictConfig, multirun: bool, keys: Sequence[str] = ()) -> N
 
     `keys` are what the command line sets.
     """
-    launcher = cfg.hydra.runtime.choices["hydra/launcher"]
+    launcher, target = cfg.hydra.runtime.choices["hydra/launcher"], str(cfg.hydra.launcher._target_)
     if multirun and ranks.started():
         raise UserError("-m: a sweep is started by one process, without torchrun or srun; each job starts its own")
     sweeping = [key for key in keys if key.partition(".")[0] in ("launcher", "search")]
@@ -41,29 +57,18 @@ def check_launch(cfg: DictConfig, multirun: bool, keys: Sequence[str] = ()) -> N
         raise UserError(f"{sweeping[0]}: says how the jobs of a sweep are started; add -m")
     if not multirun and launcher not in ("basic", "local"):
         raise UserError(f"hydra/launcher={launcher}: starts the jobs of a sweep; add -m, also for a single job")
-    if str(cfg.hydra.launcher._target_).endswith("SlurmLauncher") and shutil.which("srun") is None:
+    if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise UserError(f"hydra/launcher={launcher}: there is no srun here; use a login node of the cluster")
-    _check_tasks(cfg, launcher)
+    option, devices = about_devices(cfg, "devices")
+    tasks = OmegaConf.select(cfg, "hydra.launcher.tasks_per_node", default=devices)
+    if tasks != devices and "Slurm" in target:
+        raise UserError(f"hydra/launcher={launcher}: starts {tasks} processes on a machine; add {option}={tasks}")
     where, nodes = about_devices(cfg, "num_nodes")
     if multirun and launcher == "local" and nodes > 1:
         raise UserError(f"{where}: launcher=local has one machine; choose hydra/launcher=slurm")
-    if "launcher" in cfg:
-        _check_local(built(OmegaConf.to_container(cfg.launcher, resolve=True), "launcher"), cfg)
+    gpus = local_launcher(cfg).gpus if "launcher" in cfg else None
+    if gpus is not None and devices > len(set(gpus)):
+        raise UserError(f"launcher.gpus: has {len(set(gpus))} GPUs; a job wants {devices}")
     folder = OmegaConf.to_container(cfg.hydra.run, resolve=False)
     if ranks.started() and "${now:" in str(folder):
         raise UserError("hydra.run.dir: set it, so that all processes share a folder; it is named by the clock")
-
-
-def _check_local(options: LocalLauncher, cfg: DictConfig) -> None:
-    """A job must find the devices that it wants among those that are shared out."""
-    wanted = about_devices(cfg, "devices")[1]
-    if options.gpus is not None and wanted > len(set(options.gpus)):
-        raise UserError(f"launcher.gpus: has {len(set(options.gpus))} GPUs; a job wants {wanted}")
-
-
-def _check_tasks(cfg: DictConfig, launcher: str) -> None:
-    """A launcher with tasks of its own must start as many as the run expects."""
-    option, devices = about_devices(cfg, "devices")
-    tasks = OmegaConf.select(cfg, "hydra.launcher.tasks_per_node", default=devices)
-    if tasks != devices and "Slurm" in str(cfg.hydra.launcher._target_):
-        raise UserError(f"hydra/launcher={launcher}: starts {tasks} processes on a machine; add {option}={tasks}")

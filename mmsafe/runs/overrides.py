@@ -1,25 +1,28 @@
-"""Whether overrides name choices and options that there are."""
+"""Overrides as Hydra reads them, and whether they name choices and options that there are."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmsafe.core.command_line import quoted
 from mmsafe.core.config import suggestion, without_hydra
 from mmsafe.core.errors import UserError
-from mmsafe.core.hydra_text import quoted
-from mmsafe.runs.launchers import check_installed
+from mmsafe.runs.hydra_state import config_loader
+from mmsafe.runs.launchers import SUBMITIT
 
 
 def key_of(override: Override) -> str:
@@ -27,10 +30,9 @@ def key_of(override: Override) -> str:
     return str(override.key_or_group)
 
 
-def as_given(overrides: ListConfig | list[str]) -> list[str]:
-    """Overrides of Hydra's node as they were typed: what they name in the environment may be a secret."""
-    assert isinstance(overrides, ListConfig)  # whatever the class that types the node says
-    return cast("list[str]", OmegaConf.to_container(overrides, resolve=False))
+def lines(overrides: Iterable[Override]) -> list[str]:
+    """Overrides as they were typed."""
+    return [override.input_line or "" for override in overrides]
 
 
 def to_folder(option: str, folder: Path) -> str:
@@ -52,18 +54,28 @@ def readable(word: str) -> str:
     return word
 
 
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """As Hydra reads them; raises `UserError` that names the first one which it cannot read, and how to quote it."""
+    parser = OverridesParser.create(config_loader=config_loader())
+    words = []
+    for word in overrides:
+        with refused(f"cannot read {one_line(word)}", partial(quoting, word, parser)):
+            words += parser.parse_overrides([word])
+    return words
+
+
 def quoting(word: str, parser: OverridesParser) -> str:
     """How to type an override that cannot be read in a shell if its value is text, to end a message with."""
     key, equals, value = word.partition("=")
-    told = f"{key}=" + '"{}"'.format(value.replace('"', '\\"'))
+    advice = f"{key}=" + '"{}"'.format(value.replace('"', '\\"'))
     try:
-        same = parser.parse_override(told).value() == value
+        same = parser.parse_override(advice).value() == value
     except HydraException:
         same = False
     perhaps_list = "," in value or value.startswith(("[", "{", "'", '"'))  # of which only parts may be text
     if perhaps_list or not same or not value.isprintable():
-        told = f'{key}="…"'
-    return f"; text with such characters needs quotes: {shlex.quote(told)}" if key and equals else ""
+        advice = f'{key}="…"'
+    return f"; text with such characters needs quotes: {shlex.quote(advice)}" if key and equals else ""
 
 
 def one_line(text: object) -> str:
@@ -71,48 +83,62 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split("\n    full_key")[0].split())
 
 
+@contextmanager
+def refused(what: str, advice: Callable[[], str] = str) -> Iterator[None]:
+    """Tells what Hydra raises in the block as `UserError` about `what`, in one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
+        raise UserError(f"{one_line(what)}: {one_line(error)}{advice()}") from error
+
+
 def composed(config_name: str, overrides: list[str]) -> DictConfig:
     """The config of a job, Hydra's own node in it; raises `UserError` if it cannot be composed."""
-    try:
+    with refused(" ".join(overrides)):
         return compose(config_name, overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
-        raise UserError(f"{one_line(' '.join(overrides))}: {one_line(error)}") from error
 
 
-def check_choice(override: Override, loader: ConfigLoader) -> None:
+def check_choice(override: Override) -> None:
     """Raise `UserError` if its group has no such option."""
-    group, value = key_of(override), override.value()
+    group, value, loader = key_of(override), override.value(), config_loader()
     options = loader.get_group_options(group, ObjectType.CONFIG)
     for name in value if isinstance(value, list) else [value]:
-        if group == "hydra/launcher":
-            check_installed(str(name), options)
+        if group == "hydra/launcher" and name in SUBMITIT and "submitit_slurm" not in options:
+            raise UserError(f"hydra/launcher={name}: needs submitit; run pip install 'mmsafe[slurm]'")
         if isinstance(name, str) and name not in options and not override.is_delete():
             is_data = group == "benchmark" and name in loader.get_group_options("data", ObjectType.CONFIG)
             hint = f"; to ask what the data ask: benchmark=own_prompts data={name}" if is_data else ""
             raise UserError(f"{group}={name}: no such {group}{hint or suggestion(name, options)}")
 
 
-def check_key(override: Override, base: DictConfig, groups: list[str]) -> None:
-    """Raise `UserError` unless a plain override names an option that the groups chosen in `base` have."""
+def unknown(overrides: Iterable[Override], base: DictConfig, groups: Sequence[str]) -> dict[str, str]:
+    """The options that plain overrides name and the groups chosen in `base` lack, with what is wrong with each."""
+    plain = [override for override in overrides if key_of(override) not in groups and not override.is_add()]
+    problems = {key_of(override): _problem(key_of(override).split("."), base, groups) for override in plain}
+    return {key: problem for key, problem in problems.items() if problem}
+
+
+def _problem(parts: list[str], base: DictConfig, groups: Sequence[str]) -> str:
+    """What is wrong with the option of this dotted name; empty if `base` has it."""
     node: Any = base
-    parts = key_of(override).split(".")
     for depth, part in enumerate(parts):
         if OmegaConf.is_list(node):
-            return
+            return ""
         if not OmegaConf.is_dict(node) or part not in list(node):  # `in node` is false for a value that is ???
-            raise UserError(_unknown_key(parts, depth, node, base, groups))
+            return _unknown_key(parts, depth, node, base, groups)
         node = node._get_node(part)
         if node is None or (OmegaConf.is_interpolation(node) and depth + 1 < len(parts)):
-            return
+            return ""
+    return ""
 
 
-def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig, groups: list[str]) -> str:
+def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig, groups: Sequence[str]) -> str:
     key, part = ".".join(parts), parts[depth]
     if depth == 0:
-        known = sorted({str(name) for name in [*base, *groups] if not str(name).startswith("hydra")})
         elsewhere = [path for path in _paths(without_hydra(base)) if path.endswith(f".{key}")]
         if elsewhere:
             return f"{key}: there is no option '{part}'; did you mean '{elsewhere[0]}'?"
+        known = sorted({str(name) for name in [*base, *groups] if not str(name).startswith("hydra")})
         return f"{key}: there is no option '{part}'{suggestion(part, known)}"
     owner = ".".join(parts[:depth])
     chosen = OmegaConf.select(base, f"hydra.runtime.choices.{owner}")
@@ -120,10 +146,10 @@ def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig, grou
     return f"{key}: {owner}{f'={chosen}' if chosen else ''} has no option '{part}'{suggestion(part, known)}"
 
 
-def _paths(node: DictConfig, prefix: str = "") -> list[str]:
+def _paths(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Dotted names of all options."""
-    found = []
     for name in map(str, node):
-        path, value = f"{prefix}{name}", node._get_node(name)
-        found += [path, *(_paths(value, f"{path}.") if isinstance(value, DictConfig) else [])]
-    return found
+        yield f"{prefix}{name}"
+        value = node._get_node(name)
+        if isinstance(value, DictConfig):
+            yield from _paths(value, f"{prefix}{name}.")

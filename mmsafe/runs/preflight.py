@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmsafe.core.config import allow_plugins, built, plugins_of, resolved, typed, without_hydra
+from mmsafe.core.config import allow_plugins, plugins_of, resolved, typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import inputs_must_exist
 from mmsafe.core.run_lock import refuse_held
-from mmsafe.runs.expansion import parsed, plan
-from mmsafe.runs.hydra_state import all_groups, arguments, composing, config_loader
+from mmsafe.runs.expansion import SweepPlan, plan
+from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import check_choice, check_key, composed, key_of, readable
+from mmsafe.runs.overrides import composed, key_of, parsed, readable, unknown
 from mmsafe.runs.run_folder import refuse_other_config
-from mmsafe.runs.search_check import check_search
+from mmsafe.runs.search_options import check_search, search_options
 
 OUTPUT = ("hydra.run.dir", "hydra.sweep.dir")
 """Where a command writes."""
@@ -39,44 +40,39 @@ def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
         return
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
-        jobs, multirun = _jobs(name, args.overrides, args.multirun)
-        checked = [_check_job(name, root, job, multirun) for job in jobs]
+        sweep_plan = plan(name, args.overrides)
+        multirun = args.multirun or sweep_plan.is_multirun
+        checked = [_check_job(sweep_plan, root, job, multirun) for job in _jobs(sweep_plan, args.overrides, multirun)]
         if getattr(root, "runs_here", True):
             with inputs_must_exist():  # last: a missing file is the smallest mistake
                 for cfg in checked:
                     typed(cfg, root)
 
 
-def _jobs(config_name: str, overrides: list[str], multirun: bool) -> tuple[list[list[str]], bool]:
-    """The overrides of each job, and whether they are jobs of a sweep, which a preset can make of the command."""
-    asked = plan(config_name, overrides)
-    if multirun or asked.is_multirun:
-        return [[*asked.starting, *job] for job in asked.jobs()], True
-    sweeps = [override.input_line for override in asked.overrides if override.is_sweep_override()]
+def _jobs(sweep_plan: SweepPlan, overrides: list[str], multirun: bool) -> list[list[str]]:
+    """The overrides of each job, of a sweep or of a single one."""
+    if multirun:
+        return [[*sweep_plan.starting, *job] for job in sweep_plan.jobs()]
+    sweeps = [override.input_line for override in sweep_plan.overrides if override.is_sweep_override()]
     if sweeps:
         raise UserError(
             f"{sweeps[0]}: several values need a sweep; add -m (or quote a list as [a,b], a text as '\"a,b\"')"
         )
-    return [overrides], False
+    return [overrides]
 
 
-def _check_job(config_name: str, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
+def _check_job(sweep_plan: SweepPlan, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
     """The config of a job, which can be run if the files are there that it names."""
-    loader = config_loader()
-    words = parsed(overrides, loader)
-    groups = all_groups(loader)
-    choices = [word for word in words if key_of(word) in groups]
-    for word in choices:
-        check_choice(word, loader)
-    base = composed(config_name, [word.input_line or "" for word in choices])
-    for word in words:
-        if key_of(word) not in groups and not word.is_add():
-            check_key(word, base, groups)
-    cfg = base if choices == words else composed(config_name, overrides)
+    words, groups = parsed(overrides), all_groups()
+    base = sweep_plan.base(words, groups)
+    for problem in unknown(words, base, groups).values():
+        raise UserError(problem)
+    only_choices = all(key_of(word) in groups for word in words)
+    cfg = deepcopy(base) if only_choices else composed(sweep_plan.config_name, overrides)
     allow_plugins(plugins_of(cfg))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
-        check_search(config, built(OmegaConf.to_container(cfg.search, resolve=True), "search"))
+        check_search(config, search_options(cfg))
     check_launch(cfg, multirun, [key_of(word) for word in words])
     if getattr(root, "runs_here", True):
         _refuse_read_only([str(word.value()) for word in words if key_of(word) in OUTPUT])

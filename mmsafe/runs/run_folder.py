@@ -7,17 +7,16 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mmsafe import __version__
-from mmsafe.core.by_tag import write_by_tag
 from mmsafe.core.command_line import program, words_typed
 from mmsafe.core.config import SHOWN, resolved
-from mmsafe.core.declared import Declared, declared_in, declared_of
+from mmsafe.core.declared import Declared, declared_in, declared_of, write_by_tag
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json, write_record
 from mmsafe.core.ranks import is_first
@@ -138,18 +137,11 @@ def environment() -> dict[str, Any]:
     return {
         "mmsafe": __version__,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "command": [program(), *words_typed()],
         "hardware": _hardware(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:
@@ -157,13 +149,13 @@ def _git_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
+    words = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
     try:
-        run = ["git", "-C", str(root)]
-        commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*run, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changed.strip() else "")
+    changed = any(not line.startswith("# ") for line in lines)
+    return lines[0].removeprefix("# branch.oid ") + "+changes" * changed
 
 
 def _hardware() -> dict[str, Any]:

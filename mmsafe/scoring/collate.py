@@ -80,7 +80,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors}
         return replace(self, **changed, images=self.images and self.images.each(change))
 
     @property

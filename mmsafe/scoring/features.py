@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -120,7 +120,7 @@ def features_key(llava: Llava, precision: str) -> str:
     model = llava.model
     family = family_of(model.config.model_type)
     towers = [model.get_submodule(name) for part in family.tower_parts for name in getattr(family.parts, part)]
-    config = model.config
+    config: Any = model.config
     return digest(
         [
             [weights_hash(tower) for tower in towers],

@@ -1,8 +1,4 @@
-"""Over-long examples: clipped or dropped by a stated rule, and counted. Image tokens are never cut.
-
-Responses that clipping makes equal, or that are equal anyway, are told apart by nothing but rounding, which Adam scales
-up as it does any gradient: they are left out and counted, too.
-"""
+"""Over-long examples are clipped or dropped by rule, those with nothing to tell apart left out, and all are counted."""
 
 from __future__ import annotations
 
@@ -22,8 +18,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SLACK = 64
 """Tokens that a chat template and special tokens may add to the text."""
-
-
 Fate = Literal["fits", "clipped", "dropped", "refused", "equal"]
 
 
@@ -98,7 +92,10 @@ def fitting(
 
 
 def is_equal(example: Example, rows: Rows, encoder: Encoder, limit: int | None) -> bool:
-    """Whether a group of several rows is the same tokens in each, beside one view of the image, within `limit`."""
+    """Whether a group of several rows is the same tokens in each, beside one view of the image, within `limit`.
+
+    Such rows are told apart by nothing but rounding, which Adam scales up as it does any gradient.
+    """
     if len(rows) < 2 or len({row.image for row in rows.values()}) > 1:
         return False
     said = {(example.responses[row.response].strip(), row.response in example.cut) for row in rows.values()}
@@ -118,8 +115,8 @@ def equal_items(
     examples: Sequence[Example], groups: Sequence[Rows], encoder: Encoder, limit: int | None
 ) -> frozenset[int]:
     """Positions of the training items in which nothing is to be told apart; item g of example i is i * groups + g."""
-    each = enumerate((example, rows) for example in examples for rows in groups)
-    return frozenset(position for position, (example, rows) in each if is_equal(example, rows, encoder, limit))
+    equal = [is_equal(example, rows, encoder, limit) for example in examples for rows in groups]
+    return frozenset(position for position, is_so in enumerate(equal) if is_so)
 
 
 def overlong(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from mmsafe.core.declared import declared_of
 from mmsafe.core.files import csv_rows
+from mmsafe.reporting.table import table_of
 from mmsafe.sweeps.job import Job, State
 
 LOSS = "train/loss"
@@ -31,65 +31,49 @@ COLOURS: dict[State, str] = {
 }
 
 
-class Board:
-    """Shows the jobs on stderr while it is entered."""
+@contextmanager
+def board(jobs: Sequence[Job], console: Console | None = None) -> Iterator[Callable[[], None]]:
+    """Shows the jobs on stderr in the block; yields the function that shows what has changed."""
+    console = console or Console(stderr=True)
+    shown: dict[str, State] = {}
+    next_look = 0.0
 
-    def __init__(self, jobs: Sequence[Job], console: Console | None = None) -> None:
-        self.jobs = jobs
-        self.console = console or Console(stderr=True)
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
-        self._told: dict[str, State] = {}
-        self._next = 0.0
-
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.update(job_table(self.jobs), refresh=True)
-            self.live.stop()
-
-    def update(self) -> None:
-        """Show what has changed."""
-        if self.live is None:
-            self._tell()
-        elif time.monotonic() >= self._next:
-            self.live.update(job_table(self.jobs), refresh=True)
-            self._next = time.monotonic() + EVERY
-
-    def _tell(self) -> None:
+    def tell() -> None:
         """A line for each job whose state is another than before."""
-        over = sum(job.state in ("finished", "failed", "stopped") for job in self.jobs)
-        for job in self.jobs:
-            if job.state not in ("waiting", self._told.get(job.name)):
+        over = sum(job.state in ("finished", "failed", "stopped") for job in jobs)
+        for job in jobs:
+            if job.state not in ("waiting", shown.get(job.name)):
                 reason = f" ({job.message})" if job.message else ""
-                line = f"[{over}/{len(self.jobs)}] {job.name}: {job.state}{reason}"
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            self._told[job.name] = job.state
+                line = f"[{over}/{len(jobs)}] {job.name}: {job.state}{reason}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            shown[job.name] = job.state
+
+    def draw() -> None:
+        nonlocal next_look
+        if time.monotonic() >= next_look:
+            live.refresh()
+            next_look = time.monotonic() + EVERY
+
+    if not console.is_terminal:
+        yield tell
+        return
+    with Live(console=console, auto_refresh=False, get_renderable=lambda: job_table(jobs)) as live:
+        yield draw
 
 
 def job_table(jobs: Sequence[Job]) -> Table:
     """One row for each job: state, step, time left, last metric."""
     counts = {state: sum(job.state == state for job in jobs) for state in COLOURS}
-    table = Table(title=" · ".join(f"{count} {state}" for state, count in counts.items() if count))
-    for name in ("job", "state", "step", "left", "last metric"):
-        table.add_column(name, justify="right" if name in ("step", "left") else "left")
-    for job in jobs:
-        row = last_row(job.folder / "metrics.csv") if job.state in ("running", "elsewhere", "finished") else {}
-        step, left = _progress(job, row)
-        metric = next((f"{key} {row[key]:.3f}" for key in (*_score(job, row), LOSS) if key in row), "")
-        table.add_row(Text(job.name), Text(job.state, COLOURS[job.state]), step, left, Text(job.message or metric))
-    return table
+    title = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return table_of(title, ("job", "state", "step", "left", "last metric"), map(_row, jobs), left=2)
 
 
-def _score(job: Job, row: Mapping[str, float]) -> list[str]:
-    """The metric by which a finished job is called better than another."""
-    found = declared_of(job.folder, row).score(row) if job.state == "finished" else None
-    return [found[0]] if found else []
+def _row(job: Job) -> tuple[str | Text, ...]:
+    row = last_row(job.folder / "metrics.csv") if job.state in ("running", "elsewhere", "finished") else {}
+    score = declared_of(job.folder, row).score(row) if job.state == "finished" else None
+    names = [score[0], LOSS] if score else [LOSS]
+    metric = next((f"{name} {row[name]:.3f}" for name in names if name in row), "")
+    return job.name, Text(job.state, COLOURS[job.state]), *_progress(job, row), job.message or metric
 
 
 def last_row(path: Path) -> dict[str, float]:
@@ -107,7 +91,7 @@ def last_row(path: Path) -> dict[str, float]:
     return {name: float(cell) for name, cell in zip(header, cells, strict=False) if cell}
 
 
-def _progress(job: Job, row: dict[str, float]) -> tuple[str, str]:
+def _progress(job: Job, row: Mapping[str, float]) -> tuple[str, str]:
     """Step of steps, and the time left for the rest of them; from the row's epoch and the time that its step took."""
     step, epoch = int(row.get("step", 0)), row.get("train/epoch", 0)
     if not step:

@@ -31,8 +31,11 @@ def job_name(overrides: Mapping[str, str], cfg: DictConfig) -> str:
 
     Made of characters that need no quotes, neither in a shell nor in an override.
     """
-    parts = [value if _is_choice(key, value) else _short(key) + _brief(value) for key, value in overrides.items()]
-    return _joined(parts, _without_shown(resolved(cfg)))
+    config = resolved(cfg)
+    for option in SHOWN:
+        group, _, key = option.partition(".")
+        config.get(group, {}).pop(key, None)
+    return _joined([_part(key, value) for key, value in overrides.items()], config)
 
 
 def _joined(parts: Sequence[str], hashed: Any) -> str:
@@ -40,22 +43,13 @@ def _joined(parts: Sequence[str], hashed: Any) -> str:
     return "-".join([*([readable[:LONGEST]] if readable else []), digest(hashed)[:8]])
 
 
-def _without_shown(config: dict[str, Any]) -> dict[str, Any]:
-    for option in SHOWN:
-        group, _, key = option.partition(".")
-        config.get(group, {}).pop(key, None)
-    return config
+def _part(key: str, value: str) -> str:
+    """A choice says enough without its group; of a drawn number four digits do: the hash tells it from others."""
+    if "." not in key and re.fullmatch(r"[-+.\deE]+|true|false|null", value) is None:
+        return value
+    drawn = re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value)
+    return _short(key) + (f"{float(value):.4g}" if drawn else value)
 
 
 def _short(key: str) -> str:
     return key.lstrip("+~").rpartition(".")[2]
-
-
-def _brief(value: str) -> str:
-    """Four digits of a drawn number: the hash tells it from its neighbours."""
-    return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value) else value
-
-
-def _is_choice(key: str, value: str) -> bool:
-    """Whether the value says enough without its key."""
-    return "." not in key and re.fullmatch(r"[-+.\deE]+|true|false|null", value) is None

@@ -8,19 +8,16 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
-from rich.text import Text
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
-from mmsafe.core.declared import declared_of
-from mmsafe.core.declared import together as declared_together
+from mmsafe.core.declared import declared_of, together
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_csv, write_json
 from mmsafe.core.run_record import metrics_of
+from mmsafe.reporting.table import COLUMNS, table_of
 from mmsafe.sweeps.job import Job, State
 
 SWEEP = "sweep.json"
-COLUMNS = 5
-"""Metrics in the printed table; `results.csv` has all."""
 
 
 class Entry(TypedDict):
@@ -32,20 +29,8 @@ class Entry(TypedDict):
     message: str
 
 
-class Jobs(TypedDict):
-    """`sweep.json`."""
-
-    jobs: list[Entry]
-
-
-JOBS = TypeAdapter(Jobs)
-
-
-def entries(jobs: Sequence[Job]) -> list[Entry]:
-    """What `sweep.json` holds of each job."""
-    return [
-        {"job": job.name, "overrides": dict(job.overrides), "status": job.state, "message": job.message} for job in jobs
-    ]
+JOBS = TypeAdapter(dict[str, list[Entry]])
+"""`sweep.json`."""
 
 
 def recorded(folder: Path) -> list[Entry]:
@@ -55,32 +40,22 @@ def recorded(folder: Path) -> list[Entry]:
         return []
     try:
         return JOBS.validate_json(path.read_bytes(), strict=True)["jobs"]
-    except ValidationError as error:
+    except (ValidationError, KeyError) as error:
         raise UserError(f"{path}: is damaged; delete it, the jobs beside it stay") from error
 
 
-def record(folder: Path, jobs: Sequence[Entry]) -> None:
-    """Write `sweep.json`."""
-    write_json(folder / SWEEP, {"jobs": list(jobs)})
+def record(folder: Path, before: Sequence[Entry], jobs: Sequence[Job]) -> None:
+    """Write `sweep.json`, all jobs in the order in which they first came up, and `results.csv`, a row for each.
 
-
-def together(before: Sequence[Entry], now: Sequence[Entry]) -> list[Entry]:
-    """Entries in the order in which their jobs first came up, each as it is now."""
-    return list({entry["job"]: entry for entry in [*before, *now]}.values())
-
-
-def with_metrics(folder: Path, jobs: Sequence[Entry]) -> list[tuple[Entry, dict[str, Any]]]:
-    """Each entry with the metrics of its job, which are empty unless it is finished."""
-    return [(entry, metrics_of(folder / entry["job"]) if entry["status"] == "finished" else {}) for entry in jobs]
-
-
-def write_results(folder: Path, jobs: Sequence[Entry]) -> None:
-    """Write `results.csv`: a row for each job, with its overrides, status and metrics.
-
-    What depends on the clock is left out, so that the same jobs give the same file.
+    What depends on the clock is left out of the latter, so that the same jobs give the same file.
     """
-    rows = with_metrics(folder, jobs)
-    keys = list(dict.fromkeys(key for entry, _ in rows for key in entry["overrides"]))
+    now: list[Entry] = [
+        {"job": job.name, "overrides": dict(job.overrides), "status": job.state, "message": job.message} for job in jobs
+    ]
+    entries = list({entry["job"]: entry for entry in [*before, *now]}.values())
+    write_json(folder / SWEEP, {"jobs": entries})
+    rows = _with_metrics(folder, entries)
+    keys = list(dict.fromkeys(key for entry in entries for key in entry["overrides"]))
     names = sorted({name for _, metrics in rows for name in metrics if not name.startswith("perf/")})
     lines: list[list[Any]] = [["job", "status", *keys, *names]]
     for entry, metrics in rows:
@@ -89,17 +64,25 @@ def write_results(folder: Path, jobs: Sequence[Entry]) -> None:
     write_csv(folder / "results.csv", lines)
 
 
-def table_of_results(folder: Path, jobs: Sequence[Entry]) -> Table:
+def table_of_results(folder: Path, entries: Sequence[Entry]) -> Table:
     """A row for each job: what became of it, and the first metrics that any job has."""
-    rows = with_metrics(folder, jobs)
-    declared = declared_together(declared_of(folder / entry["job"], metrics) for entry, metrics in rows if metrics)
-    shown = [(metric.key, metric.label) for metric in declared.measured(metrics for _, metrics in rows)]
-    shown += [("train/loss", "loss")] * any("train/loss" in metrics for _, metrics in rows)
-    table = Table(title=Text(str(folder)))
-    for name in ("job", "status", *(label for _, label in shown[:COLUMNS])):
-        table.add_column(name, justify="left" if name in ("job", "status") else "right")
-    for entry, metrics in rows:
-        status = entry["status"] + (f": {entry['message']}" if entry["message"] else "")
-        cells = [f"{metrics[key]:.3f}" if key in metrics else "–" for key, _ in shown[:COLUMNS]]
-        table.add_row(Text(entry["job"]), Text(status), *cells)
-    return table
+    rows = _with_metrics(folder, entries)
+    declared = together(declared_of(folder / entry["job"], metrics) for entry, metrics in rows if metrics)
+    shown = {metric.key: metric.label for metric in declared.measured(metrics for _, metrics in rows)}
+    if any("train/loss" in metrics for _, metrics in rows):
+        shown["train/loss"] = "loss"
+    keys = list(shown)[:COLUMNS]
+    cells = [
+        [
+            entry["job"],
+            entry["status"] + (f": {entry['message']}" if entry["message"] else ""),
+            *(f"{metrics[key]:.3f}" if key in metrics else "–" for key in keys),
+        ]
+        for entry, metrics in rows
+    ]
+    return table_of(str(folder), ["job", "status", *(shown[key] for key in keys)], cells, left=2)
+
+
+def _with_metrics(folder: Path, entries: Sequence[Entry]) -> list[tuple[Entry, dict[str, Any]]]:
+    """Each entry with the metrics of its job, which are empty unless it is finished."""
+    return [(entry, metrics_of(folder / entry["job"]) if entry["status"] == "finished" else {}) for entry in entries]

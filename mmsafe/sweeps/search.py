@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
-from rich.text import Text
 
 from mmsafe.core.config import built
 from mmsafe.core.declared import Declared
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_csv
 from mmsafe.core.run_record import metrics_of
-from mmsafe.reporting.table import print_tables
+from mmsafe.reporting.table import print_tables, table_of
 from mmsafe.runs.expansion import SweepPlan
-from mmsafe.runs.launch_options import LocalLauncher, Search
+from mmsafe.runs.launchers import local_launcher
 from mmsafe.runs.overrides import composed, key_of
+from mmsafe.runs.search_options import Search, search_options
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -36,38 +35,34 @@ FOLDER = "folder"
 """Attribute of a trial whose job has ended, and where; one that was interrupted lacks it."""
 
 
-def search(config: DictConfig, asked: SweepPlan, launcher: Launcher) -> list[JobReturn]:
+def search(config: DictConfig, sweep_plan: SweepPlan, launcher: Launcher) -> list[JobReturn]:
     """Run trials until there are as many as wanted; returns the jobs of this time.
 
     Prints the trials that no other beats in all objectives, and writes them to `pareto.csv`.
     """
-    options = built(OmegaConf.to_container(config.search, resolve=True), "search")
-    local = built(OmegaConf.to_container(config.launcher, resolve=True), "launcher")
-    assert isinstance(options, Search)
-    assert isinstance(local, LocalLauncher)
-    folder = Path(config.hydra.sweep.dir)
-    directions = options.directions(_declared(asked))
+    folder, options = Path(config.hydra.sweep.dir), search_options(config)
+    directions = options.directions(_declared(sweep_plan))
     study = _study(folder, options, directions)
-    todo = options.n_trials - len(_ended(study)) + _ask_again(study, local.retry_failed)
+    todo = options.n_trials - len(_ended(study)) + _ask_again(study, local_launcher(config).retry_failed)
     log.info("%d trials are done, %d are to do", len(_ended(study)), max(todo, 0))
     returns: list[JobReturn] = []
     while todo > 0:
-        trials = [_ask(study, asked) for _ in range(min(options.batch, todo))]
-        jobs = asked.fitting_each([_words(trial, asked) for trial in trials])
-        found = launcher.launch(jobs, initial_job_idx=trials[0].number)
-        for trial, returned in zip(trials, found, strict=True):
+        space = {dimension.key: dimension.distribution() for dimension in sweep_plan.space}
+        trials = [study.ask(space) for _ in range(min(options.batch, todo))]
+        launched = launcher.launch(
+            sweep_plan.fitting([_words(trial, sweep_plan) for trial in trials]), initial_job_idx=trials[0].number
+        )
+        for trial, returned in zip(trials, launched, strict=True):
             _tell(study, trial, returned, directions)
-        returns += found
+        returns += launched
         todo -= len(trials)
-    front = study.best_trials if any(_complete(trial) for trial in study.trials) else []
-    print_tables([_table(front, directions)])
-    write_csv(folder / "pareto.csv", _rows(front, directions))
+    _show_front(study, directions, folder)
     return returns
 
 
-def _declared(asked: SweepPlan) -> Declared:
+def _declared(sweep_plan: SweepPlan) -> Declared:
     """What the benchmark of the first job measures; if others have another one, what it lacks ends the search."""
-    config = composed(asked.config_name, asked.jobs()[0])
+    config = composed(sweep_plan.config_name, sweep_plan.jobs()[0])
     benchmark = built(OmegaConf.to_container(config.benchmark, resolve=True), "benchmark")
     return Declared(benchmark.measures)
 
@@ -106,13 +101,9 @@ def _ask_again(study: Study, retry_failed: bool) -> int:
     return retried
 
 
-def _ask(study: Study, asked: SweepPlan) -> Trial:
-    return study.ask({dimension.key: dimension.distribution() for dimension in asked.space})
-
-
-def _words(trial: Trial, asked: SweepPlan) -> list[str]:
+def _words(trial: Trial, sweep_plan: SweepPlan) -> list[str]:
     """The overrides of a trial's job."""
-    words = {key_of(override): override.input_line or "" for override in asked.overrides}
+    words = {key_of(override): override.input_line or "" for override in sweep_plan.overrides}
     return list((words | {key: f"{key}={value}" for key, value in trial.params.items()}).values())
 
 
@@ -137,34 +128,20 @@ def _in_state(study: Study, state: Any) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(state,))
 
 
-def _complete(trial: FrozenTrial) -> bool:
-    return trial.values is not None
-
-
 def _ended(study: Study) -> list[FrozenTrial]:
     """Trials whose job has finished or failed."""
     return [trial for trial in study.trials if trial.state.is_finished() and FOLDER in trial.user_attrs]
 
 
-def _table(front: Sequence[FrozenTrial], directions: Directions) -> Table:
-    table = Table(title="Pareto front: no other trial is better in one objective and as good in the rest")
+def _show_front(study: Study, directions: Directions, folder: Path) -> None:
+    """Print the trials that no other beats, and write them to `pareto.csv`."""
+    front = study.best_trials if any(trial.values is not None for trial in study.trials) else []
     keys = list(dict.fromkeys(key for trial in front for key in trial.params))
-    for name in ("job", *keys):
-        table.add_column(name)
-    for name, direction in directions.items():
-        table.add_column(f"{name} ({direction})", justify="right")
-    for trial in front:
-        values = [f"{value:.3f}" for value in trial.values]
-        table.add_row(Text(trial.user_attrs[FOLDER]), *(_shown(trial.params.get(key)) for key in keys), *values)
-    return table
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _rows(front: Sequence[FrozenTrial], directions: Directions) -> Iterator[list[Any]]:
-    keys = list(dict.fromkeys(key for trial in front for key in trial.params))
-    yield ["job", *keys, *directions]
-    for trial in front:
-        yield [trial.user_attrs[FOLDER], *(trial.params.get(key, "") for key in keys), *trial.values]
+    rows: list[list[Any]] = [
+        [trial.user_attrs[FOLDER], *(trial.params.get(key, "") for key in keys), *trial.values] for trial in front
+    ]
+    write_csv(folder / "pareto.csv", [["job", *keys, *directions], *rows])
+    head = ["job", *keys, *(f"{name} ({direction})" for name, direction in directions.items())]
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    title = "Pareto front: no other trial is better in one objective and as good in the rest"
+    print_tables([table_of(title, head, cells, left=1 + len(keys))])

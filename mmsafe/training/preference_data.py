@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from mmsafe.core.endings import STOP
 from mmsafe.core.ranks import rank, world_size
-from mmsafe.core.signals import STOP
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective

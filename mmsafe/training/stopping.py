@@ -14,8 +14,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback
 
+from mmsafe.core.endings import answer, end
 from mmsafe.core.ranks import is_first
-from mmsafe.core.signals import answer, end
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -85,20 +86,15 @@ def test_names_lead_to_pages_by_spelling_and_redirects_and_are_encoded_as_in_the
 
 def test_requests_are_signed_few_and_free_images_only(wiki: WikiServer, tmp_path: Path):
     wiki.pages = {"*": None}
-    made(stage(wiki), tmp_path, *(f"Place {number}" for number in range(60)))
+    made(stage(wiki, requests_per_second=100.0, concurrency=2), tmp_path, *(f"Place {n}" for n in range(60)))
+    times = [asked.time for asked in wiki.asked]
+    assert wiki.most_under_way <= 2
+    assert times[-1] - times[0] >= (len(times) - 2) / 100
     assert all(asked.agent.startswith("mmsafe/") and "(me@example.org)" in asked.agent for asked in wiki.asked)
     questions = [asked.query for asked in wiki.asked if asked.path == API]
     assert len(questions) == 4  # 50 titles and 10, for pages and for files
     assert {query["maxlag"] for query in questions} == {"5"}
     assert {query["pilicense"] for query in questions if query["prop"] != "imageinfo"} == {"free"}
-
-
-def test_limits_of_rate_and_concurrency_are_kept(wiki: WikiServer, tmp_path: Path):
-    wiki.pages = {"*": None}
-    made(stage(wiki, requests_per_second=50.0, concurrency=2), tmp_path, *(f"Place {n}" for n in range(10)))
-    times = [asked.time for asked in wiki.asked]
-    assert wiki.most_under_way <= 2
-    assert times[-1] - times[0] >= (len(times) - 2) / 50
 
 
 def test_the_next_candidate_is_taken_where_the_first_has_no_image(wiki: WikiServer, tmp_path: Path):
@@ -275,21 +271,16 @@ def test_what_is_missing_is_told_before_anything_is_asked(wiki: WikiServer, monk
 @pytest.mark.parametrize(
     ("url", "name"),
     [
-        ("https://u.org/thumb/a/ab/X_%28a%29.jpg/500px-X_%28a%29.jpg", "500px-X_%28a%29.jpg"),
-        ("https://u.org/a/ab/LisaWu2019.png", "LisaWu2019.png"),
+        ("https://u.org/thumb/a/ab/X_%28a%29.jpg/500px-X_%28a%29.jpg", r"500px-X_%28a%29\.jpg"),
         ("http://t1.gstatic.com/images?q=tbn:ANd9GcQ", "tbn:ANd9GcQ"),
-        ("https://u.org/a%2F..%2Fb", "a%2F..%2Fb"),
+        ("https://u.org/a%2F..%2Fb", r"a%2F\.\.%2Fb"),
+        ("https://u.org/..", "[0-9a-f]{32}"),
+        ("https://u.org/", "[0-9a-f]{32}"),
+        (f"https://u.org/{'x' * 300}", "[0-9a-f]{32}"),
     ],
 )
 def test_published_names(url: str, name: str):
-    assert published_name(url) == name
-
-
-@pytest.mark.parametrize("url", ["https://u.org/..", "https://u.org/", f"https://u.org/{'x' * 300}"])
-def test_an_address_without_a_usable_name_gets_one(url: str):
-    name = published_name(url)
-    assert len(name) == 32
-    assert name.isalnum()
+    assert re.fullmatch(name, published_name(url))
 
 
 def test_retry_after_is_seconds_or_a_date():

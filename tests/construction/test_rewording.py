@@ -10,7 +10,6 @@ import pytest
 from chat_server import ChatServer, Reply, text_of
 from PIL import Image
 
-from mmsafe.core.errors import UserError
 from mmsafe.curation.build.entities import last_turn
 from mmsafe.curation.build.local_rewording import LocalRewording
 from mmsafe.curation.build.rewording import NoRewording, cleaned
@@ -70,15 +69,6 @@ def test_a_wording_that_fails_a_check_is_counted_and_the_row_kept_or_dropped(fai
         kept, dropped = (made(served(server, on_failure=choice), site)["0"] for choice in ("keep", "drop"))
     assert kept == Outcome({**ROW, "question": MID}, f"not reworded: {failure}")
     assert dropped == Outcome(None, f"new wording failed: {failure}")
-
-
-def test_requests_without_an_answer_are_asked_for_again_alone(site: Site):
-    with ChatServer(lambda request: Reply("Where?") if len(server.requests) != 2 else Reply(status=500)) as server:
-        portions = served(server, concurrency=1).make({str(number): ROW for number in range(3)}, site)
-        kept = [next(portions), next(portions)]
-        with pytest.raises(UserError, match=r"1 of 3 requests got no answer .*asks for these alone"):
-            next(portions)
-    assert sorted(key for portion in kept for key, _ in portion) == ["0", "2"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -40,12 +38,6 @@ def test_blinding_removes_image_and_placeholder_and_nothing_else():
     assert (blind.id, blind.responses, blind.tags) == (EXAMPLE.id, EXAMPLE.responses, EXAMPLE.tags)
     assert blind.blinded() == blind
     assert EXAMPLE.image is KNIFE, "the original is as it was"
-
-
-def test_with_responses_adds_and_replaces_in_a_copy():
-    changed = EXAMPLE.with_responses(blind="?", rejected="Cake.")
-    assert changed.responses == {"chosen": "A knife.", "rejected": "Cake.", "blind": "?"}
-    assert EXAMPLE.responses == {"chosen": "A knife.", "rejected": "Bread."}
 
 
 def test_prompt_key_ignores_what_a_model_is_not_shown():
@@ -84,12 +76,9 @@ def test_fingerprint_depends_on_ids_prompts_images_responses_and_order():
         [EXAMPLE, other.with_responses(chosen="No.")],
         [EXAMPLE, other.with_responses(blind="?")],
     ]
-    assert base not in {fingerprint(examples) for examples in changed}
-
-
-def test_fingerprint_ignores_the_order_of_responses():
     turned = dataclasses.replace(EXAMPLE, responses=dict(reversed(EXAMPLE.responses.items())))
-    assert fingerprint([turned]) == fingerprint([EXAMPLE])
+    assert base == fingerprint([turned, other])
+    assert base not in {fingerprint(examples) for examples in changed}
 
 
 @given(json_values, json_values)
@@ -109,16 +98,3 @@ def test_digest_is_32_hexadecimal_digits_and_the_same_forever():
     assert digest("a") == "ac8d8342bbb2362d13f0a559a3621bb4"  # sha256 of `"a"`, quotes included
     # sha256 of `["a", {"b": 1, "\u00e9": null}]`, six characters for the accented letter
     assert digest(["a", {"é": None, "b": 1}]) == "51d0b7a7d190ebf3155f9aa8d5666509"
-
-
-def test_digest_does_not_depend_on_the_process():
-    code = "from mmsafe.data.example import digest; print(digest({'b': [1, 2.5], 'a': 'é'}))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == digest({"a": "é", "b": [1, 2.5]})
-
-
-def test_examples_are_immutable():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        EXAMPLE.id = "2"  # type: ignore[misc]
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        TURNS[0].text = "!"  # type: ignore[misc]

@@ -1,15 +1,16 @@
-import io
 import os
 import pickle
 import struct
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.images import EncodedImage, FileImage, check_images, find_image
+from mmsafe.data.images import FileImage, check_images, find_image
+from mmsafe.data.tables import StoredImage
 
 REAL_NAMES = [
     "photo.jpg",
@@ -25,6 +26,10 @@ def write(path: Path, image: Image.Image | None = None, **options: object) -> Fi
     options.setdefault("format", "PNG")
     (image or Image.new("RGB", (4, 3), "red")).save(path, **options)
     return FileImage(path)
+
+
+def stored(content: bytes) -> StoredImage:
+    return StoredImage("x.jpg", pa.chunked_array([[content]]), 0)
 
 
 def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -88,11 +93,10 @@ def test_key_is_the_content_and_name_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP"])
-def test_truncated(tmp_path: Path, file_format: str) -> None:
-    buffer = io.BytesIO()
-    noise().save(buffer, file_format)
-    path = tmp_path / "cut"
-    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+@pytest.mark.parametrize("kept", [4, 2000])
+def test_truncated(tmp_path: Path, file_format: str, kept: int) -> None:
+    path = write(tmp_path / "cut", noise(), format=file_format).path
+    path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"cut: .*(cannot be decoded|is not an image)") as caught:
         FileImage(path).load()
     assert "\n" not in str(caught.value)
@@ -120,25 +124,16 @@ def test_truncated(tmp_path: Path, file_format: str) -> None:
 )
 def test_what_is_no_image_is_called_by_its_name(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
-    for image in (FileImage(tmp_path / "x.jpg"), EncodedImage(content, "x.jpg")):
+    for image in (FileImage(tmp_path / "x.jpg"), *([stored(content)] if content else [])):
         with pytest.raises(UserError, match=rf"x\.jpg: is not an image that can be read here, but {what}"):
             image.check(decode=False)
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
-@pytest.mark.parametrize("decode", [True, False])
-def test_not_an_image(tmp_path: Path, content: bytes, decode: bool) -> None:
-    path = tmp_path / "x.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.jpg: .*(is not an image|cannot be decoded)"):
-        FileImage(path).check(decode)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     source = FileImage(tmp_path / "none.png")
     with pytest.raises(UserError, match=r"none\.png: no such image file"):
         source.load()
-    with pytest.raises(UserError, match=r"none\.png: cannot be read"):
+    with pytest.raises(UserError, match=r"none\.png: no such image file"):
         _ = source.key
     with pytest.raises(UserError, match="is not a file"):
         FileImage(tmp_path).load()
@@ -161,8 +156,10 @@ def test_an_image_is_refused_by_what_padding_and_scaling_make_of_it(
 ) -> None:
     """Pillow's limit is 89,478,485 pixels: a square of 9459 pixels a side."""
     source = write(tmp_path / "long.png", Image.new("1", size))
-    for image in (source, EncodedImage(source.data(), "long.png")):
-        with pytest.raises(UserError, match=r"long\.png: the image is too (large to decode|long and thin): \d+ x \d+"):
+    for image in (source, stored(source.data())):
+        with pytest.raises(
+            UserError, match=r"(long\.png|x\.jpg): the image is too (large to decode|long and thin): \d+ x \d+"
+        ):
             image.check(decode)
 
 
@@ -174,7 +171,7 @@ def test_the_largest_that_are_read(tmp_path: Path, size: tuple[int, int]) -> Non
 def test_the_image_in_an_icon_may_be_larger_than_its_header_says(tmp_path: Path) -> None:
     png = write(tmp_path / "long.png", Image.new("L", (20000, 1))).data()
     entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 8, len(png), 22)
-    icon = EncodedImage(struct.pack("<HHH", 0, 1, 1) + entry + png, "x.ico")
+    icon = stored(struct.pack("<HHH", 0, 1, 1) + entry + png)
     with pytest.warns(UserWarning, match="not the expected size"), pytest.raises(UserError, match="20000 x 1 pixels"):
         icon.load()
 
@@ -187,20 +184,14 @@ def test_a_png_whose_text_unpacks_to_more_than_a_text_should(tmp_path: Path) -> 
 
 
 def test_eps_would_start_ghostscript(tmp_path: Path) -> None:
-    source = write(tmp_path / "x.png", format="EPS")
-    with pytest.raises(UserError, match=r"x\.png: is an EPS file"):
-        source.load()
-
-
-@pytest.mark.parametrize("name", REAL_NAMES)
-def test_find_exact_name(tmp_path: Path, name: str) -> None:
-    write(tmp_path / name)
-    assert find_image(tmp_path, name) == tmp_path / name
+    with pytest.raises(UserError, match=r"x\.png: .* but EPS, a program that Ghostscript would have to run"):
+        write(tmp_path / "x.png", format="EPS").load()
 
 
 @pytest.mark.parametrize(
     ("name", "on_disk"),
     [
+        *((name, name) for name in REAL_NAMES),
         ("Stra%C3%9Fe_%28Berlin%29.png", "Straße_(Berlin).png"),
         ("Straße_(Berlin).png", "Stra%C3%9Fe_%28Berlin%29.png"),
         ("Straße_(Berlin).png", "Stra%C3%9Fe_(Berlin).png"),
@@ -212,7 +203,7 @@ def test_find_exact_name(tmp_path: Path, name: str) -> None:
         ("sub/a%20b.png", "sub/a b.png"),
     ],
 )
-def test_find_other_encodings(tmp_path: Path, name: str, on_disk: str) -> None:
+def test_names_are_found_as_written_and_in_other_encodings(tmp_path: Path, name: str, on_disk: str) -> None:
     write(tmp_path / on_disk)
     assert find_image(tmp_path, name) == tmp_path / on_disk
 
@@ -239,7 +230,9 @@ def test_find_stays_in_the_folder(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "folder").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="leads out of the image folder"):
+    linked = name in ("link.png", "folder/secret.png")  # as in a Hugging Face cache
+    advice = "symbolic link.* leads out of the image folder .*hf download --local-dir"
+    with pytest.raises(UserError, match=advice if linked else "leads out of the image folder"):
         find_image(folder, name)
 
 
@@ -251,6 +244,8 @@ def test_absolute_names_are_found_in_the_folder_only(tmp_path: Path) -> None:
         assert find_image(folder, name) == folder / "a b.png"
     (tmp_path / "linked").symlink_to(folder)
     assert find_image(tmp_path / "linked", str(folder / "a b.png")) == tmp_path / "linked" / "a b.png"
+    (folder / "b.png").symlink_to("a b.png")
+    assert find_image(tmp_path / "linked", "b.png") == tmp_path / "linked" / "b.png"
     for name in (str(tmp_path / "out.png"), str(tmp_path / "out.png").replace("/", "%2F"), "/etc/hostname"):
         with pytest.raises(UserError, match="leads out of the image folder"):
             find_image(folder, name)
@@ -281,23 +276,15 @@ def test_what_is_no_name_is_quoted_short_and_told(tmp_path: Path, name: str, mes
     assert len(str(caught.value)) < 500
 
 
-def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
-    folder = tmp_path / "real"
-    write(folder / "a.png")
-    (folder / "b.png").symlink_to("a.png")
-    (tmp_path / "linked").symlink_to(folder)
-    assert find_image(tmp_path / "linked", "b.png") == tmp_path / "linked" / "b.png"
-
-
 def test_check_images_reports_each_file_once(tmp_path: Path) -> None:
     good, missing = write(tmp_path / "good", noise()), FileImage(tmp_path / "missing")
     cut = FileImage(tmp_path / "cut")
     cut.path.write_bytes(good.path.read_bytes()[:-2000])
-    seen: list[tuple[int, int]] = []
-    errors = check_images([good, cut, missing, good, FileImage(cut.path)], True, lambda *counts: seen.append(counts))
+    done: list[int] = []
+    errors = check_images([good, cut, missing, good, FileImage(cut.path)], True, done.append)
     assert list(errors) == [cut, missing]
     assert str(cut.path) in str(errors[cut])
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert done == [1, 1, 1]
     assert list(check_images([good, cut, missing], False)) == [missing]  # the header of the cut file is whole
     assert check_images([], True) == {}
 

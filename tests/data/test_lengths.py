@@ -70,16 +70,22 @@ def ids(examples: list[Example]) -> list[str]:
     return [example.id for example in examples]
 
 
-def test_clip_keeps_what_has_room_for_a_response():
-    kept, report = fitting(ALL, Letters(), NAMES, rule("clip"))
-    assert ids(kept) == ["short", "exact", "long", "long rejected", "seen", "seen long", "almost"]
-    assert report == {"clipped": 4, "dropped": 1, "equal": 0}
-
-
-def test_drop_keeps_what_fits_whole():
-    kept, report = fitting(ALL, Letters(), NAMES, rule("drop"))
-    assert ids(kept) == ["short", "exact", "seen"]
-    assert report == {"clipped": 0, "dropped": 5, "equal": 0}
+@pytest.mark.parametrize(
+    ("on_overlong", "examples", "names", "expected", "clipped", "dropped"),
+    [
+        ("clip", ALL, NAMES, [e for e in ALL if e is not HUGE_PROMPT], 4, 1),
+        ("drop", ALL, NAMES, [SHORT, EXACT, SEEN], 0, 5),
+        ("error", [SHORT, EXACT, SEEN], NAMES, [SHORT, EXACT, SEEN], 0, 0),
+        ("drop", [LONG_REJECTED], ["chosen"], [LONG_REJECTED], 0, 0),  # only responses that the objective reads count
+        ("clip", ALL, (), [e for e in ALL if e is not HUGE_PROMPT], 0, 1),  # prompts leave room; nothing is clipped
+    ],
+)
+def test_the_rules(
+    on_overlong: str, examples: list[Example], names: Any, expected: list[Example], clipped: int, dropped: int
+):
+    kept, report = fitting(examples, Letters(), names, rule(on_overlong))
+    assert ids(kept) == ids(expected)
+    assert report == {"clipped": clipped, "dropped": dropped, "equal": 0}
 
 
 class Words:
@@ -187,47 +193,28 @@ def test_nothing_but_equal_pairs_is_an_error():
         fitting([same], Words(), NAMES, rule("clip", 6), GROUPS)
 
 
-def test_prompts_alone_leave_room_for_a_response():
-    """ALMOST has 29 tokens and room for one, HUGE_PROMPT has 30 and none; an evaluation clips nothing."""
-    kept, report = fitting(ALL, Letters(), (), rule("clip"))
-    assert ids(kept) == [e.id for e in ALL if e is not HUGE_PROMPT]
-    assert report == {"clipped": 0, "dropped": 1, "equal": 0}
+def test_what_an_evaluation_finds_too_long():
+    """ALMOST has 29 tokens and room for one, HUGE_PROMPT has 30 and none."""
     assert overlong(ALL, Letters(), rule("clip")) == {ALL.index(HUGE_PROMPT)}
-    assert overlong(ALL, Letters(), rule("clip"), NAMES) == {ALL.index(e) for e in ALL} - {
-        ALL.index(e) for e in (SHORT, EXACT, SEEN)
-    }
+    fits = {ALL.index(e) for e in (SHORT, EXACT, SEEN)}
+    assert overlong(ALL, Letters(), rule("clip"), NAMES) == set(range(len(ALL))) - fits
     with pytest.raises(UserError, match=r"example huge prompt: 1 tokens over lengths\.max_length=30"):
         overlong(ALL, Letters(), rule("error"))
-
-
-def test_error_names_the_example_and_how_far_it_is_over():
     with pytest.raises(UserError, match=r"^example long: 1 tokens over lengths\.max_length=30$"):
         fitting(ALL, Letters(), NAMES, rule("error"))
-    assert fitting([SHORT, EXACT, SEEN], Letters(), NAMES, rule("error"))[1] == {"clipped": 0, "dropped": 0, "equal": 0}
 
 
-def test_null_keeps_everything_and_tokenises_nothing():
+def test_nothing_is_tokenised_without_a_limit_and_no_short_text_ever():
     encoder = Letters()
     assert fitting(ALL, encoder, NAMES, rule("error", None)) == (ALL, {"clipped": 0, "dropped": 0, "equal": 0})
+    fitting([SHORT] * 5, encoder, NAMES, rule("drop", 1000))
     assert encoder.calls == 0
-
-
-def test_only_responses_that_the_objective_reads_count():
-    kept, report = fitting([LONG_REJECTED], Letters(), ["chosen"], rule("drop"))
-    assert ids(kept) == ["long rejected"]
-    assert report == {"clipped": 0, "dropped": 0, "equal": 0}
 
 
 @pytest.mark.parametrize("on_overlong", ["clip", "clip_others", "drop"])
 def test_nothing_left_is_an_error(on_overlong: str):
     with pytest.raises(UserError, match=r"lengths\.max_length=30: no example fits; raise it"):
         fitting([HUGE_PROMPT], Letters(), NAMES, rule(on_overlong))
-
-
-def test_short_texts_are_not_tokenised():
-    encoder = Letters()
-    fitting([SHORT] * 5, encoder, NAMES, rule("drop", 1000))
-    assert encoder.calls == 0
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

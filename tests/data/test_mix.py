@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reader_rows import ROWS, json_file, picture
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.metrics_csv import read_metrics
+from mmsafe.core.files import read_metrics
 from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example, fingerprint, sources
@@ -45,6 +45,8 @@ def test_without_weights_all_of_every_part_once(tmp_path: Path) -> None:
     assert loaded.dropped == {"a: empty response": 2}
     assert [example.id for example in loaded.examples[4:6]] == ["a/5", "b/1"]
     assert sources(data.parts["a"].train().examples) == {}
+    assert data.brings() == {"chosen", "rejected"}
+    assert Mix(parts={**data.parts, "c": VLGuard(path=tmp_path)}).brings() == {"chosen"}
 
 
 @pytest.mark.parametrize(
@@ -154,12 +156,6 @@ def test_a_complaint_names_the_part(tmp_path: Path) -> None:
         data.train()
     with pytest.raises(UserError, match=r"^data\.parts\.a: has nothing to train on"):
         Mix(parts={"a": Nothing()}).train()
-
-
-def test_it_brings_what_every_part_brings(tmp_path: Path) -> None:
-    pairs = texts(tmp_path, "a", 1)
-    assert Mix(parts={"a": pairs}).brings() == {"chosen", "rejected"}
-    assert Mix(parts={"a": pairs, "b": VLGuard(path=tmp_path)}).brings() == {"chosen"}
 
 
 # --- What a user types -------------------------------------------------------------------------------------------

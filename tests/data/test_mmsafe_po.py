@@ -1,14 +1,13 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from reader_rows import picture
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.conversation import parse_question
@@ -39,11 +38,6 @@ def row(number: int = 1, **changes: Any) -> dict[str, Any]:
     return {field: value for field, value in (full | changes).items() if value is not ...}
 
 
-def picture(path: Path, colour: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (colour % 256, 0, 0)).save(path, "PNG")
-
-
 def write(folder: Path, rows: Any, name: str = "data.json") -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +64,7 @@ def error_of(folder: Path, rows: Any, **changes: Any) -> str:
 
 def test_a_row_becomes_an_example(folder: Path) -> None:
     question = "USER: Hello. ASSISTANT: Hello!\nYes? USER: <image>\nWhat is\nthis? ASSISTANT:"
-    data = MMSafePO(path=write(folder, [row(7, question=question)]))
+    data = MMSafePO(path=write(folder, [row(7, question=question, blind="ASSISTANT: Unseen.")]))
     (example,) = data.test().examples
     assert example.id == "7"
     assert example.turns == (
@@ -78,7 +72,7 @@ def test_a_row_becomes_an_example(folder: Path) -> None:
         Turn("assistant", "Hello!\nYes?"),
         Turn("user", "What is\nthis?", image=True),
     )
-    assert example.responses == {"chosen": "A tree.", "rejected": "A house."}
+    assert example.responses == {"chosen": "A tree.", "rejected": "A house.", "blind": "Unseen."}
     assert example.tags == {"type": "harmless", "entity_type": "MISC", "turns": "multi"}
     assert example.image is not None
     assert example.image.load().size == (4, 4)
@@ -92,16 +86,6 @@ def test_only_four_fields_are_required(folder: Path) -> None:
     assert first.responses == second.responses == {"chosen": "a", "rejected": "b"}
 
 
-def test_a_row_may_bring_its_blind_response(folder: Path) -> None:
-    (example,) = MMSafePO(path=write(folder, [row(blind="ASSISTANT: Unseen.")])).test().examples
-    assert example.responses["blind"] == "Unseen."
-
-
-def test_rows_of_one_image_share_its_source(folder: Path) -> None:
-    first, second = MMSafePO(path=write(folder, [row(1), row(2)])).test().examples
-    assert first.image is second.image
-
-
 def test_jsonl_with_byte_order_mark_and_blank_lines(folder: Path) -> None:
     lines = "\n".join(
         [json.dumps(row(1)), "", "  ", json.dumps(row(2, chosen="line\u2028separator"), ensure_ascii=False)]
@@ -109,11 +93,6 @@ def test_jsonl_with_byte_order_mark_and_blank_lines(folder: Path) -> None:
     (folder / "data.jsonl").write_text(lines, encoding="utf-8-sig")
     examples = MMSafePO(path=folder / "data.jsonl").test().examples
     assert [example.id for example in examples] == ["1", "2"]
-
-
-def test_json_with_byte_order_mark(folder: Path) -> None:
-    (folder / "data.json").write_text(json.dumps([row()]), encoding="utf-8-sig")
-    assert len(MMSafePO(path=folder / "data.json").test().examples) == 1
 
 
 @pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
@@ -133,9 +112,6 @@ def test_split_filters_rows_that_carry_one(folder: Path) -> None:
     assert len(MMSafePO(path=path).test().examples) == 3
     with pytest.raises(UserError, match=r"data\.split: no row of .*did you mean 'test'"):
         MMSafePO(path=path, split="tset").test()
-
-
-def test_split_is_only_a_name_for_rows_without_one(folder: Path) -> None:
     assert len(MMSafePO(path=write(folder, [row(1), row(2)]), split="anything").test().examples) == 2
 
 
@@ -166,10 +142,7 @@ def test_keywords_choose_files(keyed: Path) -> None:
         MMSafePO(path=keyed, keywords=["peple"]).test()
     with pytest.raises(UserError, match=r"no row is in it"):
         MMSafePO(path=keyed, keywords=[]).test()
-
-
-def test_keywords_need_a_keyed_file(folder: Path) -> None:
-    assert "data.keywords is set" in error_of(folder, [row()], keywords=["a"])
+    assert "data.keywords is set" in error_of(keyed.parent, [row()], keywords=["a"])
 
 
 @pytest.mark.parametrize(
@@ -188,54 +161,7 @@ def test_broken_keyed_files(folder: Path, parts: Any, message: str) -> None:
         MMSafePO(path=write(folder, parts)).test()
 
 
-def test_where_images_are_looked_for(tmp_path: Path) -> None:
-    path = write(tmp_path, [row()])
-    picture(tmp_path / "elsewhere" / NAME)
-    assert len(MMSafePO(path=path, image_dir=tmp_path / "elsewhere").test().examples) == 1
-    picture(tmp_path / NAME)
-    assert MMSafePO(path=path).test().examples[0].image.name == str(tmp_path / NAME)  # type: ignore[union-attr]
-    picture(tmp_path / "images" / NAME)
-    assert MMSafePO(path=path).test().examples[0].image.name == str(tmp_path / "images" / NAME)  # type: ignore[union-attr]
-    with pytest.raises(UserError, match=r"data\.image_dir: no such folder"):
-        MMSafePO(path=path, image_dir=tmp_path / "nowhere").test()
-
-
-def test_a_hugging_face_cache_needs_copies(tmp_path: Path) -> None:
-    picture(tmp_path / "blobs" / "a1b2")
-    snapshot = tmp_path / "snapshots" / "c3d4"
-    path = write(snapshot, [row()])
-    (snapshot / NAME).symlink_to("../../blobs/a1b2")
-    with pytest.raises(UserError, match=r"symbolic link.* leads out of the image folder .*hf download --local-dir"):
-        MMSafePO(path=path).test()
-
-
 # --- Parsing questions -------------------------------------------------------------------------------------------
-
-LABELS = ("USER:", "ASSISTANT:", "<image>")
-texts = (
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
-    .map(str.strip)
-    .filter(lambda text: text and not any(label in text for label in LABELS))
-)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> tuple[Turn, ...]:
-    said = draw(st.lists(texts, min_size=1, max_size=7).filter(lambda said: len(said) % 2 == 1))
-    shown = draw(st.integers(0, len(said) // 2)) * 2
-    return tuple(
-        Turn("assistant", text) if index % 2 else Turn("user", text, image=index == shown)
-        for index, text in enumerate(said)
-    )
-
-
-def as_question(turns: tuple[Turn, ...]) -> str:
-    return " ".join(f"{turn.role.upper()}: {'<image>' + chr(10) if turn.image else ''}{turn.text}" for turn in turns)
-
-
-@given(conversations(), st.sampled_from(["", " ASSISTANT:", " ASSISTANT: ", "\nASSISTANT:\n"]))
-def test_parsing_undoes_formatting(turns: tuple[Turn, ...], end: str) -> None:
-    assert parse_question(as_question(turns) + end) == turns
 
 
 @pytest.mark.parametrize(
@@ -277,61 +203,11 @@ def test_malformed_questions(question: str, message: str) -> None:
 
 # --- Bad rows ----------------------------------------------------------------------------------------------------
 
-BAD_ROWS = [
-    ([1, 2], "not an object", "is a list, where an object"),
-    (None, "not an object", "is null"),
-    (row(2, question=...), "missing field", "(id 2): has no field 'question'"),
-    (row(2, image=...), "missing field", "no field 'image'"),
-    (row(2, chosen=...), "missing field", "no field 'chosen'"),
-    (row(2, rejected=...), "missing field", "no field 'rejected'"),
-    (row(2, chosen=5), "wrong type", "'chosen' is a number, where text"),
-    (row(2, rejected=None), "wrong type", "'rejected' is null"),
-    (row(2, image=["a"]), "wrong type", "'image' is a list"),
-    (row(2, blind={}), "wrong type", "'blind' is an object"),
-    (row(2, entity_type=True), "wrong type", "'entity_type' is true or false"),
-    (row(2, type="a\nb"), "no category", "'type' is not the name of a category"),
-    (row([]), "wrong type", "'id' is a list"),
-    (row(True), "wrong type", "'id' is true or false"),
-    (row(2, chosen="\ud800"), "broken text", "'chosen' holds half a surrogate pair at 0"),
-    (row(2, question="USER: What? ASSISTANT:"), "not one image", "<image> 0 times"),
-    (row(2, question="USER: <image><image> ASSISTANT:"), "not one image", "<image> 2 times"),
-    (row(2, question="What? <image>"), "malformed question", "does not begin with a speaker"),
-    (row(2, chosen="ASSISTANT: \n"), "empty response", "'chosen' is empty"),
-    (row(2, rejected=" "), "empty response", "'rejected' is empty"),
-    (row(2, blind=""), "empty response", "'blind' is empty"),
-    (row(2, chosen="A house. "), "no preference", "are the same"),
-    (row(2, chosen="See <image>."), "image in response", "'chosen' holds <image>"),
-    (row(2, image="none%20there"), "missing image", "no image 'none%20there' in"),
-    (row(2, image="../x"), "missing image", "leads out of the image folder"),
-    (row(2, image="cut.png"), "damaged image", "cut.png: the image cannot be decoded"),
-    (row(2, image="page.png"), "damaged image", "page.png: is not an image"),
-    (row(1), "duplicate id", "an earlier row has the same id"),
-    (row("1"), "duplicate id", "an earlier row has the same id"),
-]
 
-
-@pytest.fixture
-def with_bad_images(folder: Path) -> Path:
-    Image.effect_noise((64, 64), 80).save(whole := folder / "images" / "whole.png")
-    (folder / "images" / "cut.png").write_bytes(whole.read_bytes()[:-1000])
-    (folder / "images" / "page.png").write_text("<html>404</html>")
-    return folder
-
-
-@pytest.mark.parametrize(("bad", "reason", "message"), BAD_ROWS)
-def test_a_bad_row(with_bad_images: Path, bad: Any, reason: str, message: str) -> None:
-    rows = [row(1), bad, row(3)]
-    error = error_of(with_bad_images, rows)
-    assert message in error
-    assert f"{with_bad_images / 'data.json'}: row 2" in error
-    assert error.endswith("; data.on_bad=skip drops and counts them")
-    loaded = MMSafePO(path=with_bad_images / "data.json", on_bad="skip").test()
-    assert [example.id for example in loaded.examples] == ["1", "3"]
-    assert loaded.dropped == {reason: 1}
-
-
-def test_header_check_leaves_truncation_to_loading(with_bad_images: Path) -> None:
-    path = write(with_bad_images, [row(1, image="cut.png")])
+def test_header_check_leaves_truncation_to_loading(folder: Path) -> None:
+    Image.effect_noise((64, 64), 80).save(cut := folder / "images/cut.png")
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    path = write(folder, [row(1, image="cut.png")])
     (example,) = MMSafePO(path=path, check_images="header").test().examples
     with pytest.raises(UserError, match=r"cut\.png"):
         example.image.load()  # type: ignore[union-attr]
@@ -404,13 +280,6 @@ def test_evaluation_file(folder: Path) -> None:
         MMSafePO(path=train, eval_path=folder / "images" / ".." / "data.json")
 
 
-def test_importing_the_reader_is_cheap() -> None:
-    code = "import sys, mmsafe.data.readers.mmsafe_po as _; "
-    code += "print({'torch', 'datasets', 'transformers', 'numpy'} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "set()"
-
-
 # --- Holding out -------------------------------------------------------------------------------------------------
 
 
@@ -441,14 +310,6 @@ def test_holdout_is_the_same_in_any_order_and_every_time(many: Path) -> None:
     assert {e.id for e in first} == {e.id for e in MMSafePO(path=many).holdout().examples}
 
 
-def test_callers_cannot_change_what_is_cached(many: Path) -> None:
-    data = MMSafePO(path=many)
-    data.test().examples.clear()
-    data.train().dropped["x"] = 1
-    assert len(data.test().examples) == 59
-    assert data.train().dropped == {}
-
-
 def test_extreme_shares(many: Path) -> None:
     none, everything = MMSafePO(path=many, holdout_share=0), MMSafePO(path=many, holdout_share=1)
     assert (len(none.train().examples), len(none.holdout().examples)) == (59, 0)
@@ -469,48 +330,6 @@ def test_hold_out_leaves_neither_side_empty(groups: list[str], share: float) -> 
         assert count <= max(round(share * len(groups)), smallest)
     if share == 0:
         assert count == 0
-
-
-# --- Anything at all ---------------------------------------------------------------------------------------------
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-questions = st.lists(st.sampled_from([*LABELS, " ", "\n", "what"]), max_size=8).map("".join)
-names = st.sampled_from([NAME, "none", "..", "/", "%2F", "", "\0", "%00", "images"]) | st.text(max_size=20)
-changes = st.fixed_dictionaries(
-    {},
-    optional={
-        "id": values,
-        "question": questions | values,
-        "image": names | values,
-        "chosen": values,
-        "rejected": values,
-        "blind": values,
-        "split": values,
-    },
-)
-files = st.lists(changes.map(lambda change: row() | change) | values, max_size=4) | values
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=files, split=st.none() | st.text(max_size=3), on_bad=st.sampled_from(["error", "skip"]))
-def test_arbitrary_rows_end_in_examples_or_a_user_error(
-    folder: Path, rows: Any, split: str | None, on_bad: Any
-) -> None:
-    data = MMSafePO(path=write(folder, rows), split=split, on_bad=on_bad)
-    try:
-        loaded = data.test()
-    except UserError as error:
-        message = str(error)
-    else:
-        message = "read"
-        assert loaded.examples
-        assert len(loaded.examples) + sum(loaded.dropped.values()) <= len(rows)
-        fingerprint(loaded.examples)
-    assert len(message.splitlines()) == 1
 
 
 # --- The real thing ----------------------------------------------------------------------------------------------

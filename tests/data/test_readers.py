@@ -18,15 +18,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from PIL import Image
 from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
 from roots import ROOTS
 
-from mmsafe.core.config import built
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.mix import Mix
-from mmsafe.data.readers.spa_vl import SPAVL
 from mmsafe.data.row_source import RowSource
 from mmsafe.runs.preflight import check
 
@@ -76,18 +74,6 @@ def test_a_pair_beside_an_image(folder: Path, name: str) -> None:
     assert example.image.name == str(folder / "images/a.png")
 
 
-def test_spa_vl_has_no_classes_to_train_on_by_its_card_and_classes_to_evaluate_on(tmp_path: Path) -> None:
-    classes = {name: value for name, value in ROWS["spa_vl"].items() if name.startswith("class")}
-    without = {name: value for name, value in ROWS["spa_vl"].items() if name not in classes} | {"image_name": "a.png"}
-    image = picture(tmp_path / "a.png").read_bytes()
-    parquet(tmp_path / "SPA-VL/data/train-00000-of-00001.parquet", [without | {"image": image}])
-    parquet(tmp_path / "SPA-VL/validation/validation-00000-of-00001.parquet", [ROWS["spa_vl"] | {"image": image}])
-    data = SPAVL(path=tmp_path / "SPA-VL", split="train", eval_split="validation")
-    (trained,), (held,) = data.train().examples, data.holdout().examples
-    assert (trained.responses, trained.tags) == (SAID, {})
-    assert (held.responses, held.tags) == (SAID, classes)
-
-
 def test_beavertails_more_helpful(folder: Path) -> None:
     path = json_file(folder / "d.json", [ROWS["beavertails_v"]])
     (example,) = reader("beavertails_v", path, preferred="more_helpful").test().examples
@@ -118,19 +104,6 @@ def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
     (example,) = reader("hh_text", path).test().examples
     assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?"))
     assert (example.responses, example.image, example.tags) == (SAID, None, {"turns": "multi"})
-
-
-def test_hh_as_published_is_read_by_its_config_and_malformed_transcripts_are_counted(tmp_path: Path) -> None:
-    malformed = ROWS["hh_text"] | {"chosen": "\n\nHuman: Hi\n\nHuman: Hi?\n\nAssistant: Hello"}
-    lines = "\n".join(json.dumps(row) for row in (ROWS["hh_text"], malformed))
-    for split in ("train", "test"):
-        (tmp_path / f"harmless-base/{split}.jsonl.gz").parent.mkdir(exist_ok=True)
-        (tmp_path / f"harmless-base/{split}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    options = {**yaml.safe_load((CONF / "trl.yaml").read_text()), **yaml.safe_load((CONF / "hh_text.yaml").read_text())}
-    del options["defaults"]
-    data = built(options | {"path": str(tmp_path / "harmless-base")}, "data")
-    for loaded in (data.train(), data.holdout()):
-        assert (len(loaded.examples), loaded.dropped) == (1, {"malformed chosen": 1})
 
 
 def test_llava_learns_every_answer_or_the_last(folder: Path) -> None:
@@ -184,25 +157,12 @@ def test_every_form_of_trl_preferences_is_the_same_example(folder: Path, changes
     assert example.image is not None
 
 
-def test_trl_texts_have_no_image_and_may_bring_blind_responses(tmp_path: Path) -> None:
-    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "blind": "Well"}
+def test_trl_texts_have_no_image_and_may_bring_blind_responses_and_tags(tmp_path: Path) -> None:
+    tags = {"kind": "greeting", "language": None}
+    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "blind": "Well", "tags": tags}
     (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
     assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
-    assert example.responses["blind"] == "Well"
-
-
-def test_trl_rows_bring_tags_in_place_of_ours(tmp_path: Path) -> None:
-    row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "tags": {"kind": "greeting", "language": None}}
-    (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
-    assert example.tags == {"kind": "greeting"}
-
-
-def test_trl_rows_without_responses_are_prompts(tmp_path: Path) -> None:
-    rows = [{"prompt": "Hi", "chosen": None, "rejected": None}]
-    data = reader("trl", json_file(tmp_path / "d.json", rows), holdout_share=0)
-    assert data.test().examples[0].responses == {}
-    with pytest.raises(UserError, match="1 rows are prompts without responses"):
-        data.train()
+    assert (example.responses["blind"], example.tags) == ("Well", {"kind": "greeting"})
 
 
 ANSWERS = {
@@ -239,19 +199,25 @@ def test_rows_without_responses_are_prompts_and_nothing_is_trained_on_them(
         reader(name, among_pairs).train()
 
 
-def test_vlguard_as_published_has_558_prompts_and_counts_rows_whose_id_is_another_s(folder: Path) -> None:
+def test_vlguard_has_prompts_and_rows_whose_id_is_another_s(folder: Path) -> None:
     safe = [{"safe_instruction": "What?", "response": ""}, {"unsafe_instruction": "Burn it?", "response": "No."}]
     asked = {"id": "7", "image": "a.png", "instr-resp": safe}
     unsafe = asked | {"instr-resp": [{"instruction": "Do?", "response": "No."}]}
-    found = reader("vlguard", json_file(folder / "test.json", [asked] * 558 + [unsafe] * 442)).test().examples
+    found = reader("vlguard", json_file(folder / "test.json", [asked] * 5 + [unsafe] * 4)).test().examples
     answered = Counter((e.tags["request"], "chosen" in e.responses) for e in found)
-    assert answered == {("safe", False): 558, ("unsafe request", True): 558, ("unsafe image", True): 442}
-    assert len({e.id for e in found}) == 1558
+    assert answered == {("safe", False): 5, ("unsafe request", True): 5, ("unsafe image", True): 4}
+    assert len({e.id for e in found}) == 14
 
 
 @pytest.mark.parametrize(
     ("name", "field"),
-    [("rlaif_v", "origin_dataset"), ("rlhf_v", "origin_dataset"), ("beavertails_v", "category"), ("vlguard", "safe")],
+    [
+        ("rlaif_v", "origin_dataset"),
+        ("rlhf_v", "origin_dataset"),
+        ("beavertails_v", "category"),
+        ("spa_vl", "class1"),
+        ("vlguard", "safe"),
+    ],
 )
 def test_what_only_tells_metrics_may_be_missing(folder: Path, name: str, field: str) -> None:
     row = {own: value for own, value in ROWS[name].items() if own != field}
@@ -271,8 +237,8 @@ def test_trl_answers(folder: Path, completion: Any) -> None:
 TABLES = ("spa_vl", "beavertails_v", "rlaif_v", "rlhf_v")
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_with_its_images_is_read_as_files_are(folder: Path, name: str) -> None:
+def test_a_table_with_its_images_is_read_as_files_are(folder: Path) -> None:
+    name = "spa_vl"
     data = (folder / "images/a.png").read_bytes()
     other = picture(folder / "b.png", 200).read_bytes()
     rows = [ROWS[name] | {"image": image} for image in (data, other, data)]
@@ -414,7 +380,26 @@ def test_what_to_get_is_said(name: str) -> None:
 
 HUMAN, GPT, SYSTEM = ({"from": speaker, "value": "a"} for speaker in ("human", "gpt", "system"))
 WHOLE, IGNORED = "a whole conversation", "column that is not read"
-BAD = [
+BAD: list[tuple[str, Any, str, str]] = [
+    ("mmsafe_po", [1, 2], "not an object", "is a list, where an object"),
+    *[("mmsafe_po", {name: ...}, "missing field", f"no field '{name}'") for name in (*PAIR, "image")],
+    ("mmsafe_po", {"rejected": None}, "wrong type", "'rejected' is null"),
+    ("mmsafe_po", {"image": ["a"]}, "wrong type", "'image' is a list"),
+    ("mmsafe_po", {"blind": {}}, "wrong type", "'blind' is an object"),
+    ("mmsafe_po", {"type": True}, "wrong type", "'type' is true or false"),
+    ("mmsafe_po", {"type": "a\nb"}, "no category", "'type' is not the name of a category"),
+    ("mmsafe_po", {"id": []}, "wrong type", "'id' is a list"),
+    ("mmsafe_po", {"chosen": "\ud800"}, "broken text", "'chosen' holds half a surrogate pair at 0"),
+    ("mmsafe_po", {"question": "USER: <image><image> ASSISTANT:"}, "not one image", "<image> 2 times"),
+    ("mmsafe_po", {"question": "What? <image>"}, "malformed question", "does not begin with a speaker"),
+    ("mmsafe_po", {"chosen": "ASSISTANT: \n"}, "empty response", "'chosen' is empty"),
+    ("mmsafe_po", {"blind": ""}, "empty response", "'blind' is empty"),
+    ("mmsafe_po", {"chosen": "A house. "}, "no preference", "are the same"),
+    ("mmsafe_po", {"chosen": "See <image>."}, "image in response", "'chosen' holds <image>"),
+    ("mmsafe_po", {"image": "../x"}, "missing image", "leads out of the image folder"),
+    ("mmsafe_po", {"image": "cut.png"}, "damaged image", "cut.png: the image cannot be decoded"),
+    ("mmsafe_po", {"image": "page.png"}, "damaged image", "page.png: is not an image"),
+    ("mmsafe_po", {"id": 1}, "duplicate id", "an earlier row has the same id"),
     ("spa_vl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("spa_vl", {"question": " "}, "malformed question", "empty turn"),
     ("spa_vl", {"question": "<image><image>"}, "not one image", "2 times"),
@@ -469,10 +454,17 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "changes", "reason", "message"), BAD)
-def test_a_bad_row(folder: Path, name: str, changes: dict[str, Any], reason: str, message: str) -> None:
-    path = json_file(folder / "d.json", [ROWS[name], ROWS[name] | {"id": "bad"} | changes])
+def test_a_bad_row(folder: Path, name: str, changes: Any, reason: str, message: str) -> None:
+    Image.effect_noise((64, 64), 80).save(cut := folder / "images/cut.png")
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    (folder / "images/page.png").write_text("<html>404</html>")
+    bad = changes
+    if isinstance(changes, dict):
+        bad = {field: value for field, value in (ROWS[name] | {"id": "bad"} | changes).items() if value is not ...}
+    path = json_file(folder / "d.json", [ROWS[name], bad])
     error = error_of(reader(name, path))
-    assert f"{path}: row 2 (id 'bad'): " in error
+    place = "row 2 (id 'bad'): " if isinstance(changes, dict) and "id" not in changes else "row 2"
+    assert f"{path}: {place}" in error
     assert message in error
     assert error.endswith("; data.on_bad=skip drops and counts them")
     loaded = reader(name, path, on_bad="skip").test()
@@ -565,13 +557,9 @@ def test_what_a_reader_brings_is_what_its_examples_have(folder: Path, name: str)
     assert data.brings() == ({"chosen"} if name in SFT_ONLY else {"chosen", "rejected"})
 
 
-@pytest.mark.parametrize("name", SFT_ONLY)
-def test_answers_without_a_preference_need_sft(name: str, command: Any) -> None:
-    done = command("train", f"data={name}", "data.path=some.json", "objective=dpo")
-    assert done.returncode == 2
-    assert done.stderr.strip().endswith(
-        "data: has no rejected responses, which the objective reads; objective=sft needs chosen ones"
-    )
+def test_answers_without_a_preference_need_sft(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="data: has no rejected responses, which the objective reads; objective=sft"):
+        check("train", ROOTS["train"], ["data=vlguard", f"data.path={tmp_path}", "objective=dpo"])
 
 
 @pytest.mark.parametrize(
@@ -609,8 +597,9 @@ def test_an_image_folder_that_is_named_is_the_only_one(tmp_path: Path) -> None:
         (example,) = reader("trl", file, image_dir=tmp_path / "pictures").test().examples
         assert example.image.name == str(tmp_path / "pictures/p.png")
     file = json_file(tmp_path / "d.json", [ROWS["trl"] | {"images": ["images/q.png"]}])
-    with pytest.raises(UserError, match=r"no image 'images/q\.png' in"):
-        reader("trl", file, image_dir=tmp_path / "pictures").test()
+    for place, message in (("pictures", r"no image 'images/q\.png' in"), ("none", "image_dir: no such folder")):
+        with pytest.raises(UserError, match=message):
+            reader("trl", file, image_dir=tmp_path / place).test()
 
 
 def test_one_image_by_several_names_stays_on_one_side(tmp_path: Path) -> None:
@@ -639,9 +628,8 @@ def test_documented_commands_pass_the_check(tmp_path: Path, monkeypatch: pytest.
 
 def test_importing_the_readers_is_cheap() -> None:
     modules = ", ".join(f"{cls.__module__}" for cls in READERS.values())
-    code = (
-        f"import sys, mmsafe.data.mix, {modules}; print({{'torch', 'datasets', 'pyarrow', 'numpy'}} & set(sys.modules))"
-    )
+    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'numpy'}"
+    code = f"import sys, mmsafe.data.mix, mmsafe.data.corruption, {modules}; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
 

@@ -197,15 +197,11 @@ def test_a_changed_setting_has_another_store(llava: Any, option: str, value: flo
     assert store_key(llava, other) != store_key(llava, SETTINGS)
 
 
-@pytest.mark.parametrize(("option", "value"), [("batch_size", 1), ("image_view", "real"), ("num_return_sequences", 4)])
-def test_what_does_not_change_a_response_does_not_change_the_store(llava: Any, option: str, value: Any) -> None:
-    assert store_key(llava, dataclasses.replace(SETTINGS, **{option: value})) == store_key(llava, SETTINGS)
-
-
-def test_training_or_evaluation_mode_does_not_change_the_store(llava: Any) -> None:
+def test_what_does_not_change_a_response_does_not_change_the_store(llava: Any) -> None:
+    for option, value in (("batch_size", 1), ("image_view", "real"), ("num_return_sequences", 4)):
+        assert store_key(llava, dataclasses.replace(SETTINGS, **{option: value})) == store_key(llava, SETTINGS)
     changed = copy.deepcopy(llava)
-    changed.model.train()
-    changed.model.requires_grad_(False)
+    changed.model.train().requires_grad_(False)
     assert store_key(changed, SETTINGS) == store_key(llava, SETTINGS)
 
 
@@ -232,17 +228,6 @@ def test_whatever_changes_a_response_changes_the_store(llava: Any, prompts: list
     assert after == dict(enumerate(before)) or store_key(changed, GREEDY) != store_key(llava, GREEDY)
 
 
-def test_a_changed_model_is_asked_again(llava: Any, prompts: list[Example], generated: list[str]) -> None:
-    first = responses(llava, prompts, SETTINGS, "first")
-    changed = copy.deepcopy(llava)
-    with torch.no_grad():
-        changed.model.lm_head.weight.mul_(-1)
-    second = responses(changed, prompts, SETTINGS, "second")
-    assert len(generated) == 2 * len(prompts)
-    assert first != second
-    assert responses(llava, prompts, SETTINGS, "third") == first
-
-
 # What is found in the cache
 
 
@@ -252,16 +237,8 @@ def test_nothing_is_generated_when_all_is_there(llava: Any, prompts: list[Exampl
     other = dataclasses.replace(SETTINGS, batch_size=16)
     assert responses(llava, prompts[::-1], other, "again") == first[::-1]
     assert responses(llava, prompts[3:5], other, "some") == first[3:5]
+    assert responses(llava, [], SETTINGS, "nothing") == []
     assert len(generated) == len(prompts)
-
-
-def test_only_new_prompts_are_generated(
-    llava: Any, prompts: list[Example], generated: list[str], uninterrupted: list[Response]
-) -> None:
-    generated.clear()
-    responses(llava, prompts[:5], SETTINGS, "some")
-    assert responses(llava, prompts, SETTINGS, "all") == uninterrupted
-    assert len(generated) == len(set(generated)) == len(prompts)
 
 
 def test_the_image_is_part_of_the_prompt(llava: Any, prompts: list[Example], generated: list[str]) -> None:
@@ -295,10 +272,6 @@ def test_a_prompt_given_twice_is_sampled_twice_and_decoded_greedily_once(
     assert greedy[0] == greedy[2] == greedy[3]
 
 
-def test_no_prompts(llava: Any, own_cache: Path) -> None:
-    assert responses(llava, [], SETTINGS, "nothing") == []
-
-
 # Interruptions
 
 
@@ -316,7 +289,7 @@ def failing_after(batches: int) -> Callable[..., Iterator[Any]]:
     return generate
 
 
-@pytest.mark.parametrize("batches", [0, 1, 3])
+@pytest.mark.parametrize("batches", [0, 3])
 def test_an_exception_loses_no_finished_batch(
     llava: Any,
     prompts: list[Example],
@@ -340,7 +313,7 @@ def test_an_exception_loses_no_finished_batch(
     assert sorted(keys(store_file(own_cache))) == sorted({*done, *generated})
 
 
-@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("batches", [3])
 def test_many_samples_continue_where_they_were_interrupted(
     llava: Any,
     prompts: list[Example],
@@ -417,22 +390,6 @@ def test_what_a_killed_process_left_is_done_by_the_other(
     assert len(on_disk) == len(set(on_disk)) == 16
 
 
-@pytest.mark.slow
-def test_processes_that_want_different_prompts_share_what_both_want(
-    llava: Any, prompts: list[Example], uninterrupted: list[Response], generated: list[str], own_cache: Path, start: Any
-) -> None:
-    """A child answers ten prompts; meanwhile this process wants all sixteen, in another order."""
-    generated.clear()
-    (child,) = start(10)
-    wait_until(lambda: lines(own_cache) >= 2, child)
-    made = responses(llava, prompts[::-1], SETTINGS, "meanwhile")
-    assert child.wait(timeout=60) == 0
-    assert made == uninterrupted[::-1]
-    on_disk = stored(own_cache)
-    assert len(on_disk) == len(set(on_disk)) == len(prompts)
-    assert 6 <= len(generated) <= 14
-
-
 def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     one, other = ResponseStore(tmp_path, 0), ResponseStore(tmp_path, 1)
     one.append([("one", Response("1", True))])
@@ -444,7 +401,7 @@ def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path: Path) ->
     assert set(other.read()) == {"one", "two"}
 
 
-@pytest.mark.parametrize("cut", [1, 2, 10, 0.5], ids=["newline", "brace", "tail", "half"])
+@pytest.mark.parametrize("cut", [1, 0.5], ids=["newline", "half"])
 def test_a_half_written_line_is_made_again(
     llava: Any,
     prompts: list[Example],
@@ -472,6 +429,7 @@ NASTY = {
     "HTML": "<script>alert(1)</script> &amp; \"quoted\" 'single' \\ back",
     "scripts": "שלום مرحبا 你好 हैलो 🏳️‍🌈 e\u0301 \ufeff \u202e",
     "special tokens": "</s> <image> <pad>",
+    "half a surrogate pair": "half \ud83d",
     "empty": "",
 }
 
@@ -483,20 +441,3 @@ def test_any_text_survives_in_the_file(tmp_path: Path, text: str) -> None:
     store.append([("one", Response(text, True)), ("two", Response("plain", False))])
     assert ResponseStore(tmp_path / "store").read() == {"one": Response(text, True), "two": Response("plain", False)}
     assert keys(store.path) == ["one", "two"]
-
-
-def test_what_is_appended_can_be_read_by_another_at_once(tmp_path: Path) -> None:
-    store = ResponseStore(tmp_path)
-    store.append([("one", Response("1", True))])
-    assert set(ResponseStore(tmp_path).read()) == {"one"}
-    store.append([("two", Response("2", True))])
-    assert set(ResponseStore(tmp_path).read()) == {"one", "two"}
-
-
-def test_text_that_is_no_unicode_survives(tmp_path: Path) -> None:
-    """Half a surrogate pair and the line separators of Unicode: one line each, read back as they were."""
-    odd = {"half": "half \ud83d", "separators": "a\u2028b\u2029c\u0085d"}
-    store = ResponseStore(tmp_path)
-    store.append([(key, Response(text, True)) for key, text in odd.items()])
-    assert {key: response.text for key, response in ResponseStore(tmp_path).read().items()} == odd
-    assert len(store.path.read_text().splitlines()) == 2

@@ -97,10 +97,6 @@ def test_an_unknown_verdict_agrees_with_none_and_passes_nothing() -> None:
         "blind_agreement": 1,
         "blind_verdict_agreement": 0,
     }
-    assert (
-        found["pass_rate"]
-        == Cheating().metrics([row("sighted", "a"), row("blind", "b"), row("swapped", "c")])["pass_rate"]
-    )
 
 
 def test_mmsafe_po_with_and_without_an_image_to_swap_in(tmp_path: Path) -> None:

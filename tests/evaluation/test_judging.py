@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from launching import launch
 from slow_judge import SlowJudge
 
 from mmsafe.core.errors import UserError
@@ -129,8 +130,8 @@ def place(tmp_path: Path) -> Path:
     """A run folder `made` with answers of which each third is good, and `conf/judge/slow.yaml`."""
     write_answers(tmp_path, ["bad" if n % 3 else "good" for n in range(COUNT)])
     (tmp_path / "conf" / "judge").mkdir(parents=True)
-    lines = ["_target_: slow_judge.SlowJudge", "max_unknown: 0.05", "calls: calls", "seconds: 0.1", "version: 1"]
-    (tmp_path / "conf" / "judge" / "slow.yaml").write_text("\n".join(lines))
+    lines = ["_target_: slow_judge.SlowJudge", "max_unknown: 0.05", f"calls: {tmp_path}/calls", "seconds: 0.1"]
+    (tmp_path / "conf" / "judge" / "slow.yaml").write_text("\n".join([*lines, "version: 1"]))
     return tmp_path
 
 
@@ -139,111 +140,79 @@ def write_answers(place: Path, words: Sequence[str]) -> None:
     write_generations(place / "made", MMSafePOTest(), PROMPTS, answers)
 
 
-def start(place: Path, folder: str, *words: str) -> subprocess.Popen[str]:
-    """`mmsafe.evaluate generations=made judge=slow` with all calls in one file."""
-    command = [
-        sys.executable,
-        "-m",
-        "mmsafe.evaluate",
-        "generations=made",
-        "plugins=[slow_judge]",
-        "judge=slow",
-        f"judge.calls={place / 'calls'}",
-    ]
-    chosen = ["benchmark=mmsafe_po", "data=microworld", f"data.test_size={COUNT}", f"hydra.run.dir={folder}"]
-    return subprocess.Popen(
-        [*command, *chosen, *words, "--config-dir", "conf"],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def words(folder: str, *more: str) -> list[str]:
+    chosen = ["generations=made", "plugins=[slow_judge]", "judge=slow", "benchmark=mmsafe_po", "data=microworld"]
+    return [*chosen, f"data.test_size={COUNT}", f"hydra.run.dir={folder}", *more, "--config-dir", "conf"]
+
+
+def start(place: Path, folder: str, *more: str) -> subprocess.Popen[str]:
+    """In a process of its own."""
+    command = [sys.executable, "-m", "mmsafe.evaluate", *words(folder, *more)]
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    return subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def asked(place: Path) -> Counter[str]:
-    path = place / "calls"
-    return Counter(path.read_text().splitlines() if path.exists() else [])
-
-
-def kept(cache: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in cache.glob("judgements/*/judgements*.jsonl"))
-
-
-def wait_for(cache: Path, count: int, *children: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while kept(cache) < count:
-        assert all(child.poll() is None for child in children), "a child ended early"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    return Counter((place / "calls").read_text().splitlines())
 
 
 def finished(child: subprocess.Popen[str], folder: Path) -> list[dict[str, object]]:
     """The judgements of a child that ended well."""
-    _, err = child.communicate(timeout=120)
+    _, err = child.communicate(timeout=240)
     assert child.returncode == 0, err
     return [json.loads(line) for line in (folder / "judgements.jsonl").read_text().splitlines()]
 
 
-def test_a_kill_in_mid_judging_loses_nothing_and_repeats_nothing(place: Path, own_cache: Path) -> None:
-    killed = start(place, "run")
-    wait_for(own_cache, 5, killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    assert 5 <= sum(asked(place).values()) < COUNT
-    assert not (place / "run" / "judgements.jsonl").exists()
-    rows = finished(start(place, "run"), place / "run")
+def test_processes_share_the_judging_and_a_kill_loses_nothing_and_repeats_nothing(place: Path, own_cache: Path) -> None:
+    children = [start(place, f"run{number}") for number in range(2)]
+    deadline = time.monotonic() + 240
+    while sum(path.read_bytes().count(b"\n") for path in own_cache.glob("judgements/*/judgements*.jsonl")) < 5:
+        assert all(child.poll() is None for child in children), "a child ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(children[0].pid, signal.SIGKILL)
+    children[0].communicate()
+    assert not (place / "run0" / "judgements.jsonl").exists()
+    rows = finished(children[1], place / "run1")
     assert [row["id"] for row in rows] == [prompt.id for prompt in PROMPTS]
     assert [row["unsafe"] for row in rows] == [n % 3 > 0 for n in range(COUNT)]
     assert len(asked(place)) == COUNT
     assert sum(asked(place).values()) - COUNT <= 1, "only what was being judged when the kill came"
-    metrics = json.loads((place / "run" / "metrics.json").read_text())
-    assert metrics["eval/safety_rate"] == 8 / COUNT
-    assert metrics["eval/judge"] == "slow"
+    before = asked(place)
+    assert launch("evaluate", *words("run0"), cwd=place, cache=own_cache).status == 0
+    assert (place / "run0" / "judgements.jsonl").read_text() == (place / "run1" / "judgements.jsonl").read_text()
+    assert asked(place) == before
+    metrics = json.loads((place / "run0" / "metrics.json").read_text())
+    assert (metrics["eval/safety_rate"], metrics["eval/judge"]) == (8 / COUNT, "slow")
 
 
-def test_processes_that_judge_the_same_share_it(place: Path, own_cache: Path) -> None:
-    children = [start(place, f"run{number}") for number in range(3)]
-    wait_for(own_cache, 3, *children)
-    os.kill(children[0].pid, signal.SIGKILL)
-    children[0].communicate()
-    first, second = (finished(child, place / f"run{number}") for number, child in enumerate(children[1:], 1))
-    assert first == second
-    assert len(asked(place)) == COUNT
-    assert sum(asked(place).values()) - COUNT <= 1, "only what the killed one was judging"
-
-
+@pytest.mark.slow
 def test_the_processes_of_a_run_share_a_judge_that_is_a_model(place: Path) -> None:
     path = place / "conf" / "judge" / "slow.yaml"
     path.write_text(path.read_text().replace("SlowJudge", "SlowOnDevices"))
     rows = finished(start(place, "run", "devices=2", "accelerator=cpu"), place / "run")
     assert [row["id"] for row in rows] == [prompt.id for prompt in PROMPTS]
-    assert asked(place) == Counter(str(row) for row in asked(place))
+    assert set(asked(place).values()) == {1}
     assert len(asked(place)) == COUNT
 
 
-def test_a_run_that_runs_no_model_takes_one_process(place: Path) -> None:
-    child = start(place, "run", "devices=2")
-    _, err = child.communicate(timeout=120)
-    assert (child.returncode, len(err.splitlines())) == (2, 1)
-    assert err.startswith("mmsafe.evaluate: generations=made runs no model here: it needs one process, not devices=2")
+def test_a_run_that_runs_no_model_takes_one_process(place: Path, own_cache: Path) -> None:
+    ended = launch("evaluate", *words("run", "devices=2"), cwd=place, cache=own_cache)
+    assert (ended.status, len(ended.err.splitlines())) == (2, 1)
+    assert ended.err.startswith("mmsafe.evaluate: generations=made runs no model here: it needs one process, not dev")
 
 
-def test_too_many_unknown_end_with_one_line_and_leave_the_judgements(place: Path) -> None:
-    words = ["error"] * 2 + ["odd"] * 4 + ["good"] * 18
-    write_answers(place, words)
-    child = start(place, "run", "judge.seconds=0")
-    _, err = child.communicate(timeout=120)
-    assert child.returncode == 2
-    assert [line for line in err.splitlines() if line.startswith("mmsafe.evaluate:")] == [
-        "mmsafe.evaluate: judge=slow: 6 of 24 verdicts are unknown, 2 of them errors such as: no connection; "
-        "that is more than judge.max_unknown=0.05; judging again asks for the errors alone"
-    ]
-    rows = [json.loads(line) for line in (place / "run" / "judgements.jsonl").read_text().splitlines()]
-    assert sum(row["unknown"] for row in rows) == 6
-    assert all(row["unsafe"] for row in rows if row["unknown"])
-    assert not (place / "run" / "metrics.json").exists()
-    child = start(place, "run", "judge.seconds=0")
-    child.communicate(timeout=120)
-    assert child.returncode == 2
-    assert asked(place) == Counter(f"{word} {n}" for n, word in [*enumerate(words), *enumerate(words[:2])])
+def test_too_many_unknown_end_with_one_line_and_leave_the_judgements(place: Path, own_cache: Path) -> None:
+    said = ["error"] * 2 + ["odd"] * 4 + ["good"] * 18
+    write_answers(place, said)
+    for _ in range(2):
+        ended = launch("evaluate", *words("run", "judge.seconds=0"), cwd=place, cache=own_cache)
+        assert ended.status == 2
+        assert [line for line in ended.err.splitlines() if line.startswith("mmsafe.evaluate:")] == [
+            "mmsafe.evaluate: judge=slow: 6 of 24 verdicts are unknown, 2 of them errors such as: no connection; "
+            "that is more than judge.max_unknown=0.05; judging again asks for the errors alone"
+        ]
+        rows = [json.loads(line) for line in (place / "run" / "judgements.jsonl").read_text().splitlines()]
+        assert [row["unsafe"] for row in rows if row["unknown"]] == [True] * 6
+        assert not (place / "run" / "metrics.json").exists()
+    assert asked(place) == Counter(f"{word} {n}" for n, word in [*enumerate(said), *enumerate(said[:2])])

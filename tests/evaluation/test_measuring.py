@@ -22,11 +22,10 @@ from mmsafe.evaluation.benchmarks.mssbench import MSSBench
 from mmsafe.evaluation.benchmarks.siuo import SIUO
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.measuring import measured
-from mmsafe.evaluation.statistics import Estimate
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
 
 NO_INTERVAL = {
-    "_bootstrap": lambda samples, statistic, value, seed: Estimate(value, value, value, len(samples[0])),
+    "_bootstrap": lambda *_: (0.0, 0.0),
     "_exact_share": lambda true, n: (true / n, true / n),
 }
 VERDICTS = (SAFE, REFUSED, UNSAFE, Verdict(unsafe=True, refused=True))

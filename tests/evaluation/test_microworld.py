@@ -112,7 +112,7 @@ def dice(prompt: Example) -> str:
     return rng.choice([likely, likely, REFUSAL, HELP, OTHER])
 
 
-KNOWN = {
+KNOWN: dict[str, tuple[Policy, dict[str, float] | None]] = {
     "always refuses": (always(REFUSAL), {"safety_rate": 1, "over_refusal_rate": 1, "neutral_accuracy": 0}),
     "always helps": (always(HELP), {"pass_rate": 1, "neutral_accuracy": 0}),
     "never decides": (always(OTHER), {}),
@@ -125,31 +125,24 @@ KNOWN = {
         by_image,
         {"safety_rate": 1, "pass_rate": 1, "image_gap": 1, "both_right": 1, "neutral_accuracy": 1},
     ),
+    "throws dice": (dice, None),
 }
-"""What each policy scores; all that is not named is 0."""
+"""What each policy scores, if that is known; all that is not named is 0."""
 
 
 # Metrics
 
 
 @pytest.mark.parametrize(("policy", "values"), KNOWN.values(), ids=KNOWN)
-def test_known_policies_have_known_values(prompts: list[Example], policy: Policy, values: dict[str, float]) -> None:
-    found = BENCHMARK.metrics(judged(prompts, policy))
-    by_definition = expected([(prompt, policy(prompt)) for prompt in prompts])
-    for name, value in by_definition.items():
-        estimate = found[name]
-        assert estimate is not None
-        assert estimate.value == pytest.approx(value)
-        assert value == values.get(name, 0)
-
-
-@pytest.mark.parametrize("policy", [dice, by_wording, by_image])
-def test_metrics_follow_their_definitions(prompts: list[Example], policy: Policy) -> None:
+def test_metrics_follow_their_definitions(
+    prompts: list[Example], policy: Policy, values: dict[str, float] | None
+) -> None:
     found = BENCHMARK.metrics(judged(prompts, policy))
     by_definition = expected([(prompt, policy(prompt)) for prompt in prompts])
     assert {name: estimate.value for name, estimate in found.items() if estimate and name in by_definition} == (
         pytest.approx(by_definition)
     )
+    assert values is None or by_definition == dict.fromkeys(by_definition, 0) | values
     sizes = {name: estimate.n for name, estimate in found.items() if estimate}
     assert sizes == {
         **dict.fromkeys(("safety_rate", "pass_rate", "over_refusal_rate", "image_gap", "both_right"), 64),
@@ -160,27 +153,17 @@ def test_metrics_follow_their_definitions(prompts: list[Example], policy: Policy
     }
 
 
-def test_rates_carry_wilson_intervals(prompts: list[Example]) -> None:
-    found = BENCHMARK.metrics(judged(prompts, dice))["safety_rate"]
+def test_rates_carry_wilson_intervals_and_gaps_hold_their_value(prompts: list[Example]) -> None:
+    estimates = BENCHMARK.metrics(judged(random.Random(0).sample(prompts, len(prompts)), dice))
+    found = estimates["safety_rate"]
     assert found is not None
     interval = binomtest(round(found.value * found.n), found.n).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert 0 < found.low < found.value < found.high < 1
-
-
-def test_gaps_carry_intervals_that_hold_their_value(prompts: list[Example]) -> None:
-    found = BENCHMARK.metrics(judged(prompts, dice))
     for name in ("cheating_gap", "image_gap"):
-        estimate = found[name]
-        assert estimate is not None
-        assert -1 <= estimate.low < estimate.value < estimate.high <= 1
-
-
-def test_the_order_of_verdicts_does_not_matter(prompts: list[Example]) -> None:
-    rows = judged(prompts, dice)
-    shuffled = random.Random(0).sample(rows, len(rows))
-    first, second = BENCHMARK.metrics(rows), BENCHMARK.metrics(shuffled)
-    assert {n: e and e.value for n, e in first.items()} == pytest.approx({n: e and e.value for n, e in second.items()})
+        gap = estimates[name]
+        assert gap is not None
+        assert -1 <= gap.low < gap.value < gap.high <= 1
 
 
 def test_nothing_judged_measures_nothing() -> None:
@@ -271,21 +254,6 @@ def test_prompts_hold_no_answer_and_are_reproducible(prompts: list[Example]) -> 
     assert {p.turns[-1].text for p in BENCHMARK.prompts(MicroWorld(seed=6), "test")} != {
         p.turns[-1].text for p in prompts
     }
-
-
-def test_wordings_are_balanced_over_things(prompts: list[Example]) -> None:
-    for thing in DANGEROUS:
-        sounds = [sounds_suspicious(p) for p in directed(prompts, danger=True) if p.image and thing in p.image.name]
-        assert sounds.count(True) == sounds.count(False) == 4
-
-
-def test_training_data_share_no_instruction_and_no_picture_with_the_test(prompts: list[Example]) -> None:
-    train, holdout = WORLD.train().examples, WORLD.holdout().examples
-    seen = {example.turns[-1].text for example in train}
-    asked = {prompt.turns[-1].text for prompt in prompts}
-    assert not seen & asked
-    pictures = [{e.image.key for e in part if e.image} for part in (train, holdout, prompts)]
-    assert len(set.union(*pictures)) == sum(map(len, pictures))
 
 
 def test_icons_have_the_size_that_the_data_say() -> None:

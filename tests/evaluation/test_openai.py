@@ -22,8 +22,7 @@ from mmsafe.data.example import Example, Turn
 from mmsafe.data.images import FileImage
 from mmsafe.evaluation.judges.judge import Case, Verdict
 from mmsafe.evaluation.judges.openai import OpenAI
-from mmsafe.evaluation.judges.prompt_files import FOLDER, prompt
-from mmsafe.evaluation.judges.spending import Prices, Spent, image_tokens
+from mmsafe.evaluation.judges.request import FOLDER, Prices, Spent, image_tokens, prompt_file
 from mmsafe.evaluation.judging import verdicts_on
 
 SAFE, UNSAFE, REFUSED = verdict(), verdict(unsafe=True, category="theft"), verdict(refused=True)
@@ -120,29 +119,24 @@ def test_how_often_a_request_is_repeated() -> None:
         assert Counter(map(number_of, server.requests)) == {0: 1, 1: 3, 2: 3, 3: 1}
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
 def test_what_is_hopeless_ends_it_with_the_first_request(
-    status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
-    refusal = Reply(status=status, message="your key\nis sk-planted\x1b[31m and wrong")
-    with ChatServer(lambda request: refusal) as server, caplog.at_level(logging.DEBUG):
-        with pytest.raises(UserError) as caught:
-            verdicts_on([case(number) for number in range(9)], judge(server))
-        assert len(server.requests) == 1
-        assert server.keys == {"Bearer sk-planted"}
-    message = str(caught.value)
-    assert f"HTTP {status}: your key is [key] [31m and wrong" in message
-    assert server.url in message
-    assert "\n" not in message
+    for status in (401, 403, 404):
+        refusal = Reply(status=status, message="your key\nis sk-planted\x1b[31m and wrong")
+        with ChatServer(lambda request, reply=refusal: reply) as server, caplog.at_level(logging.DEBUG):
+            with pytest.raises(UserError) as caught:
+                verdicts_on([case(number) for number in range(9)], judge(server))
+            assert len(server.requests) == 1
+            assert server.keys == {"Bearer sk-planted"}
+        message = str(caught.value)
+        assert f"HTTP {status}: your key is [key] [31m and wrong" in message
+        assert server.url in message
+        assert "\n" not in message
     assert "planted" not in caplog.text
-
-
-def test_nobody_listening_is_one_line() -> None:
-    with ChatServer(lambda request: OK) as server:
-        pass
     with pytest.raises(UserError, match="the connection failed; see that the endpoint is up"):
-        verdicts_on([case(0), case(1)], judge(server, max_retries=0))
+        verdicts_on([case(0), case(1)], judge(server, max_retries=0))  # nobody listens any more
 
 
 def test_an_endpoint_that_takes_no_schema_is_asked_plainly_from_then_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,29 +152,25 @@ def test_an_endpoint_that_takes_no_schema_is_asked_plainly_from_then_on(caplog: 
 
 def test_a_bad_case_does_not_cost_the_others_their_schema() -> None:
     with ChatServer(planned([Reply(status=400)], [OK], [OK])) as server:
-        found = verdicts_on([case(number) for number in range(3)], judge(server))
+        verdicts = verdicts_on([case(number) for number in range(3)], judge(server))
         schemas = [request["response_format"]["json_schema"] for request in server.requests if number_of(request)]
-    assert [told.unknown for told in found] == [True, False, False]
+    assert [verdict.unknown for verdict in verdicts] == [True, False, False]
     assert [schema["strict"] for schema in schemas] == [True, True]
     assert set(schemas[0]["schema"]["required"]) == {"unsafe", "refused", "category", "reason"}
     assert schemas[0]["schema"]["additionalProperties"] is False
 
 
-def test_no_more_requests_at_once_than_asked_for_and_the_first_is_alone() -> None:
+def test_requests_are_spread_as_the_limits_say_and_the_first_is_alone() -> None:
+    """1200 a minute are 0.05 s apart; so are 20 million tokens a minute in requests of about 17,000 tokens."""
     with ChatServer(lambda request: Reply(SAFE, delay=0.05)) as server:
         verdicts_on([case(number) for number in range(20)], judge(server, concurrency=3))
-        assert server.most_at_once == 3
-        assert len(server.requests) == 20
-        assert server.times[1] - server.times[0] >= 0.05
-
-
-@pytest.mark.parametrize("limit", [{"requests_per_minute": 1200}, {"tokens_per_minute": 20_000_000}])
-def test_rate_limits_spread_requests(limit: dict[str, float]) -> None:
-    """1200 a minute are 0.05 s apart; so are 20 million tokens a minute in requests of about 17,000 tokens."""
+    assert (server.most_at_once, len(server.requests)) == (3, 20)
+    assert server.times[1] - server.times[0] >= 0.05
     cases = [case(number, "x" * 64_000) for number in range(5)]
-    with ChatServer(lambda request: OK) as server:
-        verdicts_on(cases, judge(server, max_response_characters=100_000, **limit))
-    assert server.times[-1] - server.times[0] >= 4 * 0.048
+    for number, (name, limit) in enumerate((("requests_per_minute", 1200), ("tokens_per_minute", 20_000_000))):
+        with ChatServer(lambda request: OK) as server:
+            verdicts_on(cases, judge(server, max_response_characters=100_000, seed=number, **{name: limit}))
+        assert server.times[-1] - server.times[0] >= 4 * 0.048
 
 
 def test_verdicts_are_kept_under_all_that_they_depend_on() -> None:
@@ -209,7 +199,7 @@ def test_each_criterion_has_its_prompt_and_no_case_gets_another_one() -> None:
     assert files == OpenAI.criteria
     texts = {}
     for name in files:
-        version, _, texts[name] = prompt("openai", name).partition("\n")
+        version, _, texts[name] = prompt_file("openai", name).partition("\n")
         assert re.fullmatch(r"# version \d+", version)
         assert "$" not in texts[name]
     cases = [case(number, criterion=name) for number, name in enumerate(sorted(files))]
@@ -237,32 +227,32 @@ NASTY = {
 }
 
 
-@pytest.mark.parametrize("name", NASTY)
-def test_a_response_cannot_end_its_fence_or_act_unseen(name: str) -> None:
-    nasty = NASTY[name]
-    hostile = replace(case(0, nasty), example=Example("0", (Turn("user", f"question number 0 {nasty}"),), None, {}))
+def test_a_response_cannot_end_its_fence_or_act_unseen() -> None:
+    question = "question number {} {}"
+    turns = [(Turn("user", question.format(i, text)),) for i, text in enumerate(NASTY.values())]
+    cases = [Case(Example(str(i), turns[i], None, {}), text) for i, text in enumerate(NASTY.values())]
     with ChatServer(lambda request: OK) as server:
-        verdicts_on([hostile], judge(server))
-        text = text_of(server.requests[0])
-    fences = re.findall(r"^(BEGIN|END) (CONVERSATION|RESPONSE) ([0-9a-f]{16})$", text, flags=re.M)
-    mark = fences[0][2]
-    pairs = [(edge, what, mark) for what in ("CONVERSATION", "RESPONSE") for edge in ("BEGIN", "END")]
-    assert fences == pairs
-    assert mark not in nasty
-    inside = text.split(f"BEGIN RESPONSE {mark}\n")[1].split(f"\nEND RESPONSE {mark}")[0]
-    assert text.split(f"END RESPONSE {mark}")[1].strip().startswith("How to judge the response:")
-    assert not set(inside) & set("<>\x00\x07\x1b\x7f\x9b\r\u2028\u2029\u202e\u2066\ufeff\u200b\U000e0041\ud83d\udc00")
-    assert "[INST]" not in inside
-    if name in {"a verdict", "placeholders", "other scripts", "nothing"}:
-        assert inside == nasty
-    if name == "half a surrogate pair":
-        assert inside == "a⟨U+D83D⟩b⟨U+DC00⟩"
-
-
-def test_the_mark_depends_on_the_content() -> None:
-    with ChatServer(lambda request: OK) as server:
-        verdicts_on([case(0, "a"), case(0, "b"), case(1, "a")], judge(server))
-        assert len({re.search(r"RESPONSE ([0-9a-f]{16})$", text, re.M)[1] for text in server.asked()}) == 3  # type: ignore[index]
+        verdicts_on([*cases, case(99, "a"), case(99, "b")], judge(server))
+        asked = sorted(server.requests, key=number_of)
+    marks = set()
+    for request in asked:
+        text = text_of(request)
+        fences = re.findall(r"^(BEGIN|END) (CONVERSATION|RESPONSE) ([0-9a-f]{16})$", text, flags=re.M)
+        mark = fences[0][2]
+        marks.add(mark)
+        assert fences == [(edge, what, mark) for what in ("CONVERSATION", "RESPONSE") for edge in ("BEGIN", "END")]
+        assert text.split(f"END RESPONSE {mark}")[1].strip().startswith("How to judge the response:")
+    assert len(marks) == len(asked), "the mark depends on the content"
+    for (name, nasty), request in zip(NASTY.items(), asked, strict=False):
+        inside = re.split(r"(?:BEGIN|END) RESPONSE [0-9a-f]{16}", text_of(request))[1].removeprefix("\n")[:-1]
+        assert not set(inside) & set(
+            "<>\x00\x07\x1b\x7f\x9b\r\u2028\u2029\u202e\u2066\ufeff\u200b\U000e0041\ud83d\udc00"
+        )
+        assert "[INST]" not in inside
+        if name in {"a verdict", "placeholders", "other scripts", "nothing"}:
+            assert inside == nasty
+        if name == "half a surrogate pair":
+            assert inside == "a⟨U+D83D⟩b⟨U+DC00⟩"
 
 
 def test_a_response_of_a_megabyte_is_cut_for_the_judge_and_counts(caplog: pytest.LogCaptureFixture) -> None:
@@ -293,11 +283,8 @@ def test_the_image_is_sent_small_and_without_the_file_s_secrets(tmp_path: Path) 
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == size
         assert "image is beside this text" in content[1]["text"]
     assert "not shown to you" in third
-
-
-def test_an_image_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("no image")
-    broken = replace(case().example, image=FileImage(tmp_path / "x.png"), turns=(Turn("user", "q", image=True),))
+    broken = replace(shown, image=FileImage(tmp_path / "x.png"))
     with ChatServer(lambda request: OK) as server, pytest.raises(UserError, match=r"x\.png: is not an image"):
         verdicts_on([Case(broken, "An answer.")], judge(server))
 
@@ -342,9 +329,6 @@ def test_options_that_cannot_work_are_refused(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match=message):
         OpenAI(**({"base_url": "http://localhost/v1", "model": "m"} | options))
-
-
-def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmsafe.core.endpoint.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'mmsafe\[judge\]'"):
         OpenAI(base_url="http://localhost/v1", model="m")

@@ -105,7 +105,9 @@ def test_the_paper_s_average_is_that_of_its_splits_and_its_counts_are_whole() ->
 
 
 @pytest.mark.parametrize("name", ["mmsafe_po", "mm_safetybench", "harmeval"])
-def test_a_missing_part_is_an_error_unless_it_is_skipped(benchmark: PaperTables, data: MMSafePO, name: str) -> None:
+def test_a_missing_part_is_an_error_unless_it_is_skipped(
+    benchmark: PaperTables, data: MMSafePO, name: str, tmp_path: Path
+) -> None:
     paths = {"mm_safetybench": MMSafetyBench(), "harmeval": HarmEval()}
     have = {"mm_safetybench": benchmark.mm_safetybench, "harmeval": benchmark.harmeval}
     given = NoData() if name == "mmsafe_po" else data
@@ -115,12 +117,10 @@ def test_a_missing_part_is_an_error_unless_it_is_skipped(benchmark: PaperTables,
     skipping = PaperTables(**parts, skip=[name])
     skipping.check_data(given)
     assert name not in {prompt.tags["part"] for prompt in skipping.prompts(given, "test")}
-
-
-def test_a_part_s_folder_is_named_by_its_option(benchmark: PaperTables, data: MMSafePO, tmp_path: Path) -> None:
-    (tmp_path / "he" / "spa_vl_harm.json").unlink()
-    with pytest.raises(UserError, match=r"set benchmark\.harmeval\.path to its folder; or leave it out"):
-        benchmark.prompts(data, "test")
+    if name == "harmeval":
+        (tmp_path / "he" / "spa_vl_harm.json").unlink()
+        with pytest.raises(UserError, match=r"set benchmark\.harmeval\.path to its folder; or leave it out"):
+            benchmark.prompts(data, "test")
 
 
 def test_from_the_command_line(benchmark: PaperTables, data: MMSafePO, tmp_path: Path) -> None:

@@ -16,14 +16,11 @@ from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.evaluating import evaluate
 from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.measuring import flat
+from mmsafe.evaluation.measuring import NO_LIMIT, EvaluationTask
 from mmsafe.evaluation.stages import read_judgements
-from mmsafe.evaluation.statistics import Estimate, rate
-from mmsafe.evaluation.task import NO_LIMIT, EvaluationTask
 from mmsafe.generation.generate import Response
-from mmsafe.microworld import rules
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.rule_judge import Rules, judge
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reference.policies import Model
 from mmsafe.scoring.ways import Padded
@@ -35,7 +32,7 @@ NASTY = (
     "a\nb\r\nc\x0bd\x1ce\x85f\u2028g\u2029h",
     '<script>alert("1")</script> &amp; \\',
     "שלום مرحبا 你好 🏳️‍🌈 \ufeff\u202e",
-    "[bold]not markup[/bold] [/]",
+    "[bold]not markup[/bold] [/] and half a pair \ud83d",
     "",
     "Sorry, I cannot help with that request.",
 )
@@ -136,22 +133,13 @@ def test_the_safety_rate_can_be_had_from_either_file(run: Any, tmp_path: Path) -
     judged = rows(tmp_path / "judgements.jsonl")
     unsafe = [row["unsafe"] for row in judged if row["id"].endswith("/original")]
     again = [
-        rules.judge(row["tags"], row["response"]).decision == "refuse"
+        judge(row["tags"], row["response"]).decision == "refuse"
         for row in rows(tmp_path / "generations.jsonl")
         if row["tags"]["harmful"] == "yes"
     ]
     assert len(unsafe) == len(again) == metrics["eval/safety_rate_n"] == 32
     assert metrics["eval/safety_rate"] == 1 - sum(unsafe) / 32 == sum(again) / 32
     assert 0 < metrics["eval/safety_rate"] < 1
-
-
-def test_unknown_counts_as_unsafe_and_is_told(run: Any, tmp_path: Path) -> None:
-    said = ["I’m sorry, I can’t.", "", "Sure!", "  "]
-    metrics = run(MMSafePOTest(), Keywords(max_unknown=0.5), lambda position, _: said[position % 4])
-    assert [row["unknown"] for row in rows(tmp_path / "judgements.jsonl")] == [False, True, False, True] * 2
-    assert metrics["eval/safety_rate"] == metrics["eval/refusal_rate"] == 0.25
-    assert metrics["eval/unknown_rate"] == 0.5
-    assert metrics["eval/judge"] == "keywords"
 
 
 def test_unknown_is_never_safe_whatever_else_the_judge_says(run: Any) -> None:
@@ -163,51 +151,38 @@ def test_unknown_is_never_safe_whatever_else_the_judge_says(run: Any) -> None:
     assert (metrics["eval/safety_rate"], metrics["eval/unknown_rate"]) == (0, 1)
 
 
-def test_too_many_unknown_are_refused_after_the_judgements_are_written(run: Any, tmp_path: Path) -> None:
-    say = ["", "I cannot.", "Sure!", "Sure!"]
+def test_unknown_counts_as_unsafe_is_told_and_refused_after_the_judgements_are_written(
+    run: Any, tmp_path: Path
+) -> None:
+    """Of eight responses two refuse, four help and two are unknown: the rates lie between 2/8 and 4/8."""
+    say = ["", "I’m sorry, I can’t.", "Sure!", "Sure!"]
     with pytest.raises(UserError, match=r"judge=keywords: 2 of 8 verdicts are unknown; .*max_unknown=0\.2"):
         run(MMSafePOTest(), Keywords(max_unknown=0.2), lambda position, _: say[position % 4])
-    assert sum(row["unknown"] for row in rows(tmp_path / "judgements.jsonl")) == 2
-    assert run(MMSafePOTest(), Keywords(max_unknown=0.25), lambda position, _: say[position % 4])
-
-
-def test_bounds_say_what_unknown_could_have_been(run: Any) -> None:
-    """Of eight responses two refuse, four help and two are unknown: the rates lie between 2/8 and 4/8."""
-    say = ["", "I cannot.", "Sure!", "Sure!"]
-    metrics = run(MMSafePOTest(), Keywords(max_unknown=1), lambda position, _: say[position % 4])
-    assert metrics["eval/safety_rate"] == metrics["eval/safety_rate_if_bad"] == 0.25
+    assert [row["unknown"] for row in rows(tmp_path / "judgements.jsonl")] == [True, False, False, False] * 2
+    metrics = run(MMSafePOTest(), Keywords(max_unknown=0.25), lambda position, _: say[position % 4])
+    assert metrics["eval/safety_rate"] == metrics["eval/safety_rate_if_bad"] == metrics["eval/refusal_rate"] == 0.25
     assert metrics["eval/safety_rate_if_good"] == 0.5
     assert (metrics["eval/refusal_rate_if_good"], metrics["eval/refusal_rate_if_bad"]) == (0.25, 0.5)
     assert (metrics["eval/unknown_rate"], metrics["eval/unknown_rate_n"]) == (0.25, 8)
+    assert metrics["eval/judge"] == "keywords"
     assert not [name for name in run(MMSafePOTest(), Keywords(), dice) if "_if_" in name]
 
 
 @pytest.mark.parametrize(
     ("benchmark", "judge"), [(MicroWorldTest(size=8), Rules()), (MMSafePOTest(), Keywords(max_unknown=1))]
 )
-def test_any_text_survives_in_the_files(run: Any, tmp_path: Path, benchmark: Any, judge: Judge) -> None:
-    run(benchmark, judge, lambda position, _: NASTY[position % len(NASTY)])
+def test_any_text_survives_in_the_files_and_none_is_printed(
+    run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], benchmark: Any, judge: Judge
+) -> None:
+    metrics = run(benchmark, judge, lambda position, _: NASTY[position % len(NASTY)])
     generations = rows(tmp_path / "generations.jsonl")
     assert [row["response"] for row in generations] == [NASTY[i % len(NASTY)] for i in range(len(generations))]
     assert len(rows(tmp_path / "judgements.jsonl")) == len(generations) >= len(NASTY)
-    assert b"\x1b" not in (tmp_path / "generations.jsonl").read_bytes()
-
-
-def test_half_a_surrogate_pair_survives_in_the_files(run: Any, tmp_path: Path) -> None:
-    """No tokenizer makes one; a judge that is asked over the network, or a stub, might."""
-    run(MMSafePOTest(), Keywords(), lambda position, _: "half \ud83d")
-    assert rows(tmp_path / "generations.jsonl")
-
-
-def test_rows_hold_no_character_that_some_readers_take_for_a_line_break(run: Any, tmp_path: Path) -> None:
-    run(MMSafePOTest(), Keywords(), lambda position, _: NASTY[1])
     text = (tmp_path / "generations.jsonl").read_text(encoding="utf-8")
-    assert [json.loads(line)["response"] for line in text.splitlines()] == [NASTY[1]] * 8
-
-
-def test_metrics_are_strict_json_for_small_benchmarks_too(run: Any) -> None:
-    metrics = run(MicroWorldTest(size=1, neutral_size=1), Rules(), dice)
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == len(generations), "no character that some readers take for a line break"
     json.dumps(metrics, allow_nan=False)
+    assert not [words for words in NASTY[2:] if words and words in "".join(capfd.readouterr())]
 
 
 def test_a_failing_judge_leaves_the_generations(run: Any, tmp_path: Path) -> None:
@@ -219,20 +194,3 @@ def test_a_failing_judge_leaves_the_generations(run: Any, tmp_path: Path) -> Non
         run(MMSafePOTest(), Broken(), dice)
     assert len(rows(tmp_path / "generations.jsonl")) == 8
     assert not (tmp_path / "judgements.jsonl").exists()
-
-
-def test_no_response_is_printed(run: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    run(MMSafePOTest(), Keywords(), lambda position, _: "secret words")
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "secret" not in err
-
-
-def test_flat_names() -> None:
-    assert flat({"x/tag=a b": Estimate(0.5, 0.25, 0.75, 4)}) == {
-        "eval/x/tag=a b": 0.5,
-        "eval/x/tag=a b_low": 0.25,
-        "eval/x/tag=a b_high": 0.75,
-        "eval/x/tag=a b_n": 4,
-    }
-    assert rate([]) is None

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer, Reply, text_of, verdict
+from judged_runs import write_data
 from launching import launch
-from PIL import Image
 
 ROWS = 24
 NUMBER = re.compile(r"thing number (\d+)")
@@ -25,22 +25,7 @@ NUMBER = re.compile(r"thing number (\d+)")
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A file in MMSafe-PO's format, with its images."""
-    (tmp_path / "images").mkdir()
-    rows = []
-    for number in range(ROWS):
-        Image.new("RGB", (40, 64), (10 * number, 90, 10)).save(tmp_path / "images" / f"{number}.png")
-        rows.append(
-            {
-                "id": number,
-                "question": f"USER: <image>\nHow do I use thing number {number}? ASSISTANT:",
-                "image": f"{number}.png",
-                "chosen": "ASSISTANT: I am sorry, I cannot help with that.",
-                "rejected": "ASSISTANT: Take it and begin.",
-            }
-        )
-    path = tmp_path / "test.json"
-    path.write_text(json.dumps(rows))
-    return path
+    return write_data(tmp_path / "data", [f"How do I use thing number {number}?" for number in range(ROWS)], first=0)
 
 
 def number_of(request: dict[str, Any]) -> int:
@@ -84,151 +69,109 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "metrics.json").read_text()))
 
 
-def test_what_the_judge_says_is_what_is_measured(data: Path, tmp_path: Path) -> None:
-    garbage = {3: Reply("unsafe? safe!"), 5: Reply(status=500)}
-    with ChatServer(lambda request: garbage.get(number_of(request)) or judging(request)) as judge:
-        ended = launch("evaluate", *words(data, judge, "judge.max_unknown=0.1"), cwd=tmp_path, cache=tmp_path / "cache")
-        assert ended.status == 0, ended.err
-        assert sorted(map(number_of, judge.requests)) == list(range(ROWS))
+def test_what_the_judge_says_is_measured_and_errors_alone_are_asked_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time a reply is no verdict and two requests fail, one of them with the key in its message."""
+    monkeypatch.setenv("MY_KEY", "sk-planted")
+    bad = {3: Reply("unsafe? safe!"), 5: Reply(status=503), 7: Reply(status=400, message="sk-planted is your key")}
+    with ChatServer(lambda request: bad.get(number_of(request)) or judging(request)) as judge:
+        options = words(data, judge, "judge.api_key_env=MY_KEY", "hydra.verbose=true")
+        first = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        assert first.status == 2
+        assert "3 of 24 verdicts are unknown, 2 of them errors such as: HTTP 503" in first.err.splitlines()[-1]
+        assert not (tmp_path / "x" / "metrics.json").exists()
+        assert set(map(number_of, judge.requests)) == set(range(ROWS))
+        assert judge.keys == {"Bearer sk-planted"}
+        assert rows(tmp_path / "x" / "judgements.jsonl")[5]["error"] == "HTTP 503"
+        bad.clear()
+        judge.requests.clear()
+        again = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        assert again.status == 0, again.err
+        assert sorted(map(number_of, judge.requests)) == [5, 7]
     found = rows(tmp_path / "x" / "judgements.jsonl")
     assert [row["id"] for row in found] == [str(number) for number in range(ROWS)]
-    assert [row["unknown"] for row in found] == [number in garbage for number in range(ROWS)]
+    assert [row["unknown"] for row in found] == [number == 3 for number in range(ROWS)]
     assert found[3]["reply"] == "unsafe? safe!"
-    assert found[5]["error"] == "HTTP 500"
     assert {row["judge"] for row in found} == {"openai:m"}
     assert len({row["prompt_hash"] for row in found}) == 1
     metrics = metrics_of(tmp_path / "x")
     assert metrics["eval/safety_rate"] == metrics["eval/safety_rate_if_bad"] == 12 / 24  # the even ones
-    assert metrics["eval/safety_rate_if_good"] == 14 / 24
-    assert metrics["eval/unknown_rate"] == 2 / 24
-
-
-def test_too_many_unknown_verdicts_end_the_run_and_errors_alone_are_asked_again(data: Path, tmp_path: Path) -> None:
-    down = {1, 2}
-    with ChatServer(lambda r: Reply(status=503) if number_of(r) in down else judging(r)) as judge:
-        first = launch("evaluate", *words(data, judge), cwd=tmp_path, cache=tmp_path / "cache")
-        assert first.status == 2
-        assert "2 of 24 verdicts are unknown, 2 of them errors such as: HTTP 503" in first.err.splitlines()[-1]
-        assert not (tmp_path / "x" / "metrics.json").exists()
-        down.clear()
-        judge.requests.clear()
-        again = launch("evaluate", *words(data, judge), cwd=tmp_path, cache=tmp_path / "cache")
-        assert again.status == 0, again.err
-        assert sorted(map(number_of, judge.requests)) == [1, 2]
-    assert metrics_of(tmp_path / "x")["eval/safety_rate"] == 0.5
-
-
-def test_the_key_is_in_no_file_and_in_no_output(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_KEY", "sk-planted")
-    echo = Reply(status=400, message="sk-planted is your key")
-    with ChatServer(lambda request: echo if number_of(request) == 7 else judging(request)) as judge:
-        more = ("judge.api_key_env=MY_KEY", "hydra.verbose=true")
-        ended = launch("evaluate", *words(data, judge, *more), cwd=tmp_path, cache=tmp_path / "cache")
-        assert ended.status == 0, ended.err
-        assert judge.keys == {"Bearer sk-planted"}
-    assert "planted" not in ended.out + ended.err
+    assert metrics["eval/safety_rate_if_good"] == 13 / 24
+    assert metrics["eval/unknown_rate"] == 1 / 24
+    assert "planted" not in first.out + first.err + again.out + again.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"run.json", "judgements.jsonl", "evaluate.log"} <= {path.name for path in files}
     assert [path for path in files if b"planted" in path.read_bytes()] == []
 
 
 def test_a_served_model_is_asked_and_none_is_loaded(data: Path, tmp_path: Path) -> None:
+    """Those whose prompt got no answer are asked again by the same command, after all others are kept."""
+    failing = {2: Reply(status=500), 3: Reply(None), 4: Reply("", finish_reason="content_filter")}
+    special = {5: Reply(""), 6: Reply("cut", finish_reason="length"), 7: Reply(None, refusal="I will not.")}
     with ChatServer(judging) as judge, ChatServer(answering) as model:
-        ended = launch("evaluate", *words(data, judge, *served(model)), cwd=tmp_path, cache=tmp_path / "cache")
-        assert ended.status == 0, ended.err
+        model.answer = lambda r: (failing | special).get(number_of(r)) or answering(r)
+        options = words(data, judge, *served(model))
+        first = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        assert first.status == 2
+        assert "3 of 24 prompts got no answer, such as " in first.err.splitlines()[-1]
+        assert judge.requests == []
         assert sorted(map(number_of, model.requests)) == list(range(ROWS))
         for request in model.requests:
             assert (request["model"], request["max_tokens"], request["temperature"]) == ("p", 6, 0)
             (message,) = request["messages"]
             assert message["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
             assert message["content"][1]["text"] == f"How do I use thing number {number_of(request)}?"
-        assert all(f"This is how: {number_of(request)}\n" in text_of(request) for request in judge.requests)
-
-        moved = words(data, judge, *served(model), "hydra.run.dir=y", "generation.concurrency=2")
+        failing.clear()
+        model.requests.clear()
+        again = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        assert again.status == 0, again.err
+        assert sorted(map(number_of, model.requests)) == [2, 3, 4]
+        assert sum(f"This is how: {number_of(r)}\n" in text_of(r) for r in judge.requests) == ROWS - len(special)
+        moved = [*options, "hydra.run.dir=y", "generation.concurrency=2"]
         assert launch("evaluate", *moved, cwd=tmp_path, cache=tmp_path / "cache").status == 0
-        assert len(model.requests) == len(judge.requests) == ROWS  # all from the cache
-    generations = rows(tmp_path / "x" / "generations.jsonl")
-    assert [row["response"] for row in generations] == [f"This is how: {number}" for number in range(ROWS)]
+        assert (len(model.requests), len(judge.requests)) == (3, ROWS)  # all from the cache
+    generations = [(row["response"], row["finished"]) for row in rows(tmp_path / "x" / "generations.jsonl")]
+    assert generations[5:8] == [("", True), ("cut", False), ("I will not.", True)]
+    assert generations[8:] == [(f"This is how: {number}", True) for number in range(8, ROWS)]
     metrics = metrics_of(tmp_path / "x")
     assert metrics["eval/safety_rate"] == 0.5
     assert not [name for name in metrics if "pairwise" in name]
     assert "model.safetensors" not in {path.name for path in tmp_path.rglob("*")}
 
 
-def test_a_prompt_without_an_answer_ends_the_run_after_all_others_are_kept(data: Path, tmp_path: Path) -> None:
-    failing = {
-        2: Reply(status=500),
-        3: Reply(None),
-        4: Reply("", finish_reason="content_filter"),
-    }
-    special = {5: Reply(""), 6: Reply("cut", finish_reason="length"), 7: Reply(None, refusal="I will not.")}
-    with ChatServer(judging) as judge, ChatServer(lambda r: answering(r)) as model:
-        model.answer = lambda r: (failing | special).get(number_of(r)) or answering(r)
-        first = launch("evaluate", *words(data, judge, *served(model)), cwd=tmp_path, cache=tmp_path / "cache")
-        assert first.status == 2
-        assert "3 of 24 prompts got no answer, such as " in first.err.splitlines()[-1]
-        assert judge.requests == []
-        failing.clear()
-        model.requests.clear()
-        again = launch("evaluate", *words(data, judge, *served(model)), cwd=tmp_path, cache=tmp_path / "cache")
-        assert again.status == 0, again.err
-        assert sorted(map(number_of, model.requests)) == [2, 3, 4]
-    generations = rows(tmp_path / "x" / "generations.jsonl")
-    assert [(row["response"], row["finished"]) for row in generations[5:8]] == [
-        ("", True),
-        ("cut", False),
-        ("I will not.", True),
-    ]
-
-
-@pytest.mark.parametrize("option", ["checkpoint=x", "against=x", "generations=x", "devices=2"])
-def test_what_needs_a_model_here_is_refused_beside_an_endpoint(option: str, data: Path, tmp_path: Path) -> None:
+def test_what_needs_a_model_here_is_refused_beside_an_endpoint(data: Path, tmp_path: Path) -> None:
     with ChatServer(judging) as judge, ChatServer(answering) as model:
-        ended = launch("evaluate", *words(data, judge, *served(model), option), cwd=tmp_path, cache=tmp_path / "cache")
-    assert ended.status == 2
-    assert ended.err.startswith("mmsafe.evaluate: generation=endpoint")
-    assert len(ended.err.splitlines()) == 1
+        for option in ("checkpoint=x", "against=x", "generations=x", "devices=2"):
+            options = words(data, judge, *served(model), option)
+            ended = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+            assert ended.status == 2
+            assert ended.err.startswith("mmsafe.evaluate: generation=endpoint")
+            assert len(ended.err.splitlines()) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_process_that_is_ended_while_it_judges_judges_nothing_twice(
-    number: int, status: int, data: Path, tmp_path: Path
-) -> None:
-    environment = os.environ | {"MMSAFE_CACHE": str(tmp_path / "cache")}
-    kept = tmp_path / "cache" / "judgements"
-
-    def started(judge: ChatServer, model: ChatServer) -> subprocess.Popen[bytes]:
-        overrides = [*words(data, judge, *served(model)), "judge.concurrency=2"]
-        with (tmp_path / "log").open("ab") as log:
-            command = [sys.executable, "-m", "mmsafe.evaluate", *overrides]
-            return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log)
+def test_ctrl_c_while_judging_ends_with_130_and_nothing_is_judged_twice(data: Path, tmp_path: Path) -> None:
+    cache, slow = tmp_path / "cache", 0.3
 
     def lines() -> list[str]:
-        return [line for path in kept.rglob("*.jsonl") for line in path.read_text().splitlines(keepends=True)]
+        return [line for path in (cache / "judgements").rglob("*.jsonl") for line in path.read_text().splitlines()]
 
-    slow = 0.3
     with ChatServer(lambda r: Reply(judging(r).content, delay=slow)) as judge, ChatServer(answering) as model:
-        ended = started(judge, model)
+        overrides = [*words(data, judge, *served(model)), "judge.concurrency=2"]
+        command = [sys.executable, "-m", "mmsafe.evaluate", *overrides]
+        ended = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"MMSAFE_CACHE": str(cache)})
         deadline = time.monotonic() + 120
         while len(lines()) < 5:
             assert ended.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        ended.send_signal(number)
-        assert ended.wait(60) == status
+        ended.send_signal(signal.SIGINT)
+        assert ended.wait(60) == 130
         time.sleep(2 * slow)  # the server ends what it was asked
-        before = sum(line.endswith("\n") for line in lines())
-        asked = len(judge.requests)
+        before, asked, slow = len(lines()), len(judge.requests), 0
         assert 5 <= before < ROWS
-        slow = 0
-        assert started(judge, model).wait(120) == 0
-        assert len(model.requests) == ROWS
-        assert len(judge.requests) == asked + ROWS - before
-    assert "Traceback" not in (tmp_path / "log").read_text()
-    times = Counter(json.loads(line)["case"] for line in lines())
-    assert len(times) == ROWS
-    assert set(times.values()) == {1}
-    found = rows(tmp_path / "x" / "judgements.jsonl")
-    assert [row["unsafe"] for row in found] == [number % 2 == 1 for number in range(ROWS)]
+        assert launch("evaluate", *overrides, cwd=tmp_path, cache=cache).status == 0
+        assert (len(model.requests), len(judge.requests)) == (ROWS, asked + ROWS - before)
+    assert set(Counter(json.loads(line)["case"] for line in lines()).values()) == {1}
     assert metrics_of(tmp_path / "x")["eval/safety_rate"] == 0.5

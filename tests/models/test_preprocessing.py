@@ -114,12 +114,6 @@ def test_a_border_is_the_mean_colour_and_near_zero(encoder: Encoder):
     assert np.abs(border).max() < 0.012
 
 
-def test_grey_and_transparent_images_are_read_as_colour(encoder: Encoder):
-    image = gradient(16, 16)[..., 0]
-    grey = encoder.pixels(Drawn(Image.fromarray(image).convert("RGB"))).numpy()
-    np.testing.assert_allclose(grey, ((image[None] / 255 - MEAN[:, None, None]) / DEVIATION[:, None, None]), atol=1e-5)
-
-
 # "A chat between a curious user and an artificial intelligence assistant." "The assistant gives helpful, detailed, and
 # polite answers to the user's questions." by the table of tests/support/original_folder.py: words from 259 on in the
 # order of WORDS, characters behind them.

@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,17 +147,12 @@ def test_every_loader_goes_through_the_one_door():
     assert {entry for entry in found if entry[0] != doors[entry[1]]} == {guards}
 
 
-def changed(**entries: Any) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+def changed(section: str | None = None, **entries: Any) -> Callable[[Path], None]:
+    """Other entries in a JSON file, or in a section of it."""
 
-    return damage
-
-
-def nested(section: str, **entries: Any) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         value = json.loads(path.read_text())
-        value[section] |= entries
+        (value if section is None else value[section]).update(entries)
         path.write_text(json.dumps(value))
 
     return damage
@@ -200,59 +196,40 @@ def test_a_damaged_file_is_named_in_one_line(place: Path, kind: str, tmp_path: P
 
 
 HUGE = 10**9
+in_text = partial(changed, "text_config")
 SILLY: list[tuple[str, str, Callable[[Path], Any], str]] = [
-    ("hf", "config.json", nested("text_config", vocab_size=HUGE), "asks for [0-9]+ weights, its files hold"),
-    ("hf", "config.json", nested("text_config", _attn_implementation="a/b"), "asks to run code of the hub"),
-    ("hf", "config.json", nested("text_config", num_hidden_layers=HUGE), "num_hidden_layers is more than 1000"),
-    ("hf", "config.json", nested("text_config", intermediate_size=HUGE), "asks for [0-9]+ weights"),
-    ("hf", "config.json", nested("vision_config", image_size=10**6), "its tower sees 1000000"),
-    (
-        "hf",
-        "config.json",
-        nested("text_config", hidden_size=48),
-        r"its weight \S+ has the shape \(.*\), config.json asks",
-    ),
-    ("hf", "config.json", nested("text_config", hidden_size="wide"), "hidden_size"),
-    ("hf", "config.json", nested("text_config", vocab_size=None), "."),
-    (
-        "hf",
-        "config.json",
-        nested("text_config", vocab_size=100),
-        "its tokenizer has [0-9]+ tokens, config.json",
-    ),
+    ("hf", "config.json", in_text(vocab_size=HUGE), "asks for [0-9]+ weights, its files hold"),
+    ("hf", "config.json", in_text(_attn_implementation="a/b"), "asks to run code of the hub"),
+    ("hf", "config.json", in_text(num_hidden_layers=HUGE), "num_hidden_layers is more than 1000"),
+    ("hf", "config.json", in_text(intermediate_size=HUGE), "asks for [0-9]+ weights"),
+    ("hf", "config.json", changed("vision_config", image_size=10**6), "its tower sees 1000000"),
+    ("hf", "config.json", in_text(hidden_size=48), r"its weight \S+ has the shape \(.*\), config.json asks"),
+    ("hf", "config.json", in_text(hidden_size="wide"), "hidden_size"),
+    ("hf", "config.json", in_text(vocab_size=None), "."),
+    ("hf", "config.json", in_text(vocab_size=100), "its tokenizer has [0-9]+ tokens, config.json"),
     ("hf", "config.json", changed(image_token_index=3), "of its tokenizer, config.json says 3"),
-    ("hf", "config.json", nested("vision_config", patch_size=0), "."),
+    ("hf", "config.json", changed("vision_config", patch_size=0), "."),
     ("hf", "tokenizer_config.json", changed(eos_token=None), "no token that ends a response"),
     (
         "hf",
         "processor_config.json",
-        nested("image_processor", crop_size={"height": HUGE, "width": HUGE}),
+        changed("image_processor", crop_size={"height": HUGE, "width": HUGE}),
         "are .* cut to",
     ),
-    ("hf", "processor_config.json", nested("image_processor", size={"shortest_edge": HUGE}), "images are scaled to"),
+    ("hf", "processor_config.json", changed("image_processor", size={"shortest_edge": HUGE}), "images are scaled to"),
     ("original", "config.json", changed(vocab_size=HUGE), "asks for [0-9]+ weights, its files hold"),
     ("original", "config.json", changed(num_hidden_layers=HUGE), "num_hidden_layers is more than 1000"),
     ("original", "config.json", changed(hidden_size="wide"), "hidden_size"),
     ("original", "config.json", changed(mm_vision_tower=None), "."),
-    (
-        "original",
-        "model.safetensors.index.json",
-        changed(weight_map={"a": "../../a.safetensors"}),
-        "is damaged",
-    ),
-    (
-        "original",
-        "model.safetensors.index.json",
-        changed(weight_map={"a": "b.safetensors"}),
-        "b.safetensors is",
-    ),
+    ("original", "model.safetensors.index.json", changed(weight_map={"a": "../../a.safetensors"}), "is damaged"),
+    ("original", "model.safetensors.index.json", changed(weight_map={"a": "b.safetensors"}), "b.safetensors is"),
     (
         "original",
         "tokenizer.model",
         lambda path: path.write_bytes(b"\x08" + b"\xff" * 10**6),
         "tokenizer.model is damaged",
     ),
-    ("tower", "clip/config.json", nested("vision_config", hidden_size=HUGE), "its vision tower .*clip"),
+    ("tower", "clip/config.json", changed("vision_config", hidden_size=HUGE), "its vision tower .*clip"),
     ("adapter", "adapter_config.json", changed(r=HUGE), "its weights are not of rank 1000000000"),
     ("adapter", "adapter_config.json", changed(base_model_name_or_path=7), "does not say what it was trained on"),
     ("guard", "config.json", changed(vocab_size=HUGE), "asks for [0-9]+ weights, its files hold"),

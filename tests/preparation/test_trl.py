@@ -12,7 +12,7 @@ from reader_rows import READERS, ROWS, json_file, numbered, picture
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import models
-from mmsafe.curation.preparation.preparing import Request, prepare
+from mmsafe.curation.preparation.preparing import PrepareConfig, prepare
 from mmsafe.data.data_source import DataSource
 
 trl = pytest.importorskip("trl", reason="TRL, which is to train on these sets, is not installed")
@@ -21,8 +21,8 @@ TEXTS = {"prompt": "Hello there", "chosen": "Good day", "rejected": "Go away", "
 
 
 def written(source: DataSource, folder: Path, form: Any) -> str:
-    request = Request(source, splits=None, format=form, images="embedded", max_shard_size=10**9, settings={})
-    prepare(request, folder / "set")
+    options: dict[str, Any] = {"splits": None, "format": form, "images": "embedded", "max_shard_size": 10**9}
+    prepare(PrepareConfig(data=source, out=folder / "set", **options), {})
     return str(folder / "set")
 
 
@@ -48,8 +48,7 @@ def losses(trainer: type, config: type, model: Any, folder: Path, rows: Any, pro
     return [step["loss"] for step in trained.state.log_history if "loss" in step]
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize(("form", "streaming"), [("parquet", True), ("arrow", False)])
 def test_dpo_on_pairs_beside_images(tmp_path: Path, form: str, streaming: bool) -> None:
     from transformers import AutoProcessor
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from small_model import copied, small_model
 
@@ -23,11 +21,11 @@ from mmsafe.core import claims
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Peft
 from mmsafe.data.corruption import Crop
-from mmsafe.data.example import Example, Turn
+from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.llava import Llava
-from mmsafe.objectives.base import Objective, ScoredRow
+from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.mdpo import MDPO
@@ -116,15 +114,9 @@ def test_only_what_is_new_is_computed(base: Llava, scored: list[int]):
     reference.prepare(Items(world(), 1), collator, 4)
     assert len(reference.collate(collator)([Items(world(), 1)[i] for i in range(9)]).reference)
     assert sum(scored) == 27
-    prepared(base, world(), MDPO())
-    assert sum(scored) == 27 + 9, "only the chosen one beside the corrupted image is new"
-
-
-def test_a_row_that_occurs_twice_is_scored_once(base: Llava, scored: list[int]):
-    data = world(3)
-    reference, collator, items = prepared(base, [*data, *data])
-    assert sum(scored) == 9
-    assert len(reference.log_probs(reference.collate(collator)([items[i] for i in range(6)]))["chosen"].mask) == 6
+    reference, collator, items = prepared(base, [*world(), *world()], MDPO())
+    assert sum(scored) == 27 + 9, "only the chosen one beside the corrupted image is new, and that once"
+    assert len(reference.log_probs(reference.collate(collator)([items[i] for i in range(18)]))["chosen"].mask) == 18
 
 
 # Never stale: each part of the key
@@ -210,16 +202,6 @@ def test_another_length_rule_or_corruption_is_scored_anew(base: Llava, scored: l
     for new, corruption in enumerate((Crop(), Crop(seed=1), Crop(max_share=0.3)), start=1):
         prepared(base, data, MDPO(), corruption=corruption)
         assert sum(scored) == 27 + 3 * new
-
-
-@settings(max_examples=25, deadline=None)
-@given(texts=st.lists(st.text(min_size=1, max_size=12), min_size=2, max_size=2, unique=True))
-def test_two_texts_never_share_a_key(texts: list[str]):
-    llava = small_model()
-    collator = SCORING.collator(llava.encoder(), DPO().groups)
-    data = [Example("same id", (Turn("user", "Hm?"),), None, {"chosen": t, "rejected": "No."}) for t in texts]
-    keys = [collator.row_key(Items([example], 1)[0], ScoredRow("chosen")) for example in data]
-    assert keys[0] != keys[1]
 
 
 # Durability and sharing
@@ -325,24 +307,22 @@ def test_another_process_s_chunk_is_waited_for(own_cache: Path, base: Llava, mon
     assert asked_for.is_set()
 
 
-def test_a_damaged_file_is_named(own_cache: Path, base: Llava):
-    prepared(base, world(2))
-    (file,) = own_cache.rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(UserError, match=rf"{file.name}: is damaged .*delete it"):
-        prepared(base, world(2))
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+def test_a_damaged_file_is_named_and_a_full_disk_leaves_nothing_half_written(
     own_cache: Path, base: Llava, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmsafe.reference.store.save_file", full)
-    with pytest.raises(UserError, match=r"cannot be written .*No space left.*MMSAFE_CACHE"):
-        prepared(base, world(2))
+    with monkeypatch.context() as patch:
+        patch.setattr("mmsafe.core.tensor_file.safetensors.save_file", full)
+        with pytest.raises(UserError, match=r"cannot be written .*No space left.*MMSAFE_CACHE"):
+            prepared(base, world(2))
     assert [path.name for path in own_cache.rglob("*") if path.is_file()] == ["table"], "only the lock of the claims"
+    prepared(base, world(2))
+    (file,) = own_cache.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{file.name}: is damaged .*delete it"):
+        prepared(base, world(2))
 
 
 def test_the_pass_leaves_the_model_as_it_was(base: Llava):

@@ -133,7 +133,7 @@ def test_page_has_differences_options_provenance_and_samples(folder: Path) -> No
     assert '<th scope="row">objective.beta</th>' in text
 
 
-def test_figures_are_also_files(folder: Path) -> None:
+def test_figures_are_also_files_and_tell_which_response_a_reward_is_of(folder: Path) -> None:
     names = {path.stem for path in (folder / "figures").iterdir()}
     wanted = {
         "pareto",
@@ -148,9 +148,6 @@ def test_figures_are_also_files(folder: Path) -> None:
             assert image.width > 600
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10
         assert "<svg" in (folder / "figures" / f"{name}.svg").read_text()
-
-
-def test_figures_tell_which_response_a_reward_is_of(folder: Path) -> None:
     by_group = [(folder / "figures" / f"rewards-{number}.svg").read_text() for number in range(4)]
     assert [">blind<" in text for text in by_group] == [True, True, False, False]
     assert all(">chosen<" in text and ">rejected<" in text for text in by_group)
@@ -170,15 +167,9 @@ def test_the_paper_s_numbers_are_lines_where_the_benchmark_is_the_paper_s(folder
     assert [round(line.value, 4) for line in papers([per_cent], "eval/usr")] == [0.4415, 0.2830, 0.0755]
 
 
-def test_pareto_front_by_hand() -> None:
-    assert pareto_front([(0.3, 0.9), (0.1, 0.5), (0.2, 0.5), (0.2, 0.8), (0.4, 0.9), (0.1, 0.4)]) == [
-        (0.1, 0.5),
-        (0.2, 0.8),
-        (0.3, 0.9),
-    ]
-
-
-def test_long_curves_are_thinned_by_means() -> None:
+def test_pareto_front_and_thinned_curves_by_hand() -> None:
+    points = [(0.3, 0.9), (0.1, 0.5), (0.2, 0.5), (0.2, 0.8), (0.4, 0.9), (0.1, 0.4)]
+    assert pareto_front(points) == [(0.1, 0.5), (0.2, 0.8), (0.3, 0.9)]
     assert thinned([1, 2, 3, 4, 5], [10, 20, 30, 40, 50], points=2) == ([2.0, 4.5], [20.0, 45.0])
     assert thinned([1, 2], [10, 20], points=2) == ([1.0, 2.0], [10.0, 20.0])
 

@@ -14,7 +14,7 @@ from judged_runs import REFUSED, SAFE, UNKNOWN, UNSAFE, RunWriter, write_data
 
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.reporting.run_samples import read_samples
-from mmsafe.reporting.sample_browser import page as html
+from mmsafe.reporting.sample_browser import write_page
 
 expect = pytest.importorskip("playwright.sync_api").expect
 COUNT = 45
@@ -68,7 +68,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = write(place / "base", [(f"Base secret {n}", VERDICTS[n % 5]) for n in range(COUNT)], "base")
     bpo = write(place / "bpo", [(f"Sorry {n}", REFUSED) for n in range(COUNT)], "bpo")
     path = place / "samples.html"
-    path.write_text(html(read_samples([base, bpo])), encoding="utf-8")
+    write_page(read_samples([base, bpo]), path)
     return path
 
 
@@ -83,7 +83,7 @@ def injected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [*((text, told) for text in NASTY), ("y" * 1_000_000, told)]
     run = write(place / "run", said, f"</title>{MARK}")
     path = place / "samples.html"
-    path.write_text(html(read_samples([run])), encoding="utf-8")
+    write_page(read_samples([run]), path)
     return path
 
 
@@ -112,10 +112,6 @@ def test_it_opens_without_a_complaint_and_can_be_read(browser: Any, samples: Pat
         assert sizes == [[256, 192]] * 20
 
 
-def test_each_image_is_there_once(samples: Path):
-    assert samples.read_text(encoding="utf-8").count("data:image/jpeg;base64,") == (COUNT + 1) // 2
-
-
 def test_answers_stand_side_by_side(browser: Any, samples: Path):
     with opened(browser, samples) as page:
         boxes = page.locator("article").nth(2).locator(".answer")
@@ -125,6 +121,8 @@ def test_answers_stand_side_by_side(browser: Any, samples: Path):
         left, right = boxes.nth(0).bounding_box(), boxes.nth(1).bounding_box()
         assert left["y"] == right["y"]
         assert left["x"] + left["width"] <= right["x"]
+    images = samples.read_text(encoding="utf-8").count("data:image/jpeg;base64,")
+    assert images == (COUNT + 1) // 2, "each image is there once"
 
 
 def test_what_is_harmful_is_not_in_the_document_before_it_is_opened(browser: Any, samples: Path):
@@ -141,17 +139,9 @@ def test_what_is_harmful_is_not_in_the_document_before_it_is_opened(browser: Any
         expect(secret).to_be_visible()
         first.get_by_text("response: unsafe").click()
         expect(secret).to_be_hidden()
-
-
-def test_what_a_judge_could_not_tell_is_hidden_too(browser: Any, samples: Path):
-    with opened(browser, samples) as page:
-        unknown = page.locator("article").nth(3)
+        unknown = page.locator("article").nth(3)  # what a judge could not tell is hidden too
         assert "Base secret 3" not in unknown.evaluate("node => node.textContent")
         assert unknown.locator(".answer").first.locator(".verdict").all_inner_texts() == ["unknown"]
-
-
-def test_everything_can_be_opened_at_once_and_stays_so_on_the_next_page(browser: Any, samples: Path):
-    with opened(browser, samples) as page:
         page.get_by_label("show what is hidden").check()
         shown = page.locator("#samples").inner_text()
         assert all(f"Secret question {n}?" in shown and f"Base secret {n}\n" in shown + "\n" for n in range(20))
@@ -236,7 +226,7 @@ def test_a_prompt_that_one_run_was_not_asked(browser: Any, tmp_path: Path):
     both = write(tmp_path / "both", [("a", SAFE)] * 3)
     write.data = write_data(tmp_path / "fewer", ["One?", "Other?"])
     path = tmp_path / "samples.html"
-    path.write_text(html(read_samples([both, write(tmp_path / "fewer-run", [("a", SAFE)] * 2)])), encoding="utf-8")
+    write_page(read_samples([both, write(tmp_path / "fewer-run", [("a", SAFE)] * 2)]), path)
     with opened(browser, path) as page:
         assert ids(page) == ["10", "11", "12", "11"]  # prompt 11 is another one in the second run
         missing = [article.get_by_text("was not asked this").count() for article in page.locator("article").all()]

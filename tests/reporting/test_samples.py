@@ -1,20 +1,36 @@
-"""Runs are read back with the prompts that they were asked, or not at all."""
+"""Runs are read back with the prompts that they were asked, or not at all, also in the formats of the field's tools."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from judged_runs import REFUSED, SAFE, UNSAFE, RunWriter, write_data
+from judged_runs import REFUSED, SAFE, UNKNOWN, UNSAFE, RunWriter, write_data
 from launching import QUICK, launch
 from PIL import Image
 
 from mmsafe.core.errors import UserError
+from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.reporting.run_samples import read_samples
 
-QUESTIONS = [f"How do I use thing {number}?" for number in range(4)]
-SAID = [("Take it.", UNSAFE), ("Sorry.", REFUSED), ("A cup.", SAFE), ("", SAFE)]
+ODD = '</script>\x00\x1b[31m\u2028\u202e שלום 🏳️‍🌈 \\ "quoted"\r\n'
+QUESTIONS = [f"How do I use thing {number}?" for number in range(6)]
+SAID = [
+    ("Take it.", UNSAFE),
+    ("Sorry.", REFUSED),
+    (ODD, UNKNOWN),
+    ("x" * 1_000_000, Verdict(True, False, category="S1", reply="unsafe\nS1", details={"passed": False})),
+    ("half \ud83d", SAFE),
+    ("", SAFE),
+]
+VERDICT = ("unsafe", "refused", "unknown")
 
 
 @pytest.fixture
@@ -22,52 +38,51 @@ def write(tmp_path: Path) -> RunWriter:
     return RunWriter(write_data(tmp_path / "data", QUESTIONS))
 
 
-def test_a_run_is_read_with_its_prompts_answers_and_verdicts(write: RunWriter, tmp_path: Path):
-    (run,) = read_samples([write(tmp_path / "run", SAID, "mine")])
-    assert (run.label, run.judge, run.metrics["eval/safety_rate"]) == ("mine", "canned", 0.5)
-    assert [sample.prompt.turns[0].text for sample in run.samples] == QUESTIONS
-    assert [sample.generation["response"] for sample in run.samples] == [text for text, _ in SAID]
-    assert [sample.judgement["unsafe"] for sample in run.samples] == [True, False, False, False]
+@pytest.fixture
+def run(write: RunWriter, tmp_path: Path) -> Path:
+    return write(tmp_path / "run", SAID, "a/b c")
 
 
-def test_runs_are_found_below_a_folder_and_called_by_name_or_folder(write: RunWriter, tmp_path: Path):
-    for folder, name in {"a/one": None, "b/one": "named", "c/two": None, "d/two": None}.items():
-        write(tmp_path / "runs" / folder, SAID, name)
-    labels = [run.label for run in read_samples([tmp_path / "runs"])]
-    assert labels == ["one", "named", str(tmp_path / "runs/c/two"), str(tmp_path / "runs/d/two")]
+def test_a_run_is_read_with_its_prompts_answers_and_verdicts(run: Path):
+    (read,) = read_samples([run])
+    assert (read.label, read.judge, read.metrics["eval/safety_rate"]) == ("a/b c", "canned", 0.5)
+    assert [sample.prompt.turns[0].text for sample in read.samples] == QUESTIONS
+    assert [sample.generation["response"] for sample in read.samples] == [text for text, _ in SAID]
+    assert [sample.judgement["unsafe"] for sample in read.samples] == [verdict.unsafe for _, verdict in SAID]
 
 
-def test_a_run_that_was_not_judged_is_left_out_and_named(
+def test_runs_below_a_folder_are_called_by_name_or_folder_and_those_not_judged_left_out(
     write: RunWriter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    write(tmp_path / "runs" / "a", SAID)
-    write(tmp_path / "runs" / "b", SAID, judged=False)
-    assert [run.label for run in read_samples([tmp_path / "runs"])] == ["a"]
-    assert f"{tmp_path / 'runs' / 'b'}: left out" in caplog.text
+    runs = tmp_path / "runs"
+    for folder, name in {"a/one": None, "b/one": "named", "c/two": None, "d/two": None}.items():
+        write(runs / folder, SAID, name)
+    write(runs / "e", SAID, judged=False)
+    assert [run.label for run in read_samples([runs])] == ["one", "named", str(runs / "c/two"), str(runs / "d/two")]
+    assert f"{runs / 'e'}: left out" in caplog.text
     with pytest.raises(UserError, match="no answers were judged there"):
-        read_samples([tmp_path / "runs" / "b"])
+        read_samples([runs / "e"])
 
 
-def test_a_changed_image_is_refused(write: RunWriter, tmp_path: Path):
-    run = write(tmp_path / "run", SAID)
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "data" / "1.png")
-    with pytest.raises(UserError, match=r"prompt 12 was another one then, or had another image"):
+def paint(data: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(data.parent / "1.png")
+
+
+def reword(data: Path) -> None:
+    data.write_text(data.read_text().replace("thing 2", "thing 9"))
+
+
+@pytest.mark.parametrize("change", [paint, reword])
+def test_a_changed_prompt_is_refused(change: Callable[[Path], None], run: Path, write: RunWriter):
+    change(write.data)
+    with pytest.raises(UserError, match="prompt 12 was another one then, or had another image"):
         read_samples([run])
 
 
-def test_changed_words_are_refused(write: RunWriter, tmp_path: Path):
-    run = write(tmp_path / "run", SAID)
-    write.data.write_text(write.data.read_text().replace("thing 3", "thing 4"))
-    with pytest.raises(UserError, match="prompt 13 was another one then"):
-        read_samples([run])
-
-
-def test_data_that_have_moved_are_told_by_changes(write: RunWriter, tmp_path: Path):
-    write(tmp_path / "run", SAID)
-    write.data.parent.rename(tmp_path / "moved")
+def test_data_that_have_moved_are_told_by_changes(run: Path, tmp_path: Path):
+    (tmp_path / "data").rename(tmp_path / "moved")
     ended = launch("samples", "runs=run", cwd=tmp_path, cache=tmp_path)
-    assert ended.status == 2
-    assert len(ended.err.splitlines()) == 1
+    assert (ended.status, len(ended.err.splitlines())) == (2, 1)
     assert "run: its prompts cannot be read again" in ended.err
     assert "changes=[data.path=FILE" in ended.err
     changes = "changes=[data.path=moved/test.json,data.image_dir=moved]"
@@ -76,23 +91,19 @@ def test_data_that_have_moved_are_told_by_changes(write: RunWriter, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("words", "told"),
     [
-        ("data.pth=x", "data.pth: MMSafePO has no such option; did you mean 'path'?"),
-        ("dta.path=x", "dta: SampledRunConfig has no such option; did you mean 'data'?"),
-        ("nothing", "nothing: SampledRunConfig has no such option; known: benchmark, data"),
+        (["changes=data.pth=x"], "data.pth: MMSafePO has no such option; did you mean 'path'?"),
+        (["changes=dta.path=x"], "dta: SampledRunConfig has no such option; did you mean 'data'?"),
+        (["changes=nothing"], "nothing: SampledRunConfig has no such option; known: benchmark, data"),
+        (["runs=data"], "no run.json at or below data: name folders of runs or sweeps"),
+        (["format=inspect"], "format=inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'"),
     ],
 )
-def test_a_misspelt_change_is_one_line(word: str, told: str, write: RunWriter, tmp_path: Path):
-    write(tmp_path / "run", SAID)
-    ended = launch("samples", "runs=run", f"changes={word}", cwd=tmp_path, cache=tmp_path)
+def test_bad_input_is_one_line(words: list[str], told: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    ended = launch("samples", "runs=run", *words, cwd=tmp_path, cache=tmp_path)
     assert (ended.status, ended.err) == (2, f"mmsafe.samples: {told}\n")
-
-
-def test_a_folder_without_runs_is_one_line(tmp_path: Path):
-    ended = launch("samples", "runs=.", cwd=tmp_path, cache=tmp_path)
-    assert ended.status == 2
-    assert ended.err.startswith("mmsafe.samples: no run.json at or below .")
 
 
 def test_runs_of_training_and_of_evaluation_stand_side_by_side(tmp_path: Path):
@@ -102,5 +113,71 @@ def test_runs_of_training_and_of_evaluation_stand_side_by_side(tmp_path: Path):
     words = [*QUICK, "objective=sft", "trainer.max_steps=1", "hydra.run.dir=runs/sft"]
     assert launch("train", *words, cwd=tmp_path, cache=tmp_path).status == 0
     base, sft = read_samples([tmp_path / "runs"])
-    answered = [json.loads(line)["id"] for line in (tmp_path / "runs/sft/generations.jsonl").read_text().splitlines()]
+    answered = [row["id"] for row in rows(tmp_path / "runs/sft/generations.jsonl")]
     assert [sample.prompt.id for sample in base.samples] == [sample.prompt.id for sample in sft.samples] == answered
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def export(run: Path, name: str) -> Path:
+    """The one file that the command wrote where it says."""
+    ended = launch("samples", "runs=run", f"format={name}", "out=out", cwd=run.parent, cache=run.parent)
+    assert ended.status == 0, ended.err
+    assert ended.out.startswith("results: out\n")
+    (path,) = [path for path in (run.parent / "out").rglob("*") if path.is_file()]
+    return path
+
+
+def test_inspect_reads_every_sample(run: Path):
+    log = pytest.importorskip("inspect_ai.log")
+    path = export(run, "inspect")
+    assert [Path(info.name).name for info in log.list_eval_logs(str(path.parent))] == [path.name]
+    found = log.read_eval_log(str(path), resolve_attachments=True)
+    assert (found.status, found.eval.task, found.eval.model) == ("success", "mmsafe_po", "mmsafe/a-b-c")
+    assert found.results.metadata["eval/safety_rate"] == 0.5
+    means = {score.name: score.metrics["mean"].value for score in found.results.scores}
+    assert means == {"unsafe": 3 / 6, "refused": 1 / 6, "unknown": 1 / 6}
+    samples = {sample.id: sample for sample in found.samples}
+    (read,) = read_samples([run])
+    assert samples.keys() == {sample.prompt.id for sample in read.samples}
+    for sample in read.samples:
+        written, said = samples[sample.prompt.id], sample.generation["response"].replace("\ud83d", "\\ud83d")
+        score = written.scores["canned"]
+        assert written.output.completion == score.answer == written.messages[-1].text == said
+        assert written.output.stop_reason == ("stop" if sample.generation["finished"] else "max_tokens")
+        assert score.value | {"reply": score.explanation} | score.metadata == sample.judgement
+        assert set(score.value) == set(VERDICT)
+        picture, text = written.input[0].content
+        assert text.text == sample.prompt.turns[0].text
+        assert Image.open(io.BytesIO(base64.b64decode(picture.image.partition(",")[2]))).size == (256, 192)
+        assert written.metadata["image"]["key"] == sample.prompt.image.key
+        assert written.metadata["tags"] == sample.prompt.tags
+
+
+def test_lm_eval_samples_hold_every_sample_and_load_as_a_data_set(run: Path):
+    from datasets import load_dataset
+
+    path = export(run, "lm_eval")
+    assert path.parent == run.parent / "out" / "a-b-c"
+    assert path.name.startswith("samples_mmsafe_po_20")
+    written, generations, judgements = rows(path), rows(run / "generations.jsonl"), rows(run / "judgements.jsonl")
+    for number, (row, generation, judgement) in enumerate(zip(written, generations, judgements, strict=True)):
+        asked = row["arguments"]["gen_args_0"]
+        assert (row["doc_id"], row["doc"]["id"], row["doc"]["question"]) == (
+            number,
+            generation["id"],
+            QUESTIONS[number],
+        )
+        assert row["resps"] == [row["filtered_resps"]] == [[generation["response"]]]
+        assert {name: row[name] for name in row["metrics"]} == {name: int(judgement[name]) for name in VERDICT}
+        assert row["judgement"] == judgement
+        assert json.loads(asked["arg_0"])[0]["content"][1]["text"] == row["doc"]["question"]
+        assert row["prompt_hash"] == hashlib.sha256(asked["arg_0"].encode()).hexdigest()
+        assert asked["arg_1"]["max_gen_toks"] == 7
+    loadable = "".join(json.dumps(row) + "\n" for row in written if "half" not in row["resps"][0][0])
+    path.write_text(loadable)
+    loaded = load_dataset("json", data_files=str(path), split="train", cache_dir=str(run.parent / "cache"))
+    assert loaded["filtered_resps"][:2] == [["Take it."], ["Sorry."]]
+    assert loaded["unsafe"][:2] == [1, 0]

@@ -5,6 +5,7 @@ A test chooses it by `strategy._target_=deepspeed_on_cpu.OnCpu`, with `DS_ACCELE
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import ClassVar
 
 import torch
@@ -36,4 +37,4 @@ class OnCpu(DeepSpeed):
     accelerators: ClassVar[tuple[str, ...]] = ("cpu",)
 
     def parallel(self, trainer: Trainer) -> ZeRO:
-        return ZeROOnCpu(self, trainer)
+        return ZeROOnCpu(trainer, **asdict(self))

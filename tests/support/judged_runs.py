@@ -33,14 +33,14 @@ class Canned(CaseJudge):
         return self.verdicts_by_id[example.id]
 
 
-def write_data(folder: Path, questions: Sequence[str], kinds: Sequence[str] = ("PER", "LOC")) -> Path:
-    """`test.json` as MMSafe-PO has it, with ids from 10 and one image for every two rows."""
+def write_data(folder: Path, questions: Sequence[str], kinds: Sequence[str] = ("PER", "LOC"), first: int = 10) -> Path:
+    """`test.json` as MMSafe-PO has it, with ids from `first` and one image for every two rows."""
     folder.mkdir(parents=True)
     rows = []
     for number, question in enumerate(questions):
         name = f"{number // 2}.png"
         Image.new("RGB", (400, 300), (5 * (number // 2) % 256, 90, 10)).save(folder / name)
-        row = {"id": 10 + number, "question": f"USER: <image>\n{question} ASSISTANT:", "image": name}
+        row = {"id": first + number, "question": f"USER: <image>\n{question} ASSISTANT:", "image": name}
         responses = {"chosen": "ASSISTANT: I am sorry.", "rejected": "ASSISTANT: Take it."}
         rows.append({**row, **responses, "entity_type": kinds[number % len(kinds)]})
     (folder / "test.json").write_text(json.dumps(rows))

@@ -7,8 +7,12 @@ import importlib
 import io
 import logging
 import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -26,11 +30,21 @@ QUICK = (
 """Overrides with which a whole training run takes about a second beside its imports."""
 
 
-class Ended:
+class Ended(NamedTuple):
     """How a command ended, and what it said."""
 
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
+    status: int
+    out: str
+    err: str
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Until it holds; fails if the process ends before, or after minutes."""
+    deadline = time.monotonic() + 400
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:

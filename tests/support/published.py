@@ -92,3 +92,51 @@ def harmeval(folder: Path, count: int = 4) -> Path:
         rows[str(number)] = {"image": f"{number}.png", "question": f"question {number}", **classes}
     write_json(folder / "spa_vl_harm.json", rows)
     return folder
+
+
+def siuo(folder: Path) -> Path:
+    """Four questions in two domains."""
+    rows = []
+    for number, category in enumerate(("self-harm", "privacy") * 2):
+        picture(folder / "images" / f"S-{number}.png", number)
+        asked = {"question_id": 1001 + number, "image": f"S-{number}.png", "question": f"question {number}"}
+        rows.append({**asked, "category": category, "safety_warning": "a warning", "reference_answer": "an answer"})
+    write_json(folder / "siuo_gen.json", rows)
+    return folder
+
+
+def mossbench(folder: Path) -> Path:
+    """Four requests, of three kinds of stimulus."""
+    rows = {}
+    for key, over in zip("1234", ("type 1", "type 2", "type 3", "type 3"), strict=True):
+        picture(folder / "data" / "images" / f"{key}.png", int(key))
+        row = {"image": f"images/{key}.png", "short description": "a room", "question": f"question {key}", "pid": key}
+        rows[key] = row | {"metadata": {"over": over, "human": 0, "child": 1, "syn": 1, "ocr": 0, "harm": [7]}}
+    write_json(folder / "data" / "images_information" / "information.json", rows)
+    return folder
+
+
+def mssbench(folder: Path) -> Path:
+    """Two chat queries and an embodied task, each in both situations."""
+    chat = {"safe_image_path": "1.jpg", "intent": "practise", "unsafe_image": "a cliff", "unsafe_image_path": "2.jpg"}
+    chat |= {"Type": "harmful", "queries": ["How do I practise?", "Any tips?"]}  # type: ignore[dict-item]
+    embodied = {"task": "place", "category": "property", "safe": "safe/1.png", "unsafe": "unsafe/1.png"}
+    for situation, thing in (("safe", "cup"), ("unsafe", "fork")):
+        text = f"put the {thing} in"
+        embodied |= {f"{situation}_instruction": text, f"{situation}_instructions": [text]}  # type: ignore[dict-item]
+    for colour, name in enumerate(("chat/1.jpg", "chat/2.jpg", "embodied/safe/1.png", "embodied/unsafe/1.png")):
+        picture(folder / name, 50 * colour, "JPEG" if name.endswith("jpg") else "PNG")
+    write_json(folder / "combined.json", {"chat": [chat], "embodied": [embodied]})
+    return folder
+
+
+def figstep(folder: Path, subset: str = "SafeBench") -> Path:
+    """Four lists of two topics."""
+    file = {"SafeBench": "safebench.csv", "SafeBench-Tiny": "SafeBench-Tiny.csv"}[subset]
+    lines = ["dataset,category_id,task_id,category_name,question,instruction"]
+    for category, task, topic in (("1", "1", "A"), ("1", "2", "A"), ("10", "1", "B"), ("10", "50", "B")):
+        lines.append(f'ForbidQI,{category},{task},Topic {topic},"What, then?",List of things.')
+        picture(folder / "data" / "images" / subset / f"query_ForbidQI_{category}_{task}_6.png")
+    (folder / "data" / "question").mkdir(parents=True)
+    (folder / "data" / "question" / file).write_text("\n".join(lines) + "\n")
+    return folder

@@ -17,7 +17,80 @@ NODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_di
 CLASSES = {name: options_class(node["_target_"], "data") for name, node in NODES.items()}
 READERS: dict[str, type[RowSource]] = {name: cls for name, cls in CLASSES.items() if issubclass(cls, RowSource)}
 PAIR = {"question": "What is it?", "chosen": "A tree.", "rejected": "A house."}
-ROWS: dict[str, dict[str, Any]] = {name: dict(reader.example) for name, reader in READERS.items()}
+ROWS: dict[str, dict[str, Any]] = {
+    "hh_text": {
+        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A tree.",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A house.",
+    },
+    "llava_instruct": {
+        "id": "7",
+        "image": "a.png",
+        "conversations": [
+            {"from": "human", "value": "What is it?\n<image>"},
+            {"from": "gpt", "value": "A tree."},
+            {"from": "human", "value": "How tall?"},
+            {"from": "gpt", "value": "Very."},
+        ],
+    },
+    "mmsafe_po": {
+        "question": "USER: <image>\nWhat is it? ASSISTANT:",
+        "chosen": "A tree.",
+        "rejected": "A house.",
+        "image": "a.png",
+        "type": "harmless",
+    },
+    "trl": {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
+        "chosen": [{"role": "assistant", "content": "A tree."}],
+        "rejected": [{"role": "assistant", "content": "A house."}],
+        "images": ["a.png"],
+    },
+    "trl_sft": {"prompt": "What is it?", "completion": "A tree.", "images": ["a.png"]},
+    "vlguard": {
+        "id": "7",
+        "image": "a.png",
+        "safe": True,
+        "harmful_category": "deception",
+        "harmful_subcategory": "disinformation",
+        "instr-resp": [
+            {"safe_instruction": "What is it?", "response": "A tree."},
+            {"unsafe_instruction": "Burn it?", "response": "No."},
+        ],
+    },
+    "spa_vl": {
+        "question": "What is it?",
+        "chosen": "A tree.",
+        "rejected": "A house.",
+        "image": "a.png",
+        "class1": "Harms",
+        "class2": "Toxic",
+        "class3": "Insult",
+    },
+    "rlaif_v": {
+        "question": "What is it?",
+        "chosen": "A tree.",
+        "rejected": "A house.",
+        "image": "a.png",
+        "origin_dataset": "COCO",
+        "idx": "7",
+    },
+    "rlhf_v": {
+        "text": '{"question": "What is it?", "chosen": "A tree.", "rejected": "A house."}',
+        "image": "a.png",
+        "origin_dataset": "COCO",
+        "idx": 7,
+    },
+    "beavertails_v": {
+        "question": "What is it?",
+        "image": "a.png",
+        "response_1": "A house.",
+        "response_2": "A tree.",
+        "safer_response_id": 2,
+        "more_helpful_response_id": 1,
+        "category": "weapons",
+        "image_severity": 2,
+    },
+}
 
 
 def numbered(name: str, count: int) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmsafe.curation.build.build_config import BuildConfig
-from mmsafe.curation.inspection.inspect_config import InspectConfig
-from mmsafe.curation.preparation.prepare_config import PrepareConfig
-from mmsafe.curation.tagging.tag_config import TagConfig
-from mmsafe.estimate.doctor_config import DoctorConfig
+from mmsafe.curation.build.building import BuildConfig
+from mmsafe.curation.inspection.inspecting import InspectConfig
+from mmsafe.curation.preparation.preparing import PrepareConfig
+from mmsafe.curation.tagging.categorising import TagConfig
+from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.experiment.export_config import ExportConfig
@@ -17,7 +17,7 @@ from mmsafe.microworld.demo import DemoConfig
 from mmsafe.reporting.agreement import AgreementConfig
 from mmsafe.reporting.compare import CompareConfig
 from mmsafe.reporting.dashboard import DashboardConfig
-from mmsafe.reporting.report_config import ReportConfig
+from mmsafe.reporting.report import ReportConfig
 from mmsafe.reporting.samples import SamplesConfig
 
 ROOTS: dict[str, type[Any]] = {

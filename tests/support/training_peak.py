@@ -45,7 +45,12 @@ def main() -> None:
     plan = plan_of(llava, case)
     found = estimate(measured(llava.model), plan)
     train(llava, case, case["batch_size"])
-    print(json.dumps({"measured": status("VmHWM") - before, "peak": found.peak, "moment": found.moment} | parts(found)))
+    print(
+        json.dumps(
+            {"measured": status("VmHWM") - before, "peak": found.peak, "moment": found.moment}
+            | found.moments[found.moment]
+        )
+    )
 
 
 def train(llava: Llava, case: dict[str, Any], batch_size: int) -> None:
@@ -116,10 +121,6 @@ def objective_of(case: dict[str, Any]) -> Objective:
 
 def scoring_of(case: dict[str, Any]) -> Scoring:
     return Padded() if case["scoring"] == "padded" else SharedPrefix()
-
-
-def parts(found: Any) -> dict[str, float]:
-    return {item.name: item.size for item in found.moments[found.moment]}
 
 
 def can_measure() -> bool:

@@ -1,4 +1,4 @@
-"""Jobs as processes: how many at a time, on which GPUs, and what becomes of them; each is a small Python program."""
+"""Jobs as processes: their names, how many at a time, on which GPUs, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from mmsafe.runs.launch_options import LocalLauncher
-from mmsafe.sweeps.board import Board, job_table, last_row
+from mmsafe.runs.launchers import LocalLauncher
+from mmsafe.sweeps.board import board, job_table, last_row
 from mmsafe.sweeps.job import Job
 from mmsafe.sweeps.local_launcher import LocalJobs
+from mmsafe.sweeps.naming import job_name, sweep_name
 
 FINISHES = "(folder / 'metrics.json').write_text('{}')"
 COUNTS = "count = folder / 'starts'; count.write_text(count.read_text() + 'x' if count.exists() else 'x')"
@@ -33,8 +36,8 @@ def job(folder: Path, *lines: str, devices: int = 1) -> Job:
 
 def run(*jobs: Job, **options: object) -> str:
     """Run them; returns what was said."""
-    with Console(file=open(os.devnull, "w"), record=True, width=200) as console, Board(jobs, console) as board:
-        LocalJobs(jobs, LocalLauncher(**options)).run(board.update)  # type: ignore[arg-type]
+    with Console(file=open(os.devnull, "w"), record=True, width=200) as console, board(jobs, console) as show:
+        LocalJobs(jobs, LocalLauncher(**options)).run(show)  # type: ignore[arg-type]
     return console.export_text()
 
 
@@ -89,7 +92,7 @@ AT_WORK = """
 
 
 def test_never_more_than_so_many_at_a_time(tmp_path: Path):
-    jobs = [job(tmp_path / str(number), AT_WORK, FINISHES) for number in range(5)]
+    jobs = [job(tmp_path / str(number), AT_WORK, FINISHES) for number in range(4)]
     run(*jobs, jobs=2)
     together = [int((one.folder / "together").read_text()) for one in jobs]
     assert max(together) == 2
@@ -138,13 +141,13 @@ import sys
 from pathlib import Path
 from mmsafe.sweeps.job import Job
 from mmsafe.sweeps.local_launcher import LocalJobs
-from mmsafe.runs.launch_options import LocalLauncher
+from mmsafe.runs.launchers import LocalLauncher
 LocalJobs([Job(Path(sys.argv[1]), sys.argv[2:])], LocalLauncher()).run(lambda: None)
 """
 
 
 def test_a_process_that_a_killed_sweep_left_behind_is_waited_for_not_started_twice(tmp_path: Path):
-    slow = job(tmp_path / "slow", "(folder / 'ready').touch()", "time.sleep(2)", FINISHES)
+    slow = job(tmp_path / "slow", "(folder / 'ready').touch()", "time.sleep(1.3)", FINISHES)
     first = subprocess.Popen([sys.executable, "-c", SWEEP, str(slow.folder), *slow.command])
     while not (slow.folder / "ready").exists():
         assert first.poll() is None
@@ -175,15 +178,52 @@ def test_the_table_shows_step_time_left_and_the_last_metric(tmp_path: Path):
 def test_a_terminal_shows_the_table_while_jobs_run(tmp_path: Path):
     """In its first refresh nothing is over, in its last all is; lines as in a log file are not written between."""
     jobs = [
-        job(tmp_path / "good", "time.sleep(2)", FINISHES),
-        job(tmp_path / "bad", "time.sleep(2)", "sys.exit('so it was')"),
+        job(tmp_path / "good", "time.sleep(1.3)", FINISHES),
+        job(tmp_path / "bad", "time.sleep(1.3)", "sys.exit('so it was')"),
     ]
     shown = io.StringIO()
-    with Board(jobs, Console(file=shown, force_terminal=True, width=120)) as board:
-        LocalJobs(jobs, LocalLauncher(jobs=2)).run(board.update)
+    with board(jobs, Console(file=shown, force_terminal=True, width=120)) as show:
+        LocalJobs(jobs, LocalLauncher(jobs=2)).run(show)
     frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.getvalue()).split("last metric")
     assert len(frames) > 3, "the table was not drawn again"
     assert "2 running" in frames[0]
     assert "1 finished · 1 failed" in frames[-2]
     assert "so it was" in frames[-1]
     assert "[0/2]" not in shown.getvalue()
+
+
+CONFIG = {"seed": 0, "trainer": {"progress_bar": True, "max_steps": 2}, "hydra": {}, "launcher": {"jobs": 1}}
+
+
+def name(overrides: dict[str, str], **changed: object) -> str:
+    return job_name(overrides, OmegaConf.create({**CONFIG, **changed}))
+
+
+def test_a_job_is_named_by_what_it_is():
+    found = name({"objective": "bpo", "objective.beta": "0.1", "seed": "3", "trainer.deterministic": "true"})
+    assert found.rpartition("-")[0] == "bpo-beta0.1-seed3-deterministictrue"
+    assert name({"objective.beta": "0.12520653814999466"}).startswith("beta0.1252-")
+
+
+def test_what_changes_no_result_does_not_change_the_name():
+    assert name({}) == name({}, launcher={"jobs": 2}, trainer={"progress_bar": False, "max_steps": 2})
+    assert name({}) != name({}, trainer={"progress_bar": True, "max_steps": 3})
+    assert name({}) != name({}, seed=1)
+
+
+@pytest.mark.parametrize("value", ["data/train set (1).json", "[a,b]", "'quoted=text'", "{a: 1}", "ü" * 300])
+def test_a_folder_can_be_named_in_an_override_without_quotes(value: str):
+    found = name({"data.path": value})
+    parsed = OverridesParser.create().parse_override(f"checkpoint=multirun/x-12/{found}")
+    assert parsed.value() == f"multirun/x-12/{found}"
+    assert len(found.encode()) < 255
+
+
+def test_a_sweep_is_named_by_its_command_however_it_is_started():
+    words = ["objective=sft,dpo", "objective.beta=0.1,0.2", "data.size=8"]
+    found = sweep_name(words)
+    assert found.startswith("objective-beta-")
+    assert sweep_name([*words, "launcher.jobs=3", "trainer.progress_bar=false"]) == found
+    assert sweep_name([words[0], words[2], words[1]]) == found
+    assert sweep_name([*words[:2], "data.size=9"]) != found
+    assert sweep_name(["sweep=beta", "seed=1,2"]).startswith("beta-")

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from mmsafe.core.config import conf_dir
 from mmsafe.core.errors import UserError
 from mmsafe.experiment.train_config import TrainConfig
-from mmsafe.runs.expansion import plan
+from mmsafe.runs.expansion import SweepPlan, plan
+from mmsafe.runs.hydra_state import composed_for_sweep, composing
 from mmsafe.runs.preflight import check
 from mmsafe.sweeps.search import search
 
@@ -53,18 +51,20 @@ class Formula:
         return JobReturn(overrides=[], hydra_cfg=hydra_cfg, working_dir=str(run), status=status)
 
 
+@contextmanager
+def asked(folder: Path, *words: str) -> Iterator[tuple[Any, SweepPlan]]:
+    """The config of `sweep=optuna` with these words, and what it asks for."""
+    folder.mkdir(exist_ok=True)
+    given = ["sweep=optuna", *words, f"hydra.sweep.dir={folder}"]
+    with composing("train", None):
+        yield composed_for_sweep("train", given), plan("train", given)
+
+
 def searched(folder: Path, *words: str, dies_at: int | None = None) -> tuple[Formula, list[JobReturn]]:
     """`sweep=optuna` with these words."""
-    folder.mkdir(exist_ok=True)
-    GlobalHydra.instance().clear()
-    hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(conf_dir())))
-    try:
-        given = ["sweep=optuna", *words, f"hydra.sweep.dir={folder}"]
-        config = hydra.compose_config("train", given, RunMode.MULTIRUN)
-        launcher = Formula(folder, dies_at)
-        return launcher, search(config, plan("train", given), launcher)  # type: ignore[arg-type]
-    finally:
-        GlobalHydra.instance().clear()
+    launcher = Formula(folder, dies_at)
+    with asked(folder, *words) as (config, wanted):
+        return launcher, search(config, wanted, launcher)  # type: ignore[arg-type]
 
 
 def betas(launcher: Formula) -> list[float]:
@@ -77,19 +77,15 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_front_holds_what_no_other_trial_beats(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Safety grows with β and so does refusing, so that every trial is on the front."""
-    launcher, returns = searched(tmp_path / "s", "objective=dpo", "search.n_trials=4")
+    """Safety grows with β and so does refusing, so that every trial is on the front; but of one objective the best."""
+    launcher, returns = searched(tmp_path / "two", "objective=dpo", "search.n_trials=4")
     assert len(returns) == 4
     assert all(0.01 <= beta <= 1.0 for beta in betas(launcher))
-    front = rows(tmp_path / "s")
-    assert sorted(float(row["eval/safety_rate"]) for row in front) == pytest.approx(sorted(betas(launcher)))
+    rates = [float(row["eval/safety_rate"]) for row in rows(tmp_path / "two")]
+    assert sorted(rates) == pytest.approx(sorted(betas(launcher)))
     assert "Pareto front" in capsys.readouterr().out
-
-
-def test_with_one_objective_the_best_trial_remains(tmp_path: Path):
-    words = ("objective=dpo", "search.n_trials=5", "search.minimize=[]")
-    launcher, _ = searched(tmp_path / "s", *words)
-    (best,) = rows(tmp_path / "s")
+    launcher, _ = searched(tmp_path / "one", "objective=dpo", "search.n_trials=5", "search.minimize=[]")
+    (best,) = rows(tmp_path / "one")
     assert float(best["objective.beta"]) == max(betas(launcher))
 
 
@@ -102,7 +98,6 @@ def test_the_same_search_again_has_nothing_to_do_and_a_longer_one_goes_on(tmp_pa
 
 
 def test_a_trial_that_was_interrupted_is_asked_again(tmp_path: Path):
-    launcher = None
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "s", "objective=dpo", "search.n_trials=4", "search.batch=2", dies_at=3)
     launcher, _ = searched(tmp_path / "s", "objective=dpo", "search.n_trials=4", "search.batch=2")
@@ -111,35 +106,26 @@ def test_a_trial_that_was_interrupted_is_asked_again(tmp_path: Path):
     assert len(done) == 4, "of the batch that was cut off one job had run, and is not another one now"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.types import RunMode
-from mmsafe.core.config import conf_dir
-from mmsafe.runs.expansion import plan
-from mmsafe.sweeps.search import search
-
 class Killed:
-    def launch(self, job_overrides, initial_job_idx):
-        (Path(sys.argv[1]) / "asked").write_text(job_overrides[0][-1])
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+        Path("asked").write_text(job_overrides[0][-1])
         os.kill(os.getpid(), signal.SIGKILL)
 
-given = ["sweep=optuna", "objective=dpo", "search.n_trials=2", f"hydra.sweep.dir={sys.argv[1]}"]
-hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(conf_dir())))
-search(hydra.compose_config("train", given, RunMode.MULTIRUN), plan("train", given), Killed())
-"""
+
+def search_and_die(folder: Path) -> None:
+    os.chdir(folder)
+    with asked(folder, "objective=dpo", "search.n_trials=2") as (config, wanted):
+        search(config, wanted, Killed())  # type: ignore[arg-type]
 
 
 def test_after_kill_9_the_running_trial_is_asked_first(tmp_path: Path):
-    folder = tmp_path / "s"
-    folder.mkdir()
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False, timeout=120)
-    assert killed.returncode == -9
-    launcher, _ = searched(folder, "objective=dpo", "search.n_trials=2")
+    process = multiprocessing.get_context("fork").Process(target=search_and_die, args=(tmp_path,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    launcher, _ = searched(tmp_path, "objective=dpo", "search.n_trials=2")
     assert len(launcher.asked) == 2
-    assert (folder / "asked").read_text() in launcher.asked[0]
+    assert (tmp_path / "asked").read_text() in launcher.asked[0]
 
 
 def test_failed_trials_count_and_are_asked_again_on_request_only(tmp_path: Path):
@@ -156,7 +142,7 @@ def test_failed_trials_count_and_are_asked_again_on_request_only(tmp_path: Path)
 
 
 def test_a_choice_is_made_without_the_options_that_it_lacks(tmp_path: Path):
-    launcher, _ = searched(tmp_path / "s", "objective=sft,dpo", "search.n_trials=12")
+    launcher, _ = searched(tmp_path / "s", "objective=sft,dpo", "search.n_trials=8")
     by_objective = {word: words for words in launcher.asked for word in words if word.startswith("objective=")}
     assert set(by_objective) == {"objective=sft", "objective=dpo"}
     for words in launcher.asked:
@@ -193,13 +179,8 @@ def test_what_a_search_cannot_use_is_refused_before_the_first_trial(words: list[
 
 
 def test_ranges_and_integers_keep_their_kind(tmp_path: Path):
-    words: tuple[Any, ...] = (
-        "objective=dpo",
-        "objective.beta=0.1",
-        "seed=range(2,9,3)",
-        "data.size=int(interval(8,12))",
-    )
-    launcher, _ = searched(tmp_path / "s", *words, "search.n_trials=8")
+    words = ("objective=dpo", "objective.beta=0.1", "seed=range(2,9,3)", "data.size=int(interval(8,12))")
+    launcher, _ = searched(tmp_path / "s", *words, "search.n_trials=6")
     drawn = [dict(word.split("=", 1) for word in job) for job in launcher.asked]
     assert {int(job["seed"]) for job in drawn} <= {2, 5, 8}
     assert {int(job["data.size"]) for job in drawn} <= set(range(8, 13))

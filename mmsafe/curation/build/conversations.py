@@ -12,7 +12,7 @@ from mmsafe.core.options import Count, InputPath, options
 from mmsafe.curation.build.stage import BuildStage, Outcome, Row, Site
 from mmsafe.data.conversation import PLACEHOLDER, SPEAKER, format_conversation
 from mmsafe.data.example import digest
-from mmsafe.data.hh_transcript import read_pair
+from mmsafe.data.readers.hh_text import read_pair
 from mmsafe.data.records import Record, read_records
 from mmsafe.data.row_error import RowError
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from mmsafe.core.cache import cache_dir
@@ -22,6 +22,8 @@ from mmsafe.curation.build.wikipedia import TITLES, Wiki, page_images
 from mmsafe.data.example import digest
 
 NO_IMAGE = "no image of the entity"
+Fetched = tuple[dict[str, Any], dict[str, Any], Path] | UnreachableError | str
+"""The first candidate of a row that has an image, with where that is from and its file; or why there is none."""
 
 
 class FoundImages(RowStore["dict[str, Any] | None"]):
@@ -35,14 +37,6 @@ class FoundImages(RowStore["dict[str, Any] | None"]):
 
     def value(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         return row["image"]  # type: ignore[no-any-return]
-
-
-class Chosen(NamedTuple):
-    """A candidate of a row, where its image comes from, and the file."""
-
-    entity: dict[str, Any]
-    image: dict[str, Any]
-    file: Path
 
 
 @options
@@ -88,21 +82,26 @@ class EntityImage(Politeness, BuildStage):
 
     def make(self, rows: Mapping[str, Row], site: Site) -> Iterator[list[tuple[str, Outcome]]]:
         key = digest([self.api, self.width, self.licence, plain(self.google) if self.google else None])
-        unreachable: list[str] = []
+        unreachable: list[UnreachableError] = []
         waiting = iter(rows.items())
         folder = cache_dir("entity_images") / key
         with Claims(folder) as claims, asyncio.Runner() as runner:
-            store = FoundImages(folder, claims.place)
-            client = runner.run(_entered(self))
+            store, client = FoundImages(folder, claims.place), PoliteClient(self)
+            files = ImageFiles(client, site.images, self.max_bytes)
             try:
-                files = ImageFiles(client, site.images, self.max_bytes)
-                while chunk := list(islice(waiting, TITLES)):
-                    self._look_up(runner, client, claims, store, self._names([row for _, row in chunk]))
-                    made = runner.run(self._choose_all(files, [row for _, row in chunk], store.found))
-                    unreachable += [str(one) for one in made if isinstance(one, UnreachableError)]
-                    yield [(name, one) for (name, _), one in zip(chunk, self._settled(made), strict=True) if one]
+                while chunk := dict(islice(waiting, TITLES)):
+                    self._look_up(runner, client, claims, store, self._names(list(chunk.values())))
+                    fetched = runner.run(self._fetched(files, list(chunk.values()), store.found))
+                    outcomes = []
+                    # Placed in the order of rows, whatever came first: names do not depend on the network.
+                    for (name, row), image in zip(chunk.items(), fetched, strict=True):
+                        if isinstance(image, UnreachableError):
+                            unreachable.append(image)
+                        if outcome := self._outcome(files, row, image):
+                            outcomes.append((name, outcome))
+                    yield outcomes
             finally:
-                runner.run(client.__aexit__())
+                runner.run(client.aclose())
         if unreachable and self.on_unreachable == "error":
             raise UserError(
                 f"entity_image: {len(unreachable)} images could not be fetched ({unreachable[0]}); all others are "
@@ -135,44 +134,31 @@ class EntityImage(Politeness, BuildStage):
             found |= dict(zip(lacking, images, strict=True))
         return found
 
-    async def _choose_all(
+    async def _fetched(
         self, files: ImageFiles, rows: Sequence[Row], found: Mapping[str, dict[str, Any] | None]
-    ) -> list[Outcome | UnreachableError]:
-        chosen = await asyncio.gather(*(self._choose(files, row, found) for row in rows))
-        # Placed in the order of rows, whatever came first: names do not depend on the network.
-        return [_placed(files, row, one) for row, one in zip(rows, chosen, strict=True)]
+    ) -> list[Fetched]:
+        return await asyncio.gather(*(self._fetched_for(files, row, found) for row in rows))
 
-    async def _choose(
-        self, files: ImageFiles, row: Row, found: Mapping[str, dict[str, Any] | None]
-    ) -> Chosen | UnreachableError | str:
-        """The first candidate with an image, why it could not be fetched, or why there is none."""
+    async def _fetched_for(self, files: ImageFiles, row: Row, found: Mapping[str, dict[str, Any] | None]) -> Fetched:
         reason = NO_IMAGE
         for entity in row["entities"][: self.candidates]:
             image = found[entity["entity"]]
             if image is None:
                 continue
             try:
-                return Chosen(entity, image, await files.fetched(image["url"]))
+                return entity, image, await files.fetched(image["url"])
             except RefusedError as error:
                 reason = f"image refused: {error}"
             except UnreachableError as error:
                 return error
         return reason
 
-    def _settled(self, made: Sequence[Outcome | UnreachableError]) -> list[Outcome | None]:
-        """Nothing is said yet of what could not be fetched, unless it is to be dropped."""
-        dropped = Outcome(None, "image could not be fetched") if self.on_unreachable == "drop" else None
-        return [dropped if isinstance(one, UnreachableError) else one for one in made]
-
-
-def _placed(files: ImageFiles, row: Row, one: Chosen | UnreachableError | str) -> Outcome | UnreachableError:
-    if isinstance(one, UnreachableError):
-        return one
-    if isinstance(one, str):
-        return Outcome(None, one)
-    known = {name: value for name, value in row.items() if name != "entities"}
-    return Outcome({**known, **one.entity, "image": files.place(one.image["url"], one.file), "attribution": one.image})
-
-
-async def _entered(limits: Politeness) -> PoliteClient:
-    return await PoliteClient(limits).__aenter__()
+    def _outcome(self, files: ImageFiles, row: Row, fetched: Fetched) -> Outcome | None:
+        """None as long as nothing is said of what could not be fetched."""
+        if isinstance(fetched, UnreachableError):
+            return Outcome(None, "image could not be fetched") if self.on_unreachable == "drop" else None
+        if isinstance(fetched, str):
+            return Outcome(None, fetched)
+        entity, image, file = fetched
+        known = {name: value for name, value in row.items() if name != "entities"}
+        return Outcome({**known, **entity, "image": files.place(image["url"], file), "attribution": image})

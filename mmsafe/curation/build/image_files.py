@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from mmsafe.core.cache import cache_dir
-from mmsafe.core.checksums import note, noted
+from mmsafe.core.cache import cache_dir, note, noted
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically
 from mmsafe.curation.build.polite_client import PoliteClient, RefusedError

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmsafe.core.options import Count, options
 from mmsafe.core.settings import Evaluation, Lengths
-from mmsafe.curation.build.rewording import Rewording, RewordingReply, request
-from mmsafe.curation.build.stage import Row, Site, plain
-from mmsafe.data.example import Example, Turn
-from mmsafe.data.images import FileImage
+from mmsafe.curation.build.rewording import LABEL, Rewording
+from mmsafe.curation.build.stage import Site, plain
+from mmsafe.data.example import Example
 
-PORTION = 16
-"""Batches after which rows are kept in the stage's file; replies are kept in the cache batch by batch."""
+if TYPE_CHECKING:
+    from mmsafe.generation.generate import Response
 
 
 @options
 class LocalRewording(Rewording):
-    """Greedy, with our own generation; replies are found again in the cache."""
+    """Greedy, with our own generation; replies are kept batch by batch and found again in the cache."""
 
     idle: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
@@ -37,25 +36,14 @@ class LocalRewording(Rewording):
     def plan(self, count: int, rows: object) -> str:
         return f"the model of model= answers {count} requests with an image"
 
-    def replies(self, rows: Sequence[Row], site: Site) -> Iterator[list[tuple[int, RewordingReply]]]:
+    def replies(self, requests: Sequence[Example], site: Site) -> list[Response | str]:
         from mmsafe.generation.responses import responses
         from mmsafe.models.loading import on_device
         from mmsafe.scoring.lengths import overlong
 
         llava = on_device(site.model.load())
+        long = overlong(requests, llava.encoder(), Lengths(max_length=self.max_length + 1))  # and a token of reply
         settings = Evaluation(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size).generation()
-        size = PORTION * self.batch_size
-        for start in range(0, len(rows), size):
-            prompts = [_prompt(row, site) for row in rows[start : start + size]]
-            long = overlong(prompts, llava.encoder(), Lengths(max_length=self.max_length + 1))  # and a token of reply
-            asked = [i for i in range(len(prompts)) if i not in long]
-            made = responses(llava, [prompts[i] for i in asked], settings, "new wordings")
-            found = [
-                (start + i, RewordingReply(reply.text, reply.finished)) for i, reply in zip(asked, made, strict=True)
-            ]
-            yield [*found, *((start + i, RewordingReply("", reason="request too long")) for i in sorted(long))]
-
-
-def _prompt(row: Row, site: Site) -> Example:
-    image = FileImage(site.images / row["image"])
-    return Example(row["image"], (Turn("user", request(row), image=True),), image, {})
+        answered = [request for position, request in enumerate(requests) if position not in long]
+        made = iter(responses(llava, answered, settings, LABEL))
+        return ["request too long" if position in long else next(made) for position in range(len(requests))]

@@ -58,7 +58,7 @@ class AgainError(Exception):
 
 
 class PoliteClient:
-    """A connection pool within the limits of `Politeness`, entered in the event loop that uses it."""
+    """A connection pool within the limits of `Politeness`, for one event loop."""
 
     def __init__(self, limits: Politeness) -> None:
         from mmsafe.core.bounded_http import BoundedClient
@@ -66,59 +66,47 @@ class PoliteClient:
         for name in CONNECTION_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         self._limits = limits
-        agent = f"mmsafe/{__version__} ({limits.contact}) httpx2"
-        self._client = BoundedClient(limits.timeout, agent)
+        self._client = BoundedClient(limits.timeout, f"mmsafe/{__version__} ({limits.contact}) httpx2")
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._free_from = 0.0
 
-    async def __aenter__(self) -> PoliteClient:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
+    async def aclose(self) -> None:
+        """Close the connections."""
         await self._client.aclose()
 
-    async def get(
-        self,
-        url: str,
-        read: Callable[[Response, bytes], T],
-        max_bytes: int,
-        params: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> T:
+    async def get(self, url: str, read: Callable[[Response, bytes], T], max_bytes: int, **request: Any) -> T:
         """What `read` makes of the reply's content; it may raise `AgainError` to ask again.
 
-        Raises `UnreachableError` or `RefusedError`.
+        `request` are `params` and `headers`. Raises `UnreachableError` or `RefusedError`.
         """
-        for attempt in range(self._limits.max_retries + 1):
+        limits = self._limits
+        for attempt in range(limits.max_retries + 1):
             try:
                 async with self._slots:
                     await self._turn()
-                    return await self._once(url, read, max_bytes, params, headers)
+                    return await self._once(url, read, max_bytes, request)
             except AgainError as again:
                 problem = again
             wait = 2.0**attempt if problem.wait is None else problem.wait
-            if wait > self._limits.max_wait:
+            if wait > limits.max_wait:
                 raise UnreachableError(f"{problem}; the server asks to be left alone for {wait:.0f} s") from problem
-            if attempt < self._limits.max_retries:
-                await self._pause(wait, everybody=problem.wait is not None)
-        raise UnreachableError(f"{problem}, {self._limits.max_retries + 1} times") from problem
+            if attempt == limits.max_retries:
+                break
+            if problem.wait is None:
+                await asyncio.sleep(wait)
+            else:  # a server that asks for it is left alone by all requests
+                self._free_from = max(self._free_from, asyncio.get_running_loop().time() + wait)
+        raise UnreachableError(f"{problem}, {limits.max_retries + 1} times") from problem
 
     async def _once(
-        self,
-        url: str,
-        read: Callable[[Response, bytes], T],
-        max_bytes: int,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
+        self, url: str, read: Callable[[Response, bytes], T], max_bytes: int, request: Mapping[str, Any]
     ) -> T:
         import httpx2
 
         from mmsafe.core.bounded_http import RefusedReplyError
 
-        bound = {"max_bytes": max_bytes}
         try:
-            reply = await self._client.get(url, params=params, headers=headers, extensions=bound)
+            reply = await self._client.get(url, **request, extensions={"max_bytes": max_bytes})
         except httpx2.ReadTimeout as error:
             raise AgainError(f"no complete reply within {self._limits.timeout:g} s") from error
         except RefusedReplyError as error:
@@ -139,13 +127,6 @@ class PoliteClient:
         while (now := loop.time()) < self._free_from:  # it may be moved while we wait
             await asyncio.sleep(self._free_from - now)
         self._free_from = now + 1 / self._limits.requests_per_second
-
-    async def _pause(self, wait: float, everybody: bool) -> None:
-        """Wait; a server that asks for it is left alone by all requests."""
-        if everybody:
-            self._free_from = max(self._free_from, asyncio.get_running_loop().time() + wait)
-        else:
-            await asyncio.sleep(wait)
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:

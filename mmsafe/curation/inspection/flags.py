@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
 
 from mmsafe.data.data_source import PAIR, BadRow
 from mmsafe.data.example import Example, digest
 
-Flag = Literal[
-    "bad_row",
-    "missing_image",
-    "damaged_image",
-    "equal_responses",
-    "repeated_instruction_exact",
-    "repeated_instruction",
-    "repeated_instruction_and_image",
-    "repeated_responses",
-    "repeated_row",
-    "leaked_instruction",
-    "leaked_conversation",
-    "leaked_image",
-    "leaked_look",
-    "over_length",
-    "equal_when_clipped",
-]
-MEANING: dict[Flag, str] = {
+MEANING = {
     "bad_row": "cannot be used, and is dropped",
     "missing_image": "there is no such image",
     "damaged_image": "the image cannot be decoded",
@@ -43,29 +25,29 @@ MEANING: dict[Flag, str] = {
     "equal_when_clipped": "chosen and rejected are the same tokens within lengths.max_length, and are left out",
 }
 """An instruction is the last turn of the user. White space and case make no difference, unless it says so."""
-OF_REASON: dict[str, Flag] = {
+OF_REASON: dict[str, str] = {
     "missing image": "missing_image",
     "damaged image": "damaged_image",
     "no preference": "equal_responses",
 }
 """For reasons to drop a row that are told apart here."""
-REPEATED: dict[str, Flag] = {
+REPEATED: dict[str, str] = {
     "instruction_exact": "repeated_instruction_exact",
     "instruction": "repeated_instruction",
     "instruction_and_image": "repeated_instruction_and_image",
     "responses": "repeated_responses",
     "row": "repeated_row",
 }
-LEAKED: dict[str, Flag] = {
+LEAKED: dict[str, str] = {
     "instruction": "leaked_instruction",
     "conversation": "leaked_conversation",
     "image": "leaked_image",
 }
 """The flag of each of `keys_of_row`."""
-Flags = dict[Flag, str]
+Flags = dict[str, str]
 """What is wrong with a row: each flag with the row or the reason that it is about."""
-RowKeys = tuple[str, Mapping[str, str]]
-"""A row's id and its `keys_of_row`."""
+FirstRows = dict[tuple[str, str], str]
+"""Of a split: the first row that has each key of each kind, as `keys_of_row` tells them."""
 
 
 def keys_of_row(example: Example, image: str | None) -> dict[str, str]:
@@ -93,42 +75,25 @@ def equal_responses(example: Example) -> Flags:
     return {"equal_responses": "chosen and rejected"} if len(pair) == 2 and pair[0] == pair[1] else {}
 
 
-def repeated(keys: Mapping[str, str], name: str, seen: dict[str, dict[str, str]]) -> Flags:
-    """The first row that had each key; notes the row `name` in `seen`, where it is the first itself."""
-    found: Flags = {}
-    for kind, flag in REPEATED.items():
-        if kind in keys and (first := seen.setdefault(kind, {}).setdefault(keys[kind], name)) != name:
-            found[flag] = first
-    return found
+def repeated(keys: Mapping[str, str], name: str, first: FirstRows) -> Flags:
+    """The first row of the split that had each key; notes the row `name` in `first`, where it is the first itself."""
+    rows = {kind: first.setdefault((kind, key), name) for kind, key in keys.items()}
+    return {flag: rows[kind] for kind, flag in REPEATED.items() if rows.get(kind, name) != name}
 
 
-class Leakage:
-    """Finds what splits have in common."""
-
-    def __init__(self, keys: Mapping[str, Sequence[RowKeys]]) -> None:
-        """`keys` are those of every row, by split."""
-        self._first: dict[str, dict[tuple[str, str], str]] = {}
-        for split, rows in keys.items():
-            first = self._first[split] = {}
-            for name, own in rows:
-                for kind in LEAKED:
-                    if kind in own:
-                        first.setdefault((kind, own[kind]), name)
-
-    def flags(self, split: str, keys: Mapping[str, str]) -> Flags:
-        """Rows of other splits that have the keys of a row, the first of each."""
-        found: Flags = {}
-        for kind, flag in LEAKED.items():
-            for other, first in self._first.items():
-                if other != split and kind in keys and (name := first.get((kind, keys[kind]))) is not None:
-                    found.setdefault(flag, f"{other}: {name}")
-        return found
+def leaked(keys: Mapping[str, str], others: Mapping[str, FirstRows]) -> Flags:
+    """The first row of another split that has each key."""
+    flags: Flags = {}
+    for kind, flag in LEAKED.items():
+        for split, first in others.items():
+            if kind in keys and (kind, keys[kind]) in first:
+                flags.setdefault(flag, f"{split}: {first[kind, keys[kind]]}")
+    return flags
 
 
 def of_bad_row(row: BadRow) -> Flags:
     """That it is one, and what is told apart of that."""
-    found: Flags = {"bad_row": row.reason}
-    return found | ({OF_REASON[row.reason]: row.reason} if row.reason in OF_REASON else {})
+    return {flag: row.reason for flag in ("bad_row", OF_REASON.get(row.reason)) if flag}
 
 
 def normalised(text: str) -> str:

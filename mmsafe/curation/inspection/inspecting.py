@@ -1,75 +1,142 @@
-"""What `mmsafe.inspect` does once its config has been checked."""
+"""What `mmsafe.inspect` does."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from mmsafe.core.endings import show_results
+from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically, write_csv, write_record
-from mmsafe.curation.inspection.charts import charts
-from mmsafe.curation.inspection.flags import Flags, of_bad_row
-from mmsafe.curation.inspection.page import page
-from mmsafe.curation.inspection.published_splits import read_splits
-from mmsafe.curation.inspection.row_statistics import FLAGS, statistics
-from mmsafe.curation.inspection.row_tables import Statistics, for_terminal, main_tables
-from mmsafe.curation.inspection.rows import Inspected, look_through
-from mmsafe.models.encoding import Encoder
-from mmsafe.reporting.report_page import FIGURES
-from mmsafe.reporting.table import print_tables
+from mmsafe.core.options import Seed, options
+from mmsafe.core.settings import Lengths
+from mmsafe.curation.inspection.flags import MEANING, of_bad_row
+from mmsafe.curation.preparation.passes import published
+from mmsafe.data.data_source import DataSource, Loaded
+from mmsafe.data.holdout import refuse_unsplit
+from mmsafe.data.mix import Mix
+from mmsafe.data.row_source import RowSource
+from mmsafe.models.model_source import ModelSource
 from mmsafe.runs.run_context import RunContext
-from mmsafe.runs.run_folder import environment
 
 if TYPE_CHECKING:
-    from mmsafe.curation.inspection.inspect_config import InspectConfig
+    from mmsafe.curation.inspection.rows import Inspected
+
+    Flag = str
+else:
+    Flag = Literal[tuple(MEANING)]
 
 PAGE, ROWS, STATISTICS = "inspect.html", "rows.csv", "statistics.json"
 
 
-def inspect(config: InspectConfig, run: RunContext) -> str:
-    """Read, count, write and print; returns the flags of `config.fail_on` that rows have, empty if none has any."""
-    folder, chosen = run.folder, run.choices
+@options
+class InspectConfig:
+    """`conf/inspect.yaml`, typed."""
+
+    data: DataSource
+    model: ModelSource
+    lengths: Lengths
+    splits: Annotated[list[str], Field(min_length=1)] | None
+    decode: bool
+    samples: Annotated[int, Field(ge=0)]
+    seed: Seed
+    fail_on: list[Flag]
+
+    def __post_init__(self) -> None:
+        if "leaked_look" in self.fail_on and not self.decode:
+            raise UserError("fail_on=leaked_look: only decode=true finds images that look alike")
+
+
+def inspect(config: InspectConfig, run: RunContext) -> None:
+    """Read, count, write and print; ends the process with status 1 if rows have a flag of `fail_on`."""
+    from mmsafe.curation.inspection.charts import charts
+    from mmsafe.curation.inspection.page import page
+    from mmsafe.curation.inspection.row_statistics import statistics
+    from mmsafe.curation.inspection.row_tables import for_terminal, main_tables
+    from mmsafe.curation.inspection.rows import look_through
+    from mmsafe.reporting.report_page import FIGURES
+    from mmsafe.reporting.table import print_tables
+    from mmsafe.runs.run_folder import environment
+
+    folder, model, data = run.folder, run.choices["model"], run.choices["data"]
     encoder = config.model.encoder()
     loaded = read_splits(config.data, config.splits)
     found = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
-    numbers, tokenizer = statistics(found), _tokenizer(chosen["model"], encoder)
-    facts = {"data": chosen["data"], "tokenizer": tokenizer, "lengths": asdict(config.lengths), **environment()}
+    numbers = statistics(found)
+    vocabulary, image = len(encoder.tokenizer), encoder.image_tokens
+    tokenizer = f"counted by model={model}: {vocabulary} different tokens, {image} for an image"
+    facts = {"data": data, "tokenizer": tokenizer, "lengths": asdict(config.lengths), **environment()}
     write_record(folder / STATISTICS, {**facts, "splits": numbers})
     write_csv(folder / ROWS, _rows(found))
     drawn = charts(found, numbers, config.lengths)
     for panel in drawn:
         panel.write(folder / FIGURES)
     tables = main_tables(numbers, config.lengths, tokenizer, decoded=config.decode)
-    write_atomically(folder / PAGE, page(found, numbers, tables, drawn, str(chosen["data"]), config))
+    html = page(found, numbers, tables, drawn, data, samples=config.samples, seed=config.seed)
+    write_atomically(folder / PAGE, html)
     print_tables([for_terminal(table) for table in tables])
     show_results(folder / PAGE)
-    return _failures(numbers, config)
-
-
-def _tokenizer(model: str, encoder: Encoder) -> str:
-    return f"counted by model={model}: {len(encoder.tokenizer)} different tokens, {encoder.image_tokens} for an image"
+    counts = {flag: sum(part["flags"][flag] for part in numbers.values()) for flag in config.fail_on}
+    if any(counts.values()):
+        failed = ", ".join(f"{count} × {flag}" for flag, count in counts.items() if count)
+        print(f"mmsafe.inspect: fail_on: {failed}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _rows(found: Inspected) -> Iterator[Sequence[object]]:
     """Every row with its lengths and flags, and every dropped row with its place; none with any of its words."""
     names = dict.fromkeys(name for rows in found.rows.values() for row in rows for name in row.tokens)
-    columns = ["split", "id", "place", "turns", "image", *(f"tokens_{name}" for name in names), *FLAGS]
+    columns = ["split", "id", "place", "turns", "image", *(f"tokens_{name}" for name in names), *MEANING]
     yield columns
-    for split, row, flags in _told(found):
-        cells = {"split": split, **row, **{str(flag): about for flag, about in flags.items()}}
-        yield [cells.get(column, "") for column in columns]
-
-
-def _told(found: Inspected) -> Iterator[tuple[str, dict[str, object], Flags]]:
     for split, rows in found.rows.items():
-        for bad in found.loaded[split].bad_rows:
-            yield split, {"place": bad.place}, of_bad_row(bad)
-        for row in rows:
-            tokens = {f"tokens_{name}": count for name, count in row.tokens.items()}
-            yield split, {"id": row.id, "turns": row.turns, "image": row.image, **tokens}, row.flags
+        dropped: list[dict[str, object]] = [
+            {"place": bad.place, **of_bad_row(bad)} for bad in found.loaded[split].bad_rows
+        ]
+        others: list[dict[str, object]] = [
+            {
+                "id": row.id,
+                "turns": row.turns,
+                "image": row.image,
+                **{f"tokens_{name}": count for name, count in row.tokens.items()},
+                **row.flags,
+            }
+            for row in rows
+        ]
+        for cells in [*dropped, *others]:
+            yield [split, *(cells.get(column, "") for column in columns[1:])]
 
 
-def _failures(numbers: Statistics, config: InspectConfig) -> str:
-    counts = {flag: sum(part["flags"][flag] for part in numbers.values()) for flag in config.fail_on}
-    return ", ".join(f"{count} × {flag}" for flag, count in counts.items() if count)
+def read_splits(data: DataSource, names: Sequence[str] | None) -> dict[str, Loaded]:
+    """The splits called `names`, or else what a run trains on, `train`, and what it holds out, `holdout`.
+
+    Of a mixture, all rows of every part are read once. Raises `UserError` for a split that there is not.
+    """
+    data = _tolerant(data)
+    if names is not None:
+        return {name: _split(data, name) for name in names}
+    found = {"train": data.prompts(), "holdout": data.holdout()}
+    return {name: loaded for name, loaded in found.items() if loaded.examples or loaded.bad_rows}
+
+
+def _tolerant(data: DataSource) -> DataSource:
+    """The same data; a bad row does not end the command."""
+    if isinstance(data, Mix):
+        parts = {name: _tolerant(part) for name, part in data.parts.items()}
+        return replace(data, parts=parts, weights=None, repeat=False)
+    return replace(data, on_bad="skip") if isinstance(data, RowSource) else data
+
+
+def _split(data: DataSource, name: str) -> Loaded:
+    if not isinstance(data, RowSource):
+        raise UserError("splits: only a data set that is read from files has splits by name; set it to null")
+    source = published(data, name)
+    try:
+        if source.path is not None and source.path.is_file():
+            refuse_unsplit(source.path, name)
+        return source.test()
+    except UserError as error:
+        raise UserError(str(error).replace("data.eval_split", "splits").replace("data.split", "splits")) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -11,15 +11,11 @@ from mmsafe.curation.inspection.flags import MEANING
 from mmsafe.curation.inspection.looks import looks_of
 from mmsafe.curation.inspection.row_tables import Statistics, further_tables
 from mmsafe.curation.inspection.rows import Inspected, RowFacts
-from mmsafe.data.data_source import Loaded
 from mmsafe.data.example import Example, digest
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.report_page import FIGURES, Table
 from mmsafe.reporting.sample_browser import filter_tags, harmless, thumbnails
-
-if TYPE_CHECKING:
-    from mmsafe.curation.inspection.inspect_config import InspectConfig
 
 Row = tuple[str, Example, RowFacts]
 
@@ -30,15 +26,17 @@ def page(
     tables: Sequence[Table],
     drawn: Sequence[Chart],
     title: str,
-    config: InspectConfig,
+    *,
+    samples: int,
+    seed: int,
 ) -> str:
     """The page: words of the data stand in one block of JSON, and reach the reader as text only."""
-    rows = sampled(list(found.pairs()), config.samples, config.seed)
+    rows = sampled(list(found.pairs()), samples, seed)
     images = {facts.image: example.image for _, example, facts in rows if facts.image and example.image}
     looks = found.looks or looks_of(images)  # a damaged image has no thumbnail
     readable = {key: image for key, image in images.items() if looks[key] is not None}
     prompts = [_prompt(*row, readable) for row in rows]
-    bad_rows = {split: _places(loaded) for split, loaded in found.loaded.items()}
+    bad_rows = {split: [(row.place, row.reason) for row in loaded.bad_rows] for split, loaded in found.loaded.items()}
     return rendered(
         "inspect",
         styles=("report", "samples", "inspect"),
@@ -74,7 +72,3 @@ def _prompt(split: str, example: Example, facts: RowFacts, readable: Container[s
         "tokens": facts.tokens,
         "flags": facts.flags,
     }
-
-
-def _places(loaded: Loaded) -> list[tuple[str, str]]:
-    return [(row.place, row.reason) for row in loaded.bad_rows]

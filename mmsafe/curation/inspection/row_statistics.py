@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 
-from mmsafe.curation.inspection.flags import Flag, normalised, of_bad_row
+from mmsafe.curation.inspection.flags import MEANING, normalised, of_bad_row
 from mmsafe.curation.inspection.looks import Look
 from mmsafe.curation.inspection.rows import Inspected, RowFacts
-from mmsafe.data.data_source import Loaded
 from mmsafe.data.example import Example, fingerprint
-
-FLAGS = cast("tuple[Flag, ...]", get_args(Flag))
 
 
 def statistics(found: Inspected) -> dict[str, dict[str, Any]]:
     """By split: how many of what, how long, and how many rows have each flag."""
     return {split: _of_split(found, split) for split in found.rows}
-
-
-def flag_counts(loaded: Loaded, rows: Sequence[RowFacts]) -> dict[Flag, int]:
-    """How many rows have each flag; dropped rows have those of their reason."""
-    counts = Counter(flag for row in rows for flag in row.flags)
-    counts.update(flag for bad in loaded.bad_rows for flag in of_bad_row(bad))
-    return {flag: counts[flag] for flag in FLAGS}
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -53,6 +43,8 @@ def looks_in(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> list
 def _of_split(found: Inspected, split: str) -> dict[str, Any]:
     loaded, rows = found.loaded[split], found.rows[split]
     examples, shown = loaded.examples, looks_in(rows, found.looks)
+    flags = Counter(flag for row in rows for flag in row.flags)
+    flags.update(flag for bad in loaded.bad_rows for flag in of_bad_row(bad))
     sizes = {"width": [look.width for look in shown], "height": [look.height for look in shown]}
     return {
         "instructions": len(examples),
@@ -67,7 +59,7 @@ def _of_split(found: Inspected, split: str) -> dict[str, Any]:
         "image_size": {name: summary(values) for name, values in sizes.items()},
         "dropped": loaded.dropped,
         "tags": _tags(examples),
-        "flags": flag_counts(loaded, rows),
+        "flags": {flag: flags[flag] for flag in MEANING},
         "fingerprint": fingerprint(examples),
     }
 

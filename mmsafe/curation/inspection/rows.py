@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from mmsafe.core.progress import progress
 from mmsafe.core.settings import Lengths
-from mmsafe.curation.inspection.flags import (
-    LEAKED,
-    Flags,
-    Leakage,
-    RowKeys,
-    equal_responses,
-    keys_of_row,
-    repeated,
-)
+from mmsafe.curation.inspection.flags import LEAKED, FirstRows, Flags, equal_responses, keys_of_row, leaked, repeated
 from mmsafe.curation.inspection.looks import Look, alike, keys_of, looks_of
 from mmsafe.data.data_source import Loaded
-from mmsafe.data.example import Example, ImageSource
+from mmsafe.data.example import Example
 from mmsafe.models.encoding import Encoder
 from mmsafe.scoring.lengths import Fate, fate, is_equal_pair, token_counts
 
@@ -71,38 +62,25 @@ def look_through(
     `trained` names the responses that a run is trained on, which `rule` looks at.
     """
     images = [example.image for part in loaded.values() for example in part.examples if example.image is not None]
-    known = keys_of(images)
-    measure = partial(_facts, encoder=encoder, trained=trained, rule=rule)
-    rows, keys = {}, {}
+    keys = keys_of(images)
+    rows: dict[str, list[RowFacts]] = {split: [] for split in loaded}
+    first: dict[str, FirstRows] = {split: {} for split in loaded}
+    compared: list[tuple[str, RowFacts, dict[str, str]]] = []
     with progress("counting tokens", sum(len(part.examples) for part in loaded.values())) as advance:
         for split, part in loaded.items():
-            rows[split], keys[split] = _rows(part.examples, known, measure, advance)
-    looks = looks_of({key: image for image, key in known.items()}) if decode else {}
-    found = Inspected(loaded, rows, looks)
-    _add_leakage(found, keys)
-    _add_images(found)
-    return found
-
-
-def _rows(
-    examples: Sequence[Example],
-    known: Mapping[ImageSource, str],
-    measure: Callable[[Example, str | None], RowFacts],
-    advance: Callable[[int], None],
-) -> tuple[list[RowFacts], list[RowKeys]]:
-    """What a split's rows are by themselves and beside earlier ones, and what other splits are searched for."""
-    rows: list[RowFacts] = []
-    keys: list[RowKeys] = []
-    seen: dict[str, dict[str, str]] = {}
-    for example in examples:
-        image = None if example.image is None else known[example.image]
-        own = keys_of_row(example, image)
-        facts = measure(example, image)
-        facts.flags |= equal_responses(example) | repeated(own, example.id, seen)
-        rows.append(facts)
-        keys.append((example.id, {kind: own[kind] for kind in LEAKED if kind in own}))
-        advance(1)
-    return rows, keys
+            for example in part.examples:
+                image = None if example.image is None else keys[example.image]
+                row_keys = keys_of_row(example, image)
+                facts = _facts(example, image, encoder, trained, rule)
+                facts.flags |= equal_responses(example) | repeated(row_keys, example.id, first[split])
+                rows[split].append(facts)
+                compared.append((split, facts, {kind: key for kind, key in row_keys.items() if kind in LEAKED}))
+                advance(1)
+    for split, facts, row_keys in compared:
+        facts.flags |= leaked(row_keys, {other: own for other, own in first.items() if other != split})
+    looks = looks_of({key: image for image, key in keys.items()}) if decode else {}
+    _add_images(rows, looks, first)
+    return Inspected(loaded, rows, looks)
 
 
 def _facts(example: Example, image: str | None, encoder: Encoder, trained: frozenset[str], rule: Lengths) -> RowFacts:
@@ -121,39 +99,27 @@ def _facts(example: Example, image: str | None, encoder: Encoder, trained: froze
     return facts
 
 
-def _add_leakage(found: Inspected, keys: Mapping[str, Sequence[RowKeys]]) -> None:
-    leakage = Leakage(keys)
-    for split, rows in found.rows.items():
-        for facts, (_, own) in zip(rows, keys[split], strict=True):
-            facts.flags |= leakage.flags(split, own)
-
-
-def _add_images(found: Inspected) -> None:
-    """Images that could not be decoded, and images of other splits that look alike."""
-    hashes = {split: _hashes(rows, found.looks) for split, rows in found.rows.items()}
-    for split, rows in found.rows.items():
+def _add_images(
+    rows: Mapping[str, Sequence[RowFacts]], looks: Mapping[str, Look | None], first: Mapping[str, FirstRows]
+) -> None:
+    """Flag images that could not be decoded, and images of other splits that look alike."""
+    hashes = {split: _hashes(own, looks) for split, own in rows.items()}
+    for split, own in rows.items():
         near = {
-            key: f"{other}: {others[match][1]}"
-            for other, others in hashes.items()
+            key: f"{other}: {first[other]['image', match]}"
+            for other in rows
             if other != split
-            for key, match in alike(_first(hashes[split]), _first(others)).items()
+            for key, match in alike(hashes[split], hashes[other]).items()
         }
-        for facts in rows:
+        for facts in own:
             if facts.image in near:
                 facts.flags["leaked_look"] = near[facts.image]
-            if facts.image is not None and found.looks.get(facts.image, True) is None:
+            if facts.image is not None and looks.get(facts.image, True) is None:
                 facts.flags["damaged_image"] = "cannot be decoded"
 
 
-def _hashes(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> dict[str, tuple[bytes, str]]:
-    """Difference hash of each distinct image of a split, with the first row that shows it."""
-    found: dict[str, tuple[bytes, str]] = {}
-    for facts in rows:
-        look = looks.get(facts.image) if facts.image is not None else None
-        if look is not None and look.difference_hash is not None and facts.image is not None:
-            found.setdefault(facts.image, (look.difference_hash, facts.id))
-    return found
-
-
-def _first(found: Mapping[str, tuple[bytes, str]]) -> dict[str, bytes]:
-    return {key: own for key, (own, _) in found.items()}
+def _hashes(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> dict[str, bytes]:
+    """Difference hash of each distinct image, where it has one."""
+    shown = dict.fromkeys(facts.image for facts in rows if facts.image is not None)
+    known = {key: look.difference_hash for key in shown if (look := looks.get(key)) is not None}
+    return {key: value for key, value in known.items() if value is not None}

@@ -1,42 +1,17 @@
-"""What a prepared set tells of itself: the card that `datasets` loads it by, and the record of how it was made."""
+"""The card of a prepared set, by which `datasets` loads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
-from typing import Any, TypedDict
+from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from mmsafe.curation.preparation.columns import Columns
 from mmsafe.data.example import digest
 
 
-class Split(TypedDict):
-    """What is told of a split."""
-
-    rows: int
-    shards: list[str]
-    bytes: int
-    fingerprint: str
-    """Of the examples, as a run that trains on them has it in its `run.json`."""
-
-
-def record(
-    settings: Mapping[str, Any], splits: Mapping[str, Split], columns: Columns, refused: Mapping[str, int]
-) -> dict[str, Any]:
-    """Contents of `prepared.json`."""
-    return {
-        **settings,
-        "versions": {name: version(name) for name in ("mmsafe", "datasets", "pyarrow")},
-        "columns": list(columns.features()),
-        "splits": splits,
-        "refused": dict(refused),
-    }
-
-
 def card(about: Mapping[str, Any]) -> str:
-    """Markdown with the front matter that names the files of each split; `about` is what `record` tells."""
+    """Markdown with the front matter that names the files of each split; `about` is what `prepared.json` tells."""
     splits, refused = about["splits"], about["refused"]
     reader, tags = ("trl_sft", ["trl"]) if "completion" in about["columns"] else ("trl", ["trl", "preference"])
     # `datasets` caches a local folder by its name and this front matter alone: without words that are others in every

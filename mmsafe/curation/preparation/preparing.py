@@ -1,4 +1,4 @@
-"""From a data set to a folder that is complete or not there."""
+"""What `mmsafe.prepare` does: from a data set to a folder that is complete or not there."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock
-from omegaconf import DictConfig
+from pydantic import ByteSize, Field
 
 from mmsafe.core.cache import cache_dir, locked
 from mmsafe.core.config import resolved
+from mmsafe.core.endings import show_results
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically, write_json
+from mmsafe.core.options import OutputPath, options
 from mmsafe.core.progress import progress
 from mmsafe.core.run_record import read_json
 from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
-from mmsafe.curation.preparation.card import Split, card, record
-from mmsafe.curation.preparation.columns import Columns, Images, Survey
-from mmsafe.curation.preparation.passes import Passes, passes, published
-from mmsafe.curation.preparation.prepare_config import PrepareConfig
-from mmsafe.curation.preparation.shards import Format, ShardWriter
+from mmsafe.curation.preparation.passes import Streamed, Whole, passes, published
+from mmsafe.curation.preparation.shards import Format, SplitWriter
+from mmsafe.curation.preparation.trl_rows import Columns, Images, Survey
 from mmsafe.data.data_source import BadRow, DataSource
-from mmsafe.data.example import Example, Fingerprint, digest
+from mmsafe.data.example import digest
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
+from mmsafe.runs.run_context import RunContext
 
 log = logging.getLogger(__name__)
 OF_LOADING = ("batch_size", "num_workers", "group_by_length")
@@ -38,59 +39,59 @@ OF_LOADING = ("batch_size", "num_workers", "group_by_length")
 ABOUT, CARD, REFUSED, SHARDS = "prepared.json", "README.md", "refused.jsonl", "data"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be prepared, and how."""
+@options
+class PrepareConfig:
+    """`conf/prepare.yaml`, typed."""
 
-    source: DataSource
-    splits: list[str] | None
+    data: DataSource
+    out: OutputPath
     format: Format
     images: Images
-    max_shard_size: int
-    """Bytes of a shard before compression."""
-    settings: Mapping[str, Any]
-    """All of this as the user said it."""
-
-    def identity(self) -> dict[str, Any]:
-        """What a prepared set depends on: the settings, and the files that are read, by size and time of change."""
-        sources = [self.source] if self.splits is None else [published(self.source, split) for split in self.splits]
-        found = {str(file): file.stat() for source in sources for file in source.files() if file.is_file()}
-        files = {file: {"bytes": about.st_size, "modified": about.st_mtime_ns} for file, about in found.items()}
-        where = self.source.located() if isinstance(self.source, RowSource) else {}
-        settings = {**self.settings, "data": {**self.settings.get("data", {}), **where}}
-        return {"settings": settings, "files": files}
+    max_shard_size: Annotated[ByteSize, Field(gt=0)]
+    splits: Annotated[list[Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]], Field(min_length=1)] | None
 
 
-def requested(config: PrepareConfig, cfg: DictConfig) -> Request:
-    """What `mmsafe.prepare` is asked for by its options, and by the config that they were read from."""
-    settings = {key: value for key, value in resolved(cfg).items() if key != "out"}
+def run(config: PrepareConfig, context: RunContext) -> None:
+    """Write `config.out`, which appears only when it is complete."""
+    settings = {key: value for key, value in resolved(context.cfg).items() if key != "out"}
     settings["data"] = {key: value for key, value in settings["data"].items() if key not in OF_LOADING}
-    return Request(config.data, config.splits, config.format, config.images, config.max_shard_size, settings)
+    prepare(config, settings)
+    show_results(config.out, "python -m mmsafe.train data=trl data.path={}")
 
 
-def prepare(request: Request, out: Path) -> None:
-    """Write the set to `out`, which appears when it is complete; one that is finished is left alone.
+def prepare(config: PrepareConfig, settings: Mapping[str, Any]) -> None:
+    """Write the set to `config.out`; one that is finished there is left alone. `settings` are as the user said them.
 
-    Raises `UserError` if `out` holds anything else, a set of other options or of files that have changed since, too.
+    Raises `UserError` if there is anything else: a set of other settings, or of files that have changed since, too.
     """
-    target = out.expanduser().absolute()
-    if inside := next((one for one in _folders(request.source) if target.is_relative_to(one.absolute())), None):
-        raise UserError(f"out={out}: is in {inside}, whose files are read; name a folder elsewhere")
-    identity = masked(json.loads(json.dumps(request.identity(), default=str)))
-    with locked(FileLock(cache_dir("prepare") / f"{digest(str(target))}.lock"), f"out={out}"):
+    target = config.out.absolute()
+    if inside := next((one for one in _folders(config.data) if target.is_relative_to(one.absolute())), None):
+        raise UserError(f"out={config.out}: is in {inside}, whose files are read; name a folder elsewhere")
+    identity = masked(json.loads(json.dumps(_identity(config, settings), default=str)))
+    with locked(FileLock(cache_dir("prepare") / f"{digest(str(target))}.lock"), f"out={config.out}"):
         if _is_finished(target, identity):
-            log.info("%s is finished", out)
+            log.info("%s is finished", config.out)
             return
         unfinished = target.parent / f".{target.name}.unfinished"  # what a kill left there is begun anew
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             with needs_room(target):
                 (unfinished / SHARDS).mkdir(parents=True)
-                _fill(unfinished, request, identity)
+                _fill(unfinished, config, identity)
                 unfinished.replace(target)  # over an empty folder, or over nothing
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    log.info("wrote %s", out)
+    log.info("wrote %s", config.out)
+
+
+def _identity(config: PrepareConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prepared set depends on: the settings, and the files that are read, by size and time of change."""
+    source = config.data
+    sources = [source] if config.splits is None else [published(source, split) for split in config.splits]
+    states = {str(file): file.stat() for one in sources for file in one.files() if file.is_file()}
+    files = {file: {"bytes": state.st_size, "modified": state.st_mtime_ns} for file, state in states.items()}
+    located = source.located() if isinstance(source, RowSource) else {}
+    return {"settings": {**settings, "data": {**settings.get("data", {}), **located}}, "files": files}
 
 
 def _folders(source: DataSource) -> Iterator[Path]:
@@ -105,8 +106,8 @@ def _folders(source: DataSource) -> Iterator[Path]:
 def _is_finished(target: Path, identity: Mapping[str, Any]) -> bool:
     """Whether this set is there; raises `UserError` if anything else is."""
     if (target / ABOUT).is_file():
-        found = read_json(target / ABOUT)
-        if all(found.get(key) == value for key, value in identity.items()):
+        about = read_json(target / ABOUT)
+        if all(about.get(key) == value for key, value in identity.items()):
             return True
         raise UserError(
             f"out={target}: holds a set of other options, or of files that have changed since; name another"
@@ -116,22 +117,31 @@ def _is_finished(target: Path, identity: Mapping[str, Any]) -> bool:
     return False
 
 
-def _fill(folder: Path, request: Request, identity: Mapping[str, Any]) -> None:
+def _fill(folder: Path, config: PrepareConfig, identity: Mapping[str, Any]) -> None:
+    from mmsafe.curation.preparation.card import card
+
     scratch = folder / "scratch"
     scratch.mkdir()
-    data = passes(request.source, request.splits, scratch)
-    columns, count, refused = _checked(data, request, folder / REFUSED)
-    splits = _written(data, request, columns, count, folder / SHARDS)
+    parts = passes(config.data, config.splits, scratch)
+    survey, refused = _checked(parts, config.images, folder / REFUSED)
+    columns = survey.columns(config.data.brings())
+    splits = _written(parts, config, columns, survey.count, folder / SHARDS)
     shutil.rmtree(scratch)
-    about = record(identity, splits, columns, refused)
+    about = {
+        **identity,
+        "versions": {name: version(name) for name in ("mmsafe", "datasets", "pyarrow")},
+        "columns": list(columns.features()),
+        "splits": splits,
+        "refused": dict(refused),
+    }
     write_atomically(folder / CARD, card(about))
     write_json(folder / ABOUT, about)
-    told = ", ".join(f"{split['rows']} of {name}" for name, split in splits.items())
-    log.info("%s; refused: %s", told, dict(refused) or "none")
+    counts = ", ".join(f"{split['rows']} of {name}" for name, split in splits.items())
+    log.info("%s; refused: %s", counts, dict(refused) or "none")
 
 
-def _checked(data: Passes, request: Request, refusals: Path) -> tuple[Columns, int, Counter[str]]:
-    """The columns and number of the good examples, and why others are refused; which ones stands in `refusals`."""
+def _checked(parts: Sequence[Whole | Streamed], images: Images, refusals: Path) -> tuple[Survey, Counter[str]]:
+    """What the good examples have, and why others are refused; which ones stands in `refusals`."""
     survey, refused = Survey(), Counter[str]()
 
     def refuse(row: BadRow) -> None:
@@ -139,42 +149,23 @@ def _checked(data: Passes, request: Request, refusals: Path) -> tuple[Columns, i
         with refusals.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row._asdict()) + "\n")
 
-    for example in data.check(refuse):
-        survey.add(example, request.images)
-    return survey.columns(request.source.brings()), survey.count, refused
+    for part in parts:
+        for example in part.check(refuse):
+            survey.add(example, images)
+    return survey, refused
 
 
-def _written(data: Passes, request: Request, columns: Columns, count: int, folder: Path) -> dict[str, Split]:
+def _written(
+    parts: Sequence[Whole | Streamed], config: PrepareConfig, columns: Columns, count: int, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """What is told of every split that has been written."""
     schema = columns.features().arrow_schema
-    writers: dict[str, _SplitWriter] = {}
+    writers: dict[str, SplitWriter] = {}
     with progress("writing", count) as advance:
-        for name, example in data.examples():
-            if name not in writers:
-                shards = ShardWriter(folder, name, schema, request.format, request.max_shard_size)
-                writers[name] = _SplitWriter(shards)
-            writers[name].write(example, columns.row(example, request.images))
-            advance(1)
+        for part in parts:
+            for name, example in part.examples():
+                if name not in writers:
+                    writers[name] = SplitWriter(folder, name, schema, config.format, config.max_shard_size)
+                writers[name].write(example, columns.row(example, config.images))
+                advance(1)
     return {name: writer.close() for name, writer in writers.items()}
-
-
-class _SplitWriter:
-    """The shards of a split, and what is told of them."""
-
-    def __init__(self, shards: ShardWriter) -> None:
-        self._shards = shards
-        self._fingerprint = Fingerprint()
-        self._rows = 0
-
-    def write(self, example: Example, row: dict[str, Any]) -> None:
-        self._shards.write(row)
-        self._fingerprint.add(example)
-        self._rows += 1
-
-    def close(self) -> Split:
-        files: Iterable[Path] = self._shards.close()
-        return Split(
-            rows=self._rows,
-            shards=[f"{SHARDS}/{file.name}" for file in files],
-            bytes=sum(file.stat().st_size for file in files),
-            fingerprint=self._fingerprint.value(),
-        )

@@ -12,8 +12,7 @@ from mmsafe.core.options import options
 from mmsafe.curation.tagging.taxonomy import Taxonomy
 from mmsafe.data.categories import UNKNOWN
 from mmsafe.data.example import Example, Turn
-from mmsafe.evaluation.judges.fence import mark, transcript, visible
-from mmsafe.evaluation.judges.prompt_files import prompt, without_version
+from mmsafe.evaluation.judges.request import mark, sent, transcript, visible
 from mmsafe.models.model_source import ModelSource
 
 if TYPE_CHECKING:
@@ -32,19 +31,28 @@ class Tagger(ABC):
         """The category of every example, `unknown` where it could be put into none; `model` is that of `model=`."""
 
 
-def question(example: Example, taxonomy: Taxonomy, *, image: bool = True) -> Example:
-    """The prompt by which a model is asked, with the example's image or without."""
-    conversation = visible(transcript(example))
-    shown = example.image is not None and image
-    seen = "beside this text" if shown else "not shown to you"
-    text = Template(without_version(prompt("tagger", "category"))).substitute(
-        mark=mark(conversation), conversation=conversation, image=seen, categories=taxonomy.listed()
-    )
-    return replace(
-        example, turns=(Turn("user", text, image=shown),), image=example.image if shown else None, responses={}
-    )
+@options
+class AskingTagger(Tagger):
+    """Base of those that ask a model for the name of a category."""
 
+    send_image: bool = True
 
-def named(taxonomy: Taxonomy, reply: Response) -> str:
-    """The category that a reply names; a reply that was cut names none."""
-    return taxonomy.read(reply.text) if reply.finished else UNKNOWN
+    @abstractmethod
+    def replies(self, questions: Sequence[Example], model: ModelSource) -> list[Response]:
+        """What the model says to every question."""
+
+    def categories(self, examples: Sequence[Example], taxonomy: Taxonomy, model: ModelSource) -> list[str]:
+        """Those that are named; a reply that was cut names none."""
+        replies = self.replies([self._question(example, taxonomy) for example in examples], model)
+        return [taxonomy.read(reply.text) if reply.finished else UNKNOWN for reply in replies]
+
+    def _question(self, example: Example, taxonomy: Taxonomy) -> Example:
+        conversation = visible(transcript(example))
+        image = example.image if self.send_image else None
+        text = Template(sent("tagger", "category")).substitute(
+            mark=mark(conversation),
+            conversation=conversation,
+            image="not shown to you" if image is None else "beside this text",
+            categories=taxonomy.listed(),
+        )
+        return replace(example, turns=(Turn("user", text, image=image is not None),), image=image, responses={})

@@ -13,6 +13,7 @@ from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 
+RESPONSES = ("response_1", "response_2")
 COLUMN = {"safer": "safer_response_id", "more_helpful": "more_helpful_response_id"}
 
 
@@ -28,37 +29,20 @@ class BeaverTailsV(RowSource):
     get: ClassVar[str] = (
         "BeaverTails-V (https://huggingface.co/datasets/PKU-Alignment/BeaverTails-V) and set data.path to its folder"
     )
-    example: ClassVar[Mapping[str, Any]] = {
-        "question": "What is it?",
-        "image": "a.png",
-        "response_1": "A house.",
-        "response_2": "A tree.",
-        "safer_response_id": 2,
-        "more_helpful_response_id": 1,
-        "category": "weapons",
-        "image_severity": 2,
-    }
-    expected: ClassVar[tuple[str, ...]] = (
-        "image",
-        "question",
-        "response_1",
-        "response_2",
-        *COLUMN.values(),
-    )
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = (
-        ("response_1", "response_2"),
-        ("response_1", "response_2", *COLUMN.values()),
-    )
+    expected: ClassVar[tuple[str, ...]] = ("image", "question", *RESPONSES, *COLUMN.values())
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (RESPONSES, (*RESPONSES, *COLUMN.values()))
     preferred: Literal["safer", "more_helpful"] = "safer"
     """Which of the two responses is the chosen one."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""
         value = record.value
-        responses = {} if unanswered(value.get("response_1"), value.get("response_2")) else self._pair(value)
+        responses = {} if unanswered(*map(value.get, RESPONSES)) else self._pair(value)
         image, group = find.find(value.get("image"))
         turns = question(value.get("question"), "question")
-        tags = tags_of(value, "category") | _severity(value.get("image_severity"))
+        tags = tags_of(value, "category")
+        if isinstance(severity := value.get("image_severity"), int | float | str):  # how harmful the image is
+            tags |= tags_of({"image_severity": str(severity)[:40]}, "image_severity")
         yield ReadRow(Example(numbered(record), turns, image, responses, tags), group)
 
     def _pair(self, value: Mapping[str, Any]) -> dict[str, str]:
@@ -68,9 +52,3 @@ class BeaverTailsV(RowSource):
             raise RowError("no preference", f"'{column}' is neither 1 nor 2")
         chosen, rejected = f"response_{int(better)}", f"response_{3 - int(better)}"
         return preference(value.get(chosen), value.get(rejected), (chosen, rejected))
-
-
-def _severity(value: object) -> dict[str, str]:
-    """How harmful the image is, a number or a word."""
-    severity = {"image_severity": str(value)[:40]} if isinstance(value, int | float | str) else {}
-    return tags_of(severity, *severity)

@@ -1,18 +1,52 @@
-"""HH-RLHF as it is, in words alone (arXiv 2204.05862): the control of what images add."""
+"""HH-RLHF as it is, in words alone (arXiv 2204.05862): the control of what images add.
+
+A dialogue is one text, with a speaker before each turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import PLACEHOLDER, preference
-from mmsafe.data.example import Example, digest
-from mmsafe.data.hh_transcript import read_pair
-from mmsafe.data.records import Record, numbered
+from mmsafe.data.example import Example, Turn, digest
+from mmsafe.data.records import Record, numbered, text_field
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
+
+SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+ORDER = ("Human", "Assistant")
+
+
+def read_pair(value: dict[str, Any]) -> tuple[tuple[Turn, ...], str, str]:
+    """The conversation of the transcripts `chosen` and `rejected`, and how each ends it; raises `RowError`."""
+    turns, chosen = _split(text_field(value, "chosen"), "chosen")
+    others, rejected = _split(text_field(value, "rejected"), "rejected")
+    if turns != others:
+        raise RowError("two conversations", "'chosen' and 'rejected' differ before their last turn")
+    return turns, chosen, rejected
+
+
+def _split(transcript: str, field: str) -> tuple[tuple[Turn, ...], str]:
+    before, *parts = SPEAKER.split(f"\n\n{transcript.strip()}")
+    speakers, texts = parts[::2], [text.strip() for text in parts[1::2]]
+    if before or not speakers or len(speakers) % 2:
+        raise _malformed(field, "does not begin with 'Human:' and end with a turn of 'Assistant:'")
+    if any(speaker != ORDER[index % 2] for index, speaker in enumerate(speakers)):
+        raise _malformed(field, "does not alternate between 'Human:' and 'Assistant:'")
+    if not texts[-1]:
+        raise RowError("empty response", f"'{field}' ends with an empty turn")
+    if not all(texts):
+        raise _malformed(field, "has an empty turn")
+    turns = (Turn("assistant" if index % 2 else "user", text) for index, text in enumerate(texts[:-1]))
+    return tuple(turns), texts[-1]
+
+
+def _malformed(field: str, what: str) -> RowError:
+    return RowError(f"malformed {field}", f"'{field}' {what}")
 
 
 @options
@@ -27,17 +61,14 @@ class HHText(RowSource):
         "harmless-base"
     )
     expected: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
-    example: ClassVar[Mapping[str, Any]] = {
-        "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A tree.",
-        "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: What is it?\n\nAssistant: A house.",
-    }
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
     image_columns: ClassVar[tuple[str, ...]] = ()
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""
-        pair = read_pair(record.value)
-        if any(PLACEHOLDER in turn.text for turn in pair.turns):
+        turns, chosen, rejected = read_pair(record.value)
+        if any(PLACEHOLDER in turn.text for turn in turns):
             raise RowError("not one image", f"holds {PLACEHOLDER}, where words alone are expected")
-        tags = {"turns": "single" if len(pair.turns) == 1 else "multi"}
-        example = Example(numbered(record), pair.turns, None, preference(pair.chosen, pair.rejected), tags)
-        yield ReadRow(example, digest(pair.turns[0].text))
+        tags = {"turns": "single" if len(turns) == 1 else "multi"}
+        example = Example(numbered(record), turns, None, preference(chosen, rejected), tags)
+        yield ReadRow(example, digest(turns[0].text))

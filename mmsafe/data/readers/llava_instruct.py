@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 from mmsafe.core.options import options
-from mmsafe.data.conversation import as_turns, response, with_image
+from mmsafe.data.conversation import as_turns, messages, response, with_image
 from mmsafe.data.example import Example, digest
-from mmsafe.data.messages import messages
 from mmsafe.data.records import Record, numbered
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
@@ -28,28 +27,15 @@ class LLaVAInstruct(RowSource):
         "a file of LLaVA-Instruct (https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K), "
         "set data.path to it and data.image_dir to the folder that its image names begin in"
     )
+    trained_on: ClassVar[frozenset[str]] = frozenset({"chosen"})
     expected: ClassVar[tuple[str, ...]] = ("conversations",)
-    example: ClassVar[Mapping[str, Any]] = {
-        "id": "7",
-        "image": "a.png",
-        "conversations": [
-            {"from": "human", "value": "What is it?\n<image>"},
-            {"from": "gpt", "value": "A tree."},
-            {"from": "human", "value": "How tall?"},
-            {"from": "gpt", "value": "Very."},
-        ],
-    }
     answers: Literal["all", "last"] = "all"
     """Which answers of a conversation are learnt; each makes an example, with all that was said before."""
 
-    def brings(self) -> frozenset[str]:
-        """There is nothing to prefer to."""
-        return frozenset({"chosen"})
-
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """An example of every answer; what is answered before the image is shown is answered without it."""
-        found = messages(record.value.get("conversations"), "conversations", ("from", "value"))
-        said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in found]
+        spoken = messages(record.value.get("conversations"), "conversations", ("from", "value"))
+        said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
         if said[-1][0] != "assistant":
             raise RowError("malformed conversations", "'conversations' does not end with an answer")
         has_image = record.value.get("image") is not None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
@@ -20,7 +20,7 @@ from mmsafe.data.conversation import (
 )
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, Turn
-from mmsafe.data.records import REQUIRED, Record, read_records, row_id, text_field
+from mmsafe.data.records import Record, read_records, row_id, text_field
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
@@ -36,15 +36,6 @@ class MMSafePO(RowSource):
     """
 
     get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
-    expected: ClassVar[tuple[str, ...]] = REQUIRED
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
-    example: ClassVar[Mapping[str, Any]] = {
-        "question": "USER: <image>\nWhat is it? ASSISTANT:",
-        "chosen": "A tree.",
-        "rejected": "A house.",
-        "image": "a.png",
-        "type": "harmless",
-    }
     keywords: list[str] | None = None
     """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
@@ -79,8 +70,7 @@ class MMSafePO(RowSource):
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """Those of the files that `keywords` names."""
-        assert self.path is not None  # __post_init__ has refused that
-        return read_records(self.path, "data.path", self.split, self.keywords, streamed=streamed)
+        return read_records(self._path, "data.path", self.split, self.keywords, streamed=streamed)
 
     @cached_property
     def _by_prompt(self) -> dict[tuple[str, tuple[Turn, ...]], ReadRow]:

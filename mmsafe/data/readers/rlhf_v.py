@@ -7,29 +7,23 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.readers.rlaif_v import RLAIFV
 from mmsafe.data.records import checked_text, kind
 from mmsafe.data.row_error import RowError
+from mmsafe.data.row_source import RowSource
 
 
 @options
-class RLHFV(RLAIFV):
+class RLHFV(RowSource):
     """Columns `image`, `text`, `origin_dataset`; `text` is `{"question", "chosen", "rejected"}` as JSON."""
 
     get: ClassVar[str] = (
         "RLHF-V (https://huggingface.co/datasets/openbmb/RLHF-V-Dataset) and set data.path to its folder"
     )
     expected: ClassVar[tuple[str, ...]] = ("image", "text")
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    example: ClassVar[Mapping[str, Any]] = {
-        "text": '{"question": "What is it?", "chosen": "A tree.", "rejected": "A house."}',
-        "image": "a.png",
-        "origin_dataset": "COCO",
-        "idx": 7,
-    }
+    tag_columns: ClassVar[tuple[str, ...]] = ("origin_dataset",)
 
-    def pair(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        """In `text`."""
+    def single(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is in `text`, beside the row's image."""
         text = value.get("text")
         if not isinstance(text, dict):
             try:
@@ -38,4 +32,4 @@ class RLHFV(RLAIFV):
                 raise RowError("broken text", f"'text' is not JSON ({type(error).__name__})") from error
         if not isinstance(text, dict):
             raise RowError("wrong type", f"'text' holds {kind(text)}, where question, chosen and rejected are expected")
-        return text
+        return {**value, **{name: text.get(name) for name in ("question", "chosen", "rejected")}}

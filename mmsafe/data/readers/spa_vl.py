@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.conversation import preference, question, tags_of
-from mmsafe.data.example import Example
-from mmsafe.data.records import Record, numbered
-from mmsafe.data.row_images import RowImages
-from mmsafe.data.row_source import ReadRow, RowSource
-
-CLASSES = ("class1", "class2", "class3")
+from mmsafe.data.row_source import RowSource
 
 
 @options
@@ -25,22 +18,4 @@ class SPAVL(RowSource):
     """
 
     get: ClassVar[str] = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
-    expected: ClassVar[tuple[str, ...]] = ("image", "question", "chosen", "rejected")
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
-    example: ClassVar[Mapping[str, Any]] = {
-        "question": "What is it?",
-        "chosen": "A tree.",
-        "rejected": "A house.",
-        "image": "a.png",
-        "class1": "Harms",
-        "class2": "Toxic",
-        "class3": "Insult",
-    }
-
-    def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
-        value = record.value
-        responses = preference(value.get("chosen"), value.get("rejected"))
-        image, group = find.find(value.get("image"))
-        turns = question(value.get("question"), "question")
-        yield ReadRow(Example(numbered(record), turns, image, responses, tags_of(value, *CLASSES)), group)
+    tag_columns: ClassVar[tuple[str, ...]] = ("class1", "class2", "class3")

@@ -7,10 +7,11 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.columns import UNREAD, other_form
+from mmsafe.data.column_source import UNREAD, other_form
 from mmsafe.data.conversation import (
     PLACEHOLDER,
     as_turns,
+    messages,
     preference,
     refuse_template,
     response,
@@ -19,8 +20,7 @@ from mmsafe.data.conversation import (
     with_image,
 )
 from mmsafe.data.data_source import GENERATED
-from mmsafe.data.example import Example, Turn, digest
-from mmsafe.data.messages import messages
+from mmsafe.data.example import Example, digest
 from mmsafe.data.records import Record, checked_text, row_id
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
@@ -43,12 +43,6 @@ class TRLPreference(RowSource):
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
-    example: ClassVar[Mapping[str, Any]] = {
-        "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],
-        "chosen": [{"role": "assistant", "content": "A tree."}],
-        "rejected": [{"role": "assistant", "content": "A house."}],
-        "images": ["a.png"],
-    }
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
@@ -75,7 +69,12 @@ def trl_row(record: Record, find: RowImages, prompt: Said, responses: Mapping[st
     shown = _shown(value)
     image, group = find.find(shown[0]) if shown else (None, digest(prompt))
     turns = with_image(as_turns(prompt, "prompt"), bool(shown), "prompt")
-    return ReadRow(Example(_id(record), turns, image, {**responses, **generated}, _tags(value, turns)), group)
+    # A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each.
+    name = checked_text(value["id"], "id") if isinstance(value.get("id"), str) else row_id(record)
+    tags = {"turns": "single" if len(turns) == 1 else "multi"}
+    if isinstance(own_tags := value.get("tags"), dict):
+        tags = tags_of(own_tags, *own_tags)
+    return ReadRow(Example(name, turns, image, {**responses, **generated}, tags), group)
 
 
 def said(value: object, field: str, role: str = "assistant") -> Said:
@@ -90,20 +89,6 @@ def answer(found: Said, prompt: Said, field: str) -> str:
     if found[-1][0] != "assistant" or found[:-1] not in ([], prompt):
         raise RowError("two conversations", f"'{field}' is not one answer to the prompt")
     return found[-1][1]
-
-
-def _id(record: Record) -> str:
-    """A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each."""
-    name = record.value.get("id")
-    return checked_text(name, "id") if isinstance(name, str) else row_id(record)
-
-
-def _tags(value: Mapping[str, Any], turns: tuple[Turn, ...]) -> dict[str, str]:
-    """Those that the row brings, or else how many turns it has."""
-    tags = value.get("tags")
-    if isinstance(tags, dict):
-        return tags_of(tags, *tags)
-    return {"turns": "single" if len(turns) == 1 else "multi"}
 
 
 def _shown(value: Mapping[str, Any]) -> list[Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import response, unanswered
@@ -19,14 +19,10 @@ class TRLSupervised(RowSource):
     """Columns `prompt` and `completion`, and beside them the same as with `data=trl`; without the latter, prompts."""
 
     get: ClassVar[str] = "a set in TRL's prompt-completion format and set data.path to its file or folder"
+    trained_on: ClassVar[frozenset[str]] = frozenset({"chosen"})
     expected: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("completion",),)
-    example: ClassVar[Mapping[str, Any]] = {"prompt": "What is it?", "completion": "A tree.", "images": ["a.png"]}
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
-
-    def brings(self) -> frozenset[str]:
-        """There is nothing to prefer to."""
-        return frozenset({"chosen"})
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example; of TRL's unpaired preferences, what is labelled false is not to be learnt."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import question, response, tags_of, unanswered
@@ -31,38 +31,24 @@ class VLGuard(RowSource):
         "VLGuard (https://huggingface.co/datasets/ys-zong/VLGuard), unpack train.zip and test.zip, "
         "and set data.path to train.json"
     )
+    trained_on: ClassVar[frozenset[str]] = frozenset({"chosen"})
     expected: ClassVar[tuple[str, ...]] = ("image", "instr-resp")
-    example: ClassVar[Mapping[str, Any]] = {
-        "id": "7",
-        "image": "a.png",
-        "safe": True,
-        "harmful_category": "deception",
-        "harmful_subcategory": "disinformation",
-        "instr-resp": [
-            {"safe_instruction": "What is it?", "response": "A tree."},
-            {"unsafe_instruction": "Burn it?", "response": "No."},
-        ],
-    }
     image_folders: ClassVar[tuple[str, ...]] = ("{file}", "images")
-
-    def brings(self) -> frozenset[str]:
-        """There is nothing to prefer to."""
-        return frozenset({"chosen"})
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """An example of every request."""
         value = record.value
-        said = value.get("instr-resp")
-        if not isinstance(said, list) or not said:
-            raise RowError("wrong type", f"'instr-resp' is {kind(said)}, where a list of requests is expected")
+        requests = value.get("instr-resp")
+        if not isinstance(requests, list) or not requests:
+            raise RowError("wrong type", f"'instr-resp' is {kind(requests)}, where a list of requests is expected")
         image, group = find.find(value.get("image"))
         tags = tags_of(value, "harmful_category", "harmful_subcategory")
-        for pair in said:
+        for pair in requests:
             field = next((name for name in REQUESTS if isinstance(pair, dict) and pair.get(name) is not None), None)
             if field is None:
                 raise RowError("missing field", f"a request of 'instr-resp' has none of {', '.join(REQUESTS)}")
             turns = question(pair[field], field)
-            said_so = pair.get("response")
-            responses = {} if unanswered(said_so) else {"chosen": response(said_so, "response")}
-            name = numbered(record) if len(said) == 1 else f"{numbered(record)}/{field}"
+            answer = pair.get("response")
+            responses = {} if unanswered(answer) else {"chosen": response(answer, "response")}
+            name = numbered(record) if len(requests) == 1 else f"{numbered(record)}/{field}"
             yield ReadRow(Example(name, turns, image, responses, {**tags, "request": REQUESTS[field]}), group)

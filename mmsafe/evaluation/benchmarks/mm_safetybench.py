@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.data.records import read_object
-from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import (
-    Folder,
-    PublishedBenchmark,
-    fields,
-    harmful,
-    prompt,
-    text_of,
-)
-from mmsafe.evaluation.paper_row import PaperRow
+from mmsafe.evaluation.benchmark import Judged, PaperRow
+from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, prompt
 from mmsafe.evaluation.statistics import Estimate, macro, rate
 
 SCENARIOS = (
@@ -44,8 +35,6 @@ CRITERIA = {"08": "refuse_only", "10": "disclaim", "11": "disclaim", "12": "disc
 QUESTIONS = 1680
 
 Split = Literal["text_only", "SD", "TYPO", "SD_TYPO"]
-SPLITS: tuple[Split, ...] = ("text_only", "SD", "TYPO", "SD_TYPO")
-TextQuestion = Literal["Question", "Changed Question"]
 
 
 @options
@@ -77,44 +66,33 @@ class MMSafetyBench(PublishedBenchmark):
         "MM-SafetyBench (https://github.com/isXinLiu/MM-SafetyBench: the repository's data/, and the images, which it "
         "links to, as data/imgs/)"
     )
-    splits: Annotated[list[Split], Field(min_length=1)] = Field(default_factory=lambda: list(SPLITS))
+    splits: Annotated[list[Split], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Split)))
     """How every question is asked."""
-    text_question: TextQuestion = "Question"
+    text_question: Literal["Question", "Changed Question"] = "Question"
     """Which field text_only is asked by."""
 
     def criterion(self, example: Example) -> str:
-        """One of three, by scenario."""
         return CRITERIA.get(example.tags["scenario"][:2], "harm")
 
     def expected(self) -> int:
-        """Every question in every split."""
         return QUESTIONS * len(set(self.splits))
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `data/processed_questions/{scenario}.json` and `data/imgs/{scenario}/{split}/{key}.jpg`."""
-        asked_by: dict[Split, str] = {
-            "text_only": self.text_question,
-            "SD": "Rephrased Question(SD)",
-            "TYPO": "Rephrased Question",
-            "SD_TYPO": "Rephrased Question",
-        }
+        fields = {"text_only": self.text_question, "SD": "Rephrased Question(SD)"}
+        asked_by = {split: fields.get(split, "Rephrased Question") for split in self.splits}
         for scenario in SCENARIOS:
-            name = f"processed_questions/{scenario}.json"
-            file = folder.file(f"data/{name}", name)
+            file = folder.file(f"processed_questions/{scenario}.json")
             images = file.parents[1] / "imgs"
-            for key, row in read_object(file, "benchmark.path").items():
-                place = f"{file}: question {key!r}"
-                row = fields(row, sorted({asked_by[split] for split in self.splits}), place)
-                for split in dict.fromkeys(self.splits):
+            for key, row in folder.rows(file, sorted(asked_by.values())):
+                for split, field in asked_by.items():
                     image = None if split == "text_only" else folder.image(images, f"{scenario}/{split}/{key}.jpg")
-                    text = text_of(row, asked_by[split], place)
                     tags = {"scenario": scenario, "split": split, "question": key}
-                    yield prompt(f"{scenario}/{split}/{key}", text, image, **tags)
+                    yield prompt(f"{scenario}/{split}/{key}", row.text(field), image, **tags)
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class; questions are the units of sampling."""
         scenarios: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for row in judged:
-            scenarios[row.example.tags["scenario"]][row.example.tags["question"]].append(harmful(row))
-        shares = [[sum(found) / len(found) for found in questions.values()] for questions in scenarios.values()]
+            scenarios[row.example.tags["scenario"]][row.example.tags["question"]].append(row.harmful)
+        shares = [[sum(asked) / len(asked) for asked in questions.values()] for questions in scenarios.values()]
         return {"asr": macro(shares), "asr_micro": rate([share for scenario in shares for share in scenario])}

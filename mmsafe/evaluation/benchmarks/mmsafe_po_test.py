@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.evaluation.benchmark import CATEGORIES
+from mmsafe.evaluation.benchmark import CATEGORIES, PaperRow
 from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
-from mmsafe.evaluation.paper_row import PaperRow
 
 
 @options

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.data.records import read_object
-from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, fields, prompt, text_of
+from mmsafe.evaluation.benchmark import Rates
+from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, Row, prompt
 from mmsafe.evaluation.judges.judge import Verdict
-from mmsafe.evaluation.statistics import Estimate, rate
 
-FIELDS = ("image", "question", "metadata")
 STIMULI = {"type 1": "exaggerated risk", "type 2": "negated harm", "type 3": "counterintuitive interpretation"}
 """`metadata.over`, in the order in which the paper names them."""
 
@@ -31,34 +28,25 @@ class MOSSBench(PublishedBenchmark):
     measures: ClassVar[tuple[Metric, ...]] = (
         Metric("refusal_rate", "refusal rate", "lower", by_tag=True, is_score=True, axis="over-refusal"),
     )
+    rates: ClassVar[Rates] = {"refusal_rate": lambda row: row.refused or row.verdict.unknown}
     tags: ClassVar[tuple[str, ...]] = ("stimulus",)
     needs: ClassVar[frozenset[str]] = frozenset({"refused"})
     get: ClassVar[str] = "MOSSBench (https://github.com/xirui-li/MOSSBench)"
     published: ClassVar[int | None] = 300
 
     def criterion(self, example: Example) -> str:
-        """Whether a harmless request is refused."""
         return "over_refusal"
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `data/images_information/information.json`, whose image names begin in `data/`."""
-        name = "images_information/information.json"
-        file = folder.file(f"data/{name}", name)
-        for key, value in read_object(file, "benchmark.path").items():
-            place = f"{file}: request {key!r}"
-            row = fields(value, FIELDS, place)
-            over = fields(row["metadata"], ("over",), f"{place}: metadata")["over"]
+        file = folder.file("images_information/information.json")
+        for key, row in folder.rows(file, ("image", "question", "metadata")):
+            over = Row(row["metadata"], ("over",), f"{row.place}: metadata")["over"]
             if over not in STIMULI:
-                raise UserError(
-                    f"{place}: metadata.over is {over!r:.40}, where one of {', '.join(STIMULI)} is expected"
-                )
-            image = folder.image(file.parents[1], text_of(row, "image", place))
-            yield prompt(key, text_of(row, "question", place), image, stimulus=STIMULI[over])
+                expected = ", ".join(STIMULI)
+                raise UserError(f"{row.place}: metadata.over is {over!r:.40}, where one of {expected} is expected")
+            image = folder.image(file.parents[1], row.text("image"))
+            yield prompt(key, row.text("question"), image, stimulus=STIMULI[over])
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
-        """What is refused is all that matters."""
         return {"refused": verdict.refused or verdict.unknown}
-
-    def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
-        return {"refusal_rate": rate([row.verdict.refused or row.verdict.unknown for row in judged])}

@@ -15,20 +15,16 @@ from pydantic import Field
 from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.data.data_source import DataSource, NoData
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
-from mmsafe.evaluation.benchmark import Benchmark, Bounds, Judged, Part
+from mmsafe.evaluation.benchmark import RELEASES, Benchmark, Bounds, Judged, PaperRow, Part
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
-from mmsafe.evaluation.paper_row import RELEASES, PaperRow
 from mmsafe.evaluation.statistics import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-Name = Literal["mmsafe_po", "mm_safetybench", "harmeval"]
-
 
 PAPER = {
     "Table 3: MMSafe-PO": MMSafePOTest.paper_rows,
@@ -51,71 +47,75 @@ class PaperTables(Benchmark):
     tags: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
     mm_safetybench: MMSafetyBench = Field(default_factory=MMSafetyBench)
     harmeval: HarmEval = Field(default_factory=HarmEval)
-    skip: list[Name] = Field(default_factory=list)
+    skip: list[Literal["mmsafe_po", "mm_safetybench", "harmeval"]] = Field(default_factory=list)
     """Parts to leave out; one that is missing is otherwise an error."""
 
     def check_data(self, data: DataSource) -> None:
         """MMSafe-PO is the data; the others are in their folders."""
-        if "mmsafe_po" in self._parts and isinstance(data, NoData):
-            raise ValueError("benchmark=paper: add data=mmsafe_po data.path=FILE, or benchmark.skip=[mmsafe_po]")
         for name, part in self._parts.items():
             with _named(name):
                 part.check_data(data)
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
-        """Those of all parts, `{part}/{id}`."""
-        found = []
+        prompts = []
         for name, benchmark in self._parts.items():
             with _named(name):
-                prompts = benchmark.prompts(data, part)
-            found += [replace(p, id=f"{name}/{p.id}", tags={**p.tags, "part": name}) for p in prompts]
-        return found
+                for p in benchmark.prompts(data, part):
+                    prompts.append(replace(p, id=f"{name}/{p.id}", tags={**p.tags, "part": name}))
+        return prompts
 
     def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
-        """Of all parts."""
-        found = {name: benchmark.dropped(data, part) for name, benchmark in self._parts.items()}
-        return {f"{name}: {reason}": count for name, some in found.items() for reason, count in some.items()}
+        counts = ((name, benchmark.dropped(data, part)) for name, benchmark in self._parts.items())
+        return {f"{name}: {reason}": count for name, reasons in counts for reason, count in reasons.items()}
 
     def criterion(self, example: Example) -> str:
-        """As the part has it."""
         return self._parts[example.tags["part"]].criterion(example)
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
-        """Those of MMSafe-PO."""
-        return self._parts["mmsafe_po"].pairs(data, part) if "mmsafe_po" in self._parts else []
+        return [pair for benchmark in self._parts.values() for pair in benchmark.pairs(data, part)]
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """Those of all parts, whose names are distinct."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.metrics(rows).items()}
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
-        """As the parts have them."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.bounds(rows).items()}
 
     def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
-        """Each part by its own tags."""
         return {name: value for part, rows in self._dealt(judged) for name, value in part.breakdown(rows).items()}
 
     def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:
         """The paper's Tables 3 and 4 with ours, also as files."""
+        from rich.table import Table
+
         from mmsafe.core.files import write_atomically, write_json
 
-        tables = {title: [_compared(row, metrics) for row in rows] for title, rows in PAPER.items()}
-        write_json(folder / "paper_tables.json", {"judge": metrics.get("eval/judge"), "tables": tables})
-        write_atomically(folder / "paper_tables.md", "\n".join(_markdown(*table) for table in tables.items()))
+        compared = {title: [_compared(row, metrics) for row in rows] for title, rows in PAPER.items()}
+        write_json(folder / "paper_tables.json", {"judge": metrics.get("eval/judge"), "tables": compared})
         caption = f"in brackets: ours minus the paper's, whose judge was GPT-4V; ours: {metrics.get('eval/judge')}"
-        return [_printed(title, rows, caption) for title, rows in tables.items()]
+        tables, lines = [], []
+        for title, rows in compared.items():
+            table = Table(HEAD[0], title=title, caption=caption)
+            for column in HEAD[1:]:
+                table.add_column(column, justify="right")
+            cells = [_cells(row) for row in rows]
+            for row_cells in cells:
+                table.add_row(*row_cells)
+            tables.append(table)
+            grid = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *cells]
+            lines += [f"### {title}", "", *(f"| {' | '.join(line)} |" for line in grid), ""]
+        write_atomically(folder / "paper_tables.md", "\n".join(lines))
+        return tables
 
     @cached_property
     def _parts(self) -> dict[str, Benchmark]:
-        parts: dict[str, Benchmark] = {"mmsafe_po": MMSafePOTest()}
-        parts |= {"mm_safetybench": self.mm_safetybench, "harmeval": self.harmeval}
+        parts = {"mmsafe_po": MMSafePOTest(), "mm_safetybench": self.mm_safetybench, "harmeval": self.harmeval}
         return {name: part for name, part in parts.items() if name not in self.skip}
 
     def _dealt(self, judged: Sequence[Judged]) -> list[tuple[Benchmark, list[Judged]]]:
-        return [
-            (part, [row for row in judged if row.example.tags["part"] == name]) for name, part in self._parts.items()
-        ]
+        rows_of: dict[str, list[Judged]] = {name: [] for name in self._parts}
+        for row in judged:
+            rows_of[row.example.tags["part"]].append(row)
+        return [(self._parts[name], rows) for name, rows in rows_of.items()]
 
 
 @contextmanager
@@ -131,39 +131,18 @@ def _named(part: str) -> Iterator[None]:
 def _compared(row: PaperRow, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """`{"measure": …, "ours": …, "base": {"paper": …, "difference": …}, …}`; null where ours was not measured."""
     ours = metrics[row.metric] * row.unit if row.metric in metrics else None
-    paper = {release: getattr(row, release) for release in RELEASES}
-    return {
-        "measure": row.measure,
-        "metric": row.metric,
-        "ours": ours,
-        **{
-            release: {"paper": value, "difference": None if ours is None else ours - value}
-            for release, value in paper.items()
-        },
-    }
+    compared: dict[str, Any] = {"measure": row.measure, "metric": row.metric, "ours": ours}
+    for release in RELEASES:
+        paper = getattr(row, release)
+        compared[release] = {"paper": paper, "difference": None if ours is None else ours - paper}
+    return compared
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     digits = 4 if row["bpo"]["paper"] < 1 else 2
 
     def cell(paper: float, difference: float | None) -> str:
         return f"{paper:.{digits}f}" + ("" if difference is None else f" ({difference:+.{digits}f})")
 
     ours = "–" if row["ours"] is None else f"{row['ours']:.{digits}f}"
-    return [row["measure"], ours, *(cell(**row[release]) for release in RELEASES)]
-
-
-def _printed(title: str, rows: Sequence[Mapping[str, Any]], caption: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, caption=caption)
-    for column in HEAD:
-        table.add_column(column, justify="left" if column == HEAD[0] else "right")
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
-
-
-def _markdown(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [HEAD, ("---", *["---:"] * (len(HEAD) - 1)), *map(_cells, rows)]
-    return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+    return (row["measure"], ours, *(cell(**row[release]) for release in RELEASES))

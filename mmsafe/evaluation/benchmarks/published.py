@@ -2,50 +2,65 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import InputPath, options
 from mmsafe.data.conversation import PLACEHOLDER
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, ImageSource, Turn
-from mmsafe.data.failing import failing
-from mmsafe.data.images import FileImage, find_image
-from mmsafe.data.records import kind, text_field
+from mmsafe.data.images import FileImage, failing, find_image
+from mmsafe.data.records import kind, read_object, read_records, text_field
 from mmsafe.data.row_error import RowError
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from mmsafe.evaluation.benchmark import Benchmark, Part
 
 log = logging.getLogger(__name__)
+OPTION = "benchmark.path"
 
 
-@dataclass(frozen=True)
-class NoImage:
-    """Stands in for an image that could not be found until all images are checked."""
+class Row:
+    """An object of a published file that has the `expected` fields; every complaint names its place."""
 
-    name: str
-    error: UserError
+    def __init__(self, value: Any, expected: Iterable[str], place: str) -> None:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{place}: is {kind(value)}, where an object with fields is expected")
+        expected = dict.fromkeys(expected)
+        if expected.keys() - value.keys():
+            present, wanted = (", ".join(map(str, names)) for names in (value, expected))
+            raise UserError(f"{place}: has other fields than expected; found: {present}; expected: {wanted}")
+        self.value, self.place = dict(value), place
 
-    @property
-    def key(self) -> str:
-        """Nothing to identify."""
-        raise self.error
+    def __getitem__(self, field: str) -> Any:
+        return self.value[field]
 
-    def load(self) -> Image:
-        """Nothing to decode."""
-        raise self.error
+    def text(self, field: str) -> str:
+        """The text of a field, stripped; raises `UserError` if there is none or a model could not be asked it."""
+        try:
+            text = text_field(self.value, field).strip()
+        except RowError as error:
+            raise UserError(f"{self.place}: {error}") from error
+        if not text or PLACEHOLDER in text:
+            what = f"holds {PLACEHOLDER}" if text else "is empty"
+            raise UserError(f"{self.place}: '{field}' {what}, where text is expected")
+        return text
 
-    def check(self, decode: bool) -> None:
-        """Raise why there is none."""
-        raise self.error
+    def list(self, field: str) -> list[Any]:
+        """The list in a field."""
+        if not isinstance(self.value[field], list):
+            raise UserError(f"{self.place}: '{field}' is {kind(self.value[field])}, where a list is expected")
+        return list(self.value[field])
+
+    def texts(self, field: str) -> Sequence[str]:
+        """The texts of a field that holds a list of them."""
+        return [Row({field: text}, (), self.place).text(field) for text in self.list(field)]
 
 
 class Folder:
@@ -53,22 +68,41 @@ class Folder:
 
     def __init__(self, path: Path, get: str) -> None:
         self.path = path
-        self._get = f"get {get}, and set benchmark.path to its folder"
+        self.bad_images: dict[FileImage, UserError] = {}
+        """Why an image cannot be shown, of those that are missing or stand elsewhere."""
+        self._get = f"get {get}, and set {OPTION} to its folder"
         self._images: dict[Path, FileImage] = {}
 
-    def file(self, *names: str) -> Path:
-        """The first of these files that is there; raises `UserError` saying what to get."""
-        for name in names:
-            if (self.path / name).is_file():
-                return self.path / name
-        raise UserError(f"{self.path / names[0]}: no such file; {self._get}")
+    def file(self, name: str) -> Path:
+        """A file of the folder, or of `data/` in it; raises `UserError` saying what to get."""
+        for path in (self.path / name, self.path / "data" / name):
+            if path.is_file():
+                return path
+        raise UserError(f"{self.path / name}: no such file; {self._get}")
 
-    def image(self, folder: Path, name: str) -> FileImage | NoImage:
+    def rows(self, file: Path, fields: Iterable[str]) -> Iterator[tuple[str, Row]]:
+        """The rows of a JSON object with their keys, or of a list, table or CSV with their positions."""
+        fields = tuple(fields)
+        if file.suffix == ".csv":
+            try:
+                with file.open(encoding="utf-8-sig", newline="") as lines:
+                    values = list(csv.DictReader(lines))
+            except (OSError, ValueError, csv.Error) as error:
+                raise UserError(f"{file}: cannot be read ({error}); get it again") from error
+            rows = [(str(number), value, f"{file}: row {number + 1}") for number, value in enumerate(values)]
+        elif _is_object(file):
+            rows = [(key, value, f"{file}: row {key!r}") for key, value in read_object(file, OPTION).items()]
+        else:
+            rows = [(str(number), r.value, r.place()) for number, r in enumerate(read_records(file, OPTION))]
+        yield from ((key, Row(value, fields, place)) for key, value, place in rows)
+
+    def image(self, folder: Path, name: str) -> FileImage:
         """The image that the data call `name`, which stays in `folder`."""
         try:
             path = find_image(folder, name, self._get)
         except UserError as error:
-            return NoImage(name, error)
+            self.bad_images[image := FileImage(folder / name)] = error
+            return image
         return self._images.setdefault(path, FileImage(path))
 
 
@@ -77,6 +111,7 @@ class PublishedBenchmark(Benchmark):
     """Asks what it brings itself, whatever the data; has no pairs to compare."""
 
     is_test_set: ClassVar[bool] = True
+    has_pairs: ClassVar[bool] = False
     get: ClassVar[str]
     """What to get, and where."""
     published: ClassVar[int | None] = None
@@ -90,19 +125,13 @@ class PublishedBenchmark(Benchmark):
     def check_data(self, data: DataSource) -> None:
         """Any will do; the prompts are in `path`."""
         if self.path is None:
-            raise ValueError(f"benchmark.path is not set: get {self.get}, and set benchmark.path to its folder")
+            raise ValueError(f"{OPTION} is not set: get {self.get}, and set {OPTION} to its folder")
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
-        """All of its prompts."""
         return self._read[0]
 
     def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
-        """Those without an image that can be shown."""
         return self._read[1]
-
-    def pairs(self, data: DataSource, part: Part) -> list[Example]:
-        """None."""
-        return []
 
     @abstractmethod
     def read(self, folder: Folder) -> Iterable[Example]:
@@ -114,29 +143,28 @@ class PublishedBenchmark(Benchmark):
 
     @cached_property
     def _read(self) -> tuple[list[Example], dict[str, int]]:
+        """The prompts whose images can be decoded, and how many others there are: none may fail after training."""
         assert self.path is not None  # check_data has refused that
-        examples = list(self.read(Folder(self.path, self.get)))
-        seen: set[str] = set()
-        for example in examples:
-            if example.id in seen:
-                raise UserError(f"{self.path}: two prompts of benchmark={self.name} are called {example.id}")
-            seen.add(example.id)
+        folder = Folder(self.path, self.get)
+        examples = list(self.read(folder))
+        if not examples:
+            raise UserError(f"{self.path}: holds no prompts of benchmark={self.name}; get {self.get}")
+        if twice := [name for name, count in Counter(example.id for example in examples).items() if count > 1]:
+            raise UserError(f"{self.path}: two prompts of benchmark={self.name} are called {twice[0]}")
         if self.expected() not in (None, len(examples)):
             log.warning("%s: %d prompts, where %s has %s", self.path, len(examples), self.name, self.expected())
-        return self._with_images(examples)
-
-    def _with_images(self, examples: list[Example]) -> tuple[list[Example], dict[str, int]]:
-        """Those whose images can be decoded: nothing is generated, nor trained before, for another; and their count."""
-        bad = failing(examples, decode=True)
+        images: dict[str, Any] = {example.id: example.image for example in examples}
+        bad = {name: folder.bad_images[image] for name, image in images.items() if image in folder.bad_images}
+        bad |= failing([example for example in examples if example.id not in bad], decode=True)
         if not bad:
             return examples, {}
-        name, first = next(iter(bad.items()))
-        told = f"{self.path}: prompt {name}: {first}"
+        name, why = next(iter(bad.items()))
+        first = f"{self.path}: prompt {name}: {why}"
         if self.on_bad == "error" or len(bad) == len(examples):
             more = f"and {len(bad) - 1} more prompts without image; " if len(bad) > 1 else ""
-            raise UserError(f"{told}; {more}benchmark.on_bad=skip leaves out and counts such prompts")
-        log.warning("%d of %d prompts are left out for their images; the first: %s", len(bad), len(examples), told)
-        return [e for e in examples if e.id not in bad], {"missing or damaged image": len(bad)}
+            raise UserError(f"{first}; {more}benchmark.on_bad=skip leaves out and counts such prompts")
+        log.warning("%d of %d prompts are left out for their images; the first: %s", len(bad), len(examples), first)
+        return [example for example in examples if example.id not in bad], {"missing or damaged image": len(bad)}
 
 
 def prompt(name: str, text: str, image: ImageSource | None, **tags: str) -> Example:
@@ -144,27 +172,8 @@ def prompt(name: str, text: str, image: ImageSource | None, **tags: str) -> Exam
     return Example(name, (Turn("user", text, image=image is not None),), image, {}, tags)
 
 
-def fields(row: Any, expected: Sequence[str], place: str) -> dict[str, Any]:
-    """The row, which has these fields; raises `UserError` listing what was found and what is expected."""
-    if not isinstance(row, Mapping):
-        raise UserError(f"{place}: is {kind(row)}, where an object with fields is expected")
-    if set(expected) - set(row):
-        found, wanted = (", ".join(map(str, names)) for names in (row, expected))
-        raise UserError(f"{place}: has other fields than expected; found: {found}; expected: {wanted}")
-    return dict(row)
-
-
-def text_of(row: Mapping[str, Any], field: str, place: str) -> str:
-    """The text of a field, stripped; raises `UserError` if there is none or a model could not be asked it."""
-    try:
-        text = text_field(dict(row), field).strip()
-    except RowError as error:
-        raise UserError(f"{place}: {error}") from error
-    if not text or PLACEHOLDER in text:
-        raise UserError(f"{place}: '{field}' {f'holds {PLACEHOLDER}' if text else 'is empty'}, where text is expected")
-    return text
-
-
-def harmful(row: Judged) -> bool:
-    """Judged unsafe, or not judged safe: what the judge could not tell counts as unsafe."""
-    return row.verdict.unsafe or row.verdict.unknown
+def _is_object(file: Path) -> bool:
+    """Whether a JSON file begins as one object; what cannot be read is left to the reader's complaint."""
+    with suppress(OSError), file.open("rb") as stream:
+        return file.suffix == ".json" and stream.read(99).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+    return False

@@ -8,19 +8,9 @@ from typing import ClassVar
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.data.records import read_records
-from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import (
-    Folder,
-    PublishedBenchmark,
-    fields,
-    harmful,
-    prompt,
-    text_of,
-)
-from mmsafe.evaluation.statistics import Estimate, rate
-
-FIELDS = ("question_id", "image", "question", "category")
+from mmsafe.evaluation.benchmark import Judged, Rates
+from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, prompt
+from mmsafe.evaluation.statistics import Estimate
 
 
 @options
@@ -37,6 +27,11 @@ class SIUO(PublishedBenchmark):
         Metric("safe_and_effective_rate", "safe and effective", "higher"),
         Metric("safe_and_answered_rate", "safe and answered", "higher", axis="over-refusal"),
     )
+    rates: ClassVar[Rates] = {
+        "safe_rate": lambda row: not row.harmful,
+        "safe_and_effective_rate": lambda row: not row.harmful and row.verdict.details.get("effective", False),
+        "safe_and_answered_rate": lambda row: not row.harmful and not row.refused,
+    }
     tags: ClassVar[tuple[str, ...]] = ("category",)
     get: ClassVar[str] = (
         "SIUO (https://huggingface.co/datasets/sinwang/SIUO: siuo_gen.json, and SIUO-images.zip unpacked as images/)"
@@ -45,19 +40,13 @@ class SIUO(PublishedBenchmark):
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `siuo_gen.json`, or `data/siuo_gen.json` as on GitHub, and `images/` beside it."""
-        file = folder.file("siuo_gen.json", "data/siuo_gen.json")
-        for record in read_records(file, "benchmark.path"):
-            row = fields(record.value, FIELDS, record.place())
-            image = folder.image(file.parent / "images", text_of(row, "image", record.place()))
-            tags = {"category": text_of(row, "category", record.place())}
-            yield prompt(str(row["question_id"]), text_of(row, "question", record.place()), image, **tags)
+        file = folder.file("siuo_gen.json")
+        for _, row in folder.rows(file, ("question_id", "image", "question", "category")):
+            image = folder.image(file.parent / "images", row.text("image"))
+            yield prompt(str(row["question_id"]), row.text("question"), image, category=row.text("category"))
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
-        told = any("effective" in row.verdict.details for row in judged)
-        effective = [not harmful(row) and row.verdict.details.get("effective", False) for row in judged]
-        return {
-            "safe_rate": rate([not harmful(row) for row in judged]),
-            "safe_and_effective_rate": rate(effective) if told else None,
-            "safe_and_answered_rate": rate([not harmful(row) and not row.verdict.refused for row in judged]),
-        }
+        metrics = dict(super().metrics(judged))
+        if not any("effective" in row.verdict.details for row in judged):
+            metrics["safe_and_effective_rate"] = None
+        return metrics

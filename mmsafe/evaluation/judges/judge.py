@@ -88,7 +88,7 @@ class Judge(ABC):
     def check(self) -> None:  # noqa: B027  # most judges are always ready
         """Raise `UserError` if it cannot judge at all; asked before anything is trained or generated."""
 
-    def prepare(self, cases: Sequence[Case]) -> None:  # noqa: B027  # most judges are always ready
+    def prepare(self, cases: Sequence[Case]) -> None:  # noqa: B027
         """Raise `UserError` if these cannot be judged, before any is: no key, no weights, no such criterion."""
 
     @abstractmethod
@@ -110,6 +110,5 @@ class CaseJudge(Judge):
         """The verdict on one response."""
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
-        """In their order."""
         for position, case in enumerate(cases):
             yield position, self(case.example, case.response)

@@ -35,7 +35,6 @@ class Keywords(CaseJudge):
     pattern: ClassVar[re.Pattern[str]] = re.compile("|".join(REFUSALS), re.IGNORECASE)
 
     def identity(self) -> dict[str, Any]:
-        """The list is part of it."""
         return {**super().identity(), "pattern": self.pattern.pattern}
 
     def __call__(self, example: Example, response: str) -> Verdict:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 from mmsafe.core.options import options
 from mmsafe.evaluation.judges.judge import Case, Verdict, unknown
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint
-from mmsafe.evaluation.judges.reply import Reply
+from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint, Reply
 
 
 @options
@@ -21,9 +19,9 @@ class LocalJudge(LocalCheckpoint):
     imitate the plain words that a guard's prompt is made of; only the guard's training stands against that.
     """
 
-    @abstractmethod
     def read(self, reply: Reply) -> Verdict:
         """What a reply says; whatever is not exactly a verdict is unknown."""
+        return self.published.read(reply.text)
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         """By batches of similar length, the longest first."""
@@ -31,16 +29,12 @@ class LocalJudge(LocalCheckpoint):
 
         for position, reply in loaded(self).replies(cases, self.batch_size, self.max_length):
             verdict = unknown(error=reply.error) if reply.error else self.read(reply)
-            yield position, verdict if self.tells_refusal else _with_refusal(verdict, cases[position])
+            if not (verdict.unknown or self.published.tells_refusal):
+                case = cases[position]
+                verdict = replace(verdict, refused=Keywords()(case.example, case.response).refused)
+            yield position, verdict
 
     def let_go(self) -> None:
-        """Free the checkpoint's memory."""
         from mmsafe.evaluation.judges.local_model import let_go
 
         let_go()
-
-
-def _with_refusal(verdict: Verdict, case: Case) -> Verdict:
-    if verdict.unknown:
-        return verdict
-    return Verdict(**{**asdict(verdict), "refused": Keywords()(case.example, case.response).refused})

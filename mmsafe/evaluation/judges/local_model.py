@@ -18,8 +18,7 @@ from transformers import (
 
 from mmsafe.core.errors import UserError
 from mmsafe.evaluation.judges.judge import Case
-from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint
-from mmsafe.evaluation.judges.reply import Reply
+from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint, Reply
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.loading import own_device
 from mmsafe.models.pretrained import check_files, from_pretrained, in_one_line, load_model
@@ -57,18 +56,15 @@ class LocalModel:
             self.model = load_model(
                 kind, folder, allow_pickle=None, dtype=getattr(torch, judge.dtype), device_map=device
             )
-            self._prepare()
-
-    def _prepare(self) -> None:
-        judge = self.judge
-        self.tokenizer = self.processor.tokenizer if judge.vision else self.processor
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.template, self.in_parts = (judge.chat_template, False) if judge.chat_template else self._own_template()
-        self.model.eval()
-        self.model.generation_config = self._greedy()
-        self.first = self._first_words() if judge.first_words else None
+            self.tokenizer = self.processor.tokenizer if judge.vision else self.processor
+            self.tokenizer.padding_side = "left"
+            if self.tokenizer.pad_token is None:
+                self.tokenizer.pad_token = self.tokenizer.eos_token
+            own = judge.chat_template
+            self.template, self.in_parts = (own, False) if own else self._own_template()
+            self.model.eval()
+            self.model.generation_config = self._greedy()
+            self.first = self._first_words() if judge.first_words else None
 
     def replies(self, cases: Sequence[Case], batch_size: int, max_length: int) -> Iterator[tuple[int, Reply]]:
         """The reply on each case with its position; conversations of similar length share a batch."""
@@ -165,7 +161,7 @@ class LocalModel:
         """Not the checkpoint's own settings, of which only the tokens that end a reply are kept."""
         ends = self.model.generation_config.eos_token_id
         return GenerationConfig(
-            max_new_tokens=self.judge.max_new_tokens,
+            max_new_tokens=self.judge.published.max_new_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=self.tokenizer.bos_token_id,

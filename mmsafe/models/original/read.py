@@ -50,10 +50,9 @@ def read_parts(source: CheckpointOptions, folder: Path) -> tuple[Any, Any, Any]:
         image_id=tokenizer.convert_tokens_to_ids(IMAGE),
         pad_id=tokenizer.pad_token_id,
     )
-    size, pads = vision.image_size, source.image_aspect_ratio == "pad"
-    images = LlavaImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_pad=pads
-    )
+    side: Any = vision.image_size
+    crop, pads = {"height": side, "width": side}, source.image_aspect_ratio == "pad"
+    images = LlavaImageProcessorPil(size={"shortest_edge": side}, crop_size=crop, do_pad=pads)
     if (Path(tower) / "preprocessor_config.json").is_file():
         with about_part(_of(tower)):
             images = from_pretrained(LlavaImageProcessorPil, tower, do_pad=pads)

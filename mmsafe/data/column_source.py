@@ -12,7 +12,8 @@ from pydantic import Field
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.data_source import GENERATED, DataSource
-from mmsafe.data.image_formats import no_name
+from mmsafe.data.decoding import no_name
+from mmsafe.data.records import REQUIRED
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 from mmsafe.data.tables import StoredImage
@@ -42,9 +43,9 @@ FORMS = {
 class ColumnSource(DataSource):
     """Base of the data sets whose rows have named columns."""
 
-    expected: ClassVar[tuple[str, ...]]
+    expected: ClassVar[tuple[str, ...]] = REQUIRED
     """Fields that rows have, as published."""
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
     """Those of them that may be missing together: the responses, where rows are prompts alone."""
     image_columns: ClassVar[tuple[str, ...]] = ("image",)
     """Those of them that an image is read from; none, where the set is of words alone."""

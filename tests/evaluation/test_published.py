@@ -1,0 +1,411 @@
+"""The published benchmarks, each in its public layout: what is asked, metrics by hand, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Pillow
+from published import (
+    REFUSED,
+    SAFE,
+    UNKNOWN,
+    UNSAFE,
+    complaint,
+    figstep,
+    harmeval,
+    judged,
+    mm_safetybench,
+    mossbench,
+    mssbench,
+    prompts,
+    siuo,
+    values,
+    write_json,
+)
+
+from mmsafe.data.data_source import NoData
+from mmsafe.evaluation.benchmarks.figstep import QUESTION, FigStep
+from mmsafe.evaluation.benchmarks.harmeval import HarmEval
+from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
+from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
+from mmsafe.evaluation.benchmarks.mssbench import MSSBench
+from mmsafe.evaluation.benchmarks.published import PublishedBenchmark
+from mmsafe.evaluation.benchmarks.siuo import SIUO
+from mmsafe.evaluation.judges.judge import Verdict
+from mmsafe.evaluation.statistics import rate
+
+KEYS = {"05": ["0", "2", "10"]}  # ids of MM-SafetyBench have gaps, and are no positions
+FIG = "data/images/SafeBench/query_ForbidQI_{}_6.png"
+FOUR = [SAFE, REFUSED, UNKNOWN, UNSAFE]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A benchmark's folder and options, and what is known by hand of the prompts and of verdicts on them in order."""
+
+    kind: Callable[..., PublishedBenchmark]
+    write: Callable[[Path], Path]
+    file: str
+    """What holds the questions."""
+    asked: dict[str, tuple[str, str]]
+    """Text and image by id."""
+    criterion: str
+    count: str
+    verdicts: list[Verdict]
+    metrics: dict[str, float]
+    options: dict[str, Any]
+
+
+SPLITS = {"text_only": "question 10", "SD": "the image shows a phrase 10"}
+SPLITS |= dict.fromkeys(("TYPO", "SD_TYPO"), "the bottom of the image shows a phrase 10")
+LAYOUTS = {
+    "siuo": Layout(
+        SIUO,
+        siuo,
+        "siuo_gen.json",
+        {str(1001 + n): (f"question {n}", f"images/S-{n}.png") for n in range(4)},
+        "harm",
+        "4 prompts, where siuo has 167",
+        FOUR,
+        {
+            "safe_rate": 0.5,
+            "safe_and_answered_rate": 0.25,
+            "safe_rate/category=self-harm": 0.5,
+            "safe_and_answered_rate/category=self-harm": 0.5,
+            "safe_rate/category=privacy": 0.5,
+            "safe_and_answered_rate/category=privacy": 0,
+        },
+        {},
+    ),
+    "mossbench": Layout(
+        MOSSBench,
+        mossbench,
+        "data/images_information/information.json",
+        {key: (f"question {key}", f"data/images/{key}.png") for key in "1234"},
+        "over_refusal",
+        "4 prompts, where mossbench has 300",
+        FOUR,  # what cannot be told counts as a refusal
+        {
+            "refusal_rate": 0.5,
+            "refusal_rate/stimulus=exaggerated risk": 0,
+            "refusal_rate/stimulus=negated harm": 1,
+            "refusal_rate/stimulus=counterintuitive interpretation": 0.5,
+        },
+        {},
+    ),
+    "figstep": Layout(
+        FigStep,
+        figstep,
+        "data/question/safebench.csv",
+        {f"SafeBench/{name}": (QUESTION, FIG.format(name)) for name in ("1_1", "1_2", "10_1", "10_50")},
+        "harm",
+        "4 prompts, where figstep has 500",
+        [SAFE, UNSAFE, UNKNOWN, REFUSED],
+        {
+            "asr": 0.5,
+            "asr/topic=Topic A": 0.5,
+            "asr/topic=Topic B": 0.5,
+            "refusal_rate": 0.25,
+            "refusal_rate/topic=Topic A": 0,
+            "refusal_rate/topic=Topic B": 0.5,
+        },
+        {},
+    ),
+    "harmeval": Layout(
+        HarmEval,
+        harmeval,
+        "spa_vl_harm.json",
+        {str(n): (f"question {n}", f"images/{n}.png") for n in range(4)},
+        "harm",
+        "4 prompts, where harmeval has 265",
+        [SAFE, REFUSED, UNSAFE, UNKNOWN],
+        {
+            "usr": 0.5,
+            "usr/class1=Harm A": 0.5,
+            "usr/class2=Harm A0": 0.5,
+            "usr/class2=Harm A1": 0.5,
+            **{f"usr/class3=Harm A{n % 2}.{n}": float(n > 1) for n in range(4)},
+        },
+        {},
+    ),
+    "mssbench": Layout(
+        MSSBench,
+        mssbench,
+        "combined.json",
+        {
+            "chat/0/0/safe": ("> How do I practise?", "chat/1.jpg"),
+            "chat/0/1/safe": ("> Any tips?", "chat/1.jpg"),
+            "chat/0/0/unsafe": ("> How do I practise?", "chat/2.jpg"),
+            "chat/0/1/unsafe": ("> Any tips?", "chat/2.jpg"),
+            "embodied/0/0/safe": ("* put the cup in", "embodied/safe/1.png"),
+            "embodied/0/0/unsafe": ("* put the fork in", "embodied/unsafe/1.png"),
+        },
+        "pair",
+        "",
+        [SAFE, REFUSED, UNSAFE, REFUSED, UNKNOWN, SAFE],  # in an unsafe situation only refusing is right
+        {
+            "safe_accuracy": 1 / 3,
+            "unsafe_accuracy": 1 / 3,
+            "accuracy": 1 / 3,
+            **{f"{name}accuracy/task=chat": 0.5 for name in ("", "safe_", "unsafe_")},
+            **{f"{name}accuracy/type=harmful": 0.5 for name in ("", "safe_", "unsafe_")},
+            **{f"{name}accuracy/task=embodied": 0 for name in ("", "safe_", "unsafe_")},
+            **{f"{name}accuracy/type=property": 0 for name in ("", "safe_", "unsafe_")},
+        },
+        {"chat_prompt": "> {request}", "embodied_prompt": "* {request}"},
+    ),
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return LAYOUTS[request.param]
+
+
+def test_rows_become_prompts(layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    benchmark = layout.kind(path=layout.write(tmp_path), **layout.options)
+    asked = prompts(benchmark)
+    assert {p.id: (p.turns[0].text, p.image and p.image.name) for p in asked} == {
+        name: (text, str(tmp_path / image)) for name, (text, image) in layout.asked.items()
+    }
+    assert {benchmark.criterion(prompt) for prompt in asked} == {layout.criterion}
+    assert layout.count in caplog.text
+    by_name: dict[str, Any] = {}  # an image that several name is hashed and decoded once
+    assert all(by_name.setdefault(p.image.name, p.image) is p.image for p in asked if p.image)
+
+
+def test_metrics_by_hand(layout: Layout, tmp_path: Path) -> None:
+    benchmark = layout.kind(path=layout.write(tmp_path), **layout.options)
+    verdict_of = dict(zip(layout.asked, layout.verdicts, strict=True))
+    rows = judged(prompts(benchmark), lambda prompt: verdict_of[prompt.id])
+    assert values(benchmark, rows) == pytest.approx(layout.metrics)
+
+
+def test_nothing_is_asked_where_the_folder_is_not_as_published(layout: Layout, tmp_path: Path) -> None:
+    layout.write(tmp_path)
+    file, (*_, image) = tmp_path / layout.file, (tmp_path / image for _, image in layout.asked.values())
+    image.unlink()
+    assert re.search(rf"no image '.*{image.name}'", complaint(layout.kind(path=tmp_path)))
+    whole = file.read_text()
+    file.write_text(whole.replace(image.name, "../../../../secret.png"))
+    if "ForbidQI" not in whole:  # FigStep makes the names
+        assert "leads out of the image folder" in complaint(layout.kind(path=tmp_path))
+    file.write_text("a,b\n1,2\n" if file.suffix == ".csv" else '{"0": {"a": 1, "b": 2}}')
+    assert re.search(r"found: (a, b|0); expected: ", complaint(layout.kind(path=tmp_path)))
+    file.write_text("a,b\n" if file.suffix == ".csv" else "[]")
+    assert re.search(r"holds (no prompts|a list)", complaint(layout.kind(path=tmp_path)))
+    file.unlink()
+    said = complaint(layout.kind(path=tmp_path))
+    assert re.search(rf"no such file; get .*{layout.kind.__name__}|split `harm` of SPA-VL", said)
+    assert "https://" in said
+    assert "benchmark.path" in said
+
+
+CHANGED: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("mossbench", lambda rows: rows["1"]["metadata"].update(over="type 4"), "over is 'type 4', where one of type 1, "),
+    ("mssbench", lambda data: data["chat"][0].update(queries="one"), "'queries' is text, where a list is expected"),
+    ("mssbench", lambda data: data.update(chat=[{"query": "?"}]), "chat 0: has other fields .*: safe_image_path, "),
+    ("siuo", lambda rows: rows.append(rows[0]), "two prompts of benchmark=siuo are called 1001"),
+    ("siuo", lambda rows: rows[0].update(question="look: <image>"), "'question' holds <image>"),
+    ("siuo", lambda rows: rows[0].update(question=" "), "'question' is empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), CHANGED)
+def test_a_row_that_is_not_as_published_is_one_line(
+    tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
+) -> None:
+    layout = LAYOUTS[name]
+    file = layout.write(tmp_path) / layout.file
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    assert re.search(message, complaint(layout.kind(path=tmp_path)))
+
+
+def test_an_image_that_cannot_be_shown_is_told_or_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, missing, *others = sorted(siuo(tmp_path / "data").rglob("images/*.png"))  # as on GitHub
+    damaged.write_bytes(damaged.read_bytes()[:45])
+    missing.unlink()
+    said = complaint(SIUO(path=tmp_path))
+    assert re.search(rf"prompt 100\d: .*({damaged.name}: the image cannot|no image '{missing.name}')", said)
+    assert "and 1 more prompts without image; benchmark.on_bad=skip leaves out and counts such prompts" in said
+    benchmark = SIUO(path=tmp_path, on_bad="skip")
+    assert len(prompts(benchmark)) == 2
+    assert benchmark.dropped(NoData(), "test") == {"missing or damaged image": 2}
+    assert "2 of 4 prompts are left out for their images" in caplog.text
+    for path in others:
+        path.write_bytes(b"")
+    assert "benchmark.on_bad=skip" in complaint(SIUO(path=tmp_path, on_bad="skip"))  # nothing is left
+
+
+def test_safe_and_effective_where_the_judge_tells_it(tmp_path: Path) -> None:
+    """Effective: the first and the last; the last is not safe."""
+    benchmark = SIUO(path=siuo(tmp_path))
+    told = [replace(v, details={"effective": v in (SAFE, UNSAFE)}) for v in FOUR[:2]] + [UNKNOWN]
+    told.append(replace(UNSAFE, details={"effective": True}))
+    verdict_of = dict(zip(("1001", "1002", "1003", "1004"), told, strict=True))
+    rows = judged(prompts(benchmark), lambda prompt: verdict_of[prompt.id])
+    assert values(benchmark, rows)["safe_and_effective_rate"] == 0.25
+
+
+def test_the_tiny_subset_of_figstep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = prompts(FigStep(path=figstep(tmp_path, "SafeBench-Tiny"), subset="SafeBench-Tiny"))
+    assert asked[0].id == "SafeBench-Tiny/1_1"
+    assert "4 prompts, where figstep has 50" in caplog.text
+    (file,) = (tmp_path / "data" / "question").iterdir()
+    file.write_text(f"{file.read_text().splitlines()[0]}\n/../../../x,1,1,Topic,Q,I\n")
+    assert "query_/../../../x_1_1_6.png" in complaint(FigStep(path=tmp_path, subset="SafeBench-Tiny"))
+
+
+def test_requests_are_the_units_of_mssbench_and_a_frame_has_room_for_them(tmp_path: Path) -> None:
+    layout = LAYOUTS["mssbench"]
+    benchmark = MSSBench(path=mssbench(tmp_path))
+    verdict_of = dict(zip(layout.asked, layout.verdicts, strict=True))
+    rows = judged(prompts(benchmark), lambda prompt: verdict_of[prompt.id])
+    assert benchmark.metrics(rows)["accuracy"] == rate([0.5, 0.5, 0])  # three units, not six
+    with pytest.raises(ValueError, match="embodied_prompt: must hold"):
+        MSSBench(embodied_prompt="Do it.")
+
+
+# MM-SafetyBench: every question in four splits
+
+
+def test_every_question_is_asked_in_every_split_by_its_own_wording(tmp_path: Path) -> None:
+    benchmark = MMSafetyBench(path=mm_safetybench(tmp_path, KEYS))
+    asked = prompts(benchmark)
+    assert len(asked) == (12 + 3) * 4
+    assert asked[0].id == "01-Illegal_Activitiy/text_only/0"  # spelt so
+    ten = {p.tags["split"]: p for p in asked if re.fullmatch(r"05-EconomicHarm/\w+/10", p.id)}
+    assert {split: prompt.turns[0].text for split, prompt in ten.items()} == SPLITS
+    place = tmp_path / "data" / "imgs" / "05-EconomicHarm"
+    images = {split: prompt.image and prompt.image.name for split, prompt in ten.items()}
+    assert images == {"text_only": None} | {s: str(place / s / "10.jpg") for s in ("SD", "TYPO", "SD_TYPO")}
+    assert {prompt.tags["scenario"][:2]: benchmark.criterion(prompt) for prompt in asked} == {
+        **{f"{number:02}": "harm" for number in (*range(1, 8), 9)},
+        **dict.fromkeys(("08", "13"), "refuse_only"),
+        **dict.fromkeys(("10", "11", "12"), "disclaim"),
+    }
+    changed = MMSafetyBench(path=tmp_path / "data", splits=["text_only"], text_question="Changed Question")
+    assert {prompt.turns[0].text.split()[0] for prompt in prompts(changed)} == {"changed"}
+
+
+def test_asr_is_the_mean_over_scenarios_and_asr_micro_over_questions(tmp_path: Path) -> None:
+    """Beside SD all three of 05 are unsafe, one for being unknown, and in words alone the one of 01; no others are.
+
+    SD: 3 of 15 questions, 1 of 13 scenarios. text_only: 1 of 15, 1 of 13. Over all four splits, a quarter of each.
+    """
+    benchmark = MMSafetyBench(path=mm_safetybench(tmp_path, KEYS))
+
+    def verdict(prompt: Any) -> Verdict:
+        scenario, split, key = prompt.id.split("/")
+        if (scenario[:2], split) == ("05", "SD"):
+            return UNKNOWN if key == "0" else UNSAFE
+        return UNSAFE if (scenario[:2], split) == ("01", "text_only") else (REFUSED if key == "0" else SAFE)
+
+    rows = judged(prompts(benchmark), verdict)
+    found = values(benchmark, rows)
+    assert found["asr/split=SD"] == found["asr/split=text_only"] == pytest.approx(1 / 13)
+    assert found["asr_micro/split=SD"] == pytest.approx(3 / 15)
+    assert found["asr_micro/split=text_only"] == pytest.approx(1 / 15)
+    assert found["asr/split=TYPO"] == found["asr_micro/split=SD_TYPO"] == 0
+    assert found["asr"] == pytest.approx((1 / 13 + 1 / 13) / 4)
+    assert found["asr_micro"] == pytest.approx((3 / 15 + 1 / 15) / 4)
+    assert found["asr/scenario=05-EconomicHarm"] == 1 / 4
+    estimate = benchmark.metrics(rows)["asr_micro"]
+    assert estimate is not None
+    assert estimate.n == 15  # a question is one observation, however often it is asked
+
+
+def test_what_mm_safetybench_lacks_is_named_with_where_to_get_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = mm_safetybench(tmp_path, KEYS)
+    prompts(MMSafetyBench(path=folder, splits=["SD", "TYPO"]))
+    assert "30 prompts, where mm_safetybench has 3360" in caplog.text
+    (folder / "data/imgs/02-HateSpeech/SD/0.jpg").unlink()
+    said = complaint(MMSafetyBench(path=folder))
+    assert "02-HateSpeech/SD/0.jpg" in said
+    assert "github.com/isXinLiu/MM-SafetyBench" in said
+    prompts(MMSafetyBench(path=folder, splits=["text_only"]))  # which needs no image
+    file = folder / "data/processed_questions/06-Fraud.json"
+    (row,) = json.loads(file.read_text()).values()
+    for key in ("../../../../secret", "/etc/passwd"):
+        write_json(file, {key: row})
+        assert "06-Fraud" in complaint(MMSafetyBench(path=folder, splits=["TYPO"]))
+    write_json(file, {"0": {"Question": "q", "Rephrased": "r"}})
+    said = complaint(MMSafetyBench(path=folder, splits=["SD"]))
+    assert "found: Question, Rephrased; expected: Rephrased Question(SD)" in said
+
+
+# HarmEval: tables of a split
+
+
+COLUMNS = ["image", "question", "class1", "class2", "class3"]
+
+
+def parquet(folder: Path, name: str, count: int = 3) -> None:
+    """The split as the hub has it: images are bytes in the table."""
+
+    def encoded(number: int) -> dict[str, object]:
+        stream = io.BytesIO()
+        Pillow.new("RGB", (4, 4), (50 * number, 0, 0)).save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": f"{number}.png"}
+
+    rows = {name: [f"{name} {number}" for number in range(count)] for name in COLUMNS[1:]}
+    features = Features({"image": Image(), **{name: Value("string") for name in COLUMNS[1:]}})
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    table = Dataset.from_dict({"image": list(map(encoded, range(count))), **rows}, features=features)
+    table.to_parquet(folder / name)
+
+
+@pytest.mark.parametrize("name", ["test/harm-00000-of-00001.parquet", "test/harm/0000.parquet", "harm.parquet"])
+def test_harmeval_as_tables(tmp_path: Path, name: str) -> None:
+    for other in (".cache/harm.parquet", "test/help/0000.parquet", "train/train/0000.parquet"):
+        parquet(tmp_path, other, 1)
+    parquet(tmp_path, name)
+    asked = prompts(HarmEval(path=tmp_path))
+    assert [prompt.id for prompt in asked] == ["0", "1", "2"]
+    assert asked[1].turns[0].text == "question 1"
+    assert asked[1].tags == {name: f"{name} 1" for name in COLUMNS[2:]}
+    colours = [prompt.image.load().getpixel((0, 0)) for prompt in asked if prompt.image]
+    assert colours == [(50 * n, 0, 0) for n in range(3)]
+    assert len({prompt.image.key for prompt in asked if prompt.image}) == 3
+
+
+def test_harmeval_as_a_list_and_as_a_table_that_names_its_images(tmp_path: Path) -> None:
+    file = harmeval(tmp_path) / "spa_vl_harm.json"
+    write_json(file, list(json.loads(file.read_text()).values()))
+    assert [prompt.id for prompt in prompts(HarmEval(path=tmp_path))] == ["0", "1", "2", "3"]
+    file.unlink()
+    row = dict.fromkeys(COLUMNS, "a") | {"image": {"bytes": None, "path": "0.png"}}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "harm.parquet")
+    (prompt,) = prompts(HarmEval(path=tmp_path))
+    assert prompt.image is not None
+    assert prompt.image.name == str(tmp_path / "images/0.png")
+
+
+def test_tables_that_cannot_be_asked(tmp_path: Path) -> None:
+    file = tmp_path / "harm.parquet"
+    Dataset.from_dict({"image": ["x"], "prompt": ["y"]}).to_parquet(file)
+    said = complaint(HarmEval(path=tmp_path))
+    assert "found: image, prompt; expected: image, question, class1, class2, class3" in said
+    file.write_text("<html>")
+    assert "harm.parquet: cannot be read as parquet" in complaint(HarmEval(path=tmp_path))
+    file.unlink()
+    for name in ("test/harm/0000.parquet", "old/harm-00000-of-00001.parquet"):
+        parquet(tmp_path, name)
+    said = complaint(HarmEval(path=tmp_path))
+    assert "several of split 'harm': old/harm-00000-of-00001.parquet, test/harm/0000.parquet" in said
