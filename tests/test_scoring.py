@@ -288,8 +288,9 @@ def test_a_template_that_shows_no_image_is_an_error(llava: Any):
 def test_a_batch_moves_to_a_device_as_a_whole(llava: Any):
     batch = batch_of(llava, EXAMPLES)
     moved = batch.to("meta")
-    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 7
+    held = [*vars(moved).values(), *moved.image_inputs.values()]
+    tensors = [value for value in held if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 6
     assert all(tensor.device.type == "meta" for tensor in tensors)
     assert batch.input_ids.device.type == "cpu"
     assert moved.rows == batch.rows

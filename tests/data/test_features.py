@@ -18,6 +18,7 @@ from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
+from mmsafe.models.family import ImageBatch, family_of
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.dpo import DPO
 from mmsafe.reference.reference import Cached
@@ -44,13 +45,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from mmsafe.models.encoding import Encoder
 
     names: list[str] = []
-    original = Encoder.pixels
+    original = Encoder.image_inputs
 
-    def pixels(self: Encoder, image: Any) -> torch.Tensor:
-        names.append(image.key)
-        return original(self, image)
+    def image_inputs(self: Encoder, images: Any) -> Any:
+        names.extend(image.key for image in images)
+        return original(self, images)
 
-    monkeypatch.setattr(Encoder, "pixels", pixels)
+    monkeypatch.setattr(Encoder, "image_inputs", image_inputs)
     return names
 
 
@@ -79,9 +80,10 @@ def test_any_layer_and_strategy_of_a_checkpoint(layers: Any, strategy: str):
     config.vision_feature_layer, config.vision_feature_select_strategy = layers, strategy
     model = type(llava.model)(config)
     pixels = torch.randn(2, 3, 24, 24)
-    projected = model.model.multi_modal_projector(tower_features(model, pixels))
+    seen = tower_features(model, ImageBatch({"pixel_values": pixels}, (1, 1)))
+    made = family_of("llava").connect(model, seen, [])
     expected: Any = model.model.get_image_features(pixels).pooler_output
-    torch.testing.assert_close(projected, torch.stack(list(expected)))
+    torch.testing.assert_close([image.tokens for image in made], list(expected))
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["memory", "disk"])
