@@ -21,6 +21,7 @@ from transformers import LlavaForConditionalGeneration
 from benchmarks.memory import forget_peak, peak, resident
 from benchmarks.models import SIZES, make_config
 from mmsafe.data.example import Example, Turn
+from mmsafe.models.family import ImageInputs, family_of
 from mmsafe.objectives.base import ScoredRow
 from mmsafe.reporting.table import print_tables
 from mmsafe.scoring.collate import Item
@@ -54,10 +55,13 @@ class Special:
 class Numbers:
     """An encoder for texts that are nothing but their length."""
 
-    pad_id = Special.pad_token_id
+    pad_id, image_token, family = Special.pad_token_id, IMAGE_ID, family_of("llava")
 
     def __init__(self, model: Any) -> None:
         self.image_tokens, self.image_size = model.config.image_seq_length, model.config.vision_config.image_size
+
+    def prompt(self, example: Example) -> tuple[list[int], list[ImageInputs]]:
+        return self.prompt_ids(example), []
 
     def prompt_ids(self, example: Example) -> list[int]:
         return [Special.bos_token_id, *[IMAGE_ID] * self.image_tokens, *range(5, 5 + int(example.turns[0].text))]
@@ -65,8 +69,11 @@ class Numbers:
     def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
         return [(7 * i + len(text)) % 400 + 5 for i in range(int(text))]
 
-    def pixels(self, image: Any) -> torch.Tensor:
-        return torch.randn(3, self.image_size, self.image_size, generator=torch.Generator().manual_seed(image.seed))
+    def image_inputs(self, images: Any) -> list[ImageInputs]:
+        return [ImageInputs("", {"pixel_values": self._pixels(image.seed)}) for image in images]
+
+    def _pixels(self, seed: int) -> torch.Tensor:
+        return torch.randn(1, 3, self.image_size, self.image_size, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)

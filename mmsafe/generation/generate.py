@@ -119,7 +119,10 @@ def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
 
 def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
     distinct = {prompt.example.prompt_key(): prompt.example for prompt in prompts}
-    inputs = {name: tensor.to(model.device) for name, tensor in left_padded(encoder, list(distinct.values())).items()}
+    inputs = {
+        name: tensor.to(model.device)
+        for name, tensor in left_padded(encoder, list(distinct.values()), model.config).items()
+    }
     if len(distinct) < len(prompts):
         row = {key: number for number, key in enumerate(distinct)}
         inputs = _shared(model, inputs, [row[prompt.example.prompt_key()] for prompt in prompts])
@@ -156,7 +159,7 @@ def _shared(model: Any, inputs: dict[str, Tensor], rows: list[int]) -> dict[str,
     return {"input_ids": ids[index], "attention_mask": mask[index], "past_key_values": passed.past_key_values}
 
 
-def left_padded(encoder: Encoder, prompts: Sequence[Example]) -> dict[str, Tensor]:
+def left_padded(encoder: Encoder, prompts: Sequence[Example], config: Any) -> dict[str, Tensor]:
     """Model inputs with prompts aligned at their ends, as generation needs them."""
     ids = [encoder.prompt_ids(prompt) for prompt in prompts]
     width = max(map(len, ids))
@@ -165,7 +168,8 @@ def left_padded(encoder: Encoder, prompts: Sequence[Example]) -> dict[str, Tenso
         "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
     }
     images = [encoder.image_inputs([prompt.image] if prompt.image is not None else []) for prompt in prompts]
-    return inputs | encoder.family.forward_inputs(images)
+    kinds = encoder.family.token_kinds(inputs["input_ids"], config)
+    return inputs | kinds | encoder.family.forward_inputs(images)
 
 
 def _sampling(prompts: Sequence[Prompt], settings: Generation, end: int) -> LogitsProcessorList:

@@ -116,6 +116,8 @@ class Encoder:
 
     def image_inputs(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
         """The images of a prompt, decoded and processed; what a corruption does to pixels comes last."""
+        if not images:
+            return []
         made = self.family.image_inputs(self.processor, [image.load() for image in images])
         return [self._corrupted(inputs, image) for inputs, image in zip(made, images, strict=True)]
 

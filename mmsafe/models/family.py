@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmsafe.core.errors import UserError
@@ -275,8 +276,8 @@ def images_only(kind: type) -> type:
     def check(self: Any, name: str, value: Any) -> Any:
         return None if value is None else kind.check_argument_for_proper_class(self, name, value)  # type: ignore[attr-defined]
 
-    made = type(kind.__name__, (kind,), {"check_argument_for_proper_class": check, "__module__": kind.__module__})
-    return made
+    body = {"check_argument_for_proper_class": check, "apply_chat_template": ProcessorMixin.apply_chat_template}
+    return type(kind.__name__, (kind,), {**body, "__module__": kind.__module__})
 
 
 def _kinds(model: Any) -> set[str]:

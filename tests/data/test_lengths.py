@@ -12,6 +12,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.icons import IconImage
+from mmsafe.models.family import family_of
 from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.objectives.bootstrapped_po import BootstrappedPO
 from mmsafe.objectives.bpo import BPO
@@ -92,7 +93,12 @@ class Words:
     """An encoder of one token per word, its number; every prompt begins with 1, and an image is 576 tokens 0."""
 
     image_tokens = 576
+    image_token = 0
     pad_id = -1
+    family = family_of("llava")
+
+    def prompt(self, example: Example) -> tuple[list[int], list[Any]]:
+        return self.prompt_ids(example), []
 
     def prompt_ids(self, example: Example) -> list[int]:
         text = [int(word) for turn in example.turns for word in turn.text.split()]

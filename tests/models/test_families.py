@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,17 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.errors import UserError
+from mmsafe.data.corruption import Crop
+from mmsafe.data.example import Example, Turn
+from mmsafe.generation.generate import left_padded
+from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
-
-pytest.importorskip("num2words", reason="SmolVLM's processor wants num2words")
+from mmsafe.objectives.bpo import BPO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.objectives.mdpo import MDPO
+from mmsafe.scoring.collate import Item
+from mmsafe.scoring.features import MemoryFeatures
+from mmsafe.scoring.ways import Padded, SharedPrefix
 
 
 def picture(height: int, width: int) -> Image.Image:
@@ -47,7 +58,7 @@ def test_images_of_a_prompt_are_those_of_the_whole_processor(family: Family, cou
     made = family.image_inputs(processor, pictures)
     text = "See " + " and ".join(image.text for image in made)
     assert processor.tokenizer(text)["input_ids"] == whole["input_ids"][0].tolist()
-    batch = ImageBatch.of(made, [1] * count).tensors
+    batch = ImageBatch.of(made).tensors
     tiles = batch["pixel_values"]
     if whole["pixel_values"].dim() == 5:  # images padded to as many tiles
         whole["pixel_values"] = whole["pixel_values"].flatten(0, 1)
@@ -67,12 +78,106 @@ def test_positions_are_those_of_the_model(family: Family):
         return
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    batch = ImageBatch.of(made, [1, 1]).tensors
+    batch = ImageBatch.of(made).tensors
     row = torch.tensor([ids])
     expected, _ = model.model.get_rope_index(
         row, mm_token_type_ids=(row == token).int(), image_grid_thw=batch["image_grid_thw"]
     )
     assert found == expected[:, 0].tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image of a size of its own."""
+
+    height: int
+    width: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.height} x {self.width}"
+
+    name = key
+
+    def load(self) -> Image.Image:
+        return picture(self.height, self.width)
+
+
+def examples() -> list[Example]:
+    texts = [("What is this?", Picture(40, 60)), ("And in which colour?", Picture(90, 50)), ("Hello there", None)]
+    said = {"chosen": "It is a very red thing.", "rejected": "No.", "blind": "I see none"}
+    return [Example(text, (Turn("user", text, image=image is not None),), image, said) for text, image in texts]
+
+
+def tiny(family: Family) -> tuple[Any, Encoder]:
+    config, processor = family.tiny()
+    processor.chat_template = processor.tokenizer.chat_template
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+    with torch.no_grad():  # what begins at zero would hide a mistake
+        for weight in model.parameters():
+            if not weight.any():
+                weight.normal_(0, 0.3)
+    return model, Encoder(processor)
+
+
+@pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
+def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(family: Family, objective: Any):
+    model, encoder = tiny(family)
+    found = []
+    for scoring in (Padded(), SharedPrefix()):
+        collator = scoring.collator(encoder, objective.groups, corruption=Crop())
+        batch = scoring.with_features(model, collator([Item(example) for example in examples()]))
+        rows = scoring.log_probs(model, batch)
+        model.zero_grad()
+        sum(row.log_probs.sum() for row in rows.values()).backward()
+        gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+        found.append(({name: row.log_probs.sum(1) for name, row in rows.items()}, gradients))
+    (plain, expected), (packed, gradients) = found
+    for name, sums in plain.items():
+        torch.testing.assert_close(packed[name], sums, atol=1e-4, rtol=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-4, name
+
+
+def test_kept_features_score_the_same(family: Family):
+    model, encoder = tiny(family)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(family.parts.of(name) == "language")
+    cache, scoring = MemoryFeatures(1 << 30), SharedPrefix()
+    collator = scoring.collator(encoder, DPO().groups, features=cache)
+    sums = []
+    for kept in (0, 2):
+        batch = collator([Item(example) for example in examples()])
+        assert batch.images is not None
+        assert len(batch.images.kept) == kept
+        with torch.no_grad():
+            rows = scoring.log_probs(model, scoring.with_features(model, batch, cache))
+        sums.append(rows["chosen"].log_probs.sum(1))
+    assert torch.equal(*sums)
+
+
+def test_greedy_answers_are_those_of_generate(family: Family):
+    model, encoder = tiny(family)
+    processor, prompts = encoder.processor, examples()
+    expected = []
+    for prompt in prompts:
+        text = [encoder.prompt_text(prompt)]
+        images = {"images": [[prompt.image.load()]]} if prompt.image else {}
+        whole = dict(processor(text=text, **images, return_tensors="pt"))
+        whole.pop("num_crops", None)
+        if whole["input_ids"][0, 0] != processor.tokenizer.bos_token_id:
+            for name, first in (("input_ids", processor.tokenizer.bos_token_id), ("attention_mask", 1)):
+                whole[name] = torch.nn.functional.pad(whole[name], (1, 0), value=first)
+            for name in ("token_type_ids", "mm_token_type_ids"):
+                if name in whole:
+                    whole[name] = torch.nn.functional.pad(whole[name], (1, 0))
+        ids = model.generate(**whole, max_new_tokens=6, do_sample=False)[0, whole["input_ids"].shape[1] :].tolist()
+        expected.append(ids)
+    inputs = left_padded(encoder, prompts, model.config)
+    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs["input_ids"].shape[1] :].tolist()
+    assert ids == expected
 
 
 def test_an_unknown_family_is_told_with_those_that_are_known():
