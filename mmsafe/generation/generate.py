@@ -119,11 +119,10 @@ def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
 
 def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
     distinct = {prompt.example.prompt_key(): prompt.example for prompt in prompts}
-    inputs = {
-        name: tensor.to(model.device)
-        for name, tensor in left_padded(encoder, list(distinct.values()), model.config).items()
-    }
-    if len(distinct) < len(prompts):
+    share = len(distinct) < len(prompts) and encoder.family.shares_prompts
+    shown = list(distinct.values()) if share else [prompt.example for prompt in prompts]
+    inputs = {name: value.to(model.device) for name, value in left_padded(encoder, shown, model.config).items()}
+    if share:
         row = {key: number for number, key in enumerate(distinct)}
         inputs = _shared(model, inputs, [row[prompt.example.prompt_key()] for prompt in prompts])
     eos = encoder.tokenizer.eos_token_id

@@ -92,6 +92,8 @@ class Family(ABC):
     """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
     token_types: ClassVar[str | None] = None
     """The input that tells image tokens (1) from words (0), where a model wants one."""
+    shares_prompts: ClassVar[bool] = True
+    """Whether several samples of a prompt can go on from one pass over it, with positions that count tokens."""
     one_tensor: ClassVar[bool] = False
     """Whether the model wants the features of all images as one tensor, and not as a list."""
 
@@ -186,63 +188,6 @@ class Family(ABC):
             table["sliding_attention"] = allowed & near[:, None]
         chosen = {kind: table[kind] for kind in sorted(kinds)}
         return chosen if len(chosen) > 1 else next(iter(chosen.values()))
-
-
-class TiledFamily(Family):
-    """Base of families whose tower sees tiles of one size, and whose connector is a module of its own."""
-
-    def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
-        return list(self.seen(model.model, images).split(images.tiles))
-
-    def connect(self, model: Any, seen: Sequence[Tensor], sizes: Sizes) -> list[Features]:
-        projected = self.project(model.model, torch.cat(list(seen))).split([len(tiles) for tiles in seen])
-        return [Features(image) for image in self.joined(model.model, projected, sizes)]
-
-    def seen(self, core: Any, images: ImageBatch) -> Tensor:
-        """What the connector reads of all tiles, `[tiles, patches, width]`; `core` is the model without its head."""
-        states = core.vision_tower(images.tensors["pixel_values"], output_hidden_states=True).hidden_states
-        return selected(states, core.config)
-
-    def project(self, core: Any, tiles: Tensor) -> Tensor:
-        """`[tiles, patches, width]` of the tower to `[tiles, tokens, width]` of the language model."""
-        projected: Tensor = core.multi_modal_projector(tiles)
-        return projected
-
-    def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
-        """The tiles of each image one after the other, `[tokens, width]`."""
-        return [image.flatten(0, 1) for image in projected]
-
-
-def selected(states: Sequence[Tensor], config: Any) -> Tensor:
-    """Layers that a LLaVA's connector reads, with or without the class token; `[tiles, patches, width]`."""
-    chosen = config.vision_feature_layer
-    layers = [states[layer] for layer in ([chosen] if isinstance(chosen, int) else chosen)]
-    first = 1 if config.vision_feature_select_strategy == "default" else 0
-    return torch.cat([layer[:, first:] for layer in layers], dim=-1)
-
-
-class Mrope:
-    """Positions on three axes (time, height, width), as Qwen2-VL and its successors have them."""
-
-    merge: ClassVar[int] = 2
-    """Patches that become one token, along a side."""
-
-    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> list[list[int]]:
-        """As `get_rope_index` of the model, for images: a word steps on all axes, an image spans its grid."""
-        grids = iter(images)
-        columns: list[Tensor] = []
-        cells = torch.tensor([1, self.merge, self.merge])
-        start = at = 0
-        while at < len(ids):
-            if ids[at] != image_token:
-                columns.append(torch.full((3, 1), start))
-                start, at = start + 1, at + 1
-                continue
-            time, height, width = (next(grids).tensors["image_grid_thw"][0] // cells).tolist()
-            columns.append(torch.cartesian_prod(*map(torch.arange, (time, height, width))).reshape(-1, 3).T + start)
-            start, at = start + max(height, width), at + time * height * width
-        positions: list[list[int]] = torch.cat(columns, dim=1).tolist()
-        return positions
 
 
 @cache

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmsafe.models.family import ImageBatch, TiledFamily
+from mmsafe.models.family import ImageBatch
+from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 TOKENS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}

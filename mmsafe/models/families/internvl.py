@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmsafe.models.family import ImageBatch, TiledFamily, images_only, selected
+from mmsafe.models.family import ImageBatch, images_only
+from mmsafe.models.tiled_family import TiledFamily, selected
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 TOKENS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmsafe.models.family import TiledFamily
+from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, llama, tokenizer
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageInputs, Parts, Sizes, TiledFamily
+from mmsafe.models.family import ImageInputs, Parts, Sizes
+from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, sized, tokenizer
 
 TINY_GRID = [[28, 56], [56, 28], [56, 56]]

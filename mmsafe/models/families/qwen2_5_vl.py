@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmsafe.models.family import Family, Features, ImageBatch, Mrope, Parts, Sizes, images_only
+from mmsafe.models.family import Family, Features, ImageBatch, Parts, Sizes, images_only
+from mmsafe.models.mrope import Mrope
 from mmsafe.models.tiny_parts import sized, tokenizer
 
 TOKENS = {
