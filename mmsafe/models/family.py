@@ -87,6 +87,10 @@ class Family(ABC):
 
     model_types: ClassVar[tuple[str, ...]]
     """`model_type` in `config.json` of the checkpoints that it serves."""
+    processors: ClassVar[tuple[str, ...]]
+    """Class names of the processors of its checkpoints."""
+    one_size: ClassVar[bool] = False
+    """Whether all images are as many tokens, whatever their size."""
     parts: ClassVar[Parts] = Parts(vision=("model.vision_tower",), connector=("model.multi_modal_projector",))
     tower_parts: ClassVar[tuple[str, ...]] = ("vision",)
     """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
@@ -101,11 +105,6 @@ class Family(ABC):
     def name(self) -> str:
         """What `model.family` calls it: the name of its module."""
         return type(self).__module__.rpartition(".")[2]
-
-    processors: ClassVar[tuple[str, ...]]
-    """Class names of the processors of its checkpoints."""
-    one_size: ClassVar[bool] = False
-    """Whether all images are as many tokens, whatever their size."""
 
     @abstractmethod
     def tiny(self) -> tuple[Any, Any]:
