@@ -6,8 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import torch
@@ -80,6 +79,17 @@ class ControlTokens:
         return {**part, "text": hide}
 
 
+class Place(NamedTuple):
+    """What stands in a prompt for an image of one size."""
+
+    inputs: ImageInputs
+    """Without pixels."""
+    named: str
+    """Its text, with control tokens by name."""
+    tokens: int
+    """Its placeholder tokens."""
+
+
 class Encoder:
     """Turns prompts, responses and images into model inputs.
 
@@ -93,23 +103,19 @@ class Encoder:
         self.tokenizer = processor.tokenizer
         self.append_eos = append_eos
         self.family = family_of(type(processor).__name__)
-        self._places: dict[tuple[bool, tuple[int, int]], ImageInputs] = {}
+        self._places: dict[tuple[bool, tuple[int, int]], Place] = {}
 
     @property
     def image_tokens(self) -> int:
         """Placeholder tokens of an image of 64 by 64 pixels, which is any image in a family of one size."""
-        return self.tokens_of(self._place((64, 64), 1))
+        return self._place((64, 64), 1).tokens
 
     @cached_property
     def image_token(self) -> int:
         """Id of the placeholder that a feature takes the place of."""
         return self.family.image_token(self.processor)
 
-    def tokens_of(self, image: ImageInputs) -> int:
-        """Placeholder tokens of an image."""
-        return image.text.count(self.tokenizer.convert_ids_to_tokens(self.image_token))
-
-    def places(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
+    def places(self, images: Sequence[ImageSource]) -> list[Place]:
         """What stands for each image of a prompt, from its size alone: no pixels."""
         one_size = self.family.one_size
         return [self._place((64, 64) if one_size else image.load().size[::-1], len(images)) for image in images]
@@ -121,9 +127,9 @@ class Encoder:
         made = self.family.image_inputs(self.processor, [image.load() for image in images])
         return [self._corrupted(inputs, image) for inputs, image in zip(made, images, strict=True)]
 
-    def ids_of(self, image: ImageInputs) -> list[int]:
+    def ids_of(self, place: Place) -> list[int]:
         """Ids that stand for an image."""
-        return self._control.ids(self._control.named(image.text))
+        return self._control.ids(place.named)
 
     @cached_property
     def pad_id(self) -> int:
@@ -141,19 +147,20 @@ class Encoder:
 
     def prompt(self, example: Example) -> tuple[list[int], list[ImageInputs]]:
         """Ids of the prompt, and what stands for its images in them."""
-        images = self.places([example.image] if example.image is not None else [])
+        places = self.places([example.image] if example.image is not None else [])
         text = self._control.named(self._rendered(self._control.hidden(example.messages())))
         before, *parts = text.split(self._control.name(self.processor.image_token))
-        shown = [self._control.named(image.text) for image in images]
-        ids = self._control.ids(before + "".join(map(add, shown, parts)))
-        count, expected = ids.count(self.image_token), sum(map(self.tokens_of, images))
-        if len(parts) != len(images) or count != expected:
+        ids = self._control.ids(
+            before + "".join(place.named + part for place, part in zip(places, parts, strict=False))
+        )
+        count, expected = ids.count(self.image_token), sum(place.tokens for place in places)
+        if len(parts) != len(places) or count != expected:
             raise UserError(
                 f"example {example.id}: the rendered prompt holds {count} image tokens instead of {expected}; does the "
                 "chat template show every image once?"
             )
         bos = self.tokenizer.bos_token_id
-        return (ids if bos is None or ids[:1] == [bos] else [bos, *ids]), images
+        return (ids if bos is None or ids[:1] == [bos] else [bos, *ids]), [place.inputs for place in places]
 
     def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
         """Ids of a response as they follow their prompt, with EOS if `append_eos` and it was not `cut` off."""
@@ -183,13 +190,15 @@ class Encoder:
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
         return rendered(self.processor, messages, add_generation_prompt=True).rstrip(" ")
 
-    def _place(self, size: tuple[int, int], count: int) -> ImageInputs:
+    def _place(self, size: tuple[int, int], count: int) -> Place:
         key = self.family.together(count), size
         if key not in self._places:
             blank = Image.new("RGB", size[::-1])
             inputs = self.family.image_inputs(self.processor, [blank] * count)[0]
             kept = {name: value for name, value in inputs.tensors.items() if name != "pixel_values"}
-            self._places[key] = inputs._replace(tensors=kept)
+            tokens = inputs.text.count(self.tokenizer.convert_ids_to_tokens(self.image_token))
+            named = self._control.named(inputs.text)
+            self._places[key] = Place(inputs._replace(tensors=kept), named, tokens)
         return self._places[key]
 
     def _corrupted(self, inputs: ImageInputs, image: ImageSource) -> ImageInputs:

@@ -103,7 +103,7 @@ class Family(ABC):
 
     @property
     def name(self) -> str:
-        """What `model.family` calls it: the name of its module."""
+        """The name of its module."""
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
@@ -147,6 +147,10 @@ class Family(ABC):
         """The input that tells placeholders from words, where the model wants one."""
         return {self.token_types: (ids == self.placeholder(config)).long()} if self.token_types else {}
 
+    def towers(self, model: Any) -> list[torch.nn.Module]:
+        """The modules that `tower` runs."""
+        return [model.get_submodule(name) for part in self.tower_parts for name in getattr(self.parts, part)]
+
     @abstractmethod
     def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
         """What `tower_parts` make of each image: the same whatever images are beside it, so it can be kept."""
@@ -173,12 +177,12 @@ class Family(ABC):
         """Whether its masks are more than who is behind whom."""
         return "sliding_attention" in _kinds(model)
 
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
+    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> Any:
         """What the language model takes as its attention mask, from a table of who may look at whom.
 
-        `allowed` is `[lines, 1, time, time]`; `order` the number of a token in its own sequence and `image_block` that
-        of the image which it stands for (0: none), `[lines, time]` each. So a window that slides has responses behind
-        each other in a line as near to their prompt as if they stood alone.
+        `allowed` is `[lines, 1, time, time]`; `order`, the number of a token in its own sequence, and `ids` are
+        `[lines, time]`. So a window that slides has responses behind each other in a line as near to their prompt as if
+        they stood alone.
         """
         kinds = _kinds(model)
         table = {"full_attention": allowed}

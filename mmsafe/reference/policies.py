@@ -71,8 +71,7 @@ class Model(ReferencePolicy):
 
 def frozen_copy(model: Any) -> Any:
     """A copy that shares a vision tower nobody trains, and nothing else."""
-    parts = family_of(model.config.model_type).parts
-    towers = [model.get_submodule(name) for name in parts.vision] if tower_is_frozen(model) else []
+    towers = family_of(model.config.model_type).towers(model) if tower_is_frozen(model) else []
     shared = {id(tower): tower for tower in towers}
     return copy.deepcopy(model, shared).requires_grad_(False).eval()
 

@@ -118,8 +118,7 @@ def features_key(llava: Llava, precision: str) -> str:
     from mmsafe.models.llava import weights_hash
 
     model = llava.model
-    family = family_of(model.config.model_type)
-    towers = [model.get_submodule(name) for part in family.tower_parts for name in getattr(family.parts, part)]
+    towers = family_of(model.config.model_type).towers(model)
     config: Any = model.config
     return digest(
         [

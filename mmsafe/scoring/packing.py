@@ -47,14 +47,14 @@ class PackedBatch(Batch):
         past = torch.ones(time, time, dtype=torch.bool, device=query.device).tril()
         return (((key == PROMPT) | (key == query)) & past)[:, None]
 
-    def mask_for(self, model: Any, attention: str, image_token: int) -> Any:
+    def mask_for(self, model: Any, attention: str) -> Any:
         """What the language model takes: bools for `sdpa`, numbers for `eager`, blocks for `flex_attention`."""
         family = family_of(model.config.model_type)
-        if attention == "flex_attention" and not family.own_masks(model):
-            return self._blocks()
-        masks = family.masks(model, self.attention_mask(), self.position_ids, _blocks_of(self.input_ids == image_token))
         if attention == "flex_attention":
-            raise UserError("model.attention=flex_attention: not for masks of this model; choose sdpa")
+            if family.own_masks(model):
+                raise UserError("model.attention=flex_attention: not for masks of this model; choose sdpa")
+            return self._blocks()
+        masks = family.masks(model, self.attention_mask(), self.position_ids, self.input_ids)
         if attention == "sdpa":
             return masks
         if isinstance(masks, dict):
@@ -81,7 +81,7 @@ class _Line:
         self.prompt = prompt
         self.ids = list(prompt)
         self.positions = [list(axis) for axis in positions]
-        self.start = 1 + max((axis[-1] if axis else -1) if len(positions) == 1 else max(axis) for axis in positions)
+        self.start = 1 + max(max(axis, default=-1) for axis in positions)
         self.segment = [PROMPT] * len(prompt)
 
     def blank(self, ids: list[int]) -> None:
@@ -149,9 +149,3 @@ class PackedCollator(Collator):
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def _blocks_of(placeholder: Tensor) -> Tensor:
-    """The number of the image that each token stands for, 0 for words; `[lines, time]`."""
-    begins = placeholder & ~torch.nn.functional.pad(placeholder, (1, 0))[:, :-1]
-    return begins.cumsum(1) * placeholder

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def tower_is_frozen(model: Any) -> bool:
     """Whether no parameter of what sees the images takes a gradient."""
-    family = family_of(model.config.model_type)
-    towers = (model.get_submodule(name) for part in family.tower_parts for name in getattr(family.parts, part))
+    towers = family_of(model.config.model_type).towers(model)
     return not any(parameter.requires_grad for tower in towers for parameter in tower.parameters())
 
 

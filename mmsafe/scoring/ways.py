@@ -92,7 +92,7 @@ class SharedPrefix(Scoring):
         hidden = model.model(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            attention_mask=batch.mask_for(model, attention, family.placeholder(model.config)),
+            attention_mask=batch.mask_for(model, attention),
             mm_encoder_outputs=image_embeddings(model, batch),
             use_cache=False,
         ).last_hidden_state

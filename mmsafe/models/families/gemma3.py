@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmsafe.models.family import ImageBatch
 from mmsafe.models.tiled_family import TiledFamily
@@ -30,9 +31,12 @@ class Gemma3(TiledFamily):
     def own_masks(self, model: Any) -> bool:
         return True
 
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, image_block: Tensor) -> Any:
-        same = (image_block[:, :, None] == image_block[:, None, :]) & (image_block > 0)[:, :, None]
-        return super().masks(model, allowed | same[:, None], order, image_block)
+    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> Any:
+        placeholder = ids == self.placeholder(model.config)
+        begins = placeholder & ~pad(placeholder, (1, 0))[:, :-1]
+        image = begins.cumsum(1)
+        same = (image[:, :, None] == image[:, None, :]) & placeholder[:, :, None] & placeholder[:, None, :]
+        return super().masks(model, allowed | same[:, None], order, ids)
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import Gemma3Config, Gemma3Processor
