@@ -278,6 +278,21 @@ def test_other_control_tokens_than_llama_s_are_words_too(llava: Any):
     assert tokenizer.decode(ids[1:]) == encoder.prompt_text(Example("x", turns, None, {}))
 
 
+def test_a_response_follows_its_prompt_as_the_template_writes_it(llava: Any):
+    """Behind `ASSISTANT:` stands a space; where a template ends a line, the response begins the next."""
+    processor = copy.copy(llava.processor)
+    processor.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}\n{{ m['content'][-1]['text'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant\n{% endif %}"
+    )
+    encoder, example = Encoder(processor, append_eos=False), asked("What?", None)
+    assert (llava.encoder().between, encoder.between) == (" ", "")
+    bos = processor.tokenizer.bos_token_id
+    whole = [bos, *encoder.text_ids("user\nWhat?\nassistant\nIt is red.")]
+    assert encoder.prompt_ids(example) + encoder.response_ids("It is red.") == whole
+    assert dataclasses.replace(llava, processor=processor).fingerprint() != llava.fingerprint()
+
+
 def test_a_template_that_shows_no_image_is_an_error(llava: Any):
     processor = copy.copy(llava.processor)
     processor.chat_template = "{% for m in messages %}USER: {{ m['content'][-1]['text'] }} {% endfor %}ASSISTANT:"

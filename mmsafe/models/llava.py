@@ -40,6 +40,8 @@ class Llava:
         """Hash of everything a generation depends on: weights, config, processor, template, end-of-response rule."""
         config = _lasting(self.model.config.to_dict())
         reading = [processor_hash(self.processor), self.source.append_eos, ENCODING]
+        if (between := self.encoder().between) != " ":  # a response followed every prompt behind a space before
+            reading.append(between)
         return digest([weights_hash(self.model), config, *reading])
 
     def save(self, folder: Path) -> None:
