@@ -25,6 +25,9 @@ class LlavaNext(TiledFamily):
         vision=("model.vision_tower",), connector=("model.multi_modal_projector", "model.image_newline")
     )
 
+    joining: ClassVar[tuple[str, ...]] = ("vision_feature_select_strategy",)
+    """Entries of the config that the model joins tiles by."""
+
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         return {"pixel_values": made["pixel_values"][0]}
 
@@ -38,9 +41,9 @@ class LlavaNext(TiledFamily):
 
     def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
         """A picture put together from its tiles, without what was padding, each row with its end."""
-        strategy = core.config.vision_feature_select_strategy
+        options = {name: getattr(core.config, name) for name in self.joining}
         joined: Sequence[Tensor] = core.pack_image_features(
-            projected, sizes, vision_feature_select_strategy=strategy, image_newline=core.image_newline
+            projected, sizes, image_newline=core.image_newline, **options
         )[0]
         return joined
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmsafe.models.families.llava_next import LlavaNext
-from mmsafe.models.family import ImageInputs, Sizes, images_only
+from mmsafe.models.family import ImageInputs, images_only
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class LlavaOneVision(LlavaNext):
 
     model_types = ("llava_onevision",)
     processors = ("LlavaOnevisionProcessor",)
+    joining = ("vision_aspect_ratio",)
 
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         made = processor.image_processor(images=[list(images)], return_tensors="pt")
@@ -43,13 +44,6 @@ class LlavaOneVision(LlavaNext):
 
     def together(self, count: int) -> bool:
         return count > 1
-
-    def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
-        aspect = core.config.vision_aspect_ratio
-        joined: Sequence[Tensor] = core.pack_image_features(
-            projected, sizes, image_newline=core.image_newline, vision_aspect_ratio=aspect
-        )[0]
-        return joined
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import LlavaOnevisionConfig, LlavaOnevisionProcessor, Qwen2Config, SiglipVisionConfig

@@ -20,6 +20,16 @@ TOKENS = {
 }
 
 
+TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "patch_size": 8,
+}
+"""Sizes of a tiny tower."""
+
+
 def config_tokens(words: Any) -> dict[str, Any]:
     """The ids of Qwen's own tokens, as its config names them."""
     return {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in TOKENS.items()}
@@ -59,16 +69,9 @@ class Qwen25(Mrope, Family):
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor
 
         processor = tiny_processor(Qwen2_5_VLProcessor)
-        vision: dict[str, Any] = {
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-        }
         rope: dict[str, Any] = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
         config = Qwen2_5_VLConfig(
-            vision_config={**vision, "patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1]},
+            vision_config={**TOWER, "depth": 2, "window_size": 32, "fullatt_block_indexes": [1]},
             text_config={**sized(processor.tokenizer), "rope_parameters": rope},
             **config_tokens(processor.tokenizer),
         )

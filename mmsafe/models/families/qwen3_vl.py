@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mmsafe.models.families.qwen2_5_vl import Qwen25, config_tokens, tiny_processor
+from mmsafe.models.families.qwen2_5_vl import TOWER, Qwen25, config_tokens, tiny_processor
 from mmsafe.models.family import Parts
 from mmsafe.models.tiny_parts import sized
 
@@ -22,18 +22,11 @@ class Qwen3(Qwen25):
         from transformers import Qwen3VLConfig, Qwen3VLProcessor
 
         processor = tiny_processor(Qwen3VLProcessor)
-        vision: dict[str, Any] = {
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-        }
         rope: dict[str, Any] = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}
         config = Qwen3VLConfig(
             vision_config={
-                **vision,
-                "patch_size": 8,
+                **TOWER,
+                "depth": 3,
                 "deepstack_visual_indexes": [0, 1],
                 "num_position_embeddings": 64,
             },
