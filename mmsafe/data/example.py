@@ -58,6 +58,11 @@ class Example:
     cut: frozenset[str] = frozenset()
     """Names of responses that were cut off at a length limit, and so do not end with an end-of-sequence token."""
 
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """The images of the prompt, in the order of their places."""
+        return () if self.image is None else (self.image,)
+
     def blinded(self) -> Example:
         """The same prompt with the image and its placeholder removed (arXiv 2503.14189, the input x_b)."""
         return replace(self, image=None, turns=tuple(replace(turn, image=False) for turn in self.turns))

@@ -166,7 +166,7 @@ def left_padded(encoder: Encoder, prompts: Sequence[Example], config: Any) -> di
         "input_ids": torch.tensor([[encoder.pad_id] * (width - len(row)) + row for row in ids]),
         "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
     }
-    images = [encoder.image_inputs([prompt.image] if prompt.image is not None else []) for prompt in prompts]
+    images = [encoder.image_inputs(prompt.images) for prompt in prompts]
     kinds = encoder.family.token_kinds(inputs["input_ids"], config)
     return inputs | kinds | encoder.family.forward_inputs(images)
 

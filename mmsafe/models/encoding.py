@@ -147,7 +147,7 @@ class Encoder:
 
     def prompt(self, example: Example) -> tuple[list[int], list[ImageInputs]]:
         """Ids of the prompt, and what stands for its images in them."""
-        places = self.places([example.image] if example.image is not None else [])
+        places = self.places(example.images)
         text = self._control.named(self._rendered(self._control.hidden(example.messages())))
         before, *parts = text.split(self._control.name(self.processor.image_token))
         ids = self._control.ids(

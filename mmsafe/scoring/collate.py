@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.example import Example, ImageSource, digest
+from mmsafe.data.example import Example, digest
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.scoring.features import BatchImages, FeatureCache, Images
 from mmsafe.scoring.sampler import Draw
@@ -80,9 +80,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
-        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors}
-        return replace(self, **changed, images=self.images and self.images.each(change))
+        changed: dict[str, Any] = {name: _each(value, change) for name, value in vars(self).items()}
+        return replace(self, **changed)
 
     @property
     def targets(self) -> int:
@@ -98,10 +97,6 @@ class PaddedBatch(Batch):
     """`[rows * batch, time]`"""
     image_inputs: Mapping[str, Tensor]
     """The images of all rows as the model's own `forward` takes them."""
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        inputs = {name: change(value) for name, value in self.image_inputs.items()}
-        return replace(super()._each(change), image_inputs=inputs)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
@@ -164,7 +159,6 @@ class PaddedCollator(Collator):
         names = tuple(self.groups[0])
         lines: list[list[int]] = []
         responses: list[list[bool]] = []
-        shown_images: list[Sequence[ImageSource]] = []
         images = Images(self.encoder)
         for name in names:
             for item in items:
@@ -174,15 +168,14 @@ class PaddedCollator(Collator):
                 response = self.clipped(prompt, shown, row.response)
                 lines.append(prompt + response)
                 responses.append([False] * len(prompt) + [True] * len(response))
-                shown_images.append([shown.image] if shown.image is not None else [])
-                images.add(shown_images[-1])
+                images.add(shown.images)
         time = max(map(len, lines))
         return PaddedBatch(
             rows=names,
             input_ids=padded(lines, self.encoder.pad_id, time),
             attention_mask=padded([[1] * len(line) for line in lines], 0, time),
             target_mask=padded(responses, False, time)[:, 1:],
-            image_inputs=self.encoder.family.forward_inputs(images.rows(shown_images)),
+            image_inputs=self.encoder.family.forward_inputs(images.rows()),
             **self.of_items(items),
         )
 
@@ -213,6 +206,17 @@ def view(example: Example, row: ScoredRow, corruption: Corruption | None = None)
             raise ValueError("a row wants the corrupted image, but no corruption is given")
         return corruption.corrupted(example)
     raise ValueError(f"unknown image view '{row.image}'")
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A field of a batch with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, BatchImages):
+        return value.each(change)
+    if isinstance(value, Mapping):
+        return {name: change(tensor) for name, tensor in value.items()}
+    return value
 
 
 def padded(rows: list[list[Any]], fill: int, width: int) -> Tensor:

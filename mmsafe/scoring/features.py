@@ -184,25 +184,25 @@ class Images:
         self._encoder = encoder
         self._place: dict[tuple[ImageSource, bool], int] = {}
         self._beside: list[list[ImageSource]] = []
-        self._shown: list[int] = []
+        self._lines: list[list[int]] = []
 
     def add(self, images: Sequence[ImageSource]) -> None:
         """The images of the next line."""
-        together = self._encoder.family.together(len(images))
+        together, line = self._encoder.family.together(len(images)), list[int]()
         for image in images:
             place = self._place.setdefault((image, together), len(self._place))
             if place == len(self._beside):
                 self._beside.append([image] * (len(images) if together else 1))
-            self._shown.append(place)
+            line.append(place)
+        self._lines.append(line)
 
     def __bool__(self) -> bool:
         return bool(self._place)
 
-    def rows(self, lines: Sequence[Sequence[ImageSource]]) -> list[list[ImageInputs]]:
+    def rows(self) -> list[list[ImageInputs]]:
         """The inputs of every line, each distinct image processed once."""
         inputs = [self._inputs(place) for place in range(len(self._beside))]
-        shown = iter(self._shown)
-        return [[inputs[next(shown)] for _ in line] for line in lines]
+        return [[inputs[place] for place in line] for line in self._lines]
 
     def of_batch(self, cache: FeatureCache | None = None) -> BatchImages | None:
         """The images for a batch; those whose features are in the cache are not decoded."""
@@ -218,7 +218,7 @@ class Images:
         needs_size = not self._encoder.family.one_size
         sizes = [made[i].size if i in made else self._beside[i][0].load().size[::-1] for i in order if needs_size]
         return BatchImages(
-            tuple(place[index] for index in self._shown),
+            tuple(place[index] for line in self._lines for index in line),
             tuple(sizes),
             tuple(known.values()),
             ImageBatch.of(list(made.values())) if made else None,

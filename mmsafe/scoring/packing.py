@@ -120,7 +120,7 @@ class PackedCollator(Collator):
                     line_of[row.image] = len(lines)
                     prompt, places = self.encoder.prompt(shown)
                     lines.append(_Line(prompt, family.positions(prompt, self.encoder.image_token, places)))
-                    images.add([shown.image] if shown.image is not None else [])
+                    images.add(shown.images)
                 index = line_of[row.image]
                 response = self.clipped(lines[index].prompt, shown, row.response)
                 sequences[number * len(items) + position] = (index, lines[index].add(response, number + 1), response)
