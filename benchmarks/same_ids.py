@@ -31,8 +31,8 @@ def check_same_inputs(batches: Iterable[Any], llava: Llava, examples: Sequence[E
                 _compare(f"{place}, its prompt", encoder.prompt_ids(example), ids[:-response], llava, plan)
                 text = example.responses[name]
                 _compare(f"{place}, its '{name}' response", encoder.response_ids(text), ids[-response:], llava, plan)
-                assert example.image is not None
-                if not torch.equal(theirs["pixel_values"][position], encoder.pixels(example.image)):
+                assert example.images
+                if not torch.equal(theirs["pixel_values"][position], encoder.pixels(example.images[0])):
                     raise UserError(f"{place}: TRL makes other pixels of its image than we do")
                 seen += 1
     return seen

@@ -102,7 +102,7 @@ class TrlSide:
 def row(example: Example, other: str) -> dict[str, Any]:
     """A pair as TRL's data set wants it; with plain strings TRL would put the image into the first turn."""
     return {
-        "images": [str(example.image.path)],  # type: ignore[union-attr]  # MMSafe-PO has files only
+        "images": [str(example.images[0].path)],  # type: ignore[union-attr]  # MMSafe-PO has files only
         "prompt": example.messages(),
         "chosen": [_answer(example.responses["chosen"])],
         "rejected": [_answer(example.responses[other])],

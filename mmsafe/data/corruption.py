@@ -35,8 +35,8 @@ class Corruption:
     """Decides what is drawn, together with the image."""
 
     def corrupted(self, example: Example) -> Example:
-        """The same prompt beside its image corrupted; an example without an image stays as it is."""
-        return example if example.image is None else replace(example, image=CorruptedImage(example.image, self))
+        """The same prompt beside its images, each of them corrupted."""
+        return replace(example, images=tuple(CorruptedImage(image, self) for image in example.images))
 
     def on_image(self, image: Image, generator: Generator) -> Image:
         """Corrupt the decoded picture, before it is resized and cropped or padded for the vision tower."""

@@ -112,7 +112,7 @@ def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
     def size(position: int) -> tuple[int, str]:
         example = prompts[position].example
         text = sum(len(turn.text) for turn in example.turns)
-        return text + CHARACTERS * encoder.image_tokens * (example.image is not None), example.prompt_key()
+        return text + CHARACTERS * encoder.image_tokens * len(example.images), example.prompt_key()
 
     return sorted(range(len(prompts)), key=size, reverse=True)
 

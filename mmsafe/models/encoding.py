@@ -24,7 +24,7 @@ ENCODING = 2
 """Version of how conversations become ids, part of cache keys; 1 took control tokens for such wherever they stood."""
 
 
-QUESTION = Example("", (Turn("user", "?"),), None, {})
+QUESTION = Example("", (Turn("user", "?"),), (), {})
 ANSWER = "Yes"
 
 
@@ -153,6 +153,9 @@ class Encoder:
         ids = self._control.ids(
             before + "".join(place.named + part for place, part in zip(places, parts, strict=False))
         )
+        if example.turns[0].role == "system" and example.turns[0].text not in text:
+            left_out = "the chat template leaves out its system message"
+            raise UserError(f"example {example.id}: {left_out}; say it in the first turn of the user")
         count, expected = ids.count(self.image_token), sum(place.tokens for place in places)
         if len(parts) != len(places) or count != expected:
             raise UserError(

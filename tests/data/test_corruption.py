@@ -32,7 +32,9 @@ SIZES = Architecture(
     image_size=24, patch_size=PATCH, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
 )
 KNIFE, BREAD = IconImage("knife", 1, "red"), IconImage("bread", 1, "red")
-EXAMPLE = Example("1", (Turn("user", "What is this?", image=True),), KNIFE, {"chosen": "A knife."}, {"thing": "knife"})
+EXAMPLE = Example(
+    "1", (Turn("user", "What is this?", images=(0,)),), (KNIFE,), {"chosen": "A knife."}, {"thing": "knife"}
+)
 ALL = [Crop(), Noise(), Mask()]
 every_corruption = pytest.mark.parametrize("corruption", ALL, ids=lambda corruption: type(corruption).__name__)
 
@@ -79,10 +81,17 @@ class Given:
 @every_corruption
 def test_an_example_keeps_everything_but_its_image_and_needs_none(corruption: Corruption):
     found = corruption.corrupted(EXAMPLE)
-    assert dataclasses.replace(found, image=KNIFE) == EXAMPLE
-    assert found.image == CorruptedImage(KNIFE, corruption)
+    assert dataclasses.replace(found, images=(KNIFE,)) == EXAMPLE
+    assert found.images == (CorruptedImage(KNIFE, corruption),)
     assert found.prompt_key() != EXAMPLE.prompt_key()
     assert corruption.corrupted(EXAMPLE.blinded()) == EXAMPLE.blinded()
+
+
+@every_corruption
+def test_each_of_several_images_is_corrupted_as_it_is_alone(corruption: Corruption):
+    bread = IconImage("bread", 1, "red")
+    both = dataclasses.replace(EXAMPLE, turns=(Turn("user", "Which?", (0, 0)),), images=(KNIFE, bread))
+    assert corruption.corrupted(both).images == (CorruptedImage(KNIFE, corruption), CorruptedImage(bread, corruption))
 
 
 @every_corruption

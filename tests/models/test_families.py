@@ -104,9 +104,16 @@ class Picture:
 
 
 def examples() -> list[Example]:
-    texts = [("What is this?", Picture(40, 60)), ("And in which colour?", Picture(90, 50)), ("Hello there", None)]
+    """With two images in one prompt, in two turns of one, with one and with none."""
+    wide, high = Picture(40, 60), Picture(90, 50)
     said = {"chosen": "It is a very red thing.", "rejected": "No.", "blind": "I see none"}
-    return [Example(text, (Turn("user", text, image=image is not None),), image, said) for text, image in texts]
+    both = Turn("user", "Is this or that larger?", (8, 16))
+    later = (Turn("user", "What is it?", (0,)), Turn("assistant", "A box."), Turn("user", "And this?", (0,)))
+    prompts = [((both,), (wide, high)), (later, (high, wide)), ((Turn("user", "Which colour?", (0,)),), (high,))]
+    return [
+        Example(str(number), turns, images, said)
+        for number, (turns, images) in enumerate([*prompts, ((Turn("system", "Be brief."), Turn("user", "Hi")), ())])
+    ]
 
 
 def tiny(family: Family) -> tuple[Any, Encoder]:
@@ -148,10 +155,10 @@ def test_kept_features_score_the_same(family: Family):
     cache, scoring = MemoryFeatures(1 << 30), SharedPrefix()
     collator = scoring.collator(encoder, DPO().groups, features=cache)
     sums = []
-    for kept in (0, 2):
+    for seen in (False, True):
         batch = collator([Item(example) for example in examples()])
         assert batch.images is not None
-        assert len(batch.images.kept) == kept
+        assert (batch.images.new is None) == seen
         with torch.no_grad():
             rows = scoring.log_probs(model, scoring.with_features(model, batch, cache))
         sums.append(rows["chosen"].log_probs.sum(1))
@@ -164,7 +171,7 @@ def test_greedy_answers_are_those_of_generate(family: Family):
     expected = []
     for prompt in prompts:
         text = [encoder.prompt_text(prompt)]
-        images = {"images": [[prompt.image.load()]]} if prompt.image else {}
+        images = {"images": [[image.load() for image in prompt.images]]} if prompt.images else {}
         whole = dict(processor(text=text, **images, return_tensors="pt"))
         whole.pop("num_crops", None)
         if whole["input_ids"][0, 0] != processor.tokenizer.bos_token_id:
