@@ -151,6 +151,13 @@ class Family(ABC):
         """The modules that `tower` runs."""
         return [model.get_submodule(name) for part in self.tower_parts for name in getattr(self.parts, part)]
 
+    def connectors(self, model: Any) -> dict[str, torch.nn.Module]:
+        """Modules of the connector by name; a parameter outside them is not among them, and stays frozen under LoRA."""
+        named = {name: module for name, module in model.named_modules() if name in self.parts.connector}
+        for name in [name for name, module in named.items() if isinstance(module, torch.nn.ModuleList)]:
+            named |= {f"{name}.{i}": module for i, module in named.pop(name).named_children()}
+        return named
+
     @abstractmethod
     def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
         """What `tower_parts` make of each image: the same whatever images are beside it, so it can be kept."""
