@@ -28,6 +28,7 @@ from mmsafe.models.family import family_of
 from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.locate import OTHER_BASE, base_of
 from mmsafe.models.model_options import CheckpointOptions
+from mmsafe.models.parts import Parts
 from mmsafe.models.pretrained import about_part
 from mmsafe.models.quantised import dequantised, is_quantised, quantised
 
@@ -58,13 +59,13 @@ def add_lora(llava: Llava, options: Peft) -> None:
         return
     from peft import LoraConfig, PeftModel
 
-    family = family_of(llava.model.config.model_type)
-    connectors = family.connectors(llava.model) if llava.source.train.projector else {}
+    parts = family_of(llava.model.config.model_type).parts
+    connectors = parts.connectors(llava.model) if llava.source.train.projector else {}
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=_matrices(llava.model),
+        target_modules=_matrices(llava.model, parts),
         modules_to_save=list(connectors) or None,
         base_model_name_or_path=_base(llava),
     )
@@ -77,12 +78,11 @@ def add_lora(llava: Llava, options: Peft) -> None:
         wrapper.modules_to_save["default"].float().register_forward_pre_hook(_in_own_dtype)
 
 
-def _matrices(model: Any) -> str:
+def _matrices(model: Any, parts: Parts) -> str:
     """Pattern of the names of the language model's matrices; a bare `q_proj` would also match modules of a tower."""
-    part = family_of(model.config.model_type).parts.language[0]
-    modules = model.get_submodule(part).named_modules()
+    modules = parts.language_model(model).named_modules()
     kinds = sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
-    return rf"{re.escape(part)}\..*\.({'|'.join(kinds)})"
+    return rf"{re.escape(parts.language[0])}\..*\.({'|'.join(kinds)})"
 
 
 def _base(llava: Llava) -> str | None:
@@ -114,7 +114,7 @@ def merge(llava: Llava) -> None:
         adapter = PeftModel(dequantised(adapter.unload()), config)
         set_peft_model_state_dict(adapter, state)
     llava.model, llava.adapter = adapter.merge_and_unload(), None
-    for connector in family_of(llava.model.config.model_type).connectors(llava.model).values():
+    for connector in family_of(llava.model.config.model_type).parts.connectors(llava.model).values():
         connector.to(dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -16,12 +16,12 @@ from transformers import ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmsafe.core.errors import UserError
+from mmsafe.models.parts import Parts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sizes = Sequence[tuple[int, int]]
-TEXT_PART = ("model.language_model", "lm_head")
 
 
 class ImageInputs(NamedTuple):
@@ -56,30 +56,6 @@ class Features(NamedTuple):
     tokens: Tensor
     deepstack: tuple[Tensor, ...] = ()
     """Added to the hidden states after the first layers, one to a layer (Qwen3-VL)."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Names of the modules and parameters of each part, under the whole model; every weight is in one."""
-
-    vision: tuple[str, ...]
-    connector: tuple[str, ...]
-    language: tuple[str, ...] = field(default=TEXT_PART)
-
-    def of(self, parameter: str) -> str:
-        """`vision`, `connector` or `language`, whichever holds this parameter; the longest name that fits decides.
-
-        Raises `KeyError` for a parameter outside all parts.
-        """
-        fitting = [
-            (len(name), part)
-            for part in ("vision", "connector", "language")
-            for name in getattr(self, part)
-            if parameter == name or parameter.startswith(f"{name}.")
-        ]
-        if not fitting:
-            raise KeyError(parameter)
-        return max(fitting)[1]
 
 
 class Family(ABC):
@@ -150,13 +126,6 @@ class Family(ABC):
     def towers(self, model: Any) -> list[torch.nn.Module]:
         """The modules that `tower` runs."""
         return [model.get_submodule(name) for part in self.tower_parts for name in getattr(self.parts, part)]
-
-    def connectors(self, model: Any) -> dict[str, torch.nn.Module]:
-        """Modules of the connector by name; a parameter outside them is not among them, and stays frozen under LoRA."""
-        named = {name: module for name, module in model.named_modules() if name in self.parts.connector}
-        for name in [name for name, module in named.items() if isinstance(module, torch.nn.ModuleList)]:
-            named |= {f"{name}.{i}": module for i, module in named.pop(name).named_children()}
-        return named
 
     @abstractmethod
     def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:

@@ -110,15 +110,8 @@ def examples() -> list[Example]:
 
 
 def tiny(family: Family) -> tuple[Any, Encoder]:
-    config, processor = family.tiny()
-    processor.chat_template = processor.tokenizer.chat_template
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
-    with torch.no_grad():  # what begins at zero would hide a mistake
-        for weight in model.parameters():
-            if not weight.any():
-                weight.normal_(0, 0.3)
-    return model, Encoder(processor)
+    llava = of_family(family)
+    return llava.model.requires_grad_(True), llava.encoder()
 
 
 @pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])

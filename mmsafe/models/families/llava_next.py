@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageInputs, Parts, Sizes
+from mmsafe.models.family import ImageInputs, Sizes
 from mmsafe.models.gathering import gathering
+from mmsafe.models.parts import Parts
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, sized, tokenizer
 

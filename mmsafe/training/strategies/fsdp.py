@@ -46,11 +46,11 @@ class FullySharded(Parallel):
         model, mesh = module.policy, module.device_mesh["data_parallel"]
         if self.half:
             model.float()  # the masters; as precise as what was loaded
-        family = family_of(model.config.model_type)
-        language, head = model.get_submodule(family.parts.language[0]), model.lm_head
+        parts = family_of(model.config.model_type).parts
+        language, head = parts.language_model(model), model.lm_head
         tied = head.weight is language.get_input_embeddings().weight  # has to be in one unit, that of `module`
         heads = [] if tied else [head]
-        for unit in (*language.layers, *family.connectors(model).values(), *heads, module):
+        for unit in (*language.layers, *parts.connectors(model).values(), *heads, module):
             fully_shard(unit, mesh=mesh, mp_policy=policy)
 
     def gradient_norm(self, module: Any) -> Tensor | None:
