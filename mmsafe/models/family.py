@@ -96,8 +96,6 @@ class Family(ABC):
     """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
     token_types: ClassVar[str | None] = None
     """The input that tells image tokens (1) from words (0), where a model wants one."""
-    shares_prompts: ClassVar[bool] = True
-    """Whether several samples of a prompt can go on from one pass over it, with positions that count tokens."""
     one_tensor: ClassVar[bool] = False
     """Whether the model wants the features of all images as one tensor, and not as a list."""
 

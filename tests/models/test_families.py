@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText
 from mmsafe.core.errors import UserError
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.generation.generate import left_padded
+from mmsafe.core.settings import Generation
+from mmsafe.generation.generate import Prompt, generate, left_padded
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
 from mmsafe.objectives.bpo import BPO
@@ -121,6 +122,17 @@ def tiny(family: Family) -> tuple[Any, Encoder]:
     return model, Encoder(processor)
 
 
+@dataclasses.dataclass
+class Loaded:
+    """What generation asks of a loaded model."""
+
+    model: Any
+    made: Encoder
+
+    def encoder(self) -> Encoder:
+        return self.made
+
+
 @pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
 def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(family: Family, objective: Any):
     model, encoder = tiny(family)
@@ -183,3 +195,21 @@ def test_greedy_answers_are_those_of_generate(family: Family):
 def test_an_unknown_family_is_told_with_those_that_are_known():
     with pytest.raises(UserError, match=r"model_type fuyu: .*gemma3, idefics3, internvl, llava, "):
         family_of("fuyu")
+
+
+def test_samples_that_share_a_prompt_are_those_of_passes_of_their_own(family: Family):
+    model, encoder = tiny(family)
+    settings = Generation(max_new_tokens=8, batch_size=7)
+    prompts = [Prompt(example, draw) for example in examples() for draw in range(2)] + [Prompt(examples()[0], 2)]
+    passes: list[torch.Size] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    shared = dict(next(iter(generate(Loaded(model, encoder), prompts, settings))))
+    assert [shape[0] for shape in passes] == [3, *[7] * (len(passes) - 1)]
+    alone = {
+        number: response
+        for number, prompt in enumerate(prompts)
+        for _, response in next(iter(generate(Loaded(model, encoder), [prompt], settings)))
+    }
+    assert shared == alone
