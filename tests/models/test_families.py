@@ -12,9 +12,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Generation
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.core.settings import Generation
 from mmsafe.generation.generate import Prompt, generate, left_padded
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
@@ -100,6 +100,10 @@ class Picture:
 
     name = key
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
     def load(self) -> Image.Image:
         return picture(self.height, self.width)
 
@@ -168,6 +172,20 @@ def test_kept_features_score_the_same(family: Family):
             rows = scoring.log_probs(model, scoring.with_features(model, batch, cache))
         sums.append(rows["chosen"].log_probs.sum(1))
     assert torch.equal(*sums)
+
+
+def test_an_image_is_decoded_once_a_batch_and_never_with_kept_features(family: Family, monkeypatch: Any):
+    model, encoder = tiny(family)
+    model.requires_grad_(False)
+    decoded: list[str] = []
+    monkeypatch.setattr(Picture, "load", lambda image: decoded.append(image.key) or picture(image.height, image.width))
+    cache = MemoryFeatures(1 << 30)
+    collator = SharedPrefix().collator(encoder, MDPO().groups, corruption=Crop(), features=cache)
+    for expected in (["40 x 60", "40 x 60", "90 x 50", "90 x 50"], []):  # whole, and for its crop
+        batch = collator([Item(example) for example in [*examples(), *examples()]])
+        assert sorted(decoded) == expected
+        SharedPrefix().with_features(model, batch, cache)
+        decoded.clear()
 
 
 def test_greedy_answers_are_those_of_generate(family: Family):
