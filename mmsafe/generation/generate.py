@@ -124,7 +124,7 @@ def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: G
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     if len(distinct) < len(prompts):
         row = {key: number for number, key in enumerate(distinct)}
-        by_token = {*BY_TOKEN, encoder.family.token_types} & inputs.keys()
+        by_token = inputs.keys() & {*BY_TOKEN, encoder.family.token_types}
         inputs = _shared(model, inputs, by_token, [row[prompt.example.prompt_key()] for prompt in prompts])
     eos = encoder.tokenizer.eos_token_id
     output = model.generate(

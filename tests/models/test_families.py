@@ -114,11 +114,16 @@ def examples() -> list[Example]:
     return [Example(text, (Turn("user", text, image=image is not None),), image, said) for text, image in texts]
 
 
-def tiny(family: Family) -> tuple[Any, Encoder]:
+def tiny(family: Family, attention: str = "sdpa", window: int | None = None) -> tuple[Any, Encoder]:
     config, processor = family.tiny()
     processor.chat_template = processor.tokenizer.chat_template
+    text = config.get_text_config()
+    if window and hasattr(text, "sliding_window"):
+        text.sliding_window, text.use_sliding_window = window, True
+        if getattr(text, "layer_types", None):
+            text.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():  # what begins at zero would hide a mistake
         for weight in model.parameters():
             if not weight.any():
@@ -137,9 +142,22 @@ class Loaded:
         return self.made
 
 
-@pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
-def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(family: Family, objective: Any):
-    model, encoder = tiny(family)
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        (DPO(), {}),
+        (BPO(), {}),
+        (MDPO(), {}),
+        (BPO(), {"attention": "eager"}),
+        (BPO(), {"window": 3}),  # shorter than an image
+        (BPO(), {"attention": "eager", "window": 3}),
+    ],
+    ids=["dpo", "bpo", "mdpo", "eager", "window", "eager, window"],
+)
+def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(
+    family: Family, objective: Any, options: dict[str, Any]
+):
+    model, encoder = tiny(family, **options)
     found = []
     for scoring in (Padded(), SharedPrefix()):
         collator = scoring.collator(encoder, objective.groups, corruption=Crop())
