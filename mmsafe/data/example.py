@@ -25,6 +25,10 @@ class ImageSource(Protocol):
     def name(self) -> str:
         """What to call the image in an error message: a path or a description."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what `load` gives, without decoding where that can be known; raises as `load` does."""
+
     def load(self) -> Image:
         """Decode to RGB; raises `UserError` naming the file where that fails."""
 

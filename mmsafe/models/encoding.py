@@ -118,13 +118,14 @@ class Encoder:
     def places(self, images: Sequence[ImageSource]) -> list[Place]:
         """What stands for each image of a prompt, from its size alone: no pixels."""
         one_size = self.family.one_size
-        return [self._place((64, 64) if one_size else image.load().size[::-1], len(images)) for image in images]
+        return [self._place((64, 64) if one_size else image.shape, len(images)) for image in images]
 
     def image_inputs(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
         """The images of a prompt, decoded and processed; what a corruption does to pixels comes last."""
         if not images:
             return []
-        made = self.family.image_inputs(self.processor, [image.load() for image in images])
+        decoded = {image: image.load() for image in dict.fromkeys(images)}
+        made = self.family.image_inputs(self.processor, [decoded[image] for image in images])
         return [self._corrupted(inputs, image) for inputs, image in zip(made, images, strict=True)]
 
     def ids_of(self, place: Place) -> list[int]:

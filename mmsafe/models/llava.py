@@ -80,8 +80,8 @@ def processor_hash(processor: LlavaProcessor) -> str:
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
     del vocabulary["padding"], vocabulary["truncation"]  # the state of the last call
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    images = [processor.image_processor.to_dict(), processor.patch_size, processor.vision_feature_select_strategy]
-    return digest([vocabulary, special, processor.chat_template, images])
+    options = [getattr(processor, name, None) for name in ("patch_size", "vision_feature_select_strategy")]
+    return digest([vocabulary, special, processor.chat_template, [processor.image_processor.to_dict(), *options]])
 
 
 def make_processor(

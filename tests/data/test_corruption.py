@@ -74,6 +74,10 @@ class Given:
     key: str = "given"
     name: str = "given"
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.height, self.image.width
+
     def load(self) -> Image.Image:
         return self.image
 
@@ -103,6 +107,13 @@ def test_an_image_is_corrupted_in_the_same_way_whenever_it_is_asked_for(corrupti
     again = CorruptedImage(IconImage("knife", 1, "red"), type(corruption)())
     assert shown(again.source, again.corruption) == first
     assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
+
+
+@every_corruption
+def test_shape_is_that_of_the_corrupted_picture(corruption: Corruption):
+    for picture in (KNIFE, Given(coordinates(97, 31))):
+        image = CorruptedImage(picture, corruption)
+        assert image.shape == image.load().size[::-1]
 
 
 @pytest.mark.slow
