@@ -57,6 +57,8 @@ class Noise:
     """A random picture; not square, so that it is padded."""
 
     seed: int
+    width: int = 40
+    height: int = 30
 
     @property
     def key(self) -> str:
@@ -65,4 +67,5 @@ class Noise:
     name = key
 
     def load(self) -> Image.Image:
-        return Image.frombytes("RGB", (40, 30), random.Random(self.seed).randbytes(40 * 30 * 3))
+        pixels = random.Random(self.seed).randbytes(self.width * self.height * 3)
+        return Image.frombytes("RGB", (self.width, self.height), pixels)
