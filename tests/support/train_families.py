@@ -1,7 +1,7 @@
 """Trains a tiny model of each family by a strategy, in as many processes as torchrun started: `… OUT STRATEGY`.
 
-Every process loads its part of what the first call, alone and with `auto`, saved in OUT. Examples have up to two images,
-of several sizes.
+Every process loads its part of what the first call, alone and with `auto`, saved in OUT. Examples have no, one or two
+images, of several sizes.
 """
 
 from __future__ import annotations
