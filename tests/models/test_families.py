@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,14 @@ def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forwar
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-4, name
+
+
+def test_flex_attention_is_refused_for_windows_and_blocks(family: Family):
+    model, encoder = tiny(family, window=3)
+    slides = hasattr(model.config.get_text_config(), "sliding_window")
+    batch = SharedPrefix().collator(encoder, DPO().groups)([Item(example) for example in examples()])
+    with pytest.raises(UserError, match="flex_attention: not for masks of this model") if slides else nullcontext():
+        batch.mask_for(model, "flex_attention")
 
 
 def test_kept_features_score_the_same(family: Family):
