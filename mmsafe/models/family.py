@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmsafe.core.errors import UserError
+from mmsafe.models.checkpoints import CheckpointError
+from mmsafe.models.processors import check_sizes, read_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +93,8 @@ class Family(ABC):
     """Class names of the processors of its checkpoints."""
     one_size: ClassVar[bool] = False
     """Whether all images are as many tokens, whatever their size."""
+    largest: ClassVar[int] = 4096
+    """No image of its checkpoints is larger: pixels of a side, or what else its image processor counts."""
     parts: ClassVar[Parts] = Parts(vision=("model.vision_tower",), connector=("model.multi_modal_projector",))
     tower_parts: ClassVar[tuple[str, ...]] = ("vision",)
     """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
@@ -103,12 +107,29 @@ class Family(ABC):
 
     @property
     def name(self) -> str:
-        """The name of its module."""
-        return type(self).__module__.rpartition(".")[2]
+        """The name of its module, which is its first `model_type`."""
+        return self.model_types[0]
 
     @abstractmethod
     def tiny(self) -> tuple[Any, Any]:
         """Config and processor of a model of a few thousand weights: for `model=random` and the tests."""
+
+    def processor(self, folder: Path, config: Any, tokenizer: Any) -> Any:
+        """The processor of the checkpoint in `folder`, with PIL for images."""
+        return read_processor(folder, config.model_type, tokenizer)
+
+    def square(self, images: Any, aspect: str | None) -> None:
+        """Have the image processor follow `model.image_aspect_ratio`, which only LLaVA-1.5 can."""
+        if aspect == "crop":
+            raise CheckpointError("makes images its own way; model.image_aspect_ratio=crop is for LLaVA-1.5")
+
+    def check_images(self, images: Any, config: Any) -> None:
+        """Raise `CheckpointError` where the image processor does not fit the model of `config`."""
+        check_sizes(images, self.largest)
+
+    def image_options(self, processor: Any) -> list[Any]:
+        """What decides, beside the image processor, what an image is in a prompt: a part of cache keys."""
+        return [{k: v for k, v in processor.to_dict().items() if k not in ("image_processor", "video_processor")}]
 
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         """Each image of one prompt; how many there are may decide how finely each is cut."""
@@ -181,8 +202,7 @@ class Family(ABC):
         """What the language model takes as its attention mask, from a table of who may look at whom.
 
         `allowed` is `[lines, 1, time, time]`; `order`, the number of a token in its own sequence, and `ids` are
-        `[lines, time]`. So a window that slides has responses behind each other in a line as near to their prompt as if
-        they stood alone.
+        `[lines, time]`. So a sliding window has every response of a line as near to the prompt as if it stood alone.
         """
         kinds = _kinds(model)
         table = {"full_attention": allowed}
@@ -206,30 +226,18 @@ def family_of(name: str) -> Family:
 @cache
 def families() -> tuple[Family, ...]:
     """One of each file in `mmsafe/models/families/`."""
-    return tuple(_found())
-
-
-def _found() -> Iterator[Family]:
     package = import_module("mmsafe.models.families")
-    for entry in iter_modules(package.__path__):
-        module = import_module(f"{package.__name__}.{entry.name}")
-        for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, Family) and kind.__module__ == module.__name__:
-                yield kind()
-
-
-def images_only(kind: type) -> type:
-    """A processor class that is content without its video processor, which needs torchvision."""
-
-    def check(self: Any, name: str, value: Any) -> Any:
-        return None if value is None else kind.check_argument_for_proper_class(self, name, value)  # type: ignore[attr-defined]
-
-    body = {"check_argument_for_proper_class": check, "apply_chat_template": ProcessorMixin.apply_chat_template}
-    return type(kind.__name__, (kind,), {**body, "__module__": kind.__module__})
+    modules = [import_module(f"{package.__name__}.{entry.name}") for entry in iter_modules(package.__path__)]
+    return tuple(
+        kind()
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Family) and kind.__module__ == module.__name__
+    )
 
 
 def _kinds(model: Any) -> set[str]:
-    """Kinds of attention in the layers of the language model; raises `UserError` for one that no mask is known of."""
+    """Kinds of attention in the language model's layers; raises `UserError` for one that no mask is known of."""
     text = model.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["sliding_attention" if _window(text) else "full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmsafe.models.family import ImageBatch, images_only
+from mmsafe.models.family import ImageBatch
+from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiled_family import TiledFamily, selected
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
@@ -49,4 +50,4 @@ class InternVL(TiledFamily):
             image_token_id=words.context_image_token_id,
             image_seq_length=4,
         )
-        return config, images_only(InternVLProcessor)(images, words, None, image_seq_length=4)
+        return config, images_only(InternVLProcessor)(images, words, UnreadVideo(), image_seq_length=4)

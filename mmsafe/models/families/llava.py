@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+from mmsafe.models.checkpoints import CheckpointError
+from mmsafe.models.pretrained import from_pretrained
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, llama, tokenizer
 
@@ -14,6 +17,27 @@ class Llava15(TiledFamily):
     model_types = ("llava",)
     processors = ("LlavaProcessor",)
     one_size = True
+    largest: ClassVar[int] = 2048  # towers of CLIP see 224 or 336
+
+    def processor(self, folder: Path, config: Any, tokenizer: Any) -> Any:
+        from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+        return make_processor(config, tokenizer, from_pretrained(LlavaImageProcessorPil, folder))
+
+    def square(self, images: Any, aspect: str | None) -> None:
+        if aspect is not None:
+            images.do_pad = aspect == "pad"
+
+    def check_images(self, images: Any, config: Any) -> None:
+        side, crop, size = config.vision_config.image_size, images.crop_size, dict(images.size)
+        largest = max(side, *(value or 0 for value in size.values()))
+        if largest > self.largest or (crop["height"], crop["width"]) != (side, side):
+            raise CheckpointError(
+                f"its images are scaled to {size} and cut to {dict(crop)} pixels, its tower sees {side}"
+            )
+
+    def image_options(self, processor: Any) -> list[Any]:
+        return [processor.patch_size, processor.vision_feature_select_strategy]
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import LlavaConfig, LlavaProcessor
@@ -32,3 +56,17 @@ class Llava15(TiledFamily):
             images, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
         return config, processor
+
+
+def make_processor(config: Any, tokenizer: Any, images: Any, template: str | None = None) -> Any:
+    """A processor whose image-token count agrees with `config` (older checkpoints leave it one off)."""
+    from transformers import LlavaProcessor
+
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageBatch, ImageInputs, Parts, images_only
+from mmsafe.models.family import ImageBatch, ImageInputs, Parts
+from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import VISION, llama, tokenizer
 
@@ -72,4 +73,4 @@ class SmolVLM(TiledFamily):
             image_token_id=words.image_token_id,
             scale_factor=2,
         )
-        return config, images_only(SmolVLMProcessor)(images, words, None, image_seq_len=4)
+        return config, images_only(SmolVLMProcessor)(images, words, UnreadVideo(), image_seq_len=4)
