@@ -76,7 +76,7 @@ def words_of(value: Any) -> str:
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
         (
             ["model=gpt"],
-            "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b, llava13b, llava7b",
+            "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b, llava13b",
         ),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),

@@ -98,12 +98,8 @@ def _template(source: CheckpointOptions, folder: Path, tokenizer: Any, form: For
 
 def _check_processor(processor: Any, config: Any) -> None:
     """Raise `CheckpointError` where tokens, images or the chat template do not fit the model of `config`."""
-    family, tokenizer, vocabulary = (
-        family_of(config.model_type),
-        processor.tokenizer,
-        config.get_text_config().vocab_size,
-    )
-    if len(tokenizer) > vocabulary:
+    family, tokenizer = family_of(config.model_type), processor.tokenizer
+    if len(tokenizer) > (vocabulary := config.get_text_config().vocab_size):
         raise CheckpointError(f"its tokenizer has {len(tokenizer)} tokens, config.json says {vocabulary}")
     if (token := family.image_token(processor)) != family.placeholder(config):
         name = tokenizer.convert_ids_to_tokens(token)

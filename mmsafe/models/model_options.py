@@ -36,8 +36,7 @@ class ModelOptions:
     """For LLaVA-1.5, since others have their own ways. `pad`: to a square with the mean colour, as it was trained;
     `crop`: to the centre, the HF default; null: as the checkpoint says."""
     chat_template: Annotated[Literal["vicuna_v1", "bpo_v1", "llava_hf"] | Path | None, AfterValidator(_template)] = None
-    """One of `mmsafe/models/templates/`, which are LLaVA-1.5's, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if
-    it is in LLaVA's original format."""
+    """One of `mmsafe/models/templates/`, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if it is original."""
 
 
 @options
