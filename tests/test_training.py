@@ -16,18 +16,19 @@ import pytest
 import torch
 from fitting import fitted
 from pytorch_lightning.callbacks import Callback
-from small_model import copied, small_model
+from small_model import copied, of_family, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import read_metrics
 from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
+from mmsafe.models.family import family_of
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.sft import SFT
-from mmsafe.reference.reference import Cached
+from mmsafe.reference.reference import Cached, Frozen
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.collate import Item, Items
 from mmsafe.scoring.ways import SharedPrefix
@@ -121,10 +122,11 @@ def run(
     accumulate: int = 1,
     objective: Objective | None = None,
     examples: Sequence[Any] = EXAMPLES,
+    family: str | None = None,
     **changes: Any,
 ) -> Result:
     """The one call that is interrupted and repeated."""
-    llava = copied(small_model())
+    llava = of_family(family_of(family)) if family else copied(small_model())
     if (dropout := changes.pop("dropout", None)) is not None:
         add_lora(llava, Peft(method="lora", rank=4, alpha=8, dropout=dropout))
     objective, scoring = objective or DPO(), SharedPrefix()
@@ -142,7 +144,9 @@ def run(
         examples,
         objective=objective,
         scoring=scoring,
-        reference=Cached().policy(llava, scoring, "32-true") if objective.needs_reference else None,
+        reference=(Frozen() if family else Cached()).policy(llava, scoring, "32-true")
+        if objective.needs_reference
+        else None,
         optimizer=AdamW(lr=1e-3, warmup_steps=2),
         trainer=trainer,
         folder=folder,
@@ -209,6 +213,7 @@ def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
         (1, range(1, 11), {"max_steps": 11}),
         (1, range(1, 12), {"max_epochs": 3}),
         (2, [5], {"dropout": 0.3}),
+        *((2, [3], {"family": family, "dropout": 0.3}) for family in ("qwen3_vl", "llava_next", "smolvlm")),
     ],
     ids=str,
 )

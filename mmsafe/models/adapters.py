@@ -24,15 +24,14 @@ from mmsafe.models.checkpoints import (
     refuse_pickles,
     tensors_in,
 )
+from mmsafe.models.family import family_of
 from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.locate import OTHER_BASE, base_of
 from mmsafe.models.model_options import CheckpointOptions
+from mmsafe.models.parts import Parts
 from mmsafe.models.pretrained import about_part
 from mmsafe.models.quantised import dequantised, is_quantised, quantised
 
-PROJECTOR = "multi_modal_projector"
-LINEAR = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Matrices with an adapter. A bare `q_proj` would also match modules of CLIP's tower."""
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINED_WHOLE = "non_lora_trainables.bin"
 PEFT_PREFIX, LORA = "base_model.model.", ".lora_"
@@ -60,21 +59,30 @@ def add_lora(llava: Llava, options: Peft) -> None:
         return
     from peft import LoraConfig, PeftModel
 
-    trained = llava.source.train
+    parts = family_of(llava.model.config.model_type).parts
+    connectors = parts.connectors(llava.model) if llava.source.train.projector else {}
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=LINEAR,
-        modules_to_save=[PROJECTOR] if trained.projector else None,
+        target_modules=_matrices(llava.model, parts),
+        modules_to_save=list(connectors) or None,
         base_model_name_or_path=_base(llava),
     )
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         llava.adapter = PeftModel(llava.model, config)
-    if trained.projector:
-        wrapper: Any = llava.model.model.multi_modal_projector
+    llava.model.disable_input_require_grads()  # PEFT's way of checkpointing, in which a frozen tower keeps a graph
+    for name in connectors:
+        wrapper: Any = llava.model.get_submodule(name)
         wrapper.modules_to_save["default"].float().register_forward_pre_hook(_in_own_dtype)
+
+
+def _matrices(model: Any, parts: Parts) -> str:
+    """Pattern of the names of the language model's matrices; a bare `q_proj` would also match modules of a tower."""
+    modules = parts.language_model(model).named_modules()
+    kinds = sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
+    return rf"{re.escape(parts.language[0])}\..*\.({'|'.join(kinds)})"
 
 
 def _base(llava: Llava) -> str | None:
@@ -85,7 +93,7 @@ def _base(llava: Llava) -> str | None:
 
 
 def _in_own_dtype(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Cast features to the projector's dtype; PEFT does so for adapters, but not for modules that it copies."""
+    """Cast features to the connector's dtype; PEFT does so for adapters, but not for modules that it copies."""
     dtype = next(module.parameters()).dtype
     return tuple(features.to(dtype) for features in inputs)
 
@@ -106,8 +114,8 @@ def merge(llava: Llava) -> None:
         adapter = PeftModel(dequantised(adapter.unload()), config)
         set_peft_model_state_dict(adapter, state)
     llava.model, llava.adapter = adapter.merge_and_unload(), None
-    projector: nn.Module = llava.model.model.multi_modal_projector
-    projector.to(dtype)
+    for connector in family_of(llava.model.config.model_type).parts.connectors(llava.model).values():
+        connector.to(dtype)
 
 
 def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[CheckpointOptions, Path], Llava]) -> Llava:
@@ -157,7 +165,7 @@ def _renamed(name: str, model: Any) -> str:
         if match := re.match(beginning, name):
             name = now + name[match.end() :]
             break
-    nested = hasattr(model.model.vision_tower, "vision_model")
+    nested = hasattr(getattr(model.model, "vision_tower", None), "vision_model")
     return name if nested else name.replace("model.vision_tower.vision_model.", "model.vision_tower.", 1)
 
 

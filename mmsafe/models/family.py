@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,13 +17,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import CheckpointError
+from mmsafe.models.parts import Parts
 from mmsafe.models.processors import check_sizes, read_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sizes = Sequence[tuple[int, int]]
-TEXT_PART = ("model.language_model", "lm_head")
 
 
 class ImageInputs(NamedTuple):
@@ -58,30 +58,6 @@ class Features(NamedTuple):
     tokens: Tensor
     deepstack: tuple[Tensor, ...] = ()
     """Added to the hidden states after the first layers, one to a layer (Qwen3-VL)."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Names of the modules and parameters of each part, under the whole model; every weight is in one."""
-
-    vision: tuple[str, ...]
-    connector: tuple[str, ...]
-    language: tuple[str, ...] = field(default=TEXT_PART)
-
-    def of(self, parameter: str) -> str:
-        """`vision`, `connector` or `language`, whichever holds this parameter; the longest name that fits decides.
-
-        Raises `KeyError` for a parameter outside all parts.
-        """
-        fitting = [
-            (len(name), part)
-            for part in ("vision", "connector", "language")
-            for name in getattr(self, part)
-            if parameter == name or parameter.startswith(f"{name}.")
-        ]
-        if not fitting:
-            raise KeyError(parameter)
-        return max(fitting)[1]
 
 
 class Family(ABC):

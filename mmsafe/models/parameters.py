@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
-PARTS = {
-    ".lora_": "LoRA",
-    "vision_tower.": "vision tower",
-    "multi_modal_projector.": "projector",
-    "language_model.": "language model",
-    "lm_head.": "LM head",
-}
-"""What a parameter's name contains, and the part that it belongs to; the first that fits."""
+from mmsafe.models.family import family_of
+
+LABELS = {"vision": "vision tower", "connector": "projector", "language": "language model"}
+HEAD, LORA = "LM head", "LoRA"
 SET_ASIDE = ".original_module."
 """In the names of the projector as it was: not part of the policy while a trained copy stands in for it."""
 
@@ -25,13 +21,15 @@ class Count(NamedTuple):
     trainable: int
 
 
-def count_parameters(model: nn.Module) -> dict[str, Count]:
+def count_parameters(model: Any) -> dict[str, Count]:
     """Parameters of each part that `model` has; one in 4 bits counts as the one it stands for."""
-    counts = {part: Count(0, 0) for part in [*list(PARTS.values())[1:], PARTS[".lora_"]]}
+    parts = family_of(model.config.model_type).parts
+    counts = dict.fromkeys([*LABELS.values(), HEAD, LORA], Count(0, 0))
     for name, parameter in model.named_parameters():
         if SET_ASIDE in name:
             continue
-        part = next(part for mark, part in PARTS.items() if mark in name)
+        whole = HEAD if name.startswith("lm_head.") else LABELS[parts.of(name)]
+        part = LORA if ".lora_" in name else whole
         size = _size(parameter)
         counts[part] = Count(counts[part].total + size, counts[part].trainable + size * parameter.requires_grad)
     return {part: count for part, count in counts.items() if count.total}

@@ -7,16 +7,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
+from transformers import BitsAndBytesConfig
 
 from mmsafe.core.errors import UserError
+from mmsafe.models.family import family_of
 from mmsafe.models.pretrained import from_pretrained
 
 if TYPE_CHECKING:
     from mmsafe.models.llava import Llava
 
-WHOLE = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-"""Modules whose matrices keep their type."""
 REPACKS = "support_avx512bf16_for_cpu"
 """Where a CPU can, bitsandbytes would repack weights for evaluation and compute in bf16, and not so in training: then
 reference and policy would be scored in two arithmetics."""
@@ -29,10 +28,12 @@ def quantised(llava: Llava, compute: torch.dtype, device: torch.device) -> Llava
     Works on the weights in hand, one matrix at a time, so that every model can be quantised, wherever it came from;
     `compute` is the type of matrix products. Raises `UserError` where bitsandbytes cannot work on this machine.
     """
-    old = llava.model
+    old: Any = llava.model
+    parts = family_of(old.config.model_type).parts
+    whole = [*parts.vision, *parts.connector, *parts.language[1:]]
     try:
         model = from_pretrained(
-            LlavaForConditionalGeneration,
+            type(old),
             None,
             config=old.config,
             state_dict=old.state_dict(),
@@ -44,7 +45,7 @@ def quantised(llava: Llava, compute: torch.dtype, device: torch.device) -> Llava
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=compute,
-                llm_int8_skip_modules=WHOLE,
+                llm_int8_skip_modules=whole,
             ),
         )
     except (ImportError, RuntimeError) as error:

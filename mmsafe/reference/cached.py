@@ -20,6 +20,7 @@ from mmsafe.core.precision import autocast
 from mmsafe.core.progress import progress
 from mmsafe.data.example import digest
 from mmsafe.generation.generate import evaluating
+from mmsafe.models.family import family_of
 from mmsafe.models.llava import Llava
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
@@ -37,7 +38,8 @@ CHUNK = 256
 
 def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
     """Hash of everything but the data that log-probs depend on: model, scoring, attention, arithmetic, libraries."""
-    attention = llava.model.model.language_model.config._attn_implementation
+    parts = family_of(llava.model.config.model_type).parts
+    attention = parts.language_model(llava.model).config._attn_implementation
     way = [type(scoring).__name__, asdict(scoring), attention, precision, llava.model.device.type]
     return digest([llava.fingerprint(), way, torch.__version__, transformers.__version__])
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmsafe.core.cache import cache_dir
+from mmsafe.core.errors import UserError
 from mmsafe.core.tensor_file import load_file, save_file
 from mmsafe.data.example import ImageSource, digest
 from mmsafe.models.family import ImageBatch, ImageInputs, family_of
@@ -104,10 +105,19 @@ class DiskFeatures(FeatureCache):
 
 
 def feature_cache(options: VisionCache, llava: Llava, precision: str) -> FeatureCache | None:
-    """The cache that `options` ask for; `precision` is the arithmetic of the forward pass."""
+    """The cache that `options` ask for; `precision` is the arithmetic of the forward pass.
+
+    Raises `UserError` where the connector is trained and is a part of what would be kept.
+    """
     limit = int(options.max_gib * GIB)
     if options.store == "none":
         return None
+    tower_parts = family_of(llava.model.config.model_type).tower_parts
+    if "connector" in tower_parts and llava.source.train.projector:
+        raise UserError(
+            "vision_cache: in this model the connector is a part of the tower, and is trained; choose "
+            "vision_cache=none, or model.train.projector=false"
+        )
     if options.store == "memory":
         return MemoryFeatures(limit)
     return DiskFeatures(cache_dir("features") / features_key(llava, precision), limit)

@@ -86,7 +86,7 @@ class SharedPrefix(Scoring):
         from mmsafe.scoring.vision import image_embeddings
 
         family = family_of(model.config.model_type)
-        attention = model.get_submodule(family.parts.language[0]).config._attn_implementation
+        attention = family.parts.language_model(model).config._attn_implementation
         if refusal := self.refusal(attention):
             raise UserError(refusal)
         hidden = model.model(

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_model import of_family
+from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.errors import UserError
+from mmsafe.core.settings import Peft
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
 from mmsafe.generation.generate import left_padded
+from mmsafe.models.adapters import add_lora, load_merged, merge
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
+from mmsafe.models.llava import Llava
+from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.quantised import quantised
+from mmsafe.objectives.base import Objective, Scores
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.mdpo import MDPO
+from mmsafe.reference.policies import WithoutAdapter
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.features import MemoryFeatures
-from mmsafe.scoring.ways import Padded, SharedPrefix
+from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
 
 def picture(height: int, width: int) -> Image.Image:
@@ -110,15 +122,8 @@ def examples() -> list[Example]:
 
 
 def tiny(family: Family) -> tuple[Any, Encoder]:
-    config, processor = family.tiny()
-    processor.chat_template = processor.tokenizer.chat_template
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
-    with torch.no_grad():  # what begins at zero would hide a mistake
-        for weight in model.parameters():
-            if not weight.any():
-                weight.normal_(0, 0.3)
-    return model, Encoder(processor)
+    llava = of_family(family)
+    return llava.model.requires_grad_(True), llava.encoder()
 
 
 @pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
@@ -139,6 +144,102 @@ def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forwar
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-4, name
+
+
+LORA = Peft(method="lora", rank=4, alpha=8)
+
+
+def scored(llava: Llava, scoring: Scoring, objective: Objective) -> tuple[Tensor, list[Tensor]]:
+    """The loss, the reference being without the adapter, and the summed log-probs of every row."""
+    collator = scoring.collator(llava.encoder(), objective.groups, corruption=Crop())
+    batch = scoring.with_features(llava.model, collator([Item(example) for example in examples()]))
+    rows = scoring.log_probs(llava.model, batch)
+    without = WithoutAdapter(llava, scoring).log_probs(batch) if llava.adapter else rows
+    terms = objective({name: Scores(*row, without[name].log_probs) for name, row in rows.items()})
+    return torch.stack([term.mean() for term in terms.values()]).sum(), [row.log_probs.sum(1) for row in rows.values()]
+
+
+def moved(llava: Llava, method: Literal["lora", "qlora"] = "lora") -> Llava:
+    """With adapters and a connector that have moved."""
+    add_lora(llava, dataclasses.replace(LORA, method=method))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in llava.model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.05)
+    return llava
+
+
+@pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
+def test_adapters_have_the_loss_and_gradients_of_the_model_s_own_forward_whatever_is_recomputed(
+    family: Family, objective: Any
+):
+    llava, found, passes = of_family(family), [], []
+    llava.model.gradient_checkpointing_enable({"use_reentrant": False})
+    moved(llava)
+    family.parts.language_model(llava.model).layers[0].self_attn.register_forward_pre_hook(lambda *_: passes.append(1))
+    trained = {name: weight for name, weight in llava.model.named_parameters() if weight.requires_grad}
+    kinds = {"connector" if ".modules_to_save." in name else name.split(".")[-3] for name in trained}
+    assert kinds == {"connector", "lora_A", "lora_B"}
+    assert {family.parts.of(name) for name in trained if ".lora_" in name} == {"language"}
+    for scoring, training in ((Padded(), False), (SharedPrefix(), True)):
+        llava.model.train(training)
+        loss, _ = scored(llava, scoring, objective)
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        found.append((loss, dict(zip(trained, gradients, strict=True))))
+    assert len(passes) == 2 + 3, "policy and reference, and in training the policy once more"
+    (plain, expected), (packed, gradients) = found
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_is_nothing_at_first_and_switched_off_and_the_same_merged_and_read_back(
+    family: Family, method: Literal["lora", "qlora"], tmp_path: Path
+):
+    def model() -> Llava:
+        llava = of_family(family)
+        return quantised(llava, torch.float32, torch.device("cpu")) if method == "qlora" else llava
+
+    fresh, llava, scoring = model(), moved(model(), method), SharedPrefix()
+    add_lora(fresh, dataclasses.replace(LORA, method=method))
+    loss, before = scored(fresh, scoring, DPO())
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    with llava.adapter.disable_adapter():
+        assert all(map(torch.equal, scored(llava, scoring, DPO())[1], before))
+    expected = scored(llava, scoring, DPO())[1]
+    assert not any(map(torch.allclose, expected, before))
+
+    llava.adapter.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"peft": {"method": method}}}))
+    (tmp_path / "base").mkdir()
+    merge(llava)
+    for merged, said in zip(scored(llava, scoring, DPO())[1], expected, strict=True):
+        torch.testing.assert_close(merged, said, atol=1e-3, rtol=1e-5)
+    source = PretrainedLlava(base=str(tmp_path / "base"))
+    again = load_merged(source, tmp_path / "adapter", lambda *_: of_family(family)).model.state_dict()
+    assert again.keys() == of_family(family).model.state_dict().keys()
+    assert all(torch.equal(again[name], weight) for name, weight in llava.model.state_dict().items())
+
+
+def test_a_blank_image_changes_nothing_and_runs_every_part(family: Family):
+    llava, found = of_family(family), []
+    (words,) = [example for example in examples() if example.image is None]
+    for blank in (False, True):
+        collator = SharedPrefix().collator(llava.encoder(), DPO().groups, blank_image=blank)
+        batch = SharedPrefix().with_features(llava.model.requires_grad_(True), collator([Item(words)]))
+        rows = SharedPrefix().log_probs(llava.model, batch)
+        llava.model.zero_grad()
+        torch.stack([row.log_probs.sum() for row in rows.values()]).sum().backward()
+        found.append({name: row.log_probs for name, row in rows.items()})
+    for name, log_probs in found[0].items():
+        torch.testing.assert_close(found[1][name], log_probs, atol=1e-5, rtol=1e-5)
+    reached = {name for name, weight in llava.model.named_parameters() if weight.grad is not None}
+    connector = {name for name, _ in llava.model.named_parameters() if family.parts.of(name) == "connector"}
+    assert connector <= reached
+    assert any(family.parts.of(name) == "vision" for name in reached)
 
 
 def test_kept_features_score_the_same(family: Family):

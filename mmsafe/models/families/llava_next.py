@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageInputs, Parts, Sizes
+from mmsafe.models.family import ImageInputs, Sizes
+from mmsafe.models.gathering import gathering
+from mmsafe.models.parts import Parts
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, sized, tokenizer
 
@@ -42,9 +44,11 @@ class LlavaNext(TiledFamily):
     def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
         """A picture put together from its tiles, without what was padding, each row with its end."""
         options = {name: getattr(core.config, name) for name in self.joining}
-        joined: Sequence[Tensor] = core.pack_image_features(
-            projected, sizes, image_newline=core.image_newline, **options
-        )[0]
+        joined: Sequence[Tensor] = gathering(
+            core,
+            lambda tiles: core.pack_image_features(tiles, sizes, image_newline=core.image_newline, **options)[0],
+            projected,
+        )
         return joined
 
     def tiny(self) -> tuple[Any, Any]:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmsafe.models.family import Family, Features, ImageBatch, Parts, Sizes
+from mmsafe.models.family import Family, Features, ImageBatch, Sizes
 from mmsafe.models.mrope import Mrope
+from mmsafe.models.parts import Parts
 from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiny_parts import sized, tokenizer
 

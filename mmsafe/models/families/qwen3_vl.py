@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mmsafe.models.families.qwen2_5_vl import TOWER, Qwen25, config_tokens, tiny_processor
-from mmsafe.models.family import Parts
+from mmsafe.models.parts import Parts
 from mmsafe.models.tiny_parts import sized
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageBatch, ImageInputs, Parts
+from mmsafe.models.family import ImageBatch, ImageInputs
+from mmsafe.models.parts import Parts
 from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import VISION, llama, tokenizer

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mmsafe.core.settings import Trainer
+from mmsafe.models.family import family_of
 from mmsafe.training.strategies.parallel import Parallel
 
 
@@ -45,8 +46,11 @@ class FullySharded(Parallel):
         model, mesh = module.policy, module.device_mesh["data_parallel"]
         if self.half:
             model.float()  # the masters; as precise as what was loaded
-        inner = model.model
-        for unit in (*inner.language_model.layers, inner.multi_modal_projector, model.lm_head, module):
+        parts = family_of(model.config.model_type).parts
+        language, head = parts.language_model(model), model.lm_head
+        tied = head.weight is language.get_input_embeddings().weight  # has to be in one unit, that of `module`
+        heads = [] if tied else [head]
+        for unit in (*language.layers, *parts.connectors(model).values(), *heads, module):
             fully_shard(unit, mesh=mesh, mp_policy=policy)
 
     def gradient_norm(self, module: Any) -> Tensor | None:

@@ -132,7 +132,7 @@ class ZeRO(Parallel):
 
         saved = module.policy.state_dict().keys()
         weights = {name: buffer.detach().cpu() for name, buffer in module.policy.named_buffers() if name in saved}
-        for name, parameter in module.policy.named_parameters():
+        for name, parameter in module.policy.named_parameters(remove_duplicate=False):  # a head may be tied
             with deepspeed.zero.GatheredParameters(parameter):
                 if is_first():
                     weights[name] = parameter.detach().cpu().clone()
