@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.parts import Parts
-from mmsafe.models.processors import check_sizes, read_processor
+from mmsafe.models.processors import read_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,16 +92,12 @@ class Family(ABC):
 
     def processor(self, folder: Path, config: Any, tokenizer: Any) -> Any:
         """The processor of the checkpoint in `folder`, with PIL for images."""
-        return read_processor(folder, config.model_type, tokenizer)
+        return read_processor(folder, config.model_type, tokenizer, self.largest)
 
     def square(self, images: Any, aspect: str | None) -> None:
         """Have the image processor follow `model.image_aspect_ratio`, which only LLaVA-1.5 can."""
         if aspect == "crop":
             raise CheckpointError("makes images its own way; model.image_aspect_ratio=crop is for LLaVA-1.5")
-
-    def check_images(self, images: Any, config: Any) -> None:
-        """Raise `CheckpointError` where the image processor does not fit the model of `config`."""
-        check_sizes(images, self.largest)
 
     def image_options(self, processor: Any) -> list[Any]:
         """What decides, beside the image processor, what an image is in a prompt: a part of cache keys."""

@@ -108,7 +108,6 @@ def _check_processor(processor: Any, config: Any) -> None:
         )
     if tokenizer.eos_token_id is None:
         raise CheckpointError("its tokenizer has no token that ends a response")
-    family.check_images(processor.image_processor, config)
     if (count := Encoder(processor).image_tokens) < 1:
         raise CheckpointError(f"its tower makes {count} tokens of an image")
     content = [{"type": "image"}, {"type": "text", "text": "?"}]

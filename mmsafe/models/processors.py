@@ -7,15 +7,17 @@ from typing import Any
 
 import transformers
 from transformers import AutoImageProcessor, ProcessorMixin
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.utils import PushToHubMixin
+from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
+from transformers.utils.hub import PushToHubMixin
 
 from mmsafe.models.checkpoints import CheckpointError, read_json
 from mmsafe.models.pretrained import TEMPLATE, from_pretrained
 
 CONFIG, TEMPLATE_JSON, VIDEO = "processor_config.json", "chat_template.json", "video_preprocessor_config.json"
-SIZES = ("size", "crop_size", "max_image_size", "image_grid_pinpoints", "max_patches")
-"""Entries of an image processor that say how large images become."""
+SIZES = ("size", "crop_size", "max_image_size", "image_grid_pinpoints")
+COUNTS = ("patch_size", "merge_size", "max_patches", "image_seq_len", "image_seq_length", "num_image_tokens")
+"""Entries that say how large images become, and in how many parts and tokens."""
+MOST = 4096
 
 
 class UnreadVideo(PushToHubMixin):
@@ -41,11 +43,15 @@ def images_only(kind: type) -> type:
     return type(kind.__name__, (kind,), {**body, "__module__": kind.__module__})
 
 
-def read_processor(folder: Path, model_type: str, tokenizer: Any) -> Any:
-    """The processor of `transformers` for this model, as the files in `folder` set it up, with PIL for its images."""
-    about = _section(folder, CONFIG)
+def read_processor(folder: Path, model_type: str, tokenizer: Any, largest: int) -> Any:
+    """The processor of `transformers` for this model, as the files in `folder` set it up, with PIL for its images.
+
+    Raises `CheckpointError` where images would be larger than `largest`, or in more parts than any model sees.
+    """
+    about, images = _section(folder, CONFIG), from_pretrained(AutoImageProcessor, folder, backend="pil")
+    _check_sizes(about | images.to_dict(), largest)
     kind: Any = images_only(getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type]))
-    parts = [from_pretrained(AutoImageProcessor, folder, backend="pil"), tokenizer]
+    parts = [images, tokenizer]
     if "video_processor" in kind.get_attributes():
         parts.append(UnreadVideo(about.get("video_processor") or _section(folder, VIDEO)))
     options = {name: value for name, value in about.items() if name not in ("audio_tokenizer", "chat_template")}
@@ -65,11 +71,11 @@ def own_template(folder: Path, tokenizer: Any) -> str:
     return template
 
 
-def check_sizes(images: Any, largest: int) -> None:
-    """Raise `CheckpointError` where the image processor would make images larger than any model sees."""
-    sizes = {name: value for name, value in images.to_dict().items() if name in SIZES}
-    if max(_numbers(sizes), default=0) > largest:
-        raise CheckpointError(f"its images are scaled to {sizes}, and none is larger than {largest}")
+def _check_sizes(about: dict[str, Any], largest: int) -> None:
+    for names, most in ((SIZES, largest), (COUNTS, MOST)):
+        found = {name: about[name] for name in names if name in about}
+        if max(_numbers(found), default=0) > most:
+            raise CheckpointError(f"its images are scaled to {found}, and {most} is the most that makes sense")
 
 
 def _section(folder: Path, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, families
 from mmsafe.models.llava import Llava, weights_hash
 from mmsafe.models.model_source import Pretrained
-from mmsafe.models.processors import UnreadVideo
+from mmsafe.models.processors import COUNTS, UnreadVideo
 
 END = "<unk>"
 TEMPLATE = (
@@ -198,6 +198,20 @@ def test_what_does_not_fit_is_one_line(family: Family, saved: Path, told: str, t
     with pytest.raises(UserError, match=rf"^model.path=\S+: .*{told}") as error:
         Pretrained(path=str(folder)).load()
     assert "\n" not in str(error.value)
+
+
+def test_absurd_counts_are_told_before_they_take_memory(family: Family, saved: Path, tmp_path: Path):
+    if family.name == "llava":
+        pytest.skip("its counts are those of its config, whatever its processor says")
+    folder = Path(shutil.copytree(saved / family.name, tmp_path / "damaged"))
+
+    def damage(value: dict[str, Any]) -> None:
+        for section in (value, value["image_processor"]):
+            section.update({name: HUGE for name in COUNTS if isinstance(section.get(name), int)})
+
+    edited(folder / "processor_config.json", damage)
+    with pytest.raises(UserError, match=r"images are scaled to .*1000000000.*, and 4096 is the most"):
+        Pretrained(path=str(folder)).encoder()
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.pretrained import from_pretrained
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, llama, tokenizer
+
+LARGEST = 2048
+"""Pixels of a side; towers of CLIP see 224 or 336."""
 
 
 class Llava15(TiledFamily):
@@ -17,7 +20,6 @@ class Llava15(TiledFamily):
     model_types = ("llava",)
     processors = ("LlavaProcessor",)
     one_size = True
-    largest: ClassVar[int] = 2048  # towers of CLIP see 224 or 336
 
     def processor(self, folder: Path, config: Any, tokenizer: Any) -> Any:
         from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -27,14 +29,6 @@ class Llava15(TiledFamily):
     def square(self, images: Any, aspect: str | None) -> None:
         if aspect is not None:
             images.do_pad = aspect == "pad"
-
-    def check_images(self, images: Any, config: Any) -> None:
-        side, crop, size = config.vision_config.image_size, images.crop_size, dict(images.size)
-        largest = max(side, *(value or 0 for value in size.values()))
-        if largest > self.largest or (crop["height"], crop["width"]) != (side, side):
-            raise CheckpointError(
-                f"its images are scaled to {size} and cut to {dict(crop)} pixels, its tower sees {side}"
-            )
 
     def image_options(self, processor: Any) -> list[Any]:
         return [processor.patch_size, processor.vision_feature_select_strategy]
@@ -59,9 +53,15 @@ class Llava15(TiledFamily):
 
 
 def make_processor(config: Any, tokenizer: Any, images: Any, template: str | None = None) -> Any:
-    """A processor whose image-token count agrees with `config` (older checkpoints leave it one off)."""
+    """A processor whose image-token count agrees with `config` (older checkpoints leave it one off).
+
+    Raises `CheckpointError` where the image processor does not make what the tower sees.
+    """
     from transformers import LlavaProcessor
 
+    side, crop, size = config.vision_config.image_size, images.crop_size, dict(images.size)
+    if max(side, *(value or 0 for value in size.values())) > LARGEST or (crop["height"], crop["width"]) != (side, side):
+        raise CheckpointError(f"its images are scaled to {size} and cut to {dict(crop)} pixels, its tower sees {side}")
     return LlavaProcessor(
         images,
         tokenizer,
