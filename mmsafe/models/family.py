@@ -105,7 +105,8 @@ class Family(ABC):
 
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         """Each image of one prompt; how many there are may decide how finely each is cut."""
-        made = [self._processed(processor, image) for image in images]
+        options = getattr(processor, "images_kwargs", {})  # of its class, before those of its image processor
+        made = [processor.image_processor(images=[image], return_tensors="pt", **options) for image in images]
         return [
             ImageInputs(processor.replace_image_token(one, 0), self.tensors(one), image.size[::-1])
             for one, image in zip(made, images, strict=True)
@@ -114,10 +115,6 @@ class Family(ABC):
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the tower reads of the image processor's tensors for one image."""
         return {"pixel_values": made["pixel_values"]}
-
-    def _processed(self, processor: Any, image: Image) -> Mapping[str, Any]:
-        made: Mapping[str, Any] = processor.image_processor(images=[image], return_tensors="pt")
-        return made
 
     def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
         """The images of each prompt as the model's own `forward` and `generate` take them; empty without images."""

@@ -49,7 +49,8 @@ def read_processor(folder: Path, model_type: str, tokenizer: Any, largest: int) 
     Raises `CheckpointError` where images would be larger than `largest`, or in more parts than any model sees.
     """
     about, images = _section(folder, CONFIG), from_pretrained(AutoImageProcessor, folder, backend="pil")
-    _check_sizes(about | images.to_dict(), largest)
+    for section in (about, images.to_dict()):
+        _check_sizes(section, largest)
     kind: Any = images_only(getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type]))
     parts = [images, tokenizer]
     if "video_processor" in kind.get_attributes():

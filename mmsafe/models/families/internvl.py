@@ -43,7 +43,7 @@ class InternVL(TiledFamily):
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
         words = tokenizer(TOKENS, image="context_image_token")
-        images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
+        images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4)
         config = InternVLConfig(
             vision_config={**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
             text_config=Qwen2Config(**sized(words)),
