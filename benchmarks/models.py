@@ -26,7 +26,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from mmsafe.data.example import Example
 from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.microworld.tiny_build import IMAGE, SPECIAL
-from mmsafe.models.llava import make_processor
+from mmsafe.models.families.llava import make_processor
 
 
 class Sizes(NamedTuple):

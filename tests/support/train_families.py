@@ -46,10 +46,10 @@ SIZES = [(40, 30), (90, 50), (30, 60)]
 def examples() -> list[Example]:
     found = []
     for number in range(12):
-        image = None if number % 2 else Noise(number, *SIZES[number // 2 % 3])
-        turn = Turn("user", "What is this?", image=image is not None)
+        images = tuple(Noise(number + n, *SIZES[number // 2 % 3]) for n in range((0, 1, 2)[number % 3]))
+        turn = Turn("user", "What is this?", (0,) * len(images))
         said = {"chosen": f"It is number {number}, I think.", "rejected": "No."}
-        found.append(Example(str(number), (turn,), image, said))
+        found.append(Example(str(number), (turn,), images, said))
     return found
 
 
