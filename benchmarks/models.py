@@ -26,7 +26,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from mmsafe.data.example import Example
 from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.microworld.tiny_build import IMAGE, SPECIAL
-from mmsafe.models.llava import make_processor
+from mmsafe.models.families.llava import make_processor
 
 
 class Sizes(NamedTuple):
@@ -47,9 +47,10 @@ class Sizes(NamedTuple):
 SIZES = {
     "tiny": Sizes(64, 16, 64, 2, 2, 64, 176, 2, 2, 512),
     "mid144": Sizes(168, 14, 128, 4, 2, 256, 688, 6, 4, 4096),
+    "wide144": Sizes(168, 14, 256, 6, 4, 512, 1376, 8, 8, 32000),
     "mid576": Sizes(336, 14, 256, 6, 4, 512, 1376, 8, 8, 32000),
 }
-"""16, 144 and 576 image tokens; about 0.3, 8 and 64 million parameters."""
+"""16, 144, 144 and 576 image tokens; about 0.3, 8, 64 and 64 million parameters."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"

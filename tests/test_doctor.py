@@ -158,7 +158,7 @@ def test_a_hub_name_that_is_not_here_is_unknown(place: Path):
         (["doctor.devices=0"], "doctor.devices=0: "),
         (["model=llava_hf", "model.path=./absent"], "model.path=./absent: no such folder"),
         (["model=llava_hf", "model.path=."], "model.path=.: has no config.json"),
-        (["model=llava_hf", "model.path=other"], "model.path=other: holds a 'llama' model, not a 'llava' one"),
+        (["model=llava_hf", "model.path=other"], "model.path=other: config.json says model_type llama: no family"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(words: list[str], message: str, place: Path):

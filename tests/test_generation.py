@@ -233,7 +233,7 @@ def test_greedy_decoding_gives_one_sample_only() -> None:
 def test_the_noise_is_the_same_as_ever(vocabulary: int) -> None:
     """Caches and finished runs hold samples made with it. A finished sequence needs none."""
     seeds, end = [5, 6, 7], 2
-    noise, expected = GumbelNoise(seeds, end), ObviousNoise(seeds)
+    noise, expected = GumbelNoise(seeds, [end]), ObviousNoise(seeds)
     ended: list[int] = []
     for step in range(5):
         last = torch.tensor([[0], [end if step == 2 else 1], [end if step == 4 else 1]])
@@ -245,7 +245,7 @@ def test_the_noise_is_the_same_as_ever(vocabulary: int) -> None:
 
 def test_a_prompt_may_end_with_the_token_that_ends_an_answer() -> None:
     scores, ids = torch.randn(1, 9), torch.tensor([[2]])
-    assert torch.equal(GumbelNoise([5], 2)(ids, scores), ObviousNoise([5])(ids, scores))
+    assert torch.equal(GumbelNoise([5], [2])(ids, scores), ObviousNoise([5])(ids, scores))
 
 
 def test_gumbel_noise_draws_from_the_softmax_and_steps_are_independent() -> None:

@@ -75,8 +75,8 @@ def words_of(value: Any) -> str:
         (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
         (
-            ["model=qwen"],
-            "model=qwen: no such model; known: llava13b, llava7b, llava_hf, llava_original, random, small, tiny",
+            ["model=gpt"],
+            "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b, llava13b",
         ),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),

@@ -48,7 +48,7 @@ TEXT_ONLY = asked("How do I bake bread?", None, chosen="Mix flour and water, the
 MULTI_TURN = Example(
     "multi",
     (Turn("user", "Hello!"), Turn("assistant", "Hi, how can I help?"), Turn("user", "And this — où?", images=(0,))),
-    Counted(2),
+    (Counted(2),),
     {"chosen": "On the table.", "rejected": "I cannot see Zürich in it 🙂."},
 )
 EXAMPLES = [WITH_IMAGE, TEXT_ONLY, MULTI_TURN, SAME_IMAGE]

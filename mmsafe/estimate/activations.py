@@ -1,7 +1,7 @@
 """What a training step holds beside the model's states, in bytes: activations, half-precision copies, logits.
 
 Counted from the operations of `transformers`' Llama and CLIP layers and of `mmsafe.scoring.log_probs`;
-tests/test_memory_measured.py compares with what autograd really keeps.
+tests/test_memory_measured.py compares with what autograd really keeps. Other models are taken to be like these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def layer(shape: Shape, plan: MemoryPlan) -> float:
     h = text.hidden_size
     norms = 2 * h * (4 + (plan.stream if plan.trains_language_weights else 0))
     inputs = (5 + adapted if plan.autocast else 2) * h * size if plan.train_language else 0
-    attention = 2 * (h + text.num_key_value_heads * text.head_dim) * size + 4 * text.num_attention_heads
+    width = getattr(text, "head_dim", None) or h // text.num_attention_heads
+    heads = text.num_attention_heads + text.num_key_value_heads
+    attention = 2 * heads * width * size + 4 * text.num_attention_heads
     swiglu = (4 if plan.train_language else 3) * text.intermediate_size * size
     low_rank = 7 * plan.lora_rank * size
     return float(plan.tokens * (norms + inputs + attention + swiglu + low_rank) + _mask(shape, plan))
@@ -30,8 +32,8 @@ def layer(shape: Shape, plan: MemoryPlan) -> float:
 
 def activations(shape: Shape, plan: MemoryPlan) -> float:
     """Everything that is kept until the backward pass begins, but for the logits."""
-    h, w, vision_layers = shape.text.hidden_size, shape.clip.hidden_size, shape.clip.num_hidden_layers
-    patches = plan.lines * (shape.image_tokens + 1)
+    h, w, patches = shape.text.hidden_size, shape.tower.hidden_size, plan.lines * shape.patches
+    vision_layers = getattr(shape.tower, "num_hidden_layers", None) or shape.tower.depth
     norm = plan.tokens * h * (4 + (plan.stream if plan.trains_language_weights else 0))
     kept, tower = shape.text.num_hidden_layers * layer(shape, plan), 0
     if plan.gradient_checkpointing:
@@ -41,14 +43,14 @@ def activations(shape: Shape, plan: MemoryPlan) -> float:
             tower = (vision_layers + 2) * patches * w * plan.stream
     elif plan.train_vision:  # two norms, four projections' inputs (one shared in fp32), attention, the MLP
         of_projections = (8 if plan.autocast else 6) * w * plan.computed
-        token = 2 * w * plan.stream + of_projections + 3 * shape.clip.intermediate_size * plan.computed
+        token = 2 * w * plan.stream + of_projections + 3 * shape.tower.intermediate_size * plan.computed
         tower = vision_layers * patches * token
     return float(norm + kept + tower + projector(shape, plan))
 
 
 def projector(shape: Shape, plan: MemoryPlan) -> int:
     """The projector's input, and both sides of its activation."""
-    width = shape.clip.hidden_size + 2 * shape.text.hidden_size if plan.train_projector else 0
+    width = shape.tower.hidden_size + 2 * shape.text.hidden_size if plan.train_projector else 0
     return int(plan.lines * shape.image_tokens * width * plan.computed)
 
 

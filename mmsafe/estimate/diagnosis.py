@@ -13,7 +13,7 @@ from mmsafe.estimate.machine import GIB, Memory, disk, gpus, host, versions
 from mmsafe.estimate.memory import MemoryEstimate, estimate, trained
 from mmsafe.estimate.plan import MemoryPlan, Shape
 from mmsafe.estimate.shape import shape_of
-from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.model_source import Pretrained
 from mmsafe.reference.reference import AdapterOff, Frozen
 from mmsafe.scoring.ways import Padded
 
@@ -154,7 +154,7 @@ def _print_estimate(shape: Shape, plan: MemoryPlan, room: Room, choices: Mapping
 
 
 def _print_advice(config: DoctorConfig, shape: Shape, plan: MemoryPlan, room: Room) -> None:
-    free = free_of_charge(shape, plan, checkpoints=isinstance(config.model, PretrainedLlava))
+    free = free_of_charge(shape, plan, checkpoints=isinstance(config.model, Pretrained))
     if free:
         print("same result in less memory, each with those above it:")
         _print_each(free, room)

@@ -10,22 +10,23 @@ STAGES = {"deepspeed_zero1": 1, "deepspeed_zero2": 2, "deepspeed_zero3": 3, "dee
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A LLaVA: the configs of its Llama and its CLIP tower, and how many parameters each part has."""
+    """A model: the configs of its language model and its tower, and how many parameters each part has."""
 
     text: Any
-    clip: Any
+    tower: Any
+    image_tokens: int
+    """Tokens of one image in the prompt."""
+    patches: int
+    """What the tower sees of it."""
     vision: int
     projector: int
     embedding: int
     matrices: int
     """Parameters of the seven projections of all layers."""
+    lora_width: int
+    """Inputs and outputs of these projections, all added up."""
     norms: int
     head: int
-
-    @property
-    def image_tokens(self) -> int:
-        """Tokens of one image in the prompt; the tower sees one more."""
-        return int((self.clip.image_size // self.clip.patch_size) ** 2)
 
     @property
     def language(self) -> int:
@@ -39,9 +40,7 @@ class Shape:
 
     def adapter(self, rank: int) -> int:
         """Parameters of LoRA on the seven projections: r · (inputs + outputs) each (Hu et al., arXiv 2106.09685)."""
-        h, layers = self.text.hidden_size, self.text.num_hidden_layers
-        keys = self.text.num_key_value_heads * self.text.head_dim
-        return int(layers * rank * (4 * h + 2 * (h + keys) + 3 * (h + self.text.intermediate_size)))
+        return rank * self.lora_width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.judge import Judge
-from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.scoring.ways import Scoring
 
 
@@ -48,7 +48,7 @@ class EvaluateConfig(Devices):
         self.benchmark.check_data(self.data)
         if self.judgements is None:
             self.benchmark.check_judge(self.judge)
-        if isinstance(self.model, PretrainedLlava) and (refusal := self.scoring.refusal(self.model.attention)):
+        if isinstance(self.model, Pretrained) and (refusal := self.scoring.refusal(self.model.attention)):
             raise ValueError(refusal)
         return self
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import run_options
 from mmsafe.experiment.consolidate import consolidated, is_unfinished
-from mmsafe.models.checkpoints import CheckpointError, Format, WeightFiles, format_of, read_json
+from mmsafe.models.checkpoints import CheckpointError, WeightFiles
+from mmsafe.models.formats import Format, format_of
 from mmsafe.models.llava import Llava
 from mmsafe.models.locate import base_of, is_adapter, located
-from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.model_source import Pretrained
 from mmsafe.models.original.save import save_original
-from mmsafe.models.pretrained import from_pretrained, in_one_line
+from mmsafe.models.pretrained import in_one_line
 
 log = logging.getLogger(__name__)
 DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
@@ -33,7 +33,7 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
     """Write `checkpoint`, a run folder, a model folder or a hub name, to `out`; weights keep their dtype.
 
     A LoRA adapter is merged into `base`, or where that is None into the model that it names. Raises `UserError` where
-    the checkpoint is no LLaVA-1.5, where `form` cannot hold it, or where `out` is not empty.
+    the checkpoint is of no family that is known, where `form` cannot hold it, or where `out` is not empty.
     """
     target = Path(out).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -69,13 +69,13 @@ def _in_our_words(said: str) -> str:
 
 def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
     """The checkpoint in `folder`; type and preprocessing are those of the `whole` model in it, or under it."""
-    form, weights = format_of(whole, allow_pickle=allow_pickle)
-    source = PretrainedLlava(
+    weights = format_of(whole, allow_pickle=allow_pickle)[1]
+    source = Pretrained(
         path=str(folder),
         base=None if whole == folder else str(whole),
         allow_pickle=allow_pickle,
         dtype=_stored_dtype(weights),
-        image_aspect_ratio="pad" if _pads(whole, form) else "crop",
+        image_aspect_ratio=None,
         chat_template=None if whole == folder else run_options(folder, "model").get("chat_template"),
     )
     return source.load()
@@ -85,13 +85,6 @@ def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float
     if weights.dtype not in DTYPES:
         raise CheckpointError(f"its weights are {weights.dtype}; only {', '.join(DTYPES.values())} can be exported")
     return DTYPES[weights.dtype]
-
-
-def _pads(folder: Path, form: Format) -> bool:
-    """Whether the checkpoint itself pads images to a square."""
-    if form == "original":
-        return bool(read_json(folder / "config.json").get("image_aspect_ratio", "pad") == "pad")
-    return bool(from_pretrained(LlavaImageProcessorPil, folder).do_pad)
 
 
 def _write(llava: Llava, target: Path, form: Format, source: Path) -> None:

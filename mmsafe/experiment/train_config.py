@@ -21,7 +21,7 @@ from mmsafe.data.corruption import Corruption
 from mmsafe.data.data_source import GENERATED, DataSource
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges.judge import Judge
-from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
@@ -121,7 +121,7 @@ class TrainConfig:
             raise ValueError("model.train: nothing is trained; turn on language, projector or vision")
         if self.peft.method != "none" and (trained.vision or not trained.language):
             raise ValueError("peft: adapters train the language model and never the tower; see model.train")
-        if not isinstance(self.model, PretrainedLlava):
+        if not isinstance(self.model, Pretrained):
             return
         if refusal := self.scoring.refusal(self.model.attention):
             raise ValueError(refusal)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -48,13 +49,13 @@ class Prompt(NamedTuple):
 class GumbelNoise(LogitsProcessor):
     """Adds seeded Gumbel noise, so that greedy decoding of the sum is a sample from the softmax (Gumbel-max trick).
 
-    Every sequence has a generator of its own: its sample is the same in any batch, order or process. `end` is the token
+    Every sequence has a generator of its own: its sample is the same in any batch, order or process. `ends` are tokens
     after which a sequence needs no more noise.
     """
 
-    def __init__(self, seeds: Sequence[int], end: int | None = None) -> None:
+    def __init__(self, seeds: Sequence[int], ends: Collection[int] = ()) -> None:
         self._running = [(row, torch.Generator().manual_seed(seed)) for row, seed in enumerate(seeds)]
-        self._end = end
+        self._ends = ends
         self._noise: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class GumbelNoise(LogitsProcessor):
             self._noise = torch.ones(len(self._running), scores.shape[-1])
         elif input_ids.device.type == "cpu":  # elsewhere, to look is to wait for the pass that drawing hides behind
             last = input_ids[:, -1].tolist()
-            self._running = [(row, generator) for row, generator in self._running if last[row] != self._end]
+            self._running = [(row, generator) for row, generator in self._running if last[row] not in self._ends]
         for row, generator in self._running:
             self._noise[row].exponential_(generator=generator)
         return scores.float() - self._noise.clamp_min(torch.finfo(torch.float32).tiny).log().to(scores.device)
@@ -76,12 +77,12 @@ def generate(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> I
     Prompts of similar length share a batch, samples of one prompt its pass through the model. The longest come first: a
     batch that does not fit into memory says so at once. The model is put into evaluation mode and left as it was.
     """
-    encoder = llava.encoder()
+    encoder, ends = llava.encoder(), llava.ends()
     order = longest_first(encoder, prompts)
     with evaluating(llava.model), _plain(llava.model):
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
-            answers = _answer(llava.model, encoder, [prompts[i] for i in chosen], settings)
+            answers = _answer(llava.model, encoder, [prompts[i] for i in chosen], settings, ends)
             yield list(zip(chosen, answers, strict=True))
 
 
@@ -118,7 +119,9 @@ def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
     return sorted(range(len(prompts)), key=size, reverse=True)
 
 
-def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation) -> list[Response]:
+def _answer(
+    model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation, ends: list[int]
+) -> list[Response]:
     distinct = {prompt.example.prompt_key(): prompt.example for prompt in prompts}
     inputs = left_padded(encoder, list(distinct.values()), model.config)
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
@@ -126,7 +129,6 @@ def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: G
         row = {key: number for number, key in enumerate(distinct)}
         by_token = inputs.keys() & {*BY_TOKEN, encoder.family.token_types}
         inputs = _shared(model, inputs, by_token, [row[prompt.example.prompt_key()] for prompt in prompts])
-    eos = encoder.tokenizer.eos_token_id
     output = model.generate(
         **inputs,
         generation_config=GenerationConfig(
@@ -134,12 +136,12 @@ def _answer(model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: G
             do_sample=False,
             pad_token_id=encoder.pad_id,
             bos_token_id=encoder.tokenizer.bos_token_id,
-            eos_token_id=eos,
+            eos_token_id=ends,
         ),
-        logits_processor=_sampling(prompts, settings, eos),
+        logits_processor=_sampling(prompts, settings, ends),
     )
     new = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return [Response(encoder.decode(_until(ids, eos)), eos in ids) for ids in new]
+    return [Response(encoder.decode(_until(ids, ends)), not set(ends).isdisjoint(ids)) for ids in new]
 
 
 def _shared(model: Any, inputs: dict[str, Tensor], by_token: Set[str], rows: list[int]) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def _left(rows: list[list[int]], fill: int, width: int) -> Tensor:
     return torch.tensor([[fill] * (width - len(row)) + row for row in rows])
 
 
-def _sampling(prompts: Sequence[Prompt], settings: Generation, end: int) -> LogitsProcessorList:
+def _sampling(prompts: Sequence[Prompt], settings: Generation, ends: Collection[int]) -> LogitsProcessorList:
     if settings.temperature == 0:
         return LogitsProcessorList()
     steps: list[Any] = []
@@ -184,8 +186,8 @@ def _sampling(prompts: Sequence[Prompt], settings: Generation, end: int) -> Logi
     if settings.top_p < 1:
         steps.append(TopPLogitsWarper(settings.top_p))
     seeds = [int(digest([settings.seed, prompt.key])[:15], 16) for prompt in prompts]
-    return LogitsProcessorList([*steps, GumbelNoise(seeds, end)])
+    return LogitsProcessorList([*steps, GumbelNoise(seeds, ends)])
 
 
-def _until(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+def _until(ids: list[int], ends: Collection[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, ids))

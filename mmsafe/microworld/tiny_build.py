@@ -15,7 +15,6 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -26,9 +25,12 @@ from mmsafe.data.example import digest
 from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
 from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, TinyOptions
 from mmsafe.microworld.tower import pretrain_tower
-from mmsafe.models.llava import Llava, chosen_template, make_processor, set_trained
+from mmsafe.models.families.llava import make_processor
+from mmsafe.models.family import family_of
+from mmsafe.models.llava import Llava, chosen_template, set_trained
 from mmsafe.models.model_options import Trained
-from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.model_source import Pretrained
+from mmsafe.models.pretrained import in_one_line, new_model
 from mmsafe.objectives.sft import SFT
 from mmsafe.scoring.ways import SharedPrefix
 from mmsafe.training.fit import fit
@@ -56,7 +58,7 @@ def load_tiny(source: TinyOptions) -> Llava:
     if source.pretraining is None:
         return build(source)
     folder = cached_folder("models", f"tiny-{_key(source)}", lambda path: pretrain(source).save(path))
-    loaded = PretrainedLlava(
+    loaded = Pretrained(
         path=str(folder),
         train=source.train,
         append_eos=source.append_eos,
@@ -67,22 +69,28 @@ def load_tiny(source: TinyOptions) -> Llava:
 
 
 def build(source: TinyOptions) -> Llava:
-    """A LLaVA with random weights, its tokenizer and its processor."""
-    tokenizer = make_tokenizer(source.architecture.vocabulary)
-    config = make_config(source.architecture, tokenizer)
+    """A model of a family with random weights and its processor; that of LLaVA knows the words of the micro-world."""
+    config, processor = parts(source)
+    with in_one_line(f"model.family={source.family}"):
+        family_of(config.model_type).square(processor.image_processor, source.image_aspect_ratio)
+    processor.chat_template = _template(source, processor.tokenizer.chat_template)
     with torch.random.fork_rng():
         torch.manual_seed(source.seed)
-        model = LlavaForConditionalGeneration(config)
+        model = new_model(config)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(model.generation_config, name, getattr(tokenizer, name))
+        setattr(model.generation_config, name, getattr(processor.tokenizer, name))
     set_trained(model, source.train)
-    size = source.architecture.image_size
-    image_processor = LlavaImageProcessorPil(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
-        do_pad=source.image_aspect_ratio == "pad",
-    )
-    return Llava(model, make_processor(config, tokenizer, image_processor, _template(source)), source)
+    return Llava(model, processor, source)
+
+
+def parts(source: TinyOptions) -> tuple[Any, Any]:
+    """Config and processor."""
+    if source.family is not None:
+        return family_of(source.family).tiny()
+    tokenizer = make_tokenizer(source.architecture.vocabulary)
+    config, size = make_config(source.architecture, tokenizer), source.architecture.image_size
+    images = LlavaImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return config, make_processor(config, tokenizer, images)
 
 
 def make_tokenizer(vocabulary: int) -> Any:
@@ -160,8 +168,8 @@ def pretrain(source: TinyOptions) -> Llava:
     return llava
 
 
-def _template(source: TinyOptions) -> str:
-    return CHAT_TEMPLATE if source.chat_template is None else chosen_template(source.chat_template)
+def _template(source: TinyOptions, own: str | None = None) -> str:
+    return (own or CHAT_TEMPLATE) if source.chat_template is None else chosen_template(source.chat_template)
 
 
 def _key(source: TinyOptions) -> str:

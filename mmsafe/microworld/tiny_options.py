@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pkgutil import iter_modules
+from typing import Annotated
+
+from pydantic import AfterValidator
+
 from mmsafe.core.options import Count, Positive, Seed, options
+from mmsafe.models import families
 from mmsafe.models.model_options import ModelOptions
 
 VISION_HEADS = 4
+
+
+def _known(name: str | None) -> str | None:
+    known = sorted(entry.name for entry in iter_modules(families.__path__))
+    if name is not None and name not in known:
+        raise ValueError(f"no such family; known are {', '.join(known)}")
+    return name
 
 
 @options
@@ -55,3 +68,9 @@ class TinyOptions(ModelOptions):
     architecture: Architecture = Architecture()
     pretraining: Pretraining | None = Pretraining()
     """null: random weights, for checking that things run."""
+    family: Annotated[str | None, AfterValidator(_known)] = None
+    """With random weights: a tiny model of this family, of a size of its own; null: the LLaVA of these sizes."""
+
+    def __post_init__(self) -> None:
+        if self.family is not None and self.pretraining is not None:
+            raise ValueError("family: only the LLaVA of the micro-world is pre-trained; use model=random")

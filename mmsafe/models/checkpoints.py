@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-Format = Literal["hf", "original"]
 WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 """Where weights are looked for, in this order."""
 ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
@@ -142,34 +141,6 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path.name} is damaged or holds more than tensors, and is not read") from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path.name} is damaged: {' '.join(str(error).split())[:120]}") from error
-
-
-def format_of_config(config: dict[str, Any]) -> Format:
-    """The format that `config.json` is of; raises `CheckpointError` where it is not LLaVA-1.5's."""
-    kind = str(config.get("model_type"))
-    if kind not in {"llava", "llava_llama"}:
-        raise CheckpointError(f"holds a '{kind}' model, not a 'llava' one")
-    is_hf = kind == "llava" and ("text_config" in config or "vision_config" in config)
-    is_original = any(name.startswith("mm_") for name in config)
-    if is_hf and is_original:
-        raise CheckpointError("config.json mixes two formats: it has both text_config and mm_… entries")
-    if not is_hf and not is_original:
-        raise CheckpointError(
-            f"config.json says '{kind}' but has neither text_config (Hugging Face format) nor mm_vision_tower "
-            "(original LLaVA format)"
-        )
-    return "hf" if is_hf else "original"
-
-
-def format_of(folder: Path, *, allow_pickle: bool) -> tuple[Format, WeightFiles]:
-    """The format of a whole model, and its weights; raises `CheckpointError` naming what is there instead."""
-    if (folder / ADAPTER / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"holds a LoRA adapter in {ADAPTER}/ beside its weights, which may be in them or not; name "
-            f"{folder / ADAPTER} to merge it, or move it away"
-        )
-    form = format_of_config(read_json(folder / "config.json"))
-    return form, WeightFiles(folder, allow_pickle=allow_pickle)
 
 
 def first_few(names: Iterable[str], limit: int = 3) -> str:

@@ -49,7 +49,7 @@ class ControlTokens:
                 token |= {"content": self.name(text), "normalized": False}
             contents.append((token["content"], token["id"]))
         self._control = sorted(control, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, self._control)) or "(?!)")
+        self.pattern = re.compile("|".join(map(re.escape, self._control)) or "(?!)")
         self._hidden = re.compile(f"{self._secret}-([0-9]+)-")
         self._backend = Tokenizer.from_str(json.dumps(copied))
         self._id = {self._backend.token_to_id(content): number for content, number in contents}
@@ -64,7 +64,7 @@ class ControlTokens:
 
     def named(self, rendered: str) -> str:
         """What the template made of `hidden` messages: its own control tokens by name, and the texts as they were."""
-        named = self._pattern.sub(lambda match: self.name(match[0]), rendered)
+        named = self.pattern.sub(lambda match: self.name(match[0]), rendered)
         return self._hidden.sub(lambda match: self._control[int(match[1])], named)
 
     def ids(self, text: str) -> list[int]:
@@ -75,7 +75,7 @@ class ControlTokens:
     def _without(self, part: Mapping[str, Any]) -> dict[str, Any]:
         if "text" not in part:
             return dict(part)
-        hide = self._pattern.sub(lambda match: f"{self._secret}-{self._control.index(match[0])}-", part["text"])
+        hide = self.pattern.sub(lambda match: f"{self._secret}-{self._control.index(match[0])}-", part["text"])
         return {**part, "text": hide}
 
 
@@ -93,7 +93,7 @@ class Place(NamedTuple):
 class Encoder:
     """Turns prompts, responses and images into model inputs.
 
-    A prompt starts with one BOS; a response is tokenised as a continuation of its prompt and ends with EOS
+    A prompt starts with one BOS; a response is tokenised as a continuation of its prompt and ends with `end_id`
     (`append_eos`). Prompt and responses are tokenised apart, so the prompt's ids are the same beside every response.
     Only the chat template writes control tokens: `</s>` or `<image>` in what was said are words like any other.
     """
@@ -108,7 +108,7 @@ class Encoder:
     @property
     def image_tokens(self) -> int:
         """Placeholder tokens of an image of 64 by 64 pixels, which is any image in a family of one size."""
-        return self._place((64, 64), 1).tokens
+        return self.place((64, 64), 1).tokens
 
     @cached_property
     def image_token(self) -> int:
@@ -118,7 +118,7 @@ class Encoder:
     def places(self, images: Sequence[ImageSource]) -> list[Place]:
         """What stands for each image of a prompt, from its size alone: no pixels."""
         one_size = self.family.one_size
-        return [self._place((64, 64) if one_size else image.shape, len(images)) for image in images]
+        return [self.place((64, 64) if one_size else image.shape, len(images)) for image in images]
 
     def image_inputs(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
         """The images of a prompt, decoded and processed; what a corruption does to pixels comes last."""
@@ -167,8 +167,8 @@ class Encoder:
         return (ids if bos is None or ids[:1] == [bos] else [bos, *ids]), [place.inputs for place in places]
 
     def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
-        """Ids of a response as they follow their prompt, with EOS if `append_eos` and it was not `cut` off."""
-        end = [self.tokenizer.eos_token_id] if self.append_eos and not cut else []
+        """Ids of a response as they follow their prompt, with their end if `append_eos` and it was not `cut` off."""
+        end = [self.end_id] if self.append_eos and not cut else []
         if not text.strip():
             return end  # what a model says that ends at once
         anchor = self._anchor_ids
@@ -194,7 +194,8 @@ class Encoder:
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
         return rendered(self.processor, messages, add_generation_prompt=True).rstrip(" ")
 
-    def _place(self, size: tuple[int, int], count: int) -> Place:
+    def place(self, size: tuple[int, int], count: int) -> Place:
+        """What stands for an image of this height and width, one of `count` in its prompt."""
         key = self.family.together(count), size
         if key not in self._places:
             blank = Image.new("RGB", size[::-1])
@@ -228,10 +229,21 @@ class Encoder:
     @cached_property
     def between(self) -> str:
         """What the chat template writes between the end of a prompt and its response: a space, or nothing."""
+        prompt = self.prompt_text(QUESTION)
+        after, found, _ = self._answered.removeprefix(prompt).partition(ANSWER)
+        fits = found and self._answered.startswith(prompt) and not after.strip()
+        return after if fits else " " * (not prompt[-1:].isspace())
+
+    @cached_property
+    def end_id(self) -> int:
+        """Id that ends a response: the control token that the chat template writes behind one, or else EOS."""
+        found = self._control.pattern.match(self._answered.rpartition(ANSWER)[2].lstrip())
+        return int(self.tokenizer.convert_tokens_to_ids(found[0]) if found else self.tokenizer.eos_token_id)
+
+    @cached_property
+    def _answered(self) -> str:
         answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
-        whole, prompt = rendered(self.processor, [*QUESTION.messages(), answer]), self.prompt_text(QUESTION)
-        after, found, _ = whole.removeprefix(prompt).partition(ANSWER)
-        return after if found and whole.startswith(prompt) and not after.strip() else " " * (not prompt[-1:].isspace())
+        return rendered(self.processor, [*QUESTION.messages(), answer])
 
     @cached_property
     def _anchor_ids(self) -> list[int]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from mmsafe.core.errors import UserError
+from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.parts import Parts
+from mmsafe.models.processors import read_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,6 +69,8 @@ class Family(ABC):
     """Class names of the processors of its checkpoints."""
     one_size: ClassVar[bool] = False
     """Whether all images are as many tokens, whatever their size."""
+    largest: ClassVar[int] = 4096
+    """No image of its checkpoints is larger: pixels of a side, or what else its image processor counts."""
     parts: ClassVar[Parts] = Parts(vision=("model.vision_tower",), connector=("model.multi_modal_projector",))
     tower_parts: ClassVar[tuple[str, ...]] = ("vision",)
     """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
@@ -77,16 +81,30 @@ class Family(ABC):
 
     @property
     def name(self) -> str:
-        """The name of its module."""
-        return type(self).__module__.rpartition(".")[2]
+        """The name of its module, which is its first `model_type`."""
+        return self.model_types[0]
 
     @abstractmethod
     def tiny(self) -> tuple[Any, Any]:
         """Config and processor of a model of a few thousand weights: for `model=random` and the tests."""
 
+    def processor(self, folder: Path, config: Any, tokenizer: Any) -> Any:
+        """The processor of the checkpoint in `folder`, with PIL for images."""
+        return read_processor(folder, config.model_type, tokenizer, self.largest)
+
+    def square(self, images: Any, aspect: str | None) -> None:
+        """Have the image processor follow `model.image_aspect_ratio`, which only LLaVA-1.5 can."""
+        if aspect == "crop":
+            raise CheckpointError("makes images its own way; model.image_aspect_ratio=crop is for LLaVA-1.5")
+
+    def image_options(self, processor: Any) -> list[Any]:
+        """What decides, beside the image processor, what an image is in a prompt: a part of cache keys."""
+        return [{k: v for k, v in processor.to_dict().items() if k not in ("image_processor", "video_processor")}]
+
     def image_inputs(self, processor: Any, images: Sequence[Image]) -> list[ImageInputs]:
         """Each image of one prompt; how many there are may decide how finely each is cut."""
-        made = [self._processed(processor, image) for image in images]
+        options = getattr(processor, "images_kwargs", {})  # of its class, before those of its image processor
+        made = [processor.image_processor(images=[image], return_tensors="pt", **options) for image in images]
         return [
             ImageInputs(processor.replace_image_token(one, 0), self.tensors(one), image.size[::-1])
             for one, image in zip(made, images, strict=True)
@@ -95,10 +113,6 @@ class Family(ABC):
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the tower reads of the image processor's tensors for one image."""
         return {"pixel_values": made["pixel_values"]}
-
-    def _processed(self, processor: Any, image: Image) -> Mapping[str, Any]:
-        made: Mapping[str, Any] = processor.image_processor(images=[image], return_tensors="pt")
-        return made
 
     def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
         """The images of each prompt as the model's own `forward` and `generate` take them; empty without images."""
@@ -182,30 +196,18 @@ def family_of(name: str) -> Family:
 @cache
 def families() -> tuple[Family, ...]:
     """One of each file in `mmsafe/models/families/`."""
-    return tuple(_found())
-
-
-def _found() -> Iterator[Family]:
     package = import_module("mmsafe.models.families")
-    for entry in iter_modules(package.__path__):
-        module = import_module(f"{package.__name__}.{entry.name}")
-        for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, Family) and kind.__module__ == module.__name__:
-                yield kind()
-
-
-def images_only(kind: type) -> type:
-    """A processor class that is content without its video processor, which needs torchvision."""
-
-    def check(self: Any, name: str, value: Any) -> Any:
-        return None if value is None else kind.check_argument_for_proper_class(self, name, value)  # type: ignore[attr-defined]
-
-    body = {"check_argument_for_proper_class": check, "apply_chat_template": ProcessorMixin.apply_chat_template}
-    return type(kind.__name__, (kind,), {**body, "__module__": kind.__module__})
+    modules = [import_module(f"{package.__name__}.{entry.name}") for entry in iter_modules(package.__path__)]
+    return tuple(
+        kind()
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Family) and kind.__module__ == module.__name__
+    )
 
 
 def _kinds(model: Any) -> set[str]:
-    """Kinds of attention in the layers of the language model; raises `UserError` for one that no mask is known of."""
+    """Kinds of attention in the language model's layers; raises `UserError` for one that no mask is known of."""
     text = model.config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["sliding_attention" if _window(text) else "full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:

@@ -1,4 +1,4 @@
-"""A LLaVA model with its processor, loaded from a folder in either format, or from the hub."""
+"""A model that sees and talks, with its processor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from mmsafe.data.example import digest
@@ -26,8 +24,8 @@ transformers_logging.disable_progress_bar()  # of a model's shards: noise beside
 class Llava:
     """Model, processor and the options that decide how they are used."""
 
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
+    model: Any
+    processor: Any
     source: ModelOptions
     adapter: Any = None
     """The `PeftModel` around `model`, where adapters are trained."""
@@ -40,9 +38,19 @@ class Llava:
         """Hash of everything a generation depends on: weights, config, processor, template, end-of-response rule."""
         config = _lasting(self.model.config.to_dict())
         reading = [processor_hash(self.processor), self.source.append_eos, ENCODING]
-        if (between := self.encoder().between) != " ":  # a response followed every prompt behind a space before
-            reading.append(between)
+        encoder = self.encoder()
+        if encoder.between != " ":  # a response followed every prompt behind a space before
+            reading.append(encoder.between)
+        if (ends := self.ends()) != [encoder.tokenizer.eos_token_id]:  # and ended with EOS
+            reading.append(ends)
         return digest([weights_hash(self.model), config, *reading])
+
+    def ends(self) -> list[int]:
+        """Ids at which an answer ends: what the template writes behind one, EOS, and what the checkpoint names."""
+        encoder, named = self.encoder(), self.model.generation_config.eos_token_id
+        named = named if isinstance(named, list) else [named]
+        found = dict.fromkeys([encoder.end_id, encoder.tokenizer.eos_token_id, *named])
+        return [end for end in found if end is not None]
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain `transformers` and vLLM load."""
@@ -74,31 +82,17 @@ def weights_hash(model: torch.nn.Module) -> str:
         return digest(list(pool.map(one, sorted(model.state_dict().items()))))
 
 
-def processor_hash(processor: LlavaProcessor) -> str:
+def processor_hash(processor: Any) -> str:
     """Hash of tokenizer, chat template and image preprocessing."""
     tokenizer = processor.tokenizer
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
     del vocabulary["padding"], vocabulary["truncation"]  # the state of the last call
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    options = [getattr(processor, name, None) for name in ("patch_size", "vision_feature_select_strategy")]
-    return digest([vocabulary, special, processor.chat_template, [processor.image_processor.to_dict(), *options]])
+    images = [processor.image_processor.to_dict(), *family_of(type(processor).__name__).image_options(processor)]
+    return digest([vocabulary, special, processor.chat_template, images])
 
 
-def make_processor(
-    config: Any, tokenizer: Any, image_processor: LlavaImageProcessorPil, chat_template: str | None
-) -> LlavaProcessor:
-    """A processor whose image-token count agrees with `config` (older checkpoints leave it one off)."""
-    return LlavaProcessor(
-        image_processor,
-        tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,
-        chat_template=chat_template,
-    )
-
-
-def set_trained(model: LlavaForConditionalGeneration, trained: Trained) -> None:
+def set_trained(model: Any, trained: Trained) -> None:
     """Let gradients reach the chosen parts only."""
     parts = family_of(model.config.model_type).parts
     wanted = {"vision": trained.vision, "connector": trained.projector, "language": trained.language}

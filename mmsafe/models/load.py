@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from mmsafe.core.errors import UserError
 from mmsafe.models.adapters import load_merged
-from mmsafe.models.checkpoints import CheckpointError, Format, format_of, format_of_config, read_json
+from mmsafe.models.checkpoints import CheckpointError, read_json
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.llava import Llava, chosen_template, make_processor, set_trained
+from mmsafe.models.families.llava import make_processor
+from mmsafe.models.family import family_of
+from mmsafe.models.formats import Format, format_of, format_of_config
+from mmsafe.models.llava import Llava, chosen_template, set_trained
 from mmsafe.models.locate import OTHER_BASE, base_of, is_adapter, located
 from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.original.read import load_original, read_parts
 from mmsafe.models.pretrained import TEMPLATE, about_part, check_files, from_pretrained, in_one_line, load_model
+from mmsafe.models.processors import own_template
 from mmsafe.models.rendering import rendered
-
-LARGEST = 2048
-"""Pixels of a side; towers of CLIP see 224 or 336."""
 
 
 def load_pretrained(source: CheckpointOptions) -> Llava:
-    """Load `source.path`, in either format; raises `UserError` in one line where it is missing or not a LLaVA-1.5."""
+    """Load `source.path`; raises `UserError` in one line where it is missing, damaged or of no family that is known."""
     with _folder_of(source, weights=True) as folder:
         return load_merged(source, folder, _whole_model) if is_adapter(folder) else _whole_model(source, folder)
 
@@ -48,7 +48,7 @@ def load_encoder(source: CheckpointOptions) -> Encoder:
 def _folder_of(source: CheckpointOptions, *, weights: bool) -> Iterator[Path]:
     """The folder that `source.path` means; what fails in the block becomes one line."""
     if source.path is None:
-        raise UserError("model.path is not set: name a folder with a LLaVA-1.5 checkpoint, or a hub name")
+        raise UserError("model.path is not set: name a folder with a checkpoint, or a hub name")
     with in_one_line(f"model.path={source.path}"):
         folder = located(source.path, allow_pickle=source.allow_pickle, weights=weights)
         check_files(folder)
@@ -64,23 +64,25 @@ def _whole_model(source: CheckpointOptions, folder: Path) -> Llava:
     if form == "original":
         model = load_original(source, folder, weights, config, **options)
     else:
-        model = load_model(LlavaForConditionalGeneration, folder, allow_pickle=source.allow_pickle, **options)
+        model = load_model(AutoModelForImageTextToText, folder, allow_pickle=source.allow_pickle, **options)
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)
     return Llava(model, processor, source)
 
 
-def _processing(source: CheckpointOptions, folder: Path, form: Format) -> tuple[Any, LlavaProcessor]:
+def _processing(source: CheckpointOptions, folder: Path, form: Format) -> tuple[Any, Any]:
     """The config in `folder`, and the processor, which fits it."""
     if form == "original":
-        config, tokenizer, image_processor = read_parts(source, folder)
+        config, tokenizer, images = read_parts(source, folder)
+        processor = make_processor(config, tokenizer, images)
     elif source.vision_tower is not None:
         raise CheckpointError("brings its vision tower with it; model.vision_tower is for the original format")
     else:
         config, tokenizer = from_pretrained(AutoConfig, folder), from_pretrained(AutoTokenizer, folder)
-        image_processor = from_pretrained(LlavaImageProcessorPil, folder, do_pad=source.image_aspect_ratio == "pad")
-    processor = make_processor(config, tokenizer, image_processor, _template(source, folder, tokenizer, form))
+        processor = family_of(config.model_type).processor(folder, config, tokenizer)
+        family_of(config.model_type).square(processor.image_processor, source.image_aspect_ratio)
+    processor.chat_template = _template(source, folder, tokenizer, form)
     _check_processor(processor, config)
     return config, processor
 
@@ -89,34 +91,29 @@ def _template(source: CheckpointOptions, folder: Path, tokenizer: Any, form: For
     """The chosen chat template, or the checkpoint's own."""
     if source.chat_template is not None:
         return chosen_template(source.chat_template)
-    if form == "original":  # LLaVA-1.5's own, unless `mmsafe.export` put another beside the weights
-        path = folder / TEMPLATE
-        return path.read_text(encoding="utf-8") if path.is_file() else chosen_template("vicuna_v1")
-    template = getattr(from_pretrained(AutoProcessor, folder), "chat_template", None) or tokenizer.chat_template
-    if not isinstance(template, str) or not template:
-        raise CheckpointError("has no chat template; set model.chat_template to a Jinja file")
-    return template
+    if form == "original" and not (folder / TEMPLATE).is_file():  # `mmsafe.export` may have put another there
+        return chosen_template("vicuna_v1")
+    return own_template(folder, tokenizer)
 
 
 def _check_processor(processor: Any, config: Any) -> None:
     """Raise `CheckpointError` where tokens, images or the chat template do not fit the model of `config`."""
-    tokenizer, vocabulary = processor.tokenizer, config.text_config.vocab_size
-    if len(tokenizer) > vocabulary:
+    family, tokenizer = family_of(config.model_type), processor.tokenizer
+    if len(tokenizer) > (vocabulary := config.get_text_config().vocab_size):
         raise CheckpointError(f"its tokenizer has {len(tokenizer)} tokens, config.json says {vocabulary}")
-    if processor.image_token_id != config.image_token_index:
+    if (token := family.image_token(processor)) != family.placeholder(config):
+        name = tokenizer.convert_ids_to_tokens(token)
         raise CheckpointError(
-            f"'{processor.image_token}' is token {processor.image_token_id} of its tokenizer, config.json says "
-            f"{config.image_token_index}"
+            f"'{name}' is token {token} of its tokenizer, config.json says {family.placeholder(config)}"
         )
     if tokenizer.eos_token_id is None:
         raise CheckpointError("its tokenizer has no token that ends a response")
-    side, images = config.vision_config.image_size, processor.image_processor
-    crop, size = images.crop_size, dict(images.size)
-    if max(side, *(value or 0 for value in size.values())) > LARGEST or (crop["height"], crop["width"]) != (side, side):
-        raise CheckpointError(f"its images are scaled to {size} and cut to {dict(crop)} pixels, its tower sees {side}")
     if (count := Encoder(processor).image_tokens) < 1:
         raise CheckpointError(f"its tower makes {count} tokens of an image")
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
     try:
-        rendered(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}], add_generation_prompt=True)
+        text = rendered(processor, [{"role": "user", "content": content}], add_generation_prompt=True)
     except UserError as error:
         raise CheckpointError(f"{error}; or set model.chat_template") from error
+    if processor.image_token not in text:
+        raise CheckpointError("its chat template shows no image; set model.chat_template")

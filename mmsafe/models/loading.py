@@ -16,7 +16,7 @@ from mmsafe.core.ranks import local_rank
 from mmsafe.core.run_record import run_options
 from mmsafe.core.settings import Peft
 from mmsafe.models.llava import Llava
-from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.models.model_source import ModelSource, Pretrained
 
 KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle", "chat_template")
 """Options that go with a checkpoint: of the run that made it, or else of the chosen model."""
@@ -27,7 +27,7 @@ def from_checkpoint(path: str | None, option: str, model: ModelSource) -> Llava:
     return model.load() if path is None else checkpoint_source(path, option, model).load()
 
 
-def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedLlava:
+def checkpoint_source(path: str, option: str, model: ModelSource) -> Pretrained:
     """The folder `path`, which `option` named, as a model with the options of the run that made it."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -37,8 +37,8 @@ def checkpoint_source(path: str, option: str, model: ModelSource) -> PretrainedL
     kept = {name: options[name] for name in KEPT if name in options}
     if made_by and ((folder / "config.json").is_file() or (folder / "model" / "config.json").is_file()):
         kept["chat_template"] = None  # a run saves its template with the model, but not with an adapter
-    source = built({TARGET: "mmsafe.models.model_source.PretrainedLlava", "path": path, **kept}, option)
-    assert isinstance(source, PretrainedLlava)
+    source = built({TARGET: "mmsafe.models.model_source.Pretrained", "path": path, **kept}, option)
+    assert isinstance(source, Pretrained)
     return source
 
 

@@ -13,10 +13,10 @@ from mmsafe.models.checkpoints import (
     ADAPTER_CONFIG,
     WEIGHTS,
     CheckpointError,
-    format_of,
     read_json,
     wanted_files,
 )
+from mmsafe.models.formats import format_of
 from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.pretrained import about_part, in_one_line
 
@@ -36,7 +36,7 @@ def located(path: str, *, allow_pickle: bool, weights: bool = True) -> Path:
         return folder / ADAPTER if only_adapter else folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise CheckpointError("no such folder")
-    return downloaded(path, "pass model=llava_hf model.path=DIR", weights=weights, pickles=weights and allow_pickle)
+    return downloaded(path, "pass model=hf model.path=DIR", weights=weights, pickles=weights and allow_pickle)
 
 
 def downloaded(name: str, then: str, *, weights: bool, pickles: bool) -> Path:

@@ -32,18 +32,19 @@ class ModelOptions:
     train: Trained = Trained()
     append_eos: bool = True
     """End every response with the end-of-sequence token; the paper's released code does not."""
-    image_aspect_ratio: Literal["pad", "crop"] = "pad"
-    """`pad`: to a square with the mean colour, as LLaVA-1.5 was trained; `crop`: to the centre, the HF default."""
+    image_aspect_ratio: Literal["pad", "crop"] | None = "pad"
+    """For LLaVA-1.5, since others have their own ways. `pad`: to a square with the mean colour, as it was trained;
+    `crop`: to the centre, the HF default; null: as the checkpoint says."""
     chat_template: Annotated[Literal["vicuna_v1", "bpo_v1", "llava_hf"] | Path | None, AfterValidator(_template)] = None
     """One of `mmsafe/models/templates/`, or a Jinja file; null: the checkpoint's own, `vicuna_v1` if it is original."""
 
 
 @options
 class CheckpointOptions(ModelOptions):
-    """How a LLaVA-1.5 checkpoint is read."""
+    """How a checkpoint is read."""
 
     path: CheckpointName | None = None
-    """Folder, or hub name such as `llava-hf/llava-1.5-7b-hf` or `liuhaotian/llava-v1.5-7b`."""
+    """Folder, or hub name such as `Qwen/Qwen3-VL-8B-Instruct` or `liuhaotian/llava-v1.5-7b`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights; mixed precision wants float32 master weights."""
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"

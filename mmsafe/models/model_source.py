@@ -27,10 +27,10 @@ class ModelSource(ModelOptions, ABC):
 
 
 @options
-class PretrainedLlava(CheckpointOptions, ModelSource):
-    """A LLaVA-1.5 checkpoint, a folder or a hub name, in Hugging Face's or the original format, told by its keys.
+class Pretrained(CheckpointOptions, ModelSource):
+    """A checkpoint of a family in `mmsafe/models/families/`, a folder or a hub name, told by its `config.json`.
 
-    A folder with a LoRA adapter means its base with the adapter merged.
+    LLaVA-1.5 may also be in its original format. A folder with a LoRA adapter means its base with the adapter merged.
     """
 
     def load(self) -> Llava:
@@ -44,3 +44,7 @@ class PretrainedLlava(CheckpointOptions, ModelSource):
         from mmsafe.models.load import load_encoder
 
         return load_encoder(self)
+
+
+PretrainedLlava = Pretrained
+"""The name that runs have recorded."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, dynamic_module_utils
+from transformers import AutoConfig, AutoModelForImageTextToText, dynamic_module_utils
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
@@ -42,6 +42,11 @@ SPARE = 100_000_000
 def from_pretrained(kind: Any, folder: Path | str | None, **options: Any) -> Any:
     """`kind.from_pretrained`, which never runs code that the checkpoint brings along or names."""
     return kind.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def new_model(config: Any) -> Any:
+    """A model of `config` with random weights."""
+    return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def load_model(kind: Any, folder: Path, *, allow_pickle: bool | None = None, **options: Any) -> Any:

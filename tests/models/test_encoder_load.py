@@ -67,7 +67,7 @@ def test_the_tiny_model_is_not_trained_for_it(llava: Llava, own_cache: Path) -> 
     ("config", "reason"),
     [
         (None, "has no config.json"),
-        ({"model_type": "llama"}, "holds a 'llama' model"),
+        ({"model_type": "llama"}, "config.json says model_type llama: no family"),
         ({"model_type": "llava", "text_config": {}, "vision_config": {}}, "model.path="),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -270,6 +271,14 @@ def test_a_blank_image_changes_nothing_and_runs_every_part(family: Family):
     connector = {name for name, _ in llava.model.named_parameters() if family.parts.of(name) == "connector"}
     assert connector <= reached
     assert any(family.parts.of(name) == "vision" for name in reached)
+
+
+def test_flex_attention_is_refused_for_windows_and_blocks(family: Family):
+    model, encoder = tiny(family, window=3)
+    slides = hasattr(model.config.get_text_config(), "sliding_window")
+    batch = SharedPrefix().collator(encoder, DPO().groups)([Item(example) for example in examples()])
+    with pytest.raises(UserError, match="flex_attention: not for masks of this model") if slides else nullcontext():
+        batch.mask_for(model, "flex_attention")
 
 
 def test_kept_features_score_the_same(family: Family):

@@ -64,7 +64,7 @@ def test_it_is_told_when_the_model_is_loaded_and_of_a_later_prompt_too(llava: Ll
             UserError, match=rf"^model.path={tmp_path}: the chat template of .* set model.chat_template$"
         ):
             read()
-    template.write_text("{% if messages|length > 1 %}" + HOSTILE["macro"] + "{% endif %}USER: ASSISTANT:")
+    template.write_text("{% if messages|length > 1 %}" + HOSTILE["macro"] + "{% endif %}USER: <image>ASSISTANT:")
     encoder: Encoder = PretrainedLlava(path=str(tmp_path)).encoder()
     encoder.prompt_text(EXAMPLE)
     with pytest.raises(UserError, match="the chat template of "):

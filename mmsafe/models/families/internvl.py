@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmsafe.models.family import ImageBatch, images_only
+from mmsafe.models.family import ImageBatch
+from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiled_family import TiledFamily, selected
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
@@ -42,11 +43,11 @@ class InternVL(TiledFamily):
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
         words = tokenizer(TOKENS, image="context_image_token")
-        images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
+        images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4)
         config = InternVLConfig(
             vision_config={**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
             text_config=Qwen2Config(**sized(words)),
             image_token_id=words.context_image_token_id,
             image_seq_length=4,
         )
-        return config, images_only(InternVLProcessor)(images, words, None, image_seq_length=4)
+        return config, images_only(InternVLProcessor)(images, words, UnreadVideo(), image_seq_length=4)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmsafe.models.families.llava_next import LlavaNext
-from mmsafe.models.family import ImageInputs, images_only
+from mmsafe.models.family import ImageInputs
+from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
 if TYPE_CHECKING:
@@ -62,6 +63,6 @@ class LlavaOneVision(LlavaNext):
             vision_feature_layer=-1,
         )
         processor = images_only(LlavaOnevisionProcessor)(
-            images, words, None, num_image_tokens=16, vision_feature_select_strategy="full"
+            images, words, UnreadVideo(), num_image_tokens=16, vision_feature_select_strategy="full"
         )
         return config, processor

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmsafe.models.family import Family, Features, ImageBatch, Sizes, images_only
+from mmsafe.models.family import Family, Features, ImageBatch, Sizes
 from mmsafe.models.mrope import Mrope
 from mmsafe.models.parts import Parts
+from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiny_parts import sized, tokenizer
 
 TOKENS = {
@@ -42,7 +43,7 @@ def tiny_processor(kind: type) -> Any:
 
     size = {"shortest_edge": 256, "longest_edge": 4096}
     images = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=size)
-    return images_only(kind)(images, tokenizer(TOKENS), None)
+    return images_only(kind)(images, tokenizer(TOKENS), UnreadVideo())
 
 
 class Qwen25(Mrope, Family):
@@ -52,6 +53,7 @@ class Qwen25(Mrope, Family):
     processors = ("Qwen2_5_VLProcessor",)
     parts: ClassVar[Parts] = Parts(vision=("model.visual",), connector=("model.visual.merger",))
     token_types = "mm_token_type_ids"
+    largest: ClassVar[int] = 1 << 26  # pixels of a whole image
     tower_parts = ("vision", "connector")
 
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:

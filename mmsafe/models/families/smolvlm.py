@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmsafe.models.family import ImageBatch, ImageInputs, images_only
+from mmsafe.models.family import ImageBatch, ImageInputs
 from mmsafe.models.parts import Parts
+from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import VISION, llama, tokenizer
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 TOKENS = {
     "image_token": "<image>",
@@ -35,12 +33,6 @@ class SmolVLM(TiledFamily):
 
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         return {name: made[name][0] for name in ("pixel_values", "pixel_attention_mask")}
-
-    def _processed(self, processor: Any, image: Image) -> Mapping[str, Any]:
-        images: Mapping[str, Any] = processor.image_processor(
-            images=[image], return_tensors="pt", return_row_col_info=True
-        )
-        return images
 
     def forward_inputs(self, rows: Sequence[Sequence[ImageInputs]]) -> dict[str, Tensor]:
         """A row of tiles for each prompt with images, padded with black ones."""
@@ -73,4 +65,4 @@ class SmolVLM(TiledFamily):
             image_token_id=words.image_token_id,
             scale_factor=2,
         )
-        return config, images_only(SmolVLMProcessor)(images, words, None, image_seq_len=4)
+        return config, images_only(SmolVLMProcessor)(images, words, UnreadVideo(), image_seq_len=4)

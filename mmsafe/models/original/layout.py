@@ -56,6 +56,8 @@ def check_supported(original: Mapping[str, Any]) -> None:
 
 def check_fits(config: Any) -> None:
     """Raise `CheckpointError` for a model of `config` that the original format cannot hold."""
+    if config.model_type != "llava":
+        raise CheckpointError(f"holds a '{config.model_type}' model; only LLaVA-1.5 has an original format")
     kinds = [config.text_config.model_type, config.vision_config.model_type]
     if kinds != ["llama", "clip_vision_model"]:
         raise CheckpointError(f"the original format holds a Llama that sees by CLIP, not {' and '.join(kinds)}")

@@ -51,7 +51,8 @@ def read_parts(source: CheckpointOptions, folder: Path) -> tuple[Any, Any, Any]:
         pad_id=tokenizer.pad_token_id,
     )
     side: Any = vision.image_size
-    crop, pads = {"height": side, "width": side}, source.image_aspect_ratio == "pad"
+    crop, aspect = {"height": side, "width": side}, original.get("image_aspect_ratio", "pad")
+    pads = (source.image_aspect_ratio or aspect) == "pad"
     images = LlavaImageProcessorPil(size={"shortest_edge": side}, crop_size=crop, do_pad=pads)
     if (Path(tower) / "preprocessor_config.json").is_file():
         with about_part(_of(tower)):
