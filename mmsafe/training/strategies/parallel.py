@@ -14,7 +14,7 @@ from mmsafe.core.precision import resolved
 from mmsafe.core.settings import AdamW, Trainer
 from mmsafe.models.llava import Llava
 from mmsafe.models.model_options import ModelOptions
-from mmsafe.models.model_source import ModelSource, PretrainedLlava
+from mmsafe.models.model_source import ModelSource, Pretrained
 
 
 class Parallel:
@@ -81,7 +81,7 @@ def loaded_for(parallel: Parallel, source: ModelSource) -> Llava:
     """The model with weights in the type that the forward passes of training read."""
     if not parallel.half:
         return source.load()
-    if isinstance(source, PretrainedLlava):
+    if isinstance(source, Pretrained):
         source = replace(source, dtype="bfloat16")
     llava = source.load()
     for parameter in llava.model.parameters():  # not buffers: rotary frequencies in bf16 are wrong by 2e-4

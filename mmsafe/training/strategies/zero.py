@@ -17,7 +17,7 @@ from mmsafe.core.ranks import is_first
 from mmsafe.core.settings import Trainer
 from mmsafe.models.locate import format_at
 from mmsafe.models.model_options import ModelOptions
-from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.model_source import Pretrained
 from mmsafe.training.checkpointing import readable
 from mmsafe.training.strategies.parallel import Parallel
 
@@ -90,7 +90,7 @@ class ZeRO(Parallel):
 
     def loads_in_parts(self, source: ModelOptions) -> bool:
         """Weights are read in parts in stage 3, from a checkpoint that `transformers` reads itself."""
-        return self.stage == 3 and isinstance(source, PretrainedLlava) and format_at(source) == "hf"
+        return self.stage == 3 and isinstance(source, Pretrained) and format_at(source) == "hf"
 
     def load(self, strategy: Any, load: Callable[[], Any]) -> Any:
         """Weights are split as they are read: no process ever holds all of them."""
