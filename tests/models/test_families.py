@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Generation, Peft
+from mmsafe.core.settings import Generation, Peft, VisionCache
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
 from mmsafe.generation.generate import Prompt, generate, left_padded
@@ -26,7 +26,9 @@ from mmsafe.models.adapters import add_lora, load_merged, merge
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
 from mmsafe.models.llava import Llava
+from mmsafe.models.model_options import ModelOptions, Trained
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.parameters import count_parameters
 from mmsafe.models.quantised import quantised
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.objectives.bpo import BPO
@@ -34,7 +36,7 @@ from mmsafe.objectives.dpo import DPO
 from mmsafe.objectives.mdpo import MDPO
 from mmsafe.reference.policies import WithoutAdapter
 from mmsafe.scoring.collate import Item
-from mmsafe.scoring.features import MemoryFeatures
+from mmsafe.scoring.features import MemoryFeatures, feature_cache
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
 
@@ -207,6 +209,10 @@ def test_adapters_have_the_loss_and_gradients_of_the_model_s_own_forward_whateve
     kinds = {"connector" if ".modules_to_save." in name else name.split(".")[-3] for name in trained}
     assert kinds == {"connector", "lora_A", "lora_B"}
     assert {family.parts.of(name) for name in trained if ".lora_" in name} == {"language"}
+    assert {part for part, count in count_parameters(llava.model).items() if count.trainable} == {"LoRA", "projector"}
+    frozen = {name for name, weight in llava.model.named_parameters() if not weight.requires_grad}
+    connector = {name for name in frozen if family.parts.of(name) == "connector" and ".original_module." not in name}
+    assert connector <= {"model.image_newline"}
     for scoring, training in ((Padded(), False), (SharedPrefix(), True)):
         llava.model.train(training)
         loss, _ = scored(llava, scoring, objective)
@@ -305,6 +311,15 @@ def test_an_image_is_decoded_once_a_batch_and_never_with_kept_features(family: F
         assert sorted(decoded) == expected
         SharedPrefix().with_features(model, batch, cache)
         decoded.clear()
+
+
+def test_features_are_kept_only_where_no_trained_connector_made_them(family: Family):
+    llava, options = of_family(family), VisionCache(store="memory")
+    if "connector" in family.tower_parts:
+        with pytest.raises(UserError, match=r"vision_cache: .* choose vision_cache=none, or model\.train\.projector=f"):
+            feature_cache(options, llava, "32-true")
+        llava = dataclasses.replace(llava, source=ModelOptions(train=Trained(projector=False)))
+    assert feature_cache(options, llava, "32-true") is not None
 
 
 def test_greedy_answers_are_those_of_generate(family: Family):

@@ -31,7 +31,10 @@ def entry(number: int, split: str, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 rows and 2 held out, of which the first is in both and the last has two images; the last row is hostile, and one has no image."""
+    """24 rows and 2 held out, of which the first is in both and the last has two images.
+
+    The last row to train on is hostile, and one has no image.
+    """
     place = tmp_path_factory.mktemp("page")
     for number in range(6):
         picture(place / f"set/images/{number}.png", 40 * number)

@@ -1,7 +1,7 @@
 """Trains a tiny model of each family by a strategy, in as many processes as torchrun started: `… OUT STRATEGY`.
 
-Every process loads its part of what the first call, alone and with `auto`, saved in OUT. Half of the examples have no
-image, and the others have images of several sizes.
+Every process loads its part of what the first call, alone and with `auto`, saved in OUT. Examples have no, one or two
+images, of several sizes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SIZES = [(40, 30), (90, 50), (30, 60)]
 def examples() -> list[Example]:
     found = []
     for number in range(12):
-        images = tuple(Noise(number + n, *SIZES[number // 2 % 3]) for n in range((0, 1, 2)[number % 3]))
+        images = tuple(Noise(10 * number + i, *SIZES[(number // 3 + i) % 3]) for i in range(number % 3))
         turn = Turn("user", "What is this?", (0,) * len(images))
         said = {"chosen": f"It is number {number}, I think.", "rejected": "No."}
         found.append(Example(str(number), (turn,), images, said))
@@ -63,7 +63,7 @@ def train(family: Family, strategy: str, method: Any, out: Path) -> None:
     loss = Loss(SimPO(), SharedPrefix())
 
     def policy() -> Any:
-        model = AutoModelForImageTextToText.from_pretrained(base)
+        model: Any = AutoModelForImageTextToText.from_pretrained(base)
         model.gradient_checkpointing_enable({"use_reentrant": False})
         set_trained(model, llava.source.train)
         add_lora(dataclasses.replace(llava, model=model), Peft(method=method, rank=4, alpha=8))
@@ -74,7 +74,7 @@ def train(family: Family, strategy: str, method: Any, out: Path) -> None:
     whole = policy() if recipe.parallel.whole else None
     fitted = fit(whole or policy, data, loss, recipe, Output(folder, None, [CsvLog(folder)]))
     if is_first():
-        weights = whole.state_dict() if whole else fitted.weights
+        weights: Any = whole.state_dict() if whole else fitted.weights
         save_file({name: weight.clone() for name, weight in weights.items()}, folder / "weights.safetensors")
 
 
