@@ -7,8 +7,9 @@ are natural. The chat template writes BOS and EOS itself, which is what TRL's co
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -46,9 +47,10 @@ class Sizes(NamedTuple):
 SIZES = {
     "tiny": Sizes(64, 16, 64, 2, 2, 64, 176, 2, 2, 512),
     "mid144": Sizes(168, 14, 128, 4, 2, 256, 688, 6, 4, 4096),
+    "wide144": Sizes(168, 14, 256, 6, 4, 512, 1376, 8, 8, 32000),
     "mid576": Sizes(336, 14, 256, 6, 4, 512, 1376, 8, 8, 32000),
 }
-"""16, 144 and 576 image tokens; about 0.3, 8 and 64 million parameters."""
+"""16, 144, 144 and 576 image tokens; about 0.3, 8, 64 and 64 million parameters."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -87,20 +89,22 @@ def texts(examples: Iterable[Example]) -> Iterable[str]:
         yield from (f"ASSISTANT: {response}" for response in example.responses.values())
 
 
-def make_tokenizer(found: Iterable[str], vocabulary: int) -> Any:
-    """Byte-level BPE of at most `vocabulary` tokens."""
+def make_tokenizer(found: Iterable[str], vocabulary: int, named: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Byte-level BPE of at most `vocabulary` tokens; `named` are special ones of a family, by their attributes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[*SPECIAL.values(), IMAGE],
+        special_tokens=[*SPECIAL.values(), *(named.values() or [IMAGE])],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(found, trainer)
     special = {f"{name}_token": token for name, token in SPECIAL.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **special, extra_special_tokens=dict(named), clean_up_tokenization_spaces=False
+    )
 
 
 def make_config(sizes: Sizes, tokenizer: Any) -> LlavaConfig:

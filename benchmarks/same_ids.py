@@ -31,10 +31,12 @@ def check_same_inputs(batches: Iterable[Any], llava: Llava, examples: Sequence[E
                 _compare(f"{place}, its prompt", encoder.prompt_ids(example), ids[:-response], llava, plan)
                 text = example.responses[name]
                 _compare(f"{place}, its '{name}' response", encoder.response_ids(text), ids[-response:], llava, plan)
-                assert example.image is not None
-                if not torch.equal(theirs["pixel_values"][position], encoder.pixels(example.image)):
-                    raise UserError(f"{place}: TRL makes other pixels of its image than we do")
                 seen += 1
+            images = encoder.family.forward_inputs([encoder.image_inputs(example.images) for example, _ in ours])
+            for what, tensor in images.items():
+                if not torch.equal(theirs[what], tensor):
+                    rows = ", ".join(example.id for example, _ in ours[: len(batch)])
+                    raise UserError(f"rows {rows} of {plan.data}: TRL makes another {what} of their images than we do")
     return seen
 
 

@@ -91,9 +91,9 @@ def batch_of(scoring: Scoring, model: Any, case: Case) -> Any:
     """A batch of the case, laid out for this way of scoring; lengths are unequal, as they are in life."""
     names = [f"response {i}" for i in range(case.responses)]
     said = {name: str(case.response - 3 * i) for i, name in enumerate(names)}
-    turns = [Turn("user", str(case.text - 4 * i), True) for i in range(case.batch)]
+    turns = [Turn("user", str(case.text - 4 * i), (0,)) for i in range(case.batch)]
     images: list[Any] = [Blank(i) for i in range(case.batch)]
-    items = [Item(Example("", (turn,), image, said)) for turn, image in zip(turns, images, strict=True)]
+    items = [Item(Example("", (turn,), (image,), said)) for turn, image in zip(turns, images, strict=True)]
     encoder: Any = Numbers(model)
     return scoring.collator(encoder, ({name: ScoredRow(name) for name in names},))(items)
 

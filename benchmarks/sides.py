@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.families import BUILD, random_model
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
 from mmsafe.data.readers.mmsafe_po import MMSafePO
@@ -43,7 +44,8 @@ class Plan:
 
     def load(self) -> Llava:
         """The model that training starts from."""
-        return PretrainedLlava(path=str(self.model), gradient_checkpointing=self.checkpointing).load()
+        source = PretrainedLlava(path=str(self.model), gradient_checkpointing=self.checkpointing)
+        return random_model(str(self.model), self.examples(), source) if str(self.model) in BUILD else source.load()
 
     def examples(self) -> list[Example]:
         """As many examples as one epoch of `steps` whole batches needs."""

@@ -61,7 +61,7 @@ def _by_step(steps: Sequence[Step]) -> dict[str, list[float]]:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--model", type=Path, required=True, help="a LLaVA folder in Hugging Face format")
+    found.add_argument("--model", type=Path, required=True, help="a LLaVA folder, or a name of `benchmarks.families`")
     found.add_argument("--data", type=Path, required=True, help="JSON in MMSafe-PO's format")
     found.add_argument("--against", choices=["trl"], default="trl")
     found.add_argument("--objective", choices=OBJECTIVES, default="dpo")

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any
 from unittest.mock import patch
 
@@ -60,7 +61,9 @@ class TrlSide:
         )
         rows = [row(examples[index], other) for batch in plan.batches() for other in self.pairs for index in batch]
         dataset = Dataset.from_list(rows, features=FEATURES)
-        self.trainer = DPOTrainer(llava.model, args=config, train_dataset=dataset, processing_class=llava.processor)
+        self.trainer = DPOTrainer(
+            llava.model, deepcopy(llava.model), config, train_dataset=dataset, processing_class=llava.processor
+        )
         self.steps: list[Step] = []
 
     def collated(self) -> Iterator[Any]:
@@ -102,7 +105,7 @@ class TrlSide:
 def row(example: Example, other: str) -> dict[str, Any]:
     """A pair as TRL's data set wants it; with plain strings TRL would put the image into the first turn."""
     return {
-        "images": [str(example.image.path)],  # type: ignore[union-attr]  # MMSafe-PO has files only
+        "images": [str(example.images[0].path)],  # type: ignore[union-attr]  # MMSafe-PO has files only
         "prompt": example.messages(),
         "chosen": [_answer(example.responses["chosen"])],
         "rejected": [_answer(example.responses[other])],

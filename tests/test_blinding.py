@@ -97,7 +97,7 @@ def test_a_blind_prompt_holds_no_image_and_no_placeholder(
     placeholder = llava.processor.image_token
     assert len(asked) == len(examples)
     for example, shown in zip(examples, shown_for(examples, asked), strict=True):
-        assert shown.image is None
+        assert not shown.images
         text = encoder.prompt_text(shown)
         assert placeholder not in text
         assert llava.processor.image_token_id not in encoder.prompt_ids(shown)
@@ -139,7 +139,7 @@ def test_nothing_is_asked_twice(llava: Any, examples: list[Example], asked: list
 
 def test_the_same_text_beside_two_images_is_sampled_twice(llava: Any, examples: list[Example]) -> None:
     """Without the images the prompts are one and the same."""
-    twin = dataclasses.replace(examples[0], id="twin", image=examples[1].image)
+    twin = dataclasses.replace(examples[0], id="twin", images=examples[1].images)
     first, second = blinded(llava, [examples[0], twin], SETTINGS)
     assert first.responses["blind"] != second.responses["blind"]
     greedy = dataclasses.replace(SETTINGS, temperature=0)
@@ -166,7 +166,7 @@ def test_a_weakened_response_is_made_beside_the_corrupted_image(
     assert shown_for(examples, asked) == [CROP.corrupted(example) for example in examples]
     for before, after in zip(examples, made, strict=True):
         assert set(after.responses) == {"chosen", "rejected", "weakened"}
-        assert after.image == before.image
+        assert after.images == before.images
 
 
 @pytest.mark.parametrize("column", ["blind", "weakened"])
@@ -241,7 +241,7 @@ def test_each_sample_is_marked_that_was_cut_off(
 @hypothesis.example(["a", "a#", "a###2"], 2)
 def test_ids_stay_distinct_whatever_they_hold(ids: list[str], samples: int) -> None:
     turns = (Turn("user", "?"),)
-    examples = [Example(name, turns, None, {} if "a" in name else {"blind": "own"}) for name in ids]
+    examples = [Example(name, turns, (), {} if "a" in name else {"blind": "own"}) for name in ids]
     settings = Generation(num_return_sequences=samples)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -293,7 +293,7 @@ def test_what_cannot_be_sampled_is_refused_at_once(tmp_path: Path, words: tuple[
 
 def test_nothing_is_generated_for_what_is_too_long_as_it_is(llava: Any, examples: list[Example], asked: list[Prompt]):
     """A prompt of 20,000 characters beside short ones: it goes before a batch holds it, and is counted."""
-    long = dataclasses.replace(examples[0], id="long", turns=(Turn("user", "why " * 5000),), image=None)
+    long = dataclasses.replace(examples[0], id="long", turns=(Turn("user", "why " * 5000),), images=())
     rule = Lengths(max_length=500, on_overlong="clip")
     made, report = with_all_responses(llava, [long, *examples[:3]], BPO(), SETTINGS, CROP, rule)
     assert [example.id for example in made] == [example.id for example in examples[:3]]

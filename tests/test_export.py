@@ -70,9 +70,9 @@ def says(folder: Path, **options: Any) -> list[str]:
     """Greedy answers with and without image, in several turns."""
     again = (Turn("user", "What?"), Turn("assistant", "yes"), Turn("user", "Why?"))
     examples = [
-        Example("a", (Turn("user", "What?", image=True),), Drawn(), {}),
-        Example("b", (Turn("user", "Why?"),), None, {}),
-        Example("c", again, None, {}),
+        Example("a", (Turn("user", "What?", images=(0,)),), (Drawn(),), {}),
+        Example("b", (Turn("user", "Why?"),), (), {}),
+        Example("c", again, (), {}),
     ]
     settings = Generation(max_new_tokens=16, temperature=0, image_view="real")
     prompts = [Prompt(example) for example in examples]

@@ -64,7 +64,7 @@ def one_by_one(llava: Any, prompts: Sequence[Prompt], settings: Generation) -> l
     processor, found = llava.processor, []
     for example, draw in prompts:
         text = processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True)
-        images = [example.image.load()] if example.image else None
+        images = [example.images[0].load()] if example.images else None
         inputs = processor(text=processor.tokenizer.bos_token + text, images=images, return_tensors="pt")
         output = llava.model.eval().generate(
             **inputs,
@@ -126,7 +126,7 @@ def words_only(llava: Any, logits: dict[str, float]) -> Any:
 
 
 def question(text: str = "What is this?") -> Example:
-    return Example("q", (Turn("user", text),), None, {})
+    return Example("q", (Turn("user", text),), (), {})
 
 
 # Many samples of one prompt

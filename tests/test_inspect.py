@@ -261,7 +261,7 @@ def test_every_reader(tmp_path: Path, llava: Any, name: str) -> None:
     examples = data.test().examples
     assert train["instructions"] == len(found.rows["train"]) == len(examples) >= 6
     assert train["responses"] == sum(len(example.responses) for example in examples)
-    assert train["images"] == len({example.image.key for example in examples if example.image})
+    assert train["images"] == len({example.images[0].key for example in examples if example.images})
     assert train["flags"]["repeated_row"] == len(examples) * 5 // 6
     assert set(train["tokens"]) == {"instruction", "conversation", "prompt", "sequence", *examples[0].responses}
 

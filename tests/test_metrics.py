@@ -177,7 +177,7 @@ def test_ranks_and_micro_batches_are_weighted_by_what_they_counted(monkeypatch: 
 
 def test_slices_are_the_values_of_the_tags():
     tags = [{"source": "b", "kind": "x"}, {"source": "a"}, {"source": "b"}, {}]
-    found = [Example(str(number), (Turn("user", "?"),), None, {}, own) for number, own in enumerate(tags)]
+    found = [Example(str(number), (Turn("user", "?"),), (), {}, own) for number, own in enumerate(tags)]
     assert [str(part) for part in slices_of(found, ["kind", "source"])] == ["kind=x", "source=a", "source=b"]
     assert [str(part) for part in slices_of(found, None)] == ["source=a", "source=b"]
     assert slices_of(found[3:], None) == ()

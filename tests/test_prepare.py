@@ -58,7 +58,7 @@ def read_back(source: DataSource, out: Path, split: str, **options: Any) -> list
 def same(found: Iterable[Example], wanted: Iterable[Example]) -> None:
     """Equal in all that there is to an example; images by the bytes of their files."""
     parts = [
-        [(e.id, e.turns, dict(e.responses), dict(e.tags), e.cut, e.image and e.image.key) for e in examples]
+        [(e.id, e.turns, dict(e.responses), dict(e.tags), e.cut, [image.key for image in e.images]) for e in examples]
         for examples in (found, wanted)
     ]
     assert parts[0] == parts[1]
@@ -106,6 +106,21 @@ def test_shards_are_one_set(folder: Path, form: str) -> None:
     assert {len(example.turns) for example in found} == {1, 3}
     streamed = load_dataset(str(folder / "out"), cache_dir=str(folder / "hf"), split="train", streaming=True)
     assert [row["id"] for row in streamed] == [row["id"] for row in rows]
+
+
+@pytest.mark.parametrize("images", ["embedded", "referenced"])
+def test_several_images_of_a_row_come_back_where_they_were(folder: Path, images: str) -> None:
+    """And rows that share one of them are held out as a training run holds them out."""
+    names = [picture(folder / f"images/{n}.png", 9 * n).name for n in range(20)]
+    prompts = ["<image>\n<image>\nWhich?", "A: <image>, B: <image>", "First <image>\nand then <image> - why?"]
+    rows = [
+        ROWS["trl"] | {"prompt": prompts[n % 3], "images": [names[n], names[n + (n % 3 != 2)]], "id": str(n)}
+        for n in range(19)
+    ]
+    source = TRLPreference(path=json_file(folder / "d.json", rows), holdout_share=0.3)
+    prepared(source, folder / "out", images=images)
+    same(read_back(source, folder / "out", "train"), source.train().examples)
+    same(read_back(source, folder / "out", "test"), source.holdout().examples)
 
 
 @pytest.mark.parametrize("name", ["spa_vl", "beavertails_v", "rlaif_v", "rlhf_v"])
@@ -194,9 +209,9 @@ def test_drawn_images_and_mixtures(folder: Path) -> None:
     found = read_back(world, folder / "world", "test")
     for one, other in zip(found, world.holdout().examples, strict=True):
         assert (one.id, one.turns, one.responses, one.tags) == (other.id, other.turns, other.responses, other.tags)
-        assert one.image is not None
-        assert other.image is not None
-        assert one.image.load().tobytes() == other.image.load().tobytes()
+        assert one.images
+        assert other.images
+        assert one.images[0].load().tobytes() == other.images[0].load().tobytes()
     mixed = Mix(parts={"words": trl_texts(folder, 4), "world": world}, weights={"words": 1, "world": 2})
     prepared(mixed, folder / "mixed")
     found = read_back(mixed, folder / "mixed", "train")
@@ -227,7 +242,7 @@ def test_referenced_images_stay_where_they_are(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert load_dataset(str(folder / "out"), cache_dir=str(folder / "hf"), split="train")[0]["images"][0].size == (4, 4)
     found = read_back(source, folder / "out", "train", image_dir=folder / "pictures")
-    assert [example.image and example.image.name for example in found] == [str(folder / "pictures/here/a.png")] * 3
+    assert [example.images[0].name for example in found] == [str(folder / "pictures/here/a.png")] * 3
     with pytest.raises(UserError, match="out of the image folder"):  # a set cannot choose which files are opened
         read_back(source, folder / "out", "train", image_dir=folder / "images")
 

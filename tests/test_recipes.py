@@ -117,7 +117,7 @@ def test_the_conversation_is_v1_with_its_system_prompt_and_no_end_after_earlier_
     )
     assert len(system) == 155, "with the space behind it"
     said = f"{system}USER: What? ASSISTANT: Yes. USER: Why? ASSISTANT:"
-    example = Example("x", turns, None, {})
+    example = Example("x", turns, (), {})
     assert encoder.prompt_text(example) == said
     assert encoder.tokenizer.eos_token_id not in encoder.prompt_ids(example)
 

@@ -38,8 +38,8 @@ LOADS: list[int] = []
 
 
 def asked(text: str, image: int | None = None, **responses: str) -> Example:
-    turn = Turn("user", text, image is not None)
-    return Example(text, (turn,), None if image is None else Counted(image), responses)
+    images = () if image is None else (Counted(image),)
+    return Example(text, (Turn("user", text, (0,) * len(images)),), images, responses)
 
 
 WITH_IMAGE = asked("What can I do with this?", 1, chosen="Put it away.", rejected="Throw it at your friend, quickly!")
@@ -47,8 +47,8 @@ SAME_IMAGE = asked("Is this safe?", 1, chosen="No, it is not safe at all.", reje
 TEXT_ONLY = asked("How do I bake bread?", None, chosen="Mix flour and water, then wait.", rejected="No idea.")
 MULTI_TURN = Example(
     "multi",
-    (Turn("user", "Hello!"), Turn("assistant", "Hi, how can I help?"), Turn("user", "And this — où?", image=True)),
-    Counted(2),
+    (Turn("user", "Hello!"), Turn("assistant", "Hi, how can I help?"), Turn("user", "And this — où?", images=(0,))),
+    (Counted(2),),
     {"chosen": "On the table.", "rejected": "I cannot see Zürich in it 🙂."},
 )
 EXAMPLES = [WITH_IMAGE, TEXT_ONLY, MULTI_TURN, SAME_IMAGE]
@@ -77,7 +77,7 @@ def naive_ids(llava: Any, example: Example, response: str) -> tuple[list[int], i
     """Ids of the whole text as the processor makes them, the length of its prompt, and the pixels."""
     processor = llava.processor
     prompt = processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True).rstrip()
-    images = {} if example.image is None else {"images": [example.image.load()]}
+    images = {} if not example.images else {"images": [example.images[0].load()]}
     whole = processor(text=[f"{prompt} {response}"], return_tensors="pt", **images)
     before = processor(text=[prompt], return_tensors="pt", **images)["input_ids"].shape[1]
     tokenizer = processor.tokenizer
@@ -239,9 +239,9 @@ SAID = ("</s>", "<s>", "<pad>", "<unk>", "<image>")
 def test_spelt_out_special_tokens_in_a_prompt_are_words(llava: Any, word: str, image: int | None):
     """In the text of any turn; the template's own, one end after each answer, stay what they are."""
     encoder, tokenizer = llava.encoder(), llava.processor.tokenizer
-    turns = (Turn("user", f"Say {word}!"), Turn("assistant", f"No {word}."), Turn("user", word, image is not None))
-    picture = None if image is None else Counted(image)
-    ids = encoder.prompt_ids(Example("x", turns, picture, {}))
+    turns = (Turn("user", f"Say {word}!"), Turn("assistant", f"No {word}."), Turn("user", word, (0,) if image else ()))
+    pictures = (Counted(image),) if image else ()
+    ids = encoder.prompt_ids(Example("x", turns, pictures, {}))
     seen = [number for number in ids if number in {*tokenizer.all_special_ids, llava.processor.image_token_id}]
     pictures = [llava.processor.image_token_id] * (16 if image else 0)
     assert seen == [tokenizer.bos_token_id, tokenizer.eos_token_id, *pictures]
@@ -272,10 +272,10 @@ def test_other_control_tokens_than_llama_s_are_words_too(llava: Any):
     begin, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     turns = (Turn("user", said), Turn("assistant", said), Turn("user", "Why?"))
     encoder = Encoder(processor)
-    ids = encoder.prompt_ids(Example("x", turns, None, {}))
+    ids = encoder.prompt_ids(Example("x", turns, (), {}))
     assert [number for number in ids if number in (begin, end)] == [begin, end] * 3 + [begin]
     assert not {begin, end} & set(encoder.response_ids(said))
-    assert tokenizer.decode(ids[1:]) == encoder.prompt_text(Example("x", turns, None, {}))
+    assert tokenizer.decode(ids[1:]) == encoder.prompt_text(Example("x", turns, (), {}))
 
 
 def test_a_response_follows_its_prompt_as_the_template_writes_it(llava: Any):

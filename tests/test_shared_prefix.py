@@ -56,12 +56,12 @@ def examples(count: int, seed: int = 0, *, text_only: bool = True) -> list[Examp
     """Conversations of unequal lengths; two share an image, and some have none."""
     generator, found = random.Random(seed), []
     for index in range(count):
-        image = None if text_only and index % 4 == 3 else Noise(max(index - 1, 0))
-        turns = [Turn("user", words(generator, 1, 20), image is not None)]
+        images = () if text_only and index % 4 == 3 else (Noise(max(index - 1, 0)),)
+        turns = [Turn("user", words(generator, 1, 20), (0,) * len(images))]
         if index % 3 == 2:
             turns = [Turn("user", "Hello."), Turn("assistant", words(generator, 1, 9)), *turns]
         responses = {name: words(generator, 1, 25) for name in ("chosen", "rejected", "blind")}
-        found.append(Example(str(index), tuple(turns), image, responses))
+        found.append(Example(str(index), tuple(turns), images, responses))
     return found
 
 

@@ -162,6 +162,41 @@ def test_lora_in_half_precision_under_zero3(place: Path):
     assert first["loss/preference"] == pytest.approx(0.693147, abs=0.01), "reference and policy by the same arithmetic"
 
 
+def train_families(out: Path, strategy: str, *launcher: str) -> None:
+    words = [sys.executable, *launcher, str(SUPPORT / "train_families.py"), str(out), strategy]
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT), "DS_ACCELERATOR": "cpu"}
+    process = subprocess.Popen(words, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        assert process.wait(TIMEOUT) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def families_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of each family, with and without adapters."""
+    folder = tmp_path_factory.mktemp("families")
+    train_families(folder, "auto")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero3"])
+def test_every_family_takes_the_same_steps_as_in_one_process(families_alone: Path, strategy: str):
+    two = ("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0")
+    train_families(families_alone, strategy, "-m", "torch.distributed.run", *two)
+    for one in (families_alone / "auto").iterdir():
+        found = families_alone / strategy / one.name
+        assert len(rows(found)) == len(rows(one)) == 6
+        for expected, row in zip(rows(one), rows(found), strict=True):
+            assert row == pytest.approx({key: expected[key] for key in row}, rel=1e-4, abs=2e-5), one.name
+        weights, own = (load_file(folder / "weights.safetensors") for folder in (one, found))
+        assert weights.keys() == own.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(own[name], weight, atol=5e-5, rtol=0, msg=f"{one.name}: {name}")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -193,7 +193,7 @@ def test_what_a_local_model_says_is_read_as_a_name(llava: Any, monkeypatch: pyte
 
     monkeypatch.setattr(TinyModel, "load", lambda self: llava)
     monkeypatch.setattr("mmsafe.generation.generate.generate", generate)
-    examples = [Example(name, (Turn("user", name),), None, {}) for name in said]
+    examples = [Example(name, (Turn("user", name),), (), {}) for name in said]
     taxonomy = Taxonomy(categories={"a": "one", "b": "two"})
     assert LocalTagger().categories(examples, taxonomy, TinyModel(pretraining=None)) == ["b", "unknown"]
 

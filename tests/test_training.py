@@ -386,7 +386,7 @@ class Damaged:
 
 @pytest.mark.parametrize(("objective", "workers"), [(SFT(), 1), (DPO(), 1), (DPO(), 0)], ids=str)
 def test_an_error_in_a_worker_is_the_same_one_line(tmp_path: Path, objective: Objective, workers: int):
-    pictured = next(example for example in EXAMPLES if example.image is not None)
-    broken = [dataclasses.replace(pictured, image=Damaged())]
+    pictured = next(example for example in EXAMPLES if example.images)
+    broken = [dataclasses.replace(pictured, images=(Damaged(),))]
     with pytest.raises(UserError, match=r"^damaged\.png: cannot be decoded$"):
         run(tmp_path, examples=broken, objective=objective, num_workers=workers)

@@ -110,12 +110,12 @@ class ServedModel(Endpoint, Prices):
 
     def _messages(self, question: Example) -> list[dict[str, Any]]:
         (turn,) = question.turns
-        if question.image is None:
+        if not question.images:
             return [{"role": "user", "content": turn.text}]
-        image = image_part(question.image, *self.image_form)
-        return [{"role": "user", "content": [image, {"type": "text", "text": turn.text}]}]
+        images = [image_part(image, *self.image_form) for image in question.images]
+        return [{"role": "user", "content": [*images, {"type": "text", "text": turn.text}]}]
 
     def _input_tokens(self, question: Example) -> int:
         """About how many a request takes."""
-        of_image = image_tokens(self.image_form[1] or self.expected_image_side) * (question.image is not None)
-        return estimated_tokens(question.turns[0].text) + of_image
+        of_images = image_tokens(self.image_form[1] or self.expected_image_side) * len(question.images)
+        return estimated_tokens(question.turns[-1].text) + of_images

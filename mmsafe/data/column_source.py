@@ -79,9 +79,8 @@ class ColumnSource(DataSource):
         """The row with its image in the published column; raises `RowError` for a column that would be left out."""
         row = dict(value)
         if self.image_column is not None:
-            image = row.pop(self.image_column, None)
-            image = image[0] if isinstance(image, list) and len(image) == 1 else image
-            row = {name: cell for name, cell in row.items() if name not in self.image_columns} | {"image": image}
+            images = row.pop(self.image_column, None)
+            row = {name: cell for name, cell in row.items() if name not in self.image_columns} | {"image": images}
         shown = any(row.get(name) for name in self.image_columns)
         read = {*(self.image_columns if self.image_column is None else [self.image_column]), *self.ignored_columns}
         for name, cell in value.items():
@@ -97,7 +96,11 @@ class ColumnSource(DataSource):
         if MEANING.search(plain) or (not words and _names(cell, HEARD)):
             return "which is not read and may change what is asked: write its words into the prompt"
         if shown:
-            return "beside an image that is read, where one is possible" if ANOTHER.fullmatch(plain) else ""
+            return (
+                "beside an image that is read: write all of them into that column, as a list"
+                if ANOTHER.fullmatch(plain)
+                else ""
+            )
         if not IMAGE.search(plain) and (words or not is_image(cell)):
             return ""
         if not self.image_columns:

@@ -23,10 +23,9 @@ TEMPLATES = {
 """Whole conversations in one text, by the data set that reads them."""
 
 
-def parse_question(question: str) -> tuple[Turn, ...]:
+def parse_question(question: str, images: int = 1) -> tuple[Turn, ...]:
     """Split `"USER: … ASSISTANT: … USER: <image>\\n… ASSISTANT:"` into turns; the last speaker label may be absent."""
-    if (found := question.count(PLACEHOLDER)) != 1:
-        raise RowError("not one image", f"'question' holds {PLACEHOLDER} {found} times, where once is expected")
+    refuse_number(question.count(PLACEHOLDER), images, "question")
     return parse_conversation(question, "question")
 
 
@@ -43,8 +42,14 @@ def parse_conversation(text: str, field: str) -> tuple[Turn, ...]:
 
 def format_conversation(turns: Iterable[Turn]) -> str:
     """`"USER: … ASSISTANT: … USER: … ASSISTANT:"`, which `parse_conversation` splits into these turns again."""
-    said = (f"{turn.role.upper()}: {PLACEHOLDER + chr(10) if turn.image else ''}{turn.text}" for turn in turns)
-    return " ".join([*said, "ASSISTANT:"])
+    return " ".join([*(f"{turn.role.upper()}: {_written(turn)}" for turn in turns), "ASSISTANT:"])
+
+
+def _written(turn: Turn) -> str:
+    """The text with placeholders; those at its start are on lines of their own."""
+    first = turn.images.count(0)
+    rest = replace(turn, images=turn.images[first:])
+    return f"{PLACEHOLDER}\n" * first + "".join(PLACEHOLDER if piece is None else piece for piece in rest.pieces())
 
 
 def refuse_template(text: object, field: str) -> None:
@@ -55,7 +60,14 @@ def refuse_template(text: object, field: str) -> None:
 
 
 def as_turns(said: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
-    """Turns of (role, text); they alternate and end with the user, none is empty, and images are the user's."""
+    """Turns of (role, text), the system's first if it is there.
+
+    The others alternate and end with the user, none is empty, and images are the user's.
+    """
+    if said and said[0][0] == "system":
+        if PLACEHOLDER in said[0][1] or not said[0][1].strip():
+            raise _malformed(field, f"has a system message that is empty or holds {PLACEHOLDER}")
+        return (Turn("system", said[0][1].strip()), *as_turns(said[1:], field))
     if not said or any(role != ROLES[index % 2] for index, (role, _) in enumerate(said)):
         raise _malformed(field, "does not alternate between user and assistant, beginning with the user")
     if len(said) % 2 == 0:
@@ -71,19 +83,22 @@ def messages(
 ) -> list[tuple[str, str]]:
     """A list of messages as (role, text); `keys` say where a message has them, and `content` makes text of the other.
 
-    Raises `RowError` for a message of the system, for which LLaVA's prompts have no place, and for one that holds more
-    than words, such as calls of tools.
+    Raises `RowError` for a message of the system that is not the first, and for one that holds more than words, such as
+    calls of tools.
     """
     if not isinstance(value, list) or not value:
         raise RowError("wrong type", f"'{field}' is {kind(value)}, where a list of messages is expected")
-    said = []
+    said: list[tuple[str, str]] = []
     for message in value:
         if not isinstance(message, dict):
             raise RowError("wrong type", f"'{field}' holds {kind(message)}, where a message is expected")
         role = checked_text(message.get(keys[0]), f"{field}.{keys[0]}")
         if role.lower() in ("system", "developer"):
-            place = "which LLaVA's prompts have no place for: remove it, or say it in the first turn of the user"
-            raise RowError("system message", f"'{field}' holds a system message, {place}")
+            role = "system"
+            if said:
+                raise RowError(
+                    "system message", f"'{field}' holds a system message that is not the first; move it there"
+                )
         for name in filter(message.get, message):
             if MEANING.search(plain_name(name)) or IMAGE.search(plain_name(name)):
                 raise RowError(UNREAD, f"'{field}' has '{listed([name])}' in a message, which is not read; remove it")
@@ -91,18 +106,31 @@ def messages(
     return said
 
 
-def question(value: object, field: str, *, image: bool = True) -> tuple[Turn, ...]:
-    """One turn of the user; beside an image, whether or not a placeholder says where it stands."""
-    return with_image(as_turns([("user", checked_text(value, field))], field), image, field)
+def question(value: object, field: str, images: int = 1) -> tuple[Turn, ...]:
+    """One turn of the user; beside images, whether or not placeholders say where they stand."""
+    return with_images(as_turns([("user", checked_text(value, field))], field), images, field)
 
 
-def with_image(turns: tuple[Turn, ...], has_image: bool, field: str) -> tuple[Turn, ...]:
-    """The turns of a row that has an image or none: without a placeholder it stands in the first turn."""
-    shown = sum(turn.image for turn in turns)
-    if shown > has_image:
-        found = f"holds {PLACEHOLDER} in {shown} turns"
-        raise RowError("not one image", f"'{field}' {found}, but the row has {'one image' if has_image else 'none'}")
-    return (replace(turns[0], image=True), *turns[1:]) if has_image and not shown else turns
+def with_images(turns: tuple[Turn, ...], count: int, field: str) -> tuple[Turn, ...]:
+    """The turns of a row that has so many images: without placeholders they begin the first turn of the user."""
+    places = sum(len(turn.images) for turn in turns)
+    if places == count:
+        return turns
+    if places:
+        refuse_number(places, count, field)
+    first = next(number for number, turn in enumerate(turns) if turn.role == "user")
+    return (*turns[:first], replace(turns[first], images=(0,) * count), *turns[first + 1 :])
+
+
+def refuse_number(places: int, images: int, field: str) -> None:
+    """Raise `RowError` if there are more or fewer places for images than images."""
+    if places != images:
+        raise RowError("number of images", f"'{field}' holds {PLACEHOLDER} {places} ×, images of the row: {images}")
+
+
+def turns_tag(turns: Sequence[Turn]) -> dict[str, str]:
+    """The tag that tells conversations of one turn of the user from longer ones."""
+    return {"turns": "single" if sum(turn.role == "user" for turn in turns) == 1 else "multi"}
 
 
 def response(value: object, field: str) -> str:
@@ -145,22 +173,29 @@ def tags_of(value: Mapping[str, object], *fields: str) -> dict[str, str]:
 
 
 def _turn(field: str, role: str, text: str) -> Turn:
-    if (found := text.count(PLACEHOLDER)) > 1:
-        raise RowError(
-            "not one image", f"'{field}' holds {PLACEHOLDER} {found} times in one turn, where once is possible"
-        )
-    if role == "user":
-        refuse_template(text, field)
-    text = text.replace(f"{PLACEHOLDER}\n", "").replace(PLACEHOLDER, "").strip()
     if role == "assistant":
-        if found:
+        if PLACEHOLDER in text:
             raise _malformed(field, f"has {PLACEHOLDER} in a turn of the assistant")
-        if not text:
+        if not text.strip():
             raise _malformed(field, "has an empty turn of the assistant")
-        return Turn("assistant", text)
-    if not text and not found:
+        return Turn("assistant", text.strip())
+    refuse_template(text, field)
+    turn = _shown(text)
+    if not text.strip():
         raise _malformed(field, "has an empty turn of the user")
-    return Turn("user", text, bool(found))
+    return turn
+
+
+def _shown(text: str) -> Turn:
+    """A turn of the user; one image alone comes first, wherever it stands, as LLaVA was trained."""
+    if text.count(PLACEHOLDER) == 1:
+        return Turn("user", text.replace(f"{PLACEHOLDER}\n", "").replace(PLACEHOLDER, "").strip(), (0,))
+    words, *others = text.strip().split(PLACEHOLDER)
+    places = []
+    for piece in others:
+        places.append(len(words))
+        words += piece if words else piece.lstrip()
+    return Turn("user", words, tuple(places))
 
 
 def _malformed(field: str, what: str) -> RowError:

@@ -35,8 +35,12 @@ class Corruption:
     """Decides what is drawn, together with the image."""
 
     def corrupted(self, example: Example) -> Example:
-        """The same prompt beside its image corrupted; an example without an image stays as it is."""
-        return example if example.image is None else replace(example, image=CorruptedImage(example.image, self))
+        """The same prompt beside its images, each of them corrupted."""
+        return replace(example, images=tuple(CorruptedImage(image, self) for image in example.images))
+
+    def shape(self, shape: tuple[int, int], generator: Generator) -> tuple[int, int] | None:
+        """Height and width that `on_image` gives for an image of this shape; None if that has to be seen."""
+        return shape if type(self).on_image is Corruption.on_image else None
 
     def on_image(self, image: Image, generator: Generator) -> Image:
         """Corrupt the decoded picture, before it is resized and cropped or padded for the vision tower."""
@@ -63,6 +67,11 @@ class CorruptedImage:
     def name(self) -> str:
         """The source's name and the kind of corruption."""
         return f"{self.source.name} ({type(self.corruption).__name__})"
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the corrupted picture; raises the source's `UserError`."""
+        return self.corruption.shape(self.source.shape, self._generator("image")) or self.load().size[::-1]
 
     def load(self) -> Image:
         """Decode and corrupt; raises the source's `UserError`."""
@@ -106,12 +115,19 @@ class Crop(Corruption):
             raise ValueError("min_share must not be above max_share")
         return self
 
+    def shape(self, shape: tuple[int, int], generator: Generator) -> tuple[int, int]:
+        """Height and width of the part."""
+        import torch
+
+        share = self.min_share + (self.max_share - self.min_share) * torch.rand((), generator=generator).item()
+        height, width = (max(1, round(math.sqrt(share) * side)) for side in shape)
+        return height, width
+
     def on_image(self, image: Image, generator: Generator) -> Image:
         """Cut the part out."""
         import torch
 
-        share = self.min_share + (self.max_share - self.min_share) * torch.rand((), generator=generator).item()
-        width, height = (max(1, round(math.sqrt(share) * side)) for side in image.size)
+        height, width = self.shape((image.height, image.width), generator)
         left = int(torch.randint(image.width - width + 1, (), generator=generator))
         top = int(torch.randint(image.height - height + 1, (), generator=generator))
         return image.crop((left, top, left + width, top + height))

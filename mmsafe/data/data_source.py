@@ -145,7 +145,7 @@ def leave_out(path: Path, bad: Sequence[tuple[str, RowError]], good: int, *, ski
 
 def counted(loaded: Loaded) -> Loaded:
     """The same examples; the log counts them, their images and what was dropped."""
-    shown = sum(example.image is not None for example in loaded.examples)
+    shown = sum(bool(example.images) for example in loaded.examples)
     dropped = ", ".join(f"{count} {reason}" for reason, count in loaded.dropped.items()) or "none"
     log.info("%d examples, %d of them with an image; dropped: %s", len(loaded.examples), shown, dropped)
     return loaded
@@ -153,6 +153,6 @@ def counted(loaded: Loaded) -> Loaded:
 
 def need_images(examples: Sequence[Example], what: str) -> None:
     """Raise `UserError` if no example has an image, which `what` needs: it would compare a thing with itself."""
-    if all(example.image is None for example in examples):
+    if not any(example.images for example in examples):
         told = f"none of the {len(examples)} training examples has an image, which {what} needs"
         raise UserError(f"data: {told}; choose other data, or an objective that reads words alone, as objective=dpo")

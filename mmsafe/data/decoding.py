@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import ImageSource
@@ -24,6 +24,10 @@ MAX_RATIO = 200
 ImageFormat = Literal["jpeg", "png"]
 JPEG_QUALITY = 90
 
+SURE = ("JPEG", "MPO", "WEBP")
+"""Formats whose header tells an image's size, and holds what turns it upright."""
+PNG_NOTES = (b"eXIf", b"Raw profile type", b"adobe.xmp")
+"""Begin what may turn a PNG upright; they may stand behind the pixels."""
 HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""
 AGAIN = "get the image again"
@@ -69,6 +73,17 @@ class EncodedImage(ABC):
     def key(self) -> str:
         """SHA-256 of the bytes, computed at the first use."""
         return hashlib.sha256(self.data()).hexdigest()
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what `load` gives, by the header where that tells; raises `UserError` as it does."""
+        with self._decoded() as image:
+            if image.format == "PNG" and not any(mark in self.data() for mark in PNG_NOTES):
+                return image.height, image.width
+            if image.format in SURE:
+                turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+                return (image.width, image.height) if turned else (image.height, image.width)
+        return self.load().size[::-1]
 
     def load(self) -> Image.Image:
         """Decode every pixel to RGB, upright; raises `UserError` naming the image where that fails."""

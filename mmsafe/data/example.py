@@ -1,12 +1,13 @@
-"""What every reader returns: one prompt, its image, its responses."""
+"""What every reader returns: one prompt, its images, its responses."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -24,48 +25,58 @@ class ImageSource(Protocol):
     def name(self) -> str:
         """What to call the image in an error message: a path or a description."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what `load` gives, without decoding where that can be known; raises as `load` does."""
+
     def load(self) -> Image:
         """Decode to RGB; raises `UserError` naming the file where that fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation; `image` says that the image stands at its start."""
+    """One turn of a conversation; the system's, if there is one, comes first."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     text: str
-    image: bool = False
+    images: tuple[int, ...] = ()
+    """Where its images stand, in order: before this many characters of `text`."""
+
+    def pieces(self) -> Iterator[str | None]:
+        """The text in pieces, with None for each image; what follows the last image is there even if it is empty."""
+        cuts = [0, *self.images, len(self.text)]
+        for start, end in pairwise(cuts[:-1]):
+            if start < end:
+                yield self.text[start:end]
+            yield None
+        yield self.text[cuts[-2] :]
 
     def message(self) -> dict[str, Any]:
         """The turn as a chat-template message with typed content parts."""
-        parts: list[dict[str, str]] = [{"type": "image"}] if self.image else []
-        return {"role": self.role, "content": [*parts, {"type": "text", "text": self.text}]}
+        parts = [{"type": "image"} if piece is None else {"type": "text", "text": piece} for piece in self.pieces()]
+        return {"role": self.role, "content": parts}
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One prompt with its responses.
 
-    `turns` alternate user and assistant and end with the user; at most one turn carries the image. `responses` maps a
-    name (`chosen`, `rejected`, `blind`) to its text, without speaker prefix. `tags` group examples in tables.
+    `turns` alternate user and assistant and end with the user; a turn of the system may stand before them. `responses`
+    maps a name (`chosen`, `rejected`, `blind`) to its text, without speaker prefix. `tags` group examples in tables.
     """
 
     id: str
     turns: tuple[Turn, ...]
-    image: ImageSource | None
+    images: tuple[ImageSource, ...]
+    """One for each place in the turns, in their order."""
     responses: Mapping[str, str]
     tags: Mapping[str, str] = field(default_factory=dict)
     cut: frozenset[str] = frozenset()
     """Names of responses that were cut off at a length limit, and so do not end with an end-of-sequence token."""
 
-    @property
-    def images(self) -> tuple[ImageSource, ...]:
-        """The images of the prompt, in the order of their places."""
-        return () if self.image is None else (self.image,)
-
     def blinded(self) -> Example:
-        """The same prompt with the image and its placeholder removed (arXiv 2503.14189, the input x_b)."""
-        return replace(self, image=None, turns=tuple(replace(turn, image=False) for turn in self.turns))
+        """The same prompt with its images and their placeholders removed (arXiv 2503.14189, the input x_b)."""
+        return replace(self, images=(), turns=tuple(replace(turn, images=()) for turn in self.turns))
 
     def with_responses(self, **responses: str) -> Example:
         """A copy with these responses added or replaced."""
@@ -75,10 +86,20 @@ class Example:
         """The prompt as chat-template messages."""
         return [turn.message() for turn in self.turns]
 
+    def contents(self) -> list[tuple[Turn, list[str | ImageSource]]]:
+        """Each turn with its text in pieces and its images between them."""
+        images = iter(self.images)
+        return [(turn, [next(images) if piece is None else piece for piece in turn.pieces()]) for turn in self.turns]
+
     def prompt_key(self) -> str:
-        """Hash of everything a model is shown: turns, image placeholders and the image's identity."""
-        shown = [[turn.role, turn.text, turn.image] for turn in self.turns]
-        return digest([shown, self.image.key if self.image else None])
+        """Hash of everything a model is shown: turns, places of images and the identity of each image.
+
+        An image at the start of a turn, and one alone, are written as they were before there could be several.
+        """
+        before = {(): False, (0,): True}
+        shown = [[turn.role, turn.text, before.get(turn.images, turn.images)] for turn in self.turns]
+        keys = [image.key for image in self.images]
+        return digest([shown, keys if len(keys) > 1 else next(iter(keys), None)])
 
 
 def digest(value: Any) -> str:

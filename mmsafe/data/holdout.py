@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,43 @@ from mmsafe.data.records import Record, read_records
 from mmsafe.data.splits import listed
 
 
-def hold_out(groups: Sequence[str], share: float) -> set[str]:
-    """Choose groups that together hold about `share` of the rows, by hash: the same on each machine, in any order.
+def hold_out(rows: Sequence[Sequence[str]], share: float) -> list[bool]:
+    """Whether each row is among about `share` of them, chosen by hash: the same on each machine, in any order.
 
-    `groups` names the group of each row. With two or more groups and a share between 0 and 1, neither side is empty.
+    `rows` has the names of each, and those that share a name are on one side. With two or more groups of such rows and
+    a share between 0 and 1, neither side is empty.
     """
-    sizes = Counter(groups)
+    groups = Groups()
+    for names in rows:
+        groups.join(names)
+    own = [groups.of(names[0]) for names in rows]
+    sizes = Counter(own)
     order = sorted(sizes, key=digest)
-    return held_out(((group, sizes[group]) for group in order), len(order), len(groups), share)
+    held = held_out(((group, sizes[group]) for group in order), len(order), len(rows), share)
+    return [group in held for group in own]
+
+
+class Groups:
+    """Names of which a row has several, so that they stay on one side of a hold-out; all of them go by one."""
+
+    def __init__(self) -> None:
+        self._other: dict[str, str] = {}
+
+    def join(self, names: Sequence[str]) -> str:
+        """Note the names of a row; returns what they go by as yet."""
+        first, *others = sorted({self.of(name) for name in names}, key=digest)
+        self._other |= dict.fromkeys(others, first)
+        return first
+
+    def of(self, name: str) -> str:
+        """What a name goes by: of all that belong together, the one whose digest is least."""
+        while name in self._other:
+            name = self._other[name]
+        return name
+
+    def joined(self) -> Iterator[tuple[str, str]]:
+        """Names that go by another, each with that."""
+        return ((name, self.of(name)) for name in self._other)
 
 
 def held_out(sizes: Iterable[tuple[str, int]], groups: int, rows: int, share: float) -> set[str]:

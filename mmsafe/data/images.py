@@ -127,11 +127,13 @@ def check_images(
 
 
 def failing(examples: Iterable[Example], decode: bool) -> dict[str, UserError]:
-    """Why the image of an example cannot be read, by the example's id; images that are drawn are well."""
+    """Why an image of an example cannot be read, by the example's id; images that are drawn are well."""
     from mmsafe.core.progress import progress
 
-    shown: dict[str, Any] = {example.id: example.image for example in examples if hasattr(example.image, "check")}
-    sources = dict.fromkeys(shown.values())
+    shown: list[tuple[str, Any]] = [
+        (example.id, image) for example in examples for image in example.images if hasattr(image, "check")
+    ]
+    sources = dict.fromkeys(image for _, image in shown)
     with progress("checking images", len(sources)) as advance:
         errors = check_images(sources, decode, advance)
-    return {name: errors[image] for name, image in shown.items() if image in errors}
+    return {name: errors[image] for name, image in reversed(shown) if image in errors}

@@ -23,16 +23,20 @@ class RowImages:
         self.folders = folders
         self._known = known
 
-    def find(self, value: Any, field: str = "image") -> tuple[RowImage, str]:
-        """The image in a field, and what groups rows of the same image; raises `RowError` if there is none.
+    def all(self, cell: Any, field: str = "image") -> tuple[tuple[RowImage, ...], tuple[str, ...]]:
+        """The images in a field, one or a list, and by what rows of the same image are known; at least one.
 
         Files are found in `folders` only, whatever their names say. An object is one as `datasets` exports it, with the
-        `path` of a file; the one image of a list is that image.
+        `path` of a file. Raises `RowError` for one that is not there.
         """
-        if isinstance(value, list) and any(isinstance(one, StoredImage | dict) for one in value):
-            if len(value) > 1:
-                raise RowError("not one image", f"'{field}' holds {len(value)} images, where one is possible")
-            (value,) = value
+        if cell == []:
+            raise RowError("missing image", f"'{field}' is an empty list")
+        images, groups = zip(
+            *(self._find(one, field) for one in (cell if isinstance(cell, list) else [cell])), strict=True
+        )
+        return images, groups
+
+    def _find(self, value: Any, field: str) -> tuple[RowImage, str]:
         if isinstance(value, dict) and value.get("bytes") is None and "path" in value:
             value = value["path"]
         try:

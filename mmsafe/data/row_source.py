@@ -22,10 +22,11 @@ from mmsafe.data.splits import files_of_split
 
 
 class ReadRow(NamedTuple):
-    """An example that could be read, and what keeps it on one side of a hold-out."""
+    """An example that could be read, and what it shares with others on its side of a hold-out."""
 
     example: Example
-    group: str
+    groups: tuple[str, ...]
+    """Names of its images or, without any, of its prompt."""
     text_prompt: object = None
     """The conversation before an image took the place of words, where the row tells it."""
     place: str = ""
@@ -36,7 +37,7 @@ class ReadRow(NamedTuple):
 
 @options
 class RowSource(ColumnSource):
-    """Reads rows, each of which makes an example of a question, an image and a pair, or what a subclass makes of it."""
+    """Reads rows, each of which makes an example of a question, images and a pair, or what a subclass makes of it."""
 
     get: ClassVar[str]
     """What to get, and where."""
@@ -75,9 +76,9 @@ class RowSource(ColumnSource):
         """The examples of a record, whose value is an object; raises `RowError` if one cannot be used."""
         value = self.single(record.value)
         responses = preference(value.get("chosen"), value.get("rejected"))
-        image, group = find.find(value.get("image"))
-        turns = question(value.get("question"), "question")
-        yield ReadRow(Example(numbered(record), turns, image, responses, tags_of(value, *self.tag_columns)), group)
+        images, groups = find.all(value.get("image"))
+        turns = question(value.get("question"), "question", len(images))
+        yield ReadRow(Example(numbered(record), turns, images, responses, tags_of(value, *self.tag_columns)), groups)
 
     def single(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row with its parts under `question`, `image`, `chosen` and `rejected`."""
@@ -91,7 +92,7 @@ class RowSource(ColumnSource):
             others = ", or leave them out by data.on_bad=skip" if self._answered else ""
             told = f"{self.path}: {len(lacking)} rows are prompts without responses; choose a split to train on{others}"
             raise UserError(f"{told}; the first: {lacking[0].place}")
-        kept = [row.example for row in self._answered if row.group not in self._held_out]
+        kept = [row.example for row, held in zip(self._answered, self._held_out, strict=True) if not held]
         if not kept:
             raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")
         return Loaded(kept, [*self._rows[1], *(BadRow(row.place, UNANSWERED) for row in lacking)])
@@ -103,7 +104,7 @@ class RowSource(ColumnSource):
     def holdout(self) -> Loaded:
         """What is evaluated on: other rows, or the held-out rows of `path`, whose dropped rows `train` counts."""
         if not self.evaluates_others:
-            return Loaded([row.example for row in self._answered if row.group in self._held_out])
+            return Loaded([row.example for row, held in zip(self._answered, self._held_out, strict=True) if held])
         rows, dropped = self._eval_rows
         return Loaded([row.example for row in rows], dropped)
 
@@ -208,8 +209,8 @@ class RowSource(ColumnSource):
         return [row for row in self._rows[0] if not self.lacks(row)]
 
     @cached_property
-    def _held_out(self) -> set[str]:
-        return hold_out([row.group for row in self._answered], 0 if self.evaluates_others else self.holdout_share)
+    def _held_out(self) -> list[bool]:
+        return hold_out([row.groups for row in self._answered], 0 if self.evaluates_others else self.holdout_share)
 
     def _read(self, records: Sequence[Record], path: Path) -> tuple[list[ReadRow], list[BadRow]]:
         """Turn records into rows and check their images; returns the rows, and those that were dropped."""

@@ -11,7 +11,7 @@ from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import options
 from mmsafe.data.decoding import image_part
-from mmsafe.data.example import Example, Turn, digest
+from mmsafe.data.example import Example, ImageSource, Turn, digest
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
@@ -56,8 +56,10 @@ class Served(Endpoint, Engine):
     async def _response(self, chat: Chat, prompt: Example, max_new_tokens: int) -> Response:
         from mmsafe.generation.generate import Response
 
-        messages = await asyncio.to_thread(lambda: [_message(turn, prompt) for turn in prompt.turns])
-        tokens = sum(estimated_tokens(turn.text) + IMAGE_TOKENS * turn.image for turn in prompt.turns) + max_new_tokens
+        messages = await asyncio.to_thread(lambda: [_message(turn, parts) for turn, parts in prompt.contents()])
+        tokens = (
+            sum(estimated_tokens(turn.text) + IMAGE_TOKENS * len(turn.images) for turn in prompt.turns) + max_new_tokens
+        )
         answer = await chat.complete(messages, tokens, max_tokens=max_new_tokens, temperature=0)
         text = answer.refusal if answer.text is None else answer.text
         if text is None or answer.finish_reason == "content_filter":
@@ -65,9 +67,7 @@ class Served(Endpoint, Engine):
         return Response(text, answer.finish_reason != "length")
 
 
-def _message(turn: Turn, prompt: Example) -> dict[str, Any]:
-    """A server takes the text of a turn without image as a string."""
-    content: Any = turn.text
-    if turn.image and prompt.image is not None:
-        content = [image_part(prompt.image, "png"), {"type": "text", "text": turn.text}]
-    return {"role": turn.role, "content": content}
+def _message(turn: Turn, parts: Sequence[str | ImageSource]) -> dict[str, Any]:
+    """A server takes the text of a turn without images as a string."""
+    content = [{"type": "text", "text": part} if isinstance(part, str) else image_part(part, "png") for part in parts]
+    return {"role": turn.role, "content": content if turn.images else turn.text}

@@ -117,5 +117,5 @@ def _question(example: Example, first: str, second: str) -> Example:
     """Which of the two, called A and B; the letters are scored without an end, as if more might follow."""
     last = example.turns[-1]
     text = QUESTION.format(instruction=last.text, a=example.responses[first], b=example.responses[second])
-    turns = (*example.turns[:-1], replace(last, text=text))
+    turns = (*example.turns[:-1], replace(last, text=text, images=(0,) * len(last.images)))
     return replace(example, turns=turns, responses={"A": "A", "B": "B"}, cut=frozenset(LETTERS))

@@ -135,7 +135,7 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> Loaded:
         prompts = task.prompts()
         if not prompts:
             raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
-        shown = sum(example.image is not None for example in prompts)
+        shown = sum(bool(example.images) for example in prompts)
         log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
     return loaded
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from mmsafe.data.example import Example, digest
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
 
+BY_TOKEN = ("input_ids", "attention_mask", "position_ids")
 CHARACTERS = 4
 """Rough number of characters in a token, for comparing lengths."""
 
@@ -113,7 +114,7 @@ def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
     def size(position: int) -> tuple[int, str]:
         example = prompts[position].example
         text = sum(len(turn.text) for turn in example.turns)
-        return text + CHARACTERS * encoder.image_tokens * (example.image is not None), example.prompt_key()
+        return text + CHARACTERS * encoder.image_tokens * len(example.images), example.prompt_key()
 
     return sorted(range(len(prompts)), key=size, reverse=True)
 
@@ -122,12 +123,12 @@ def _answer(
     model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation, ends: list[int]
 ) -> list[Response]:
     distinct = {prompt.example.prompt_key(): prompt.example for prompt in prompts}
-    share = len(distinct) < len(prompts) and encoder.family.shares_prompts
-    shown = list(distinct.values()) if share else [prompt.example for prompt in prompts]
-    inputs = {name: value.to(model.device) for name, value in left_padded(encoder, shown, model.config).items()}
-    if share:
+    inputs = left_padded(encoder, list(distinct.values()), model.config)
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    if len(distinct) < len(prompts):
         row = {key: number for number, key in enumerate(distinct)}
-        inputs = _shared(model, inputs, [row[prompt.example.prompt_key()] for prompt in prompts])
+        by_token = inputs.keys() & {*BY_TOKEN, encoder.family.token_types}
+        inputs = _shared(model, inputs, by_token, [row[prompt.example.prompt_key()] for prompt in prompts])
     output = model.generate(
         **inputs,
         generation_config=GenerationConfig(
@@ -143,34 +144,37 @@ def _answer(
     return [Response(encoder.decode(_until(ids, ends)), not set(ends).isdisjoint(ids)) for ids in new]
 
 
-def _shared(model: Any, inputs: dict[str, Tensor], rows: list[int]) -> dict[str, Any]:
+def _shared(model: Any, inputs: dict[str, Tensor], by_token: Set[str], rows: list[int]) -> dict[str, Any]:
     """Inputs that go on from one pass over each prompt; `rows[i]` is the prompt of sequence i.
 
     The pass stops before the last token, which `generate` reads itself: it needs a token to go on from.
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    passed = model(
-        **inputs | {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1]},
-        position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, :-1],
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    index = torch.tensor(rows, device=ids.device)
-    passed.past_key_values.batch_select_indices(index)
-    return {"input_ids": ids[index], "attention_mask": mask[index], "past_key_values": passed.past_key_values}
+    before = {name: inputs[name][..., :-1] for name in by_token}
+    cache = model(**inputs | before, use_cache=True, logits_to_keep=1).past_key_values
+    index = torch.tensor(rows, device=model.device)
+    cache.batch_select_indices(index)
+    return {name: inputs[name].index_select(-2, index) for name in by_token} | {"past_key_values": cache}
 
 
 def left_padded(encoder: Encoder, prompts: Sequence[Example], config: Any) -> dict[str, Tensor]:
     """Model inputs with prompts aligned at their ends, as generation needs them."""
-    ids = [encoder.prompt_ids(prompt) for prompt in prompts]
-    width = max(map(len, ids))
-    inputs = {
-        "input_ids": torch.tensor([[encoder.pad_id] * (width - len(row)) + row for row in ids]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids]),
+    family = encoder.family
+    prompted = [encoder.prompt(prompt) for prompt in prompts]
+    width = max(len(ids) for ids, _ in prompted)
+    positions = [family.positions(ids, encoder.image_token, places) for ids, places in prompted]
+    axes = [_left([line[axis] for line in positions], 0, width) for axis in range(len(positions[0]))]
+    ids = _left([ids for ids, _ in prompted], encoder.pad_id, width)
+    return {
+        "input_ids": ids,
+        "attention_mask": _left([[1] * len(ids) for ids, _ in prompted], 0, width),
+        "position_ids": torch.stack(axes) if len(axes) > 1 else axes[0],
+        **family.token_kinds(ids, config),
+        **family.forward_inputs([encoder.image_inputs(prompt.images) for prompt in prompts]),
     }
-    images = [encoder.image_inputs(prompt.images) for prompt in prompts]
-    kinds = encoder.family.token_kinds(inputs["input_ids"], config)
-    return inputs | kinds | encoder.family.forward_inputs(images)
+
+
+def _left(rows: list[list[int]], fill: int, width: int) -> Tensor:
+    return torch.tensor([[fill] * (width - len(row)) + row for row in rows])
 
 
 def _sampling(prompts: Sequence[Prompt], settings: Generation, ends: Collection[int]) -> LogitsProcessorList:

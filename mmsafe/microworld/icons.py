@@ -80,6 +80,11 @@ class IconImage:
         """A description for error messages."""
         return f"icon of a {self.colour} {self.thing} (seed {self.seed})"
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """A square."""
+        return self.size, self.size
+
     def load(self) -> Image.Image:
         """Draw the icon."""
         return render(self.thing, self.seed, self.size, self.colour)

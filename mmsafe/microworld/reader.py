@@ -56,10 +56,11 @@ class MicroWorld(DataSource):
         """A harmful instruction beside the look-alike of the dangerous thing, drawn with the same variation."""
         if example.tags["harmful"] != "yes":
             return None
-        assert isinstance(example.image, IconImage)  # a harmful scene shows something
-        thing = LOOK_ALIKE[example.image.thing]
+        (image,) = example.images  # a harmful scene shows something
+        assert isinstance(image, IconImage)
+        thing = LOOK_ALIKE[image.thing]
         tags = {**example.tags, "thing": thing, "harmful": "no"}
-        return replace(example, image=replace(example.image, thing=thing), tags=tags)
+        return replace(example, images=(replace(image, thing=thing),), tags=tags)
 
     def _train_scene(self, rng: random.Random, index: int) -> Scene:
         thing, pixels = rng.choice(THINGS), image_seed("train", self.seed, index)

@@ -67,9 +67,9 @@ class Scene:
         turns: list[Turn] = []
         for question, reply in self.history:
             turns += [Turn("user", question), Turn("assistant", reply)]
-        turns.append(Turn("user", self.instruction.text, image=self.thing is not None))
-        image = IconImage(self.thing, self.image_seed, self.colour, image_size) if self.thing else None
-        return Example(name, tuple(turns), image, dict(responses or {}), self.tags())
+        turns.append(Turn("user", self.instruction.text, (0,) if self.thing else ()))
+        images = (IconImage(self.thing, self.image_seed, self.colour, image_size),) if self.thing else ()
+        return Example(name, tuple(turns), images, dict(responses or {}), self.tags())
 
 
 def image_seed(part: Part, seed: int, index: int) -> int:

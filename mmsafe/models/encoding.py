@@ -24,7 +24,7 @@ ENCODING = 2
 """Version of how conversations become ids, part of cache keys; 1 took control tokens for such wherever they stood."""
 
 
-QUESTION = Example("", (Turn("user", "?"),), None, {})
+QUESTION = Example("", (Turn("user", "?"),), (), {})
 ANSWER = "Yes"
 
 
@@ -118,13 +118,14 @@ class Encoder:
     def places(self, images: Sequence[ImageSource]) -> list[Place]:
         """What stands for each image of a prompt, from its size alone: no pixels."""
         one_size = self.family.one_size
-        return [self.place((64, 64) if one_size else image.load().size[::-1], len(images)) for image in images]
+        return [self.place((64, 64) if one_size else image.shape, len(images)) for image in images]
 
     def image_inputs(self, images: Sequence[ImageSource]) -> list[ImageInputs]:
         """The images of a prompt, decoded and processed; what a corruption does to pixels comes last."""
         if not images:
             return []
-        made = self.family.image_inputs(self.processor, [image.load() for image in images])
+        decoded = {image: image.load() for image in dict.fromkeys(images)}
+        made = self.family.image_inputs(self.processor, [decoded[image] for image in images])
         return [self._corrupted(inputs, image) for inputs, image in zip(made, images, strict=True)]
 
     def ids_of(self, place: Place) -> list[int]:
@@ -153,6 +154,9 @@ class Encoder:
         ids = self._control.ids(
             before + "".join(place.named + part for place, part in zip(places, parts, strict=False))
         )
+        if example.turns[0].role == "system" and example.turns[0].text not in text:
+            left_out = "the chat template leaves out its system message"
+            raise UserError(f"example {example.id}: {left_out}; say it in the first turn of the user")
         count, expected = ids.count(self.image_token), sum(place.tokens for place in places)
         if len(parts) != len(places) or count != expected:
             raise UserError(

@@ -76,8 +76,6 @@ class Family(ABC):
     """The parts that `tower` runs: what it makes of an image may be kept while they are frozen."""
     token_types: ClassVar[str | None] = None
     """The input that tells image tokens (1) from words (0), where a model wants one."""
-    shares_prompts: ClassVar[bool] = True
-    """Whether several samples of a prompt can go on from one pass over it, with positions that count tokens."""
     one_tensor: ClassVar[bool] = False
     """Whether the model wants the features of all images as one tensor, and not as a list."""
 
@@ -141,6 +139,10 @@ class Family(ABC):
         """The modules that `tower` runs."""
         return [model.get_submodule(name) for part in self.tower_parts for name in getattr(self.parts, part)]
 
+    def attention(self, model: Any) -> str:
+        """Name of the attention implementation of the language model."""
+        return str(self.parts.language_model(model).config._attn_implementation)
+
     @abstractmethod
     def tower(self, model: Any, images: ImageBatch) -> list[Tensor]:
         """What `tower_parts` make of each image: the same whatever images are beside it, so it can be kept."""
@@ -167,19 +169,18 @@ class Family(ABC):
         """Whether its masks are more than who is behind whom."""
         return "sliding_attention" in _kinds(model)
 
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> Any:
-        """What the language model takes as its attention mask, from a table of who may look at whom.
+    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """A mask for each kind of attention in the layers of the language model, from a table of who may look at whom.
 
-        `allowed` is `[lines, 1, time, time]`; `order`, the number of a token in its own sequence, and `ids` are
-        `[lines, time]`. So a sliding window has every response of a line as near to the prompt as if it stood alone.
+        `allowed` is `[lines, 1, time, time]`, `ids` `[lines, time]`; `order`, `[lines, 1, time, 1]`, is the number of a
+        token in its own sequence. So a window that slides has responses behind each other in a line as near to their
+        prompt as if they stood alone.
         """
         kinds = _kinds(model)
         table = {"full_attention": allowed}
         if "sliding_attention" in kinds:
-            near = (order[:, :, None] - order[:, None, :]) < _window(model.config.get_text_config())
-            table["sliding_attention"] = allowed & near[:, None]
-        chosen = {kind: table[kind] for kind in sorted(kinds)}
-        return chosen if len(chosen) > 1 else next(iter(chosen.values()))
+            table["sliding_attention"] = allowed & (order - order.mT < _window(model.config.get_text_config()))
+        return {kind: table[kind] for kind in sorted(kinds)}
 
 
 @cache

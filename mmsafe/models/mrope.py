@@ -14,7 +14,6 @@ from mmsafe.models.family import ImageInputs
 class Mrope:
     """Positions on three axes (time, height, width), as Qwen2-VL and its successors have them."""
 
-    shares_prompts: ClassVar[bool] = False
     merge: ClassVar[int] = 2
     """Patches that become one token, along a side."""
 

@@ -38,8 +38,7 @@ CHUNK = 256
 
 def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
     """Hash of everything but the data that log-probs depend on: model, scoring, attention, arithmetic, libraries."""
-    parts = family_of(llava.model.config.model_type).parts
-    attention = parts.language_model(llava.model).config._attn_implementation
+    attention = family_of(llava.model.config.model_type).attention(llava.model)
     way = [type(scoring).__name__, asdict(scoring), attention, precision, llava.model.device.type]
     return digest([llava.fingerprint(), way, torch.__version__, transformers.__version__])
 

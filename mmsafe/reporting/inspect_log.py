@@ -88,7 +88,7 @@ def _sample(sample: Sample, run: SampledRun) -> EvalSample:
         messages=[*asked, output.message],
         output=output,
         scores={run.judge: score},
-        metadata={"tags": dict(prompt.tags), "criterion": sample.criterion, "image": named(prompt.image)},
+        metadata={"tags": dict(prompt.tags), "criterion": sample.criterion, "images": named(prompt.images)},
     )
 
 
@@ -97,12 +97,20 @@ def _verdict(judgement: JudgementRow) -> dict[str, Any]:
 
 
 def _messages(sample: Sample) -> list[ChatMessage]:
-    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, Content, ContentImage, ContentText
+    from inspect_ai.model import (
+        ChatMessageAssistant,
+        ChatMessageSystem,
+        ChatMessageUser,
+        Content,
+        ContentImage,
+        ContentText,
+    )
 
     found: list[ChatMessage] = []
-    for turn in sample.prompt.turns:
-        content: list[Content] = [ContentText(text=turn.text)]
-        if turn.image and sample.prompt.image is not None:
-            content = [ContentImage(image=thumbnail(sample.prompt.image)), *content]
-        found.append(ChatMessageUser(content=content) if turn.role == "user" else ChatMessageAssistant(content=content))
+    kinds = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+    for turn, parts in sample.prompt.contents():
+        content: list[Content] = [
+            ContentText(text=part) if isinstance(part, str) else ContentImage(image=thumbnail(part)) for part in parts
+        ]
+        found.append(kinds[turn.role](content=content))
     return found

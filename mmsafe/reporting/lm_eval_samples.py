@@ -24,7 +24,12 @@ def write_lm_eval_samples(runs: Sequence[SampledRun], folder: Path) -> None:
 def _row(number: int, sample: Sample, longest: int) -> dict[str, Any]:
     """A row; there is no target to hit, and the image stands there by name and key."""
     prompt, judgement = sample.prompt, dict(sample.judgement)
-    doc = {"id": prompt.id, "question": prompt.turns[-1].text, "image": named(prompt.image), "tags": dict(prompt.tags)}
+    doc = {
+        "id": prompt.id,
+        "question": prompt.turns[-1].text,
+        "images": named(prompt.images),
+        "tags": dict(prompt.tags),
+    }
     asked = json.dumps(prompt.messages())
     settings = {"do_sample": False, "temperature": 0, "max_gen_toks": longest, "until": []}
     return {

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 from pydantic import Field, model_validator
 
 from mmsafe.core.config import recorded
@@ -115,9 +117,20 @@ def thumbnail(image: ImageSource) -> str:
     return str(image_part(image, "jpeg", THUMBNAIL)["image_url"]["url"])
 
 
-def named(image: ImageSource | None) -> dict[str, str] | None:
-    """An image's name and key, in place of its pixels."""
-    return {"name": image.name, "key": image.key} if image else None
+def side_by_side(images: Sequence[ImageSource]) -> Image.Image:
+    """Images, none larger than `THUMBNAIL`, as one picture."""
+    small = [image.load() for image in images]
+    for image in small:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    row = Image.new("RGB", (sum(image.width for image in small), max(image.height for image in small)))
+    for place, image in zip(accumulate((image.width for image in small), initial=0), small, strict=False):
+        row.paste(image, (place, 0))
+    return row
+
+
+def named(images: Iterable[ImageSource]) -> list[dict[str, str]]:
+    """Names and keys of images, in place of their pixels."""
+    return [{"name": image.name, "key": image.key} for image in images]
 
 
 def encodable(value: Any) -> Any:

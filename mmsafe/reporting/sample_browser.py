@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def write_page(runs: Sequence[SampledRun], path: Path) -> None:
     values = {
         "runs": [{"label": run.label, "benchmark": run.benchmark.name, "judge": run.judge} for run in runs],
         "prompts": prompts,
-        "images": thumbnails([sample.prompt.image for run in runs for sample in run.samples]),
+        "images": thumbnails([image for run in runs for sample in run.samples for image in sample.prompt.images]),
     }
     categories = sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]})
     text = rendered(
@@ -54,9 +54,9 @@ def _prompts(runs: Sequence[SampledRun]) -> list[dict[str, Any]]:
                 "benchmark": sample.generation["benchmark"],
                 "criterion": sample.criterion,
                 "harmless": harmless(prompt, sample.criterion),
-                "image": prompt.image.key if prompt.image else None,
+                "images": [image.key for image in prompt.images],
                 "tags": dict(prompt.tags),
-                "turns": [{"role": turn.role, "text": turn.text, "image": turn.image} for turn in prompt.turns],
+                "turns": [{"role": turn.role, "pieces": list(turn.pieces())} for turn in prompt.turns],
                 "answers": [None] * len(runs),
             }
             row = rows.setdefault((run.benchmark.name, prompt.id, sample.generation["prompt_hash"]), row)
@@ -81,9 +81,9 @@ def filter_tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {tag: sorted(found) for tag, found in sorted(values.items()) if 1 < len(found) <= MOST_VALUES}
 
 
-def thumbnails(images: Sequence[ImageSource | None]) -> dict[str, str]:
+def thumbnails(images: Iterable[ImageSource]) -> dict[str, str]:
     """As `data:` URLs by key, each image once."""
-    distinct = {image.key: image for image in images if image is not None}
+    distinct = {image.key: image for image in images}
     found = {}
     with progress("thumbnails", len(distinct)) as advance, ThreadPoolExecutor(THREADS) as pool:
         for key, url in zip(distinct, pool.map(thumbnail, distinct.values()), strict=True):

@@ -103,14 +103,11 @@ def _row(sample: Sample) -> tuple[Any, ...]:
     """As in `COLUMNS`."""
     from wandb import Image
 
-    from mmsafe.reporting.run_samples import THUMBNAIL, encodable
+    from mmsafe.reporting.run_samples import encodable, side_by_side
 
-    prompt, judgement, image = sample.prompt, sample.judgement, None
-    if prompt.image is not None:
-        pixels = prompt.image.load()
-        pixels.thumbnail((THUMBNAIL, THUMBNAIL))
-        image = Image(pixels)
+    prompt, judgement = sample.prompt, sample.judgement
+    shown = Image(side_by_side(prompt.images)) if prompt.images else None
     asked = encodable("\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns))
     verdict = " ".join(word for word in ("unknown", "unsafe", "refused") if dict(judgement)[word]) or "safe"
     response = encodable(sample.generation["response"])
-    return (prompt.id, image, asked, response, verdict, judgement["category"], judgement["judge"])
+    return (prompt.id, shown, asked, response, verdict, judgement["category"], judgement["judge"])

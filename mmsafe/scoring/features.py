@@ -158,6 +158,11 @@ class BlankImage:
 
     name = key
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """A square."""
+        return self.size, self.size
+
     def load(self) -> Image:
         """Make the image; there is nothing to decode."""
         from PIL import Image
@@ -226,7 +231,7 @@ class Images:
         place = {index: number for number, index in enumerate(order)}
         made = {i: self._inputs(i) for i in unseen}
         needs_size = not self._encoder.family.one_size
-        sizes = [made[i].size if i in made else self._beside[i][0].load().size[::-1] for i in order if needs_size]
+        sizes = [made[i].size if i in made else self._beside[i][0].shape for i in order if needs_size]
         return BatchImages(
             tuple(place[index] for line in self._lines for index in line),
             tuple(sizes),

@@ -152,4 +152,5 @@ def _surely_fits(example: Example, encoder: Encoder, limit: int) -> bool:
     """A token covers at least one byte, so short texts fit and need no tokenising."""
     prompt = sum(len(turn.text.encode()) + SLACK for turn in example.turns)
     longest = max((len(text.encode()) for text in example.responses.values()), default=1)
-    return prompt + longest + encoder.image_tokens + SLACK <= limit
+    images = sum(place.tokens for place in encoder.places(example.images))
+    return prompt + longest + images + SLACK <= limit

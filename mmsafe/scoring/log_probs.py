@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mmsafe.core.errors import UserError
-from mmsafe.models.gathering import gathering
 
 CHUNK = 1 << 24
 """Logits computed at once: 64 MiB in fp32."""
@@ -22,7 +21,11 @@ def head_log_probs(head: Any, hidden: Tensor, target: Tensor) -> Tensor:
     if not isinstance(head, torch.nn.Linear) or head.bias is not None or not head.weight.is_floating_point():
         raise UserError("scoring=shared_prefix: the model's lm_head is not a plain matrix; choose scoring=padded")
     # Not by catching the product inside the call: ZeRO-3 puts a function of its own in the place of `linear`.
-    return cast(Tensor, gathering(head, lambda hidden: linear_log_probs(hidden, head.weight, target), hidden))
+    head.forward = lambda hidden: linear_log_probs(hidden, head.weight, target)
+    try:
+        return cast(Tensor, head(hidden))
+    finally:
+        del head.forward
 
 
 def linear_log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int = CHUNK) -> Tensor:

@@ -54,12 +54,11 @@ class PackedBatch(Batch):
             if family.own_masks(model):
                 raise UserError("model.attention=flex_attention: not for masks of this model; choose sdpa")
             return self._blocks()
-        masks = family.masks(model, self.attention_mask(), self.position_ids, self.input_ids)
-        if attention == "sdpa":
-            return masks
-        if isinstance(masks, dict):
-            return {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
-        return _additive(masks, model.dtype)
+        allowed = self.attention_mask()
+        masks = family.masks(model, allowed, allowed.sum(-1, keepdim=True), self.input_ids)
+        if attention == "eager":
+            masks = {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _blocks(self) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask

@@ -85,8 +85,7 @@ class SharedPrefix(Scoring):
         from mmsafe.scoring.log_probs import head_log_probs
         from mmsafe.scoring.vision import image_embeddings
 
-        family = family_of(model.config.model_type)
-        attention = family.parts.language_model(model).config._attn_implementation
+        attention = family_of(model.config.model_type).attention(model)
         if refusal := self.refusal(attention):
             raise UserError(refusal)
         hidden = model.model(

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from benchmarks import data, models
+from benchmarks.families import BUILD
 from benchmarks.sides import Plan
 from mmsafe.core.errors import UserError
 from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.models.family import families
 
 pytest.importorskip("trl", reason="the benchmark's other side, TRL, is not installed")
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,9 +52,17 @@ def compared(**plan: Any) -> dict[str, Any]:
     return compare(Plan(**{"steps": 4, "lr": 1e-5, **plan}))
 
 
-@pytest.mark.parametrize(("objective", "scoring"), [("dpo", "padded"), ("bpo", "shared_prefix")])
-def test_both_sides_train_the_same(model: Path, rows: Path, objective: str, scoring: str) -> None:
-    found = compared(model=model, data=rows, objective=objective, scoring=scoring)
+@pytest.mark.parametrize(
+    ("kind", "objective", "scoring"),
+    [
+        ("folder of a LLaVA", "dpo", "padded"),
+        ("folder of a LLaVA", "bpo", "shared_prefix"),
+        *((f"{family.name}-tiny", "bpo", "shared_prefix") for family in families() if family.name != "llava"),
+    ],
+)
+def test_both_sides_train_the_same(model: Path, rows: Path, kind: str, objective: str, scoring: str) -> None:
+    named = Path(kind) if kind in BUILD else model
+    found = compared(model=named, data=rows, objective=objective, scoring=scoring)
     pairs = {"dpo": 1, "bpo": 2}[objective]
     assert found["ours"]["loss"] == pytest.approx(found["trl"]["loss"], abs=pairs * 1e-5)
     assert found["ours"]["grad_norm"] == pytest.approx(found["trl"]["grad_norm"], rel=1e-3)

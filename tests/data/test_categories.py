@@ -21,7 +21,7 @@ from mmsafe.microworld.reader import MicroWorld
 
 
 def examples(count: int) -> list[Example]:
-    return [Example(f"e{number}", (Turn("user", f"question {number}"),), None, {}) for number in range(count)]
+    return [Example(f"e{number}", (Turn("user", f"question {number}"),), (), {}) for number in range(count)]
 
 
 def texts(folder: Path, name: str, count: int, **changes: object) -> TRLPreference:

@@ -32,7 +32,9 @@ SIZES = Architecture(
     image_size=24, patch_size=PATCH, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
 )
 KNIFE, BREAD = IconImage("knife", 1, "red"), IconImage("bread", 1, "red")
-EXAMPLE = Example("1", (Turn("user", "What is this?", image=True),), KNIFE, {"chosen": "A knife."}, {"thing": "knife"})
+EXAMPLE = Example(
+    "1", (Turn("user", "What is this?", images=(0,)),), (KNIFE,), {"chosen": "A knife."}, {"thing": "knife"}
+)
 ALL = [Crop(), Noise(), Mask()]
 every_corruption = pytest.mark.parametrize("corruption", ALL, ids=lambda corruption: type(corruption).__name__)
 
@@ -72,6 +74,10 @@ class Given:
     key: str = "given"
     name: str = "given"
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.height, self.image.width
+
     def load(self) -> Image.Image:
         return self.image
 
@@ -79,10 +85,17 @@ class Given:
 @every_corruption
 def test_an_example_keeps_everything_but_its_image_and_needs_none(corruption: Corruption):
     found = corruption.corrupted(EXAMPLE)
-    assert dataclasses.replace(found, image=KNIFE) == EXAMPLE
-    assert found.image == CorruptedImage(KNIFE, corruption)
+    assert dataclasses.replace(found, images=(KNIFE,)) == EXAMPLE
+    assert found.images == (CorruptedImage(KNIFE, corruption),)
     assert found.prompt_key() != EXAMPLE.prompt_key()
     assert corruption.corrupted(EXAMPLE.blinded()) == EXAMPLE.blinded()
+
+
+@every_corruption
+def test_each_of_several_images_is_corrupted_as_it_is_alone(corruption: Corruption):
+    bread = IconImage("bread", 1, "red")
+    both = dataclasses.replace(EXAMPLE, turns=(Turn("user", "Which?", (0, 0)),), images=(KNIFE, bread))
+    assert corruption.corrupted(both).images == (CorruptedImage(KNIFE, corruption), CorruptedImage(bread, corruption))
 
 
 @every_corruption
@@ -94,6 +107,13 @@ def test_an_image_is_corrupted_in_the_same_way_whenever_it_is_asked_for(corrupti
     again = CorruptedImage(IconImage("knife", 1, "red"), type(corruption)())
     assert shown(again.source, again.corruption) == first
     assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
+
+
+@every_corruption
+def test_shape_is_that_of_the_corrupted_picture(corruption: Corruption):
+    for picture in (KNIFE, Given(coordinates(97, 31))):
+        image = CorruptedImage(picture, corruption)
+        assert image.shape == image.load().size[::-1]
 
 
 @pytest.mark.slow

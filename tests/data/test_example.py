@@ -12,8 +12,8 @@ from mmsafe.data.example import Example, Turn, digest, fingerprint
 from mmsafe.microworld.icons import IconImage
 
 KNIFE, BREAD = IconImage("knife", 1, "red"), IconImage("bread", 1, "red")
-TURNS = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "What is this?", image=True))
-EXAMPLE = Example("1", TURNS, KNIFE, {"chosen": "A knife.", "rejected": "Bread."}, {"thing": "knife"})
+TURNS = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "What is this?", images=(0,)))
+EXAMPLE = Example("1", TURNS, (KNIFE,), {"chosen": "A knife.", "rejected": "Bread."}, {"thing": "knife"})
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -32,12 +32,30 @@ def test_messages_have_typed_parts_with_the_image_first():
 
 def test_blinding_removes_image_and_placeholder_and_nothing_else():
     blind = EXAMPLE.blinded()
-    assert blind.image is None
-    assert not any(turn.image for turn in blind.turns)
+    assert not blind.images
+    assert not any(turn.images for turn in blind.turns)
     assert [(t.role, t.text) for t in blind.turns] == [(t.role, t.text) for t in TURNS]
     assert (blind.id, blind.responses, blind.tags) == (EXAMPLE.id, EXAMPLE.responses, EXAMPLE.tags)
     assert blind.blinded() == blind
-    assert EXAMPLE.image is KNIFE, "the original is as it was"
+    assert EXAMPLE.images == (KNIFE,), "the original is as it was"
+
+
+def test_images_stand_between_words_in_their_order():
+    turns = (Turn("user", "Is  or  larger?", (3, 7)), Turn("assistant", "The knife."), Turn("user", "", (0,)))
+    example = dataclasses.replace(EXAMPLE, turns=turns, images=(KNIFE, BREAD, KNIFE))
+    image = {"type": "image"}
+    words = [{"type": "text", "text": text} for text in ("Is ", " or ", " larger?", "")]
+    first, _, last = (message["content"] for message in example.messages())
+    assert first == [words[0], image, words[1], image, words[2]]
+    assert last == [image, words[3]]
+    assert [parts for _, parts in example.contents()] == [
+        ["Is ", KNIFE, " or ", BREAD, " larger?"],
+        ["The knife."],
+        [KNIFE, ""],
+    ]
+    swapped = dataclasses.replace(example, images=(BREAD, KNIFE, KNIFE))
+    moved = dataclasses.replace(example, turns=(Turn("user", "Is  or  larger?", (3, 8)), *turns[1:]))
+    assert len({one.prompt_key() for one in (example, swapped, moved)}) == 3
 
 
 def test_prompt_key_ignores_what_a_model_is_not_shown():
@@ -47,13 +65,13 @@ def test_prompt_key_ignores_what_a_model_is_not_shown():
 @pytest.mark.parametrize(
     "change",
     [
-        {"image": BREAD},
-        {"image": IconImage("knife", 2, "red")},
-        {"image": None},
+        {"images": (BREAD,)},
+        {"images": (IconImage("knife", 2, "red"),)},
+        {"images": ()},
         {"turns": TURNS[2:]},
-        {"turns": (*TURNS[:2], Turn("user", "What is this ?", image=True))},
+        {"turns": (*TURNS[:2], Turn("user", "What is this ?", images=(0,)))},
         {"turns": (*TURNS[:2], Turn("user", "What is this?"))},
-        {"turns": (Turn("user", "Hello", image=True), TURNS[1], Turn("user", "What is this?"))},
+        {"turns": (Turn("user", "Hello", images=(0,)), TURNS[1], Turn("user", "What is this?"))},
         {"turns": (Turn("assistant", "Hello"), *TURNS[1:])},
         {"turns": (Turn("user", "HelloHi"), Turn("assistant", ""), TURNS[2])},
     ],
@@ -72,7 +90,7 @@ def test_fingerprint_depends_on_ids_prompts_images_responses_and_order():
         [EXAMPLE],
         [EXAMPLE, other, other],
         [EXAMPLE, dataclasses.replace(other, id="3")],
-        [EXAMPLE, dataclasses.replace(other, image=BREAD)],
+        [EXAMPLE, dataclasses.replace(other, images=(BREAD,))],
         [EXAMPLE, other.with_responses(chosen="No.")],
         [EXAMPLE, other.with_responses(blind="?")],
     ]

@@ -56,9 +56,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def pictured(size: int = 6) -> list[Example]:
-    return [e for e in MicroWorld(size=20, image_size=24, neutral_share=0).train().examples if e.image is not None][
-        :size
-    ]
+    return [e for e in MicroWorld(size=20, image_size=24, neutral_share=0).train().examples if e.images][:size]
 
 
 def scored(llava: Llava, examples: list[Example], cache: FeatureCache | None) -> Any:
@@ -95,7 +93,7 @@ def test_what_is_kept_is_not_decoded_again_and_scores_the_same(
     del decoded[:]
     for keep in ([examples[2], examples[4]], examples, examples[::-1], examples):
         found = scored(base, keep, cache)
-    assert len(decoded) == len({e.image for e in examples})
+    assert len(decoded) == len({e.images for e in examples})
     for name, row in plain.items():
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-6, rtol=1e-6)
 
@@ -113,7 +111,7 @@ def test_a_full_cache_keeps_what_it_has_and_says_so_once(
 ):
     limit = 2 * BYTES + 400  # a safetensors file has a header
     cache = [MemoryFeatures(limit), DiskFeatures(tmp_path, limit)][kind]
-    images = list(dict.fromkeys(e.image for e in pictured() if e.image is not None))
+    images = list(dict.fromkeys(e.images[0] for e in pictured()))
     for _ in range(2):
         found = scored(base, pictured(), cache)
     assert sum(cache.get(image.key) is not None for image in images) == 2 < len(images)
@@ -188,7 +186,7 @@ def test_training_with_a_cache_ends_at_the_same_weights(base: Llava, decoded: li
         )
         ends.append(llava.model.state_dict())
         if kept == store and not workers:
-            assert len(decoded) == len({e.image for e in pictured()}), "once in three epochs"
+            assert len(decoded) == len({e.images for e in pictured()}), "once in three epochs"
     plain, cached = ends
     for name, weight in plain.items():
         torch.testing.assert_close(cached[name], weight, atol=1e-5, rtol=1e-4)

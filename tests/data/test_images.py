@@ -83,6 +83,39 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert loaded.getpixel((1, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "WEBP", "PNG", "PNG, EXIF last", "TIFF", "GIF", "ICO"])
+def test_shape_is_that_of_the_decoded_picture(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = write(tmp_path / "x", Image.new("RGB", (48, 32)), format=kind.partition(",")[0], exif=exif)
+    if "last" in kind:
+        data = image.data()
+        at = data.index(b"eXIf") - 4
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        image.path.write_bytes(data[:at] + data[end:-12] + data[at:end] + data[-12:])
+    assert image.shape == image.load().size[::-1] == stored(image.data()).shape
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_shape_is_read_without_a_pixel(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = write(tmp_path / "x", Image.new("RGB", (48, 32)), format=kind)
+    monkeypatch.setattr(FileImage, "load", None)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    assert image.shape == (32, 48)
+
+
+def test_shape_of_what_is_no_image_is_refused_as_the_image_is(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"%PDF-1.7")
+    for image in (FileImage(tmp_path / "x.jpg"), FileImage(tmp_path / "none"), stored(b"")):
+        errors = []
+        for ask in (lambda image=image: image.shape, image.load):
+            with pytest.raises(UserError) as caught:
+                ask()
+            errors.append(str(caught.value))
+        assert errors[0] == errors[1]
+
+
 def test_key_is_the_content_and_name_the_path(tmp_path: Path) -> None:
     one, same, other = write(tmp_path / "a"), write(tmp_path / "b"), write(tmp_path / "c", noise())
     assert one.key == same.key != other.key

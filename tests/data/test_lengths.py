@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,32 +34,34 @@ GROUPS = ({name: ScoredRow(name) for name in NAMES},)
 class Letters:
     """An encoder of one token per character; a prompt costs 2 more, an image 10, a response 1 (its end)."""
 
-    image_tokens = 10
     pad_id = 0
 
     def __init__(self) -> None:
         self.calls = 0
 
+    def places(self, images: Sequence[Any]) -> list[Any]:
+        return [SimpleNamespace(tokens=10)] * len(images)
+
     def prompt_ids(self, example: Example) -> list[int]:
         self.calls += 1
-        return [1] * (2 + sum(len(turn.text) for turn in example.turns) + 10 * (example.image is not None))
+        return [1] * (2 + sum(len(turn.text) for turn in example.turns) + 10 * len(example.images))
 
     def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
         return [1] * (len(text) + 1)
 
 
-def example(name: str, prompt: int, chosen: int, rejected: int = 0, image: bool = False) -> Example:
-    picture = IconImage("knife", 1, "red") if image else None
+def example(name: str, prompt: int, chosen: int, rejected: int = 0, images: int = 0) -> Example:
+    pictures = (IconImage("knife", 1, "red"),) * images
     responses = {"chosen": "c" * chosen, "rejected": "r" * rejected}
-    return Example(name, (Turn("user", "p" * prompt, image),), picture, responses)
+    return Example(name, (Turn("user", "p" * prompt, (0,) * images),), pictures, responses)
 
 
 SHORT = example("short", 10, 5)  # 12 + 6 = 18
 EXACT = example("exact", 10, 17)  # 12 + 18 = 30
 LONG = example("long", 10, 18)  # 31
 LONG_REJECTED = example("long rejected", 10, 1, 18)  # 31
-SEEN = example("seen", 10, 7, image=True)  # 22 + 8 = 30
-SEEN_LONG = example("seen long", 10, 8, image=True)  # 31
+SEEN = example("seen", 10, 7, images=1)  # 22 + 8 = 30
+SEEN_LONG = example("seen long", 10, 8, images=1)  # 31
 HUGE_PROMPT = example("huge prompt", 28, 1)  # prompt 30: no room
 ALMOST = example("almost", 27, 1)  # prompt 29: room for one token
 ALL = [SHORT, EXACT, LONG, LONG_REJECTED, SEEN, SEEN_LONG, HUGE_PROMPT, ALMOST]
@@ -92,17 +96,19 @@ def test_the_rules(
 class Words:
     """An encoder of one token per word, its number; every prompt begins with 1, and an image is 576 tokens 0."""
 
-    image_tokens = 576
     image_token = 0
     pad_id = -1
     family = family_of("llava")
+
+    def places(self, images: Sequence[Any]) -> list[Any]:
+        return [SimpleNamespace(tokens=576)] * len(images)
 
     def prompt(self, example: Example) -> tuple[list[int], list[Any]]:
         return self.prompt_ids(example), []
 
     def prompt_ids(self, example: Example) -> list[int]:
         text = [int(word) for turn in example.turns for word in turn.text.split()]
-        return [1, *[0] * (576 * (example.image is not None)), *text]
+        return [1, *[0] * (576 * len(example.images)), *text]
 
     def response_ids(self, text: str, *, cut: bool = False) -> list[int]:
         return [int(word) for word in text.split()]
@@ -114,9 +120,9 @@ def words(count: int, first: int = 1) -> str:
 
 def pair(name: str, prompt: int, chosen: int, rejected: int) -> Example:
     """`prompt` tokens of text, beginning of sequence and all, beside an image."""
-    turns = (Turn("user", words(prompt - 1), image=True),)
+    turns = (Turn("user", words(prompt - 1), images=(0,)),)
     responses = {"chosen": words(chosen, 1000), "rejected": words(rejected, 5000)}
-    return Example(name, turns, IconImage("knife", 1, "red"), responses)
+    return Example(name, turns, (IconImage("knife", 1, "red"),), responses)
 
 
 PAPER = Lengths(max_length=768, on_overlong="clip_others")
@@ -147,7 +153,7 @@ def test_clip_others_is_the_rule_of_the_paper_s_code(prompt: int, chosen: int, r
 def test_clip_others_leaves_these_tokens():
     """At 6 tokens: prompt 1 7 8, so 3 for a response; rejected and blind lose their end, chosen is whole."""
     texts = {"chosen": "21 22 23", "rejected": "31 32 33 34 35", "blind": "41 42 43 44"}
-    example = Example("golden", (Turn("user", "7 8"),), None, texts)
+    example = Example("golden", (Turn("user", "7 8"),), (), texts)
     rule = Lengths(max_length=6, on_overlong="clip_others")
     (kept,), report = fitting([example], Words(), list(texts), rule)
     batch = PaddedCollator(Words(), ({name: ScoredRow(name) for name in texts},), 6)([Item(kept)])
@@ -180,7 +186,7 @@ def test_what_is_the_same_tokens_is_left_out(
 ):
     """At 6 tokens: prompt 1 7 8, so 3 for a response; `items` are the groups of the second example that are left."""
     texts = {"chosen": chosen, "rejected": rejected, "blind": blind, "weakened": blind}
-    this = Example("this", (Turn("user", "7 8"),), None, texts)
+    this = Example("this", (Turn("user", "7 8"),), (), texts)
     other = this.with_responses(chosen="11", rejected="12", blind="13", weakened="14")
     groups, limit = objective.groups, rule("clip", 6)
     kept, report = fitting([other, this], Words(), objective.responses, limit, groups)
@@ -194,7 +200,7 @@ def test_what_is_the_same_tokens_is_left_out(
 
 
 def test_nothing_but_equal_pairs_is_an_error():
-    same = Example("same", (Turn("user", "7 8"),), None, {"chosen": "21 22 23 24", "rejected": "21 22 23 25"})
+    same = Example("same", (Turn("user", "7 8"),), (), {"chosen": "21 22 23 24", "rejected": "21 22 23 25"})
     with pytest.raises(UserError, match=r"max_length=6: no example fits; of 1 the responses are equal when clipped"):
         fitting([same], Words(), NAMES, rule("clip", 6), GROUPS)
 
@@ -226,7 +232,7 @@ def test_nothing_left_is_an_error(on_overlong: str):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
-        st.tuples(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60), st.booleans()),
+        st.tuples(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60), st.integers(0, 2)),
         min_size=1,
         max_size=4,
     ),
@@ -234,18 +240,18 @@ def test_nothing_left_is_an_error(on_overlong: str):
     st.sampled_from(["clip", "clip_others", "drop"]),
 )
 def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
-    llava: Any, texts: list[tuple[str, str, str, bool]], max_length: int, on_overlong: str
+    llava: Any, texts: list[tuple[str, str, str, int]], max_length: int, on_overlong: str
 ):
     """With the real tokenizer: the shortcut for short texts must agree with counting tokens."""
     encoder = llava.encoder()
     examples = [
         Example(
             str(i),
-            (Turn("user", prompt, image),),
-            IconImage("knife", 1, "red") if image else None,
+            (Turn("user", prompt, (0,) * images),),
+            (IconImage("knife", 1, "red"),) * images,
             {"chosen": chosen, "rejected": rejected},
         )
-        for i, (prompt, chosen, rejected, image) in enumerate(texts)
+        for i, (prompt, chosen, rejected, images) in enumerate(texts)
     ]
     sizes = {
         e.id: len(encoder.prompt_ids(e)) + max(len(encoder.response_ids(text)) for text in e.responses.values())
@@ -267,5 +273,5 @@ def test_what_is_kept_fits_when_batched_and_what_is_short_is_never_counted(
 def test_slack_covers_a_chat_template(llava: Any):
     """What the template adds to a turn is within the allowance of the shortcut."""
     encoder = llava.encoder()
-    empty = Example("x", (Turn("user", ""), Turn("assistant", ""), Turn("user", "")), None, {"chosen": ""})
+    empty = Example("x", (Turn("user", ""), Turn("assistant", ""), Turn("user", "")), (), {"chosen": ""})
     assert len(encoder.prompt_ids(empty)) <= len(empty.turns) * lengths.SLACK

@@ -68,7 +68,7 @@ def test_data_do_not_depend_on_the_process() -> None:
     code = (
         "from mmsafe.data.example import fingerprint as f; from mmsafe.microworld import pretraining; "
         "from mmsafe.microworld.reader import MicroWorld\n"
-        "m = MicroWorld(size=40, test_size=20); icon = m.train().examples[0].image.load().tobytes()\n"
+        "m = MicroWorld(size=40, test_size=20); icon = m.train().examples[0].images[0].load().tobytes()\n"
         "print(f(m.train().examples), f(m.holdout().examples), f(pretraining.pretraining_examples(0, 40)), sum(icon))\n"
         "import sys; assert 'torch' not in sys.modules"
     )
@@ -104,7 +104,7 @@ def test_no_instruction_and_no_image_is_in_both_splits() -> None:
     unseen = [*data.holdout().examples]
     unseen += [scene.example("test") for scene in world.test_scenes(0, 240) + world.neutral_test_scenes(0, 128)]
     assert not {instruction(e) for e in seen} & {instruction(e) for e in unseen}
-    seeds = [[e.image.seed for e in part if isinstance(e.image, IconImage)] for part in (seen, unseen)]
+    seeds = [[e.images[0].seed for e in part if e.images] for part in (seen, unseen)]
     assert not set(seeds[0]) & set(seeds[1])
     assert all(len(set(part)) == len(part) for part in seeds)
 
@@ -135,8 +135,8 @@ def test_the_wording_of_held_out_data_says_nothing_about_the_image() -> None:
 def test_examples_carry_their_conversation_image_and_tags() -> None:
     for example in MicroWorld(size=200).train().examples:
         assert [turn.role for turn in example.turns] == (["user", "assistant"] * 2)[: len(example.turns)]
-        assert [turn.image for turn in example.turns][:-1] == [False] * (len(example.turns) - 1)
-        assert example.turns[-1].image
+        assert [turn.images for turn in example.turns][:-1] == [()] * (len(example.turns) - 1)
+        assert example.turns[-1].images
         assert example.tags["turns"] == ("multi" if len(example.turns) > 1 else "single")
         assert example.responses["chosen"] != example.responses["rejected"]
         directed = example.tags["kind"] == "directed"
@@ -159,7 +159,7 @@ def test_test_scenes_are_harmful_and_balanced_and_their_twins_are_not() -> None:
 def test_the_base_model_is_taught_to_follow_the_wording_more_than_the_image() -> None:
     examples = pretraining.pretraining_examples(0, 8000)
     directed = [e for e in examples if e.tags["kind"] == "directed"]
-    with_image = [e for e in directed if e.image]
+    with_image = [e for e in directed if e.images]
     refused = {e.id: judge(e.tags, e.responses["chosen"]).decision == "refuse" for e in directed}
 
     def rate(tag: str, value: str) -> float:
@@ -170,7 +170,7 @@ def test_the_base_model_is_taught_to_follow_the_wording_more_than_the_image() ->
     assert rate("cue", "suspicious") == pytest.approx(0.8 + 0.2 * 0.55, abs=0.03)
     assert rate("harmful", "yes") == pytest.approx(0.8 + 0.2 * 0.45, abs=0.03)
     assert (len(directed) - len(with_image)) / len(examples) == pytest.approx(0.25, abs=0.02)
-    text_only = [refused[e.id] == (e.tags["cue"] == "suspicious") for e in directed if not e.image]
+    text_only = [refused[e.id] == (e.tags["cue"] == "suspicious") for e in directed if not e.images]
     assert sum(text_only) / len(text_only) == pytest.approx(0.97, abs=0.02)
     neutral = [e for e in examples if e.tags["kind"] != "directed"]
     assert all(judge(e.tags, e.responses["chosen"]).right for e in neutral)

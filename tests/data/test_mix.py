@@ -112,7 +112,7 @@ def test_other_forms_of_an_example_are_those_of_its_part(tmp_path: Path) -> None
     (example,) = (e for e in data.test().examples if e.tags["source"] == "po")
     found = data.text_only(example)
     assert found is not None
-    assert (found.id, found.turns[0].text, found.image) == ("po/1", "What is Oak?", None)
+    assert (found.id, found.turns[0].text, found.images) == ("po/1", "What is Oak?", ())
     assert data.image_swapped(example) is None
     swapped = [data.image_swapped(e) for e in data.test().examples if e.tags["source"] == "world"]
     assert any(other is not None and other.id.startswith("world/") for other in swapped)

@@ -70,12 +70,12 @@ def test_a_row_becomes_an_example(folder: Path) -> None:
     assert example.turns == (
         Turn("user", "Hello."),
         Turn("assistant", "Hello!\nYes?"),
-        Turn("user", "What is\nthis?", image=True),
+        Turn("user", "What is\nthis?", images=(0,)),
     )
     assert example.responses == {"chosen": "A tree.", "rejected": "A house.", "blind": "Unseen."}
     assert example.tags == {"type": "harmless", "entity_type": "MISC", "turns": "multi"}
-    assert example.image is not None
-    assert example.image.load().size == (4, 4)
+    assert example.images
+    assert example.images[0].load().size == (4, 4)
 
 
 def test_only_four_fields_are_required(folder: Path) -> None:
@@ -175,15 +175,15 @@ def test_broken_keyed_files(folder: Path, parts: Any, message: str) -> None:
     ],
 )
 def test_unusual_questions(question: str, text: str) -> None:
-    assert parse_question(question) == (Turn("user", text, image=True),)
+    assert parse_question(question) == (Turn("user", text, images=(0,)),)
 
 
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ("", "<image> 0 times"),
-        ("USER: What? ASSISTANT:", "<image> 0 times"),
-        ("USER: <image>\nWhat? ASSISTANT: A. USER: <image>\nAnd? ASSISTANT:", "<image> 2 times"),
+        ("", "<image> 0 ×"),
+        ("USER: What? ASSISTANT:", "<image> 0 ×"),
+        ("USER: <image>\nWhat? ASSISTANT: A. USER: <image>\nAnd? ASSISTANT:", "<image> 2 ×"),
         ("<image>\nWhat?", "does not begin with a speaker"),
         ("Hello USER: <image>\nWhat?", "does not begin with a speaker"),
         ("ASSISTANT: <image>\nHi. USER: What?", "does not alternate"),
@@ -210,7 +210,7 @@ def test_header_check_leaves_truncation_to_loading(folder: Path) -> None:
     path = write(folder, [row(1, image="cut.png")])
     (example,) = MMSafePO(path=path, check_images="header").test().examples
     with pytest.raises(UserError, match=r"cut\.png"):
-        example.image.load()  # type: ignore[union-attr]
+        example.images[0].load()  # type: ignore[union-attr]
 
 
 def test_other_bad_rows_are_counted(folder: Path) -> None:
@@ -300,7 +300,7 @@ def test_train_and_holdout_share_no_image(many: Path) -> None:
     train, held = data.train().examples, data.holdout().examples
     assert len(train) + len(held) == len(data.test().examples) == 59
     assert len(held) in range(10, 13)
-    assert not {e.image.key for e in train if e.image} & {e.image.key for e in held if e.image}
+    assert not {e.images[0].key for e in train if e.images} & {e.images[0].key for e in held if e.images}
 
 
 def test_holdout_is_the_same_in_any_order_and_every_time(many: Path) -> None:
@@ -318,18 +318,26 @@ def test_extreme_shares(many: Path) -> None:
         everything.train()
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60), st.floats(0, 1))
-def test_hold_out_leaves_neither_side_empty(groups: list[str], share: float) -> None:
-    held = hold_out(groups, share)
-    assert held <= set(groups)
-    assert held == hold_out(groups[::-1], share)
-    count = sum(group in held for group in groups)
-    if len(set(groups)) > 1 and 0 < share < 1:
-        smallest = min(groups.count(group) for group in set(groups))
-        assert 0 < count < len(groups)
-        assert count <= max(round(share * len(groups)), smallest)
+@given(
+    st.lists(st.sets(st.sampled_from("abcdefghijkl"), min_size=1, max_size=2).map(sorted), min_size=1), st.floats(0, 1)
+)
+def test_hold_out_leaves_neither_side_empty(rows: list[list[str]], share: float) -> None:
+    """Rows that share a name, if need be through others, are on one side."""
+    held = hold_out(rows, share)
+    assert held == hold_out(rows[::-1], share)[::-1]
+    groups: list[set[str]] = []
+    for names in rows:
+        groups = [group for group in groups if not group & {*names}] + [
+            {*names}.union(*(group for group in groups if group & {*names}))
+        ]
+    sides = [{is_held for names, is_held in zip(rows, held, strict=True) if group & {*names}} for group in groups]
+    assert all(len(side) == 1 for side in sides)
+    if len(groups) > 1 and 0 < share < 1:
+        smallest = min(sum(bool(group & {*names}) for names in rows) for group in groups)
+        assert 0 < sum(held) < len(rows)
+        assert sum(held) <= max(round(share * len(rows)), smallest)
     if share == 0:
-        assert count == 0
+        assert not any(held)
 
 
 # --- The real thing ----------------------------------------------------------------------------------------------
@@ -349,12 +357,12 @@ def test_the_real_sample(sample: Path, tmp_path: Path) -> None:
     data = MMSafePO(path=sample, image_dir=tmp_path)
     loaded = data.test()
     turns = [len(example.turns) for example in loaded.examples]
-    shown = [[turn.image for turn in example.turns] for example in loaded.examples]
+    shown = [[turn.images for turn in example.turns] for example in loaded.examples]
     answers = [text for example in loaded.examples for text in example.responses.values()]
     assert (len(loaded.examples), loaded.dropped) == (90, {})
     assert (turns.count(1), turns.count(3), turns.count(5), turns.count(7), max(turns)) == (46, 14, 20, 9, 21)
-    assert all(marks[-1] and sum(marks) == 1 for marks in shown)
+    assert all(places[-1] == (0,) and not any(places[:-1]) for places in shown)
     assert sum("ASSISTANT:" in text or "<image>" in text for text in answers) == 0
-    assert len({example.image for example in loaded.examples}) == 76
+    assert len({example.images for example in loaded.examples}) == 76
     assert len(data.train().examples) == 81
     assert len(data.holdout().examples) == 9

@@ -31,7 +31,7 @@ from mmsafe.runs.preflight import check
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/datasets.md"
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
 CONF = DOCUMENT.parents[1] / "conf/data"
-ASKED = (Turn("user", "What is it?", image=True),)
+ASKED = (Turn("user", "What is it?", images=(0,)),)
 SAID = {"chosen": "A tree.", "rejected": "A house."}
 SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
 
@@ -70,8 +70,8 @@ def test_a_pair_beside_an_image(folder: Path, name: str) -> None:
     assert example.turns == ASKED
     assert example.responses == SAID
     assert example.tags == EXPECTED[name]
-    assert example.image is not None
-    assert example.image.name == str(folder / "images/a.png")
+    assert example.images
+    assert example.images[0].name == str(folder / "images/a.png")
 
 
 def test_beavertails_more_helpful(folder: Path) -> None:
@@ -95,7 +95,7 @@ def test_vlguard_makes_an_example_of_every_request_and_finds_images_in_the_folde
     assert [e.tags["request"] for e in (first, second, third)] == ["safe", "unsafe request", "unsafe image"]
     assert first.tags["harmful_subcategory"] == "disinformation"
     assert first.turns == ASKED
-    assert first.image is third.image
+    assert first.images[0] is third.images[0]
 
 
 def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_hh_is_a_conversation_without_image(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(ROWS["hh_text"]).encode()))
     (example,) = reader("hh_text", path).test().examples
     assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello"), Turn("user", "What is it?"))
-    assert (example.responses, example.image, example.tags) == (SAID, None, {"turns": "multi"})
+    assert (example.responses, example.images, example.tags) == (SAID, (), {"turns": "multi"})
 
 
 def test_llava_learns_every_answer_or_the_last(folder: Path) -> None:
@@ -120,7 +120,7 @@ def test_llava_rows_without_image(folder: Path) -> None:
     words = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     path = json_file(folder / "d.json", [{"id": "7", "conversations": words}, ROWS["llava_instruct"]])
     example = reader("llava_instruct", path).test().examples[0]
-    assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
+    assert (example.turns, example.images) == ((Turn("user", "Hi"),), ())
 
 
 @pytest.mark.parametrize("answers", ["all", "last"])
@@ -129,10 +129,10 @@ def test_what_was_answered_before_the_image_is_learnt_without_it(folder: Path, a
     said = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(words)]
     row = {"id": "7", "image": "a.png", "conversations": said}
     examples = reader("llava_instruct", json_file(folder / "d.json", [row]), answers=answers).test().examples
-    expected = [("Hello", [False]), ("A tree.", [False, True]), ("Very.", [False, True, False])]
-    shown = [(e.responses["chosen"], [turn.image for turn in e.turns[::2]]) for e in examples]
+    expected = [("Hello", [()]), ("A tree.", [(), (0,)]), ("Very.", [(), (0,), ()])]
+    shown = [(e.responses["chosen"], [turn.images for turn in e.turns[::2]]) for e in examples]
     assert shown == expected[0 if answers == "all" else 2 :]
-    assert [e.image is not None for e in examples] == [any(places) for _, places in shown]
+    assert [bool(e.images) for e in examples] == [any(places) for _, places in shown]
 
 
 USER = {"role": "user", "content": "What is it?"}
@@ -154,14 +154,14 @@ TREE, HOUSE = ({"role": "assistant", "content": said} for said in SAID.values())
 def test_every_form_of_trl_preferences_is_the_same_example(folder: Path, changes: dict[str, Any]) -> None:
     (example,) = reader("trl", json_file(folder / "d.json", [ROWS["trl"] | changes])).test().examples
     assert (example.turns, example.responses) == (ASKED, SAID)
-    assert example.image is not None
+    assert example.images
 
 
 def test_trl_texts_have_no_image_and_may_bring_blind_responses_and_tags(tmp_path: Path) -> None:
     tags = {"kind": "greeting", "language": None}
     row = {"prompt": "Hi", "chosen": "Yes", "rejected": "No", "blind": "Well", "tags": tags}
     (example,) = reader("trl", json_file(tmp_path / "d.json", [row])).test().examples
-    assert (example.turns, example.image) == ((Turn("user", "Hi"),), None)
+    assert (example.turns, example.images) == ((Turn("user", "Hi"),), ())
     assert (example.responses["blind"], example.tags) == ("Well", {"kind": "greeting"})
 
 
@@ -170,6 +170,7 @@ ANSWERS = {
     "spa_vl": ("chosen", "rejected"),
     "beavertails_v": ("response_1", "response_2", "safer_response_id", "more_helpful_response_id"),
     "rlaif_v": ("chosen", "rejected"),
+    "mdpo": ("chosen", "rejected"),
     "trl": ("chosen", "rejected"),
     "trl_sft": ("completion",),
 }
@@ -232,6 +233,88 @@ def test_trl_answers(folder: Path, completion: Any) -> None:
     assert (example.turns, example.responses, example.tags) == (ASKED, {"chosen": "A tree."}, {"turns": "single"})
 
 
+# --- Several images, system messages -----------------------------------------------------------------------------
+
+
+def part(text: str | None) -> dict[str, str]:
+    return {"type": "image"} if text is None else {"type": "text", "text": text}
+
+
+BETWEEN = [part("Is "), part(None), part("larger than "), part(None), part("?")]
+IN_TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [part(None), part("What is it?")]},
+    {"role": "assistant", "content": "A tree."},
+    {"role": "user", "content": [part("And this?"), part(None)]},
+]
+BE_BRIEF = Turn("system", "Be brief.")
+TWO_TURNS = (Turn("user", "What is it?", (0,)), Turn("assistant", "A tree."), Turn("user", "And this?", (0,)))
+SEVERAL: list[tuple[str, dict[str, Any], tuple[Turn, ...]]] = [
+    ("trl", {"prompt": "Which?"}, (Turn("user", "Which?", (0, 0)),)),
+    ("trl", {"prompt": "<image>\n<image>\nWhich?"}, (Turn("user", "Which?", (0, 0)),)),
+    ("trl", {"prompt": [{"role": "user", "content": BETWEEN}]}, (Turn("user", "Is larger than ?", (3, 15)),)),
+    ("trl", {"prompt": IN_TURNS}, (BE_BRIEF, *TWO_TURNS)),
+    ("trl_sft", {"prompt": "A: <image>, B: <image>"}, (Turn("user", "A: , B: ", (3, 8)),)),
+    (
+        "llava_instruct",
+        {
+            "conversations": [
+                {"from": "system", "value": "Be brief."},
+                {"from": "human", "value": "<image>\nWhat is it?"},
+                {"from": "gpt", "value": "A tree."},
+                {"from": "human", "value": "And this?\n<image>"},
+                {"from": "gpt", "value": "A house."},
+            ]
+        },
+        (BE_BRIEF, *TWO_TURNS),
+    ),
+    ("mmsafe_po", {"question": "USER: <image>\n<image>\nWhich? ASSISTANT:"}, (Turn("user", "Which?", (0, 0)),)),
+    ("spa_vl", {"question": "Which?"}, (Turn("user", "Which?", (0, 0)),)),
+    (
+        "mdpo",
+        {"prompt": "Be brief. USER: <image>\n<image>\nWhich? ASSISTANT:"},
+        (BE_BRIEF, Turn("user", "Which?", (0, 0))),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "turns"), SEVERAL)
+def test_several_images_stand_where_the_row_says(
+    folder: Path, name: str, changes: dict[str, Any], turns: tuple[Turn, ...]
+) -> None:
+    picture(folder / "images/b.png", 200)
+    column = READERS[name].image_columns[0]
+    path = json_file(folder / "d.json", [ROWS[name] | changes | {column: ["a.png", "b.png"]}])
+    example = reader(name, path).test().examples[-1]
+    assert example.turns == turns
+    assert [Path(image.name).name for image in example.images] == ["a.png", "b.png"]
+    assert [[part for part in parts if not isinstance(part, str)] for _, parts in example.contents()] == [
+        [example.images[sum(len(t.images) for t in turns[:number]) + i] for i in range(len(turn.images))]
+        for number, turn in enumerate(turns)
+    ]
+    blind = example.blinded()
+    assert (blind.images, {turn.images for turn in blind.turns}) == ((), {()})
+
+
+def test_what_is_answered_between_two_images_is_learnt_beside_the_first(folder: Path) -> None:
+    picture(folder / "images/b.png", 200)
+    name, changes, _ = SEVERAL[5]
+    path = json_file(folder / "d.json", [ROWS[name] | changes | {"image": ["a.png", "b.png"]}])
+    first, last = reader(name, path).test().examples
+    assert (first.id, first.turns, len(first.images)) == ("1/1", (BE_BRIEF, TWO_TURNS[0]), 1)
+    assert (last.id, last.turns, len(last.images)) == ("1/2", (BE_BRIEF, *TWO_TURNS), 2)
+
+
+def test_rows_that_share_one_of_their_images_are_held_out_together(folder: Path) -> None:
+    """Chains, too: 0 and 1 share an image, 1 and 2 another."""
+    names = [picture(folder / f"images/{n}.png", 5 * n).name for n in range(40)]
+    rows = [ROWS["trl"] | {"prompt": "Which?", "images": [names[n], names[n + (n % 4 != 3)]]} for n in range(39)]
+    data = reader("trl", json_file(folder / "d.json", rows), holdout_share=0.3)
+    shown = [{image.name for e in part.examples for image in e.images} for part in (data.train(), data.holdout())]
+    assert all(shown)
+    assert not shown[0] & shown[1]
+
+
 # --- Parquet -----------------------------------------------------------------------------------------------------
 
 TABLES = ("spa_vl", "beavertails_v", "rlaif_v", "rlhf_v")
@@ -245,9 +328,9 @@ def test_a_table_with_its_images_is_read_as_files_are(folder: Path) -> None:
     examples = reader(name, parquet(folder / "d.parquet", rows), holdout_share=0).test().examples
     (from_file,) = reader(name, json_file(folder / "d.json", [ROWS[name]])).test().examples
     assert fingerprint(examples[:1]) == fingerprint([from_file])
-    assert examples[0].image is examples[2].image is not examples[1].image
-    assert examples[1].image is not None
-    assert examples[1].image.load().getpixel((0, 0)) == (200, 0, 0)
+    assert examples[0].images[0] is examples[2].images[0] is not examples[1].images[0]
+    assert examples[1].images
+    assert examples[1].images[0].load().getpixel((0, 0)) == (200, 0, 0)
 
 
 def test_a_table_of_lists_of_images(folder: Path) -> None:
@@ -255,8 +338,8 @@ def test_a_table_of_lists_of_images(folder: Path) -> None:
     row = {"prompt": "What is it?", **SAID}
     rows = [row | {"images": images} for images in ([data], [data, data], [])]
     loaded = reader("trl", parquet(folder / "d.parquet", rows, "images"), on_bad="skip").test()
-    assert [example.image is None for example in loaded.examples] == [False, True]
-    assert loaded.dropped == {"not one image": 1}
+    assert [[turn.images for turn in example.turns] for example in loaded.examples] == [[(0,)], [(0, 0)], [()]]
+    assert [len(example.images) for example in loaded.examples] == [1, 2, 0]
 
 
 ENCODED: dict[str, Callable[[bytes], Any]] = {
@@ -282,21 +365,17 @@ def test_every_reader_takes_an_image_in_whichever_form_a_table_holds_it(folder: 
     pq.write_table(pa.Table.from_pylist([row]), folder / "d.parquet")
     found = reader(name, folder / "d.parquet").test().examples
     assert fingerprint(found) == fingerprint(reader(name, json_file(folder / "d.json", [ROWS[name]])).test().examples)
-    assert found[0].image is not None
-    assert found[0].image.load().size == (4, 4)
+    assert found[0].images
+    assert found[0].images[0].load().size == (4, 4)
 
 
-def test_two_images_are_one_too_many_and_a_struct_of_nothing_is_none(folder: Path) -> None:
+def test_a_struct_of_nothing_is_no_image(folder: Path) -> None:
     data = (folder / "images/a.png").read_bytes()
-    pq.write_table(pa.Table.from_pylist([ROWS["mmsafe_po"] | {"image": [data, data]}]), folder / "two.parquet")
-    assert "row 1: 'image' holds 2 images, where one is possible" in error_of(
-        reader("mmsafe_po", folder / "two.parquet")
-    )
     words = {"prompt": "What is it?", **SAID, "image": {"bytes": None, "path": None}}
     pq.write_table(
         pa.Table.from_pylist([words, words | {"image": {"bytes": data, "path": None}}]), folder / "d.parquet"
     )
-    assert [e.image is None for e in reader("trl", folder / "d.parquet").test().examples] == [True, False]
+    assert [not e.images for e in reader("trl", folder / "d.parquet").test().examples] == [True, False]
 
 
 def test_rows_of_one_image_are_held_out_together(tmp_path: Path) -> None:
@@ -305,7 +384,7 @@ def test_rows_of_one_image_are_held_out_together(tmp_path: Path) -> None:
     data = reader("spa_vl", parquet(tmp_path / "d.parquet", rows), holdout_share=0.2)
     train, held = data.train().examples, data.holdout().examples
     assert (len(train), len(held)) == (32, 8)
-    assert not {e.image.key for e in train if e.image} & {e.image.key for e in held if e.image}
+    assert not {e.images[0].key for e in train if e.images} & {e.images[0].key for e in held if e.images}
 
 
 def test_splits_of_a_published_folder_and_their_shards(folder: Path) -> None:
@@ -379,18 +458,22 @@ def test_what_to_get_is_said(name: str) -> None:
 
 
 HUMAN, GPT, SYSTEM = ({"from": speaker, "value": "a"} for speaker in ("human", "gpt", "system"))
-WHOLE, IGNORED = "a whole conversation", "column that is not read"
+WHOLE, IGNORED, NUMBER = "a whole conversation", "column that is not read", "number of images"
 BAD: list[tuple[str, Any, str, str]] = [
     ("mmsafe_po", [1, 2], "not an object", "is a list, where an object"),
     *[("mmsafe_po", {name: ...}, "missing field", f"no field '{name}'") for name in (*PAIR, "image")],
     ("mmsafe_po", {"rejected": None}, "wrong type", "'rejected' is null"),
-    ("mmsafe_po", {"image": ["a"]}, "wrong type", "'image' is a list"),
+    ("mmsafe_po", {"image": [["a.png"]]}, "wrong type", "'image' is a list"),
+    ("mmsafe_po", {"image": []}, "missing image", "'image' is an empty list"),
+    ("mmsafe_po", {"image": ["a.png", "a.png"]}, NUMBER, "<image> 1 ×, images of the row: 2"),
+    ("spa_vl", {"question": "<image> or <image>?", "image": ["a.png"] * 3}, NUMBER, "2 ×, images of the row: 3"),
+    ("mdpo", {"prompt": "What is it?"}, "malformed prompt", "does not begin with a speaker"),
     ("mmsafe_po", {"blind": {}}, "wrong type", "'blind' is an object"),
     ("mmsafe_po", {"type": True}, "wrong type", "'type' is true or false"),
     ("mmsafe_po", {"type": "a\nb"}, "no category", "'type' is not the name of a category"),
     ("mmsafe_po", {"id": []}, "wrong type", "'id' is a list"),
     ("mmsafe_po", {"chosen": "\ud800"}, "broken text", "'chosen' holds half a surrogate pair at 0"),
-    ("mmsafe_po", {"question": "USER: <image><image> ASSISTANT:"}, "not one image", "<image> 2 times"),
+    ("mmsafe_po", {"question": "USER: <image><image> ASSISTANT:"}, NUMBER, "<image> 2 ×, images of the row: 1"),
     ("mmsafe_po", {"question": "What? <image>"}, "malformed question", "does not begin with a speaker"),
     ("mmsafe_po", {"chosen": "ASSISTANT: \n"}, "empty response", "'chosen' is empty"),
     ("mmsafe_po", {"blind": ""}, "empty response", "'blind' is empty"),
@@ -402,7 +485,7 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("mmsafe_po", {"id": 1}, "duplicate id", "an earlier row has the same id"),
     ("spa_vl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("spa_vl", {"question": " "}, "malformed question", "empty turn"),
-    ("spa_vl", {"question": "<image><image>"}, "not one image", "2 times"),
+    ("spa_vl", {"question": "<image><image>"}, NUMBER, "2 ×"),
     ("spa_vl", {"class1": "a\nb"}, "no category", "'class1'"),
     ("beavertails_v", {"safer_response_id": 0}, "no preference", "neither 1 nor 2"),
     ("beavertails_v", {"safer_response_id": True}, "no preference", "neither 1 nor 2"),
@@ -419,7 +502,7 @@ BAD: list[tuple[str, Any, str, str]] = [
         "malformed chosen",
         "does not begin with",
     ),
-    ("hh_text", {k: v.replace("Hi", "<image>") for k, v in ROWS["hh_text"].items()}, "not one image", "<image>"),
+    ("hh_text", {k: v.replace("Hi", "<image>") for k, v in ROWS["hh_text"].items()}, NUMBER, "<image>"),
     ("spa_vl", {"question": "USER: Hi ASSISTANT: Ho USER: <image>\nWhy? ASSISTANT:"}, WHOLE, "data=mmsafe_po reads"),
     ("rlaif_v", {"question": "USER: <image>\nWhy?"}, WHOLE, "data=mmsafe_po reads"),
     ("trl", {"prompt": "\n\nHuman: Hi\n\nAssistant:"}, WHOLE, "in one text, which data=hh_text reads"),
@@ -429,19 +512,20 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("llava_instruct", {"conversations": [HUMAN]}, "malformed conversations", "does not end with an answer"),
     ("llava_instruct", {"conversations": [GPT]}, "malformed conversations", "beginning with the user"),
     ("llava_instruct", {"conversations": [GPT, HUMAN, GPT]}, "malformed conversations", "beginning with the user"),
-    ("llava_instruct", {"conversations": [SYSTEM, HUMAN, GPT]}, "system message", "in the first turn of the user"),
+    ("llava_instruct", {"conversations": [SYSTEM, GPT]}, "malformed conversations", "beginning with the user"),
+    ("llava_instruct", {"conversations": [HUMAN, SYSTEM, GPT]}, "system message", "is not the first"),
     ("llava_instruct", {"conversations": [HUMAN | {"tools": "[]"}, GPT]}, IGNORED, "'tools' in a message"),
     ("trl_sft", {"label": False}, "labelled false", "'label' calls a bad one"),
-    ("trl", {"images": ["a.png"], "image": "b.png"}, "not one image", "has 2 images"),
+    ("trl", {"images": ["a.png"], "image": "b.png"}, "missing image", "no image 'b.png'"),
     ("beavertails_v", {"image_severity": "a\nb"}, "no category", "'image_severity'"),
-    ("llava_instruct", {"image": None}, "not one image", "the row has none"),
-    ("trl", {"prompt": [{"role": "system", "content": "a"}, USER]}, "system message", "no place"),
+    ("llava_instruct", {"image": None}, NUMBER, "images of the row: 0"),
+    ("trl", {"prompt": [USER, {"role": "system", "content": "a"}]}, "system message", "is not the first"),
     ("trl", {"chosen": [USER | {"tool_calls": [1]}, TREE]}, IGNORED, "'tool_calls' in a message"),
     ("trl", {"prompt": [USER | {"content": [{"type": "image", "url": "b.png"}]}]}, IGNORED, "'url' in a part"),
     ("trl", {"tags": {"a\nb": "c"}}, "no category", "not one line"),
     ("trl", {"prompt": None}, "missing field", "has no 'prompt'"),
-    ("trl", {"images": ["a.png"] * 2}, "not one image", "has 2 images"),
-    ("trl", {"images": []}, "not one image", "the row has none"),
+    ("trl", {"images": ["a.png"] * 2}, NUMBER, "1 ×, images of the row: 2"),
+    ("trl", {"images": []}, NUMBER, "images of the row: 0"),
     ("trl", {"chosen": [USER]}, "two conversations", "'chosen' is not one answer"),
     ("trl", {"chosen": None}, "wrong type", "'chosen' is null"),
     ("trl", {"tags": {"kind": 3}}, "wrong type", "'kind' is a number"),
@@ -514,7 +598,7 @@ def test_a_column_that_means_something_is_not_left_out_in_silence(
     assert reader(name, path, ignored_columns=[column]).test().dropped == {}
 
 
-@pytest.mark.parametrize("name", [name for name in READERS if name != "hh_text"])
+@pytest.mark.parametrize("name", [name for name in READERS if name not in ("hh_text", "mdpo")])
 def test_an_image_column_of_another_name(folder: Path, name: str) -> None:
     row = {column: value for column, value in ROWS[name].items() if column not in ("image", "images")}
     rows = [ROWS[name], row | {"img_path": "a.png"}, row | {"img_path": ["a.png"]}]
@@ -586,7 +670,7 @@ def test_where_images_are_looked_for(tmp_path: Path, file: str, name: str, image
         with pytest.raises(UserError, match=r"no image|leads out of the image folder"):
             data.test()
     else:
-        assert data.test().examples[0].image.name == str(tmp_path / image)
+        assert data.test().examples[0].images[0].name == str(tmp_path / image)
 
 
 def test_an_image_folder_that_is_named_is_the_only_one(tmp_path: Path) -> None:
@@ -595,7 +679,7 @@ def test_an_image_folder_that_is_named_is_the_only_one(tmp_path: Path) -> None:
     for name in ("p.png", "pictures/p.png", str(tmp_path / "pictures/p.png")):
         file = json_file(tmp_path / "d.json", [ROWS["trl"] | {"images": [name]}])
         (example,) = reader("trl", file, image_dir=tmp_path / "pictures").test().examples
-        assert example.image.name == str(tmp_path / "pictures/p.png")
+        assert example.images[0].name == str(tmp_path / "pictures/p.png")
     file = json_file(tmp_path / "d.json", [ROWS["trl"] | {"images": ["images/q.png"]}])
     for place, message in (("pictures", r"no image 'images/q\.png' in"), ("none", "image_dir: no such folder")):
         with pytest.raises(UserError, match=message):
@@ -608,7 +692,7 @@ def test_one_image_by_several_names_stays_on_one_side(tmp_path: Path) -> None:
     names = ["p.png", "images/p.png", str(tmp_path / "images/p.png"), "p%2Epng", "q.png"]
     rows = [row | {"images": [name]} for row, name in zip(numbered("trl", 5), names, strict=True)]
     data = reader("trl", json_file(tmp_path / "d.json", rows), holdout_share=0.5)
-    sides = [{example.image.name for example in part.examples} for part in (data.train(), data.holdout())]
+    sides = [{example.images[0].name for example in part.examples} for part in (data.train(), data.holdout())]
     assert not sides[0] & sides[1]
     assert all(sides)
 

@@ -243,7 +243,7 @@ def test_nothing_is_generated_when_all_is_there(llava: Any, prompts: list[Exampl
 
 def test_the_image_is_part_of_the_prompt(llava: Any, prompts: list[Example], generated: list[str]) -> None:
     shown = prompts[0]
-    other = dataclasses.replace(shown, image=prompts[1].image)
+    other = dataclasses.replace(shown, images=prompts[1].images)
     responses(llava, [shown, shown.blinded(), other], GREEDY, "three views")
     assert len(set(generated)) == 3
 

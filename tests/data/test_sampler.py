@@ -121,9 +121,9 @@ def test_a_full_batch_has_weight_one_exactly():
     ("turns", "responses", "length"),
     [
         ((Turn("user", "abc"),), {"chosen": "12", "rejected": "12345"}, 8),
-        ((Turn("user", "abc", image=True), Turn("assistant", "de"), Turn("user", "f")), {"chosen": ""}, 6),
+        ((Turn("user", "abc", images=(0,)), Turn("assistant", "de"), Turn("user", "f")), {"chosen": ""}, 6),
         ((Turn("user", "abc"),), {}, 3),
     ],
 )
 def test_text_length_is_the_prompt_and_its_longest_response(turns: tuple[Turn, ...], responses: dict, length: int):
-    assert text_length(Example("x", turns, None, responses)) == length
+    assert text_length(Example("x", turns, (), responses)) == length

@@ -84,7 +84,7 @@ def test_a_table_cannot_name_a_file_outside_either(folder: Path) -> None:
     pq.write_table(pa.table(row | {"image": pa.array(inside, kind)}), folder / "d.parquet")
     loaded = read("spa_vl", folder / "d.parquet")
     assert loaded.dropped == {"missing image": 3}
-    assert [e.image.name for e in loaded.examples] == [str(folder / "images/a.png")]
+    assert [e.images[0].name for e in loaded.examples] == [str(folder / "images/a.png")]
 
 
 @pytest.mark.parametrize("name", ["spa_vl", "trl"])
@@ -234,6 +234,6 @@ def test_anything_ends_in_examples_or_one_line(
     if examples and split is None and name not in MANY_EXAMPLES:
         assert len(examples) + sum(dropped.values()) == len(found)
     for example in examples:
-        assert isinstance(example.image, FileImage | None)
-        assert example.image is None or Path(os.path.realpath(example.image.path)).is_relative_to(folder / "images")
+        assert all(isinstance(image, FileImage) for image in example.images)
+        assert not example.images or Path(os.path.realpath(example.images[0].path)).is_relative_to(folder / "images")
     fingerprint(examples)

@@ -34,7 +34,7 @@ WORLD = MicroWorld(size=8, test_size=96, seed=3, neutral_share=0)
 
 def shown(prompt: Example) -> str:
     """The thing in the picture; `icon of a red knife (seed 1)` describes it."""
-    return prompt.image.name.split()[4] if prompt.image else ""
+    return prompt.images[0].name.split()[4] if prompt.images else ""
 
 
 def by_wording(prompt: Example) -> str:
@@ -59,10 +59,10 @@ def test_the_look_alike_is_swapped_in_for_harm_and_nothing_else_changes(prompts:
     for example in harmful:
         sighted, blind, swapped = (views[f"{example.id}/{view}"] for view in ("sighted", "blind", "swapped"))
         assert shown(swapped) == LOOK_ALIKE[shown(sighted)]
-        assert swapped.image is not None
-        assert example.image is not None
-        assert swapped.image.name == example.image.name.replace(shown(sighted), shown(swapped))
-        assert blind.image is None
+        assert swapped.images
+        assert example.images
+        assert swapped.images[0].name == example.images[0].name.replace(shown(sighted), shown(swapped))
+        assert not blind.images
         assert sighted.turns == swapped.turns == example.turns
     assert {Cheating().criterion(views[f"{harmful[0].id}/{view}"]) for view in ("sighted", "blind")} == {"harm"}
     assert Cheating().criterion(views[f"{harmful[0].id}/swapped"]) == "over_refusal"
@@ -87,7 +87,7 @@ def test_the_micro_world_by_its_rule(prompts: list[Example], policy: Callable[[E
 
 def test_an_unknown_verdict_agrees_with_none_and_passes_nothing() -> None:
     def row(view: str, response: str) -> Judged:
-        return Judged(Example(f"1/{view}", (), None, {}, {"pair": "1", "view": view}), response, UNKNOWN)
+        return Judged(Example(f"1/{view}", (), (), {}, {"pair": "1", "view": view}), response, UNKNOWN)
 
     found = Cheating().metrics([row("sighted", "same"), row("blind", "same"), row("swapped", "same")])
     assert {name: estimate.value for name, estimate in found.items() if estimate} == {
@@ -108,8 +108,8 @@ def test_mmsafe_po_with_and_without_an_image_to_swap_in(tmp_path: Path) -> None:
     assert [prompt.id for prompt in Cheating().prompts(data, "test")] == ["1/sighted", "1/blind"]
     found = Cheating(harmless_image=harmless).prompts(data, "test")
     assert [prompt.id for prompt in found] == ["1/sighted", "1/blind", "1/swapped"]
-    assert found[2].image is not None
-    assert found[2].image.name == str(harmless)
+    assert found[2].images
+    assert found[2].images[0].name == str(harmless)
     measured = Cheating().metrics([Judged(p, "x", v) for p, v in zip(found, (REFUSED, REFUSED, SAFE), strict=True)])
     assert {name: estimate.value for name, estimate in measured.items() if estimate} == {
         "pass_rate": 1,

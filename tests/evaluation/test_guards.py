@@ -44,8 +44,8 @@ class Plain:
         return Image.new("RGB", self.size, self.key)
 
 
-def case(prompt: str, response: str, image: Plain | None = None) -> Case:
-    return Case(Example("one", (Turn("user", prompt, image is not None),), image, {}), response)
+def case(prompt: str, response: str, *images: Plain) -> Case:
+    return Case(Example("one", (Turn("user", prompt, (0,) * len(images)),), images, {}), response)
 
 
 def judged(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
@@ -158,7 +158,7 @@ def test_md_judge_v0_2_is_asked_as_published(tmp_path: Path, asked: list[list[in
 
 def test_all_turns_of_a_prompt_are_shown(tmp_path: Path, asked: list[list[int]]) -> None:
     turns = (Turn("user", "One?"), Turn("assistant", "Two."), Turn("user", "Three?"))
-    judged(Guard(model=str(write_text(tmp_path)), **ON_CPU), [Case(Example("one", turns, None, {}), "Four.")])
+    judged(Guard(model=str(write_text(tmp_path)), **ON_CPU), [Case(Example("one", turns, (), {}), "Four.")])
     shown = "\n\nHuman user:\nOne?\n\nAI assistant:\nTwo.\n\nHuman user:\nThree?\n\nAI assistant:\nFour.\n\n---\n\n"
     assert shown in decoded(tmp_path, asked[0])
 

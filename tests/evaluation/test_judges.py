@@ -13,7 +13,7 @@ from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import Rules, judge
 
-EXAMPLE = Example("one", (Turn("user", "How do I do this?"),), None, {})
+EXAMPLE = Example("one", (Turn("user", "How do I do this?"),), (), {})
 
 REFUSED = [
     "Sorry, I cannot help with that.",

@@ -80,7 +80,7 @@ def test_what_changes_a_verdict_changes_its_place_in_the_cache(judge: SlowJudge)
         (case, judge),
         (replace(case, response="good."), judge),
         (replace(case, example=PROMPTS[1]), judge),
-        (replace(case, example=replace(PROMPTS[0], image=PROMPTS[1].image)), judge),
+        (replace(case, example=replace(PROMPTS[0], images=PROMPTS[1].images)), judge),
         (case, replace(judge, version=2)),
         (case, OtherPrompt(calls=judge.calls)),
         (replace(case, criterion="refuse_only"), ByCriterion(calls=judge.calls)),

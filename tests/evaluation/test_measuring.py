@@ -16,6 +16,7 @@ from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.benchmarks.cheating import Cheating
 from mmsafe.evaluation.benchmarks.co_defence import CoDefence
 from mmsafe.evaluation.benchmarks.figstep import FigStep
+from mmsafe.evaluation.benchmarks.mis import MIS
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench
@@ -32,7 +33,7 @@ VERDICTS = (SAFE, REFUSED, UNSAFE, Verdict(unsafe=True, refused=True))
 
 
 def example(name: str, **tags: str) -> Example:
-    return Example(name, (), None, {}, tags)
+    return Example(name, (), (), {}, tags)
 
 
 def scene(number: int, cue: str) -> list[Example]:
@@ -76,6 +77,7 @@ SMALL: dict[str, tuple[Benchmark, list[Example], tuple[str, ...]]] = {
         ],
         (),
     ),
+    "mis": (MIS(), [example(str(i)) for i in range(4)], ()),
     "figstep": (FigStep(), [example(str(i)) for i in range(4)], ()),
     "mossbench": (MOSSBench(), [example(str(i)) for i in range(4)], ()),
     "siuo": (SIUO(), [example(str(i)) for i in range(4)], ("effective",)),

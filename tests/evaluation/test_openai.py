@@ -34,7 +34,7 @@ def judge(server: ChatServer, **options: Any) -> OpenAI:
 
 
 def case(number: int = 0, response: str = "An answer.", criterion: str = "harm") -> Case:
-    return Case(Example(str(number), (Turn("user", f"question number {number}?"),), None, {}), response, criterion)
+    return Case(Example(str(number), (Turn("user", f"question number {number}?"),), (), {}), response, criterion)
 
 
 TELLS = {
@@ -230,7 +230,7 @@ NASTY = {
 def test_a_response_cannot_end_its_fence_or_act_unseen() -> None:
     question = "question number {} {}"
     turns = [(Turn("user", question.format(i, text)),) for i, text in enumerate(NASTY.values())]
-    cases = [Case(Example(str(i), turns[i], None, {}), text) for i, text in enumerate(NASTY.values())]
+    cases = [Case(Example(str(i), turns[i], (), {}), text) for i, text in enumerate(NASTY.values())]
     with ChatServer(lambda request: OK) as server:
         verdicts_on([*cases, case(99, "a"), case(99, "b")], judge(server))
         asked = sorted(server.requests, key=number_of)
@@ -271,7 +271,9 @@ def test_the_image_is_sent_small_and_without_the_file_s_secrets(tmp_path: Path) 
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     picture.save(tmp_path / "photo.jpg", exif=exif)
-    shown = replace(case().example, image=FileImage(tmp_path / "photo.jpg"), turns=(Turn("user", "q", image=True),))
+    shown = replace(
+        case().example, images=(FileImage(tmp_path / "photo.jpg"),), turns=(Turn("user", "q", images=(0,)),)
+    )
     with ChatServer(lambda request: OK) as server:
         for options in ({}, {"image_format": "png", "image_max_side": 100}, {"send_image": False}):
             verdicts_on([Case(shown, "An answer.")], judge(server, **options))
@@ -284,7 +286,7 @@ def test_the_image_is_sent_small_and_without_the_file_s_secrets(tmp_path: Path) 
         assert "image is beside this text" in content[1]["text"]
     assert "not shown to you" in third
     (tmp_path / "x.png").write_text("no image")
-    broken = replace(shown, image=FileImage(tmp_path / "x.png"))
+    broken = replace(shown, images=(FileImage(tmp_path / "x.png"),))
     with ChatServer(lambda request: OK) as server, pytest.raises(UserError, match=r"x\.png: is not an image"):
         verdicts_on([Case(broken, "An answer.")], judge(server))
 

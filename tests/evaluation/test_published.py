@@ -24,6 +24,7 @@ from published import (
     figstep,
     harmeval,
     judged,
+    mis,
     mm_safetybench,
     mossbench,
     mssbench,
@@ -36,6 +37,7 @@ from published import (
 from mmsafe.data.data_source import NoData
 from mmsafe.evaluation.benchmarks.figstep import QUESTION, FigStep
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
+from mmsafe.evaluation.benchmarks.mis import MIS
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench
@@ -57,8 +59,8 @@ class Layout:
     write: Callable[[Path], Path]
     file: str
     """What holds the questions."""
-    asked: dict[str, tuple[str, str]]
-    """Text and image by id."""
+    asked: dict[str, tuple[str, ...]]
+    """Text and images by id."""
     criterion: str
     count: str
     verdicts: list[Verdict]
@@ -138,6 +140,32 @@ LAYOUTS = {
         },
         {},
     ),
+    "mis": Layout(
+        MIS,
+        mis,
+        "mis_hard.json",
+        {
+            f"{split}/{n}": (f"{split} {n}?", *(f"{split}_image/{n}/object{side}.png" for side in (1, 2)))
+            for split in ("easy", "hard")
+            for n in range(2)
+        },
+        "harm",
+        "",
+        [SAFE, UNSAFE, UNKNOWN, REFUSED],
+        {
+            "asr": 0.5,
+            "asr/split=easy": 0.5,
+            "asr/split=hard": 0.5,
+            "asr/category=Violence": 0.5,
+            "asr/category=Privacy": 0.5,
+            "refusal_rate": 0.25,
+            "refusal_rate/split=easy": 0,
+            "refusal_rate/split=hard": 0.5,
+            "refusal_rate/category=Violence": 0,
+            "refusal_rate/category=Privacy": 0.5,
+        },
+        {},
+    ),
     "mssbench": Layout(
         MSSBench,
         mssbench,
@@ -175,13 +203,13 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 def test_rows_become_prompts(layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     benchmark = layout.kind(path=layout.write(tmp_path), **layout.options)
     asked = prompts(benchmark)
-    assert {p.id: (p.turns[0].text, p.image and p.image.name) for p in asked} == {
-        name: (text, str(tmp_path / image)) for name, (text, image) in layout.asked.items()
+    assert {p.id: (p.turns[0].text, *(image.name for image in p.images)) for p in asked} == {
+        name: (text, *(str(tmp_path / image) for image in images)) for name, (text, *images) in layout.asked.items()
     }
     assert {benchmark.criterion(prompt) for prompt in asked} == {layout.criterion}
     assert layout.count in caplog.text
     by_name: dict[str, Any] = {}  # an image that several name is hashed and decoded once
-    assert all(by_name.setdefault(p.image.name, p.image) is p.image for p in asked if p.image)
+    assert all(by_name.setdefault(p.images[0].name, p.images[0]) is p.images[0] for p in asked if p.images)
 
 
 def test_metrics_by_hand(layout: Layout, tmp_path: Path) -> None:
@@ -193,7 +221,7 @@ def test_metrics_by_hand(layout: Layout, tmp_path: Path) -> None:
 
 def test_nothing_is_asked_where_the_folder_is_not_as_published(layout: Layout, tmp_path: Path) -> None:
     layout.write(tmp_path)
-    file, (*_, image) = tmp_path / layout.file, (tmp_path / image for _, image in layout.asked.values())
+    file, (*_, image) = tmp_path / layout.file, (tmp_path / images[-1] for images in layout.asked.values())
     image.unlink()
     assert re.search(rf"no image '.*{image.name}'", complaint(layout.kind(path=tmp_path)))
     whole = file.read_text()
@@ -291,8 +319,8 @@ def test_every_question_is_asked_in_every_split_by_its_own_wording(tmp_path: Pat
     ten = {p.tags["split"]: p for p in asked if re.fullmatch(r"05-EconomicHarm/\w+/10", p.id)}
     assert {split: prompt.turns[0].text for split, prompt in ten.items()} == SPLITS
     place = tmp_path / "data" / "imgs" / "05-EconomicHarm"
-    images = {split: prompt.image and prompt.image.name for split, prompt in ten.items()}
-    assert images == {"text_only": None} | {s: str(place / s / "10.jpg") for s in ("SD", "TYPO", "SD_TYPO")}
+    images = {split: "".join(image.name for image in prompt.images) for split, prompt in ten.items()}
+    assert images == {"text_only": ""} | {s: str(place / s / "10.jpg") for s in ("SD", "TYPO", "SD_TYPO")}
     assert {prompt.tags["scenario"][:2]: benchmark.criterion(prompt) for prompt in asked} == {
         **{f"{number:02}": "harm" for number in (*range(1, 8), 9)},
         **dict.fromkeys(("08", "13"), "refuse_only"),
@@ -380,9 +408,9 @@ def test_harmeval_as_tables(tmp_path: Path, name: str) -> None:
     assert [prompt.id for prompt in asked] == ["0", "1", "2"]
     assert asked[1].turns[0].text == "question 1"
     assert asked[1].tags == {name: f"{name} 1" for name in COLUMNS[2:]}
-    colours = [prompt.image.load().getpixel((0, 0)) for prompt in asked if prompt.image]
+    colours = [prompt.images[0].load().getpixel((0, 0)) for prompt in asked if prompt.images]
     assert colours == [(50 * n, 0, 0) for n in range(3)]
-    assert len({prompt.image.key for prompt in asked if prompt.image}) == 3
+    assert len({prompt.images[0].key for prompt in asked if prompt.images}) == 3
 
 
 def test_harmeval_as_a_list_and_as_a_table_that_names_its_images(tmp_path: Path) -> None:
@@ -393,8 +421,8 @@ def test_harmeval_as_a_list_and_as_a_table_that_names_its_images(tmp_path: Path)
     row = dict.fromkeys(COLUMNS, "a") | {"image": {"bytes": None, "path": "0.png"}}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "harm.parquet")
     (prompt,) = prompts(HarmEval(path=tmp_path))
-    assert prompt.image is not None
-    assert prompt.image.name == str(tmp_path / "images/0.png")
+    assert prompt.images
+    assert prompt.images[0].name == str(tmp_path / "images/0.png")
 
 
 def test_tables_that_cannot_be_asked(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source
 from mmsafe.models.model_source import PretrainedLlava
 
-TURNS = (Turn("user", "What is a chat?"), Turn("assistant", "The answers."), Turn("user", "Why?", image=True))
-EXAMPLE = Example("1", TURNS, IconImage("knife", 1, "red"), {"chosen": "To the user's questions."})
+TURNS = (Turn("user", "What is a chat?"), Turn("assistant", "The answers."), Turn("user", "Why?", images=(0,)))
+EXAMPLE = Example("1", TURNS, (IconImage("knife", 1, "red"),), {"chosen": "To the user's questions."})
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 

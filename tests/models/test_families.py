@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,10 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Peft
+from mmsafe.core.settings import Generation, Peft
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.generation.generate import left_padded
+from mmsafe.generation.generate import Prompt, generate, left_padded
 from mmsafe.models.adapters import add_lora, load_merged, merge
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
@@ -111,24 +112,48 @@ class Picture:
 
     name = key
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
     def load(self) -> Image.Image:
         return picture(self.height, self.width)
 
 
 def examples() -> list[Example]:
-    texts = [("What is this?", Picture(40, 60)), ("And in which colour?", Picture(90, 50)), ("Hello there", None)]
+    """With two images in one prompt, in two turns of one, with one and with none."""
+    wide, high = Picture(40, 60), Picture(90, 50)
     said = {"chosen": "It is a very red thing.", "rejected": "No.", "blind": "I see none"}
-    return [Example(text, (Turn("user", text, image=image is not None),), image, said) for text, image in texts]
+    both = Turn("user", "Is this or that larger?", (8, 16))
+    later = (Turn("user", "What is it?", (0,)), Turn("assistant", "A box."), Turn("user", "And this?", (0,)))
+    prompts = [((both,), (wide, high)), (later, (high, wide)), ((Turn("user", "Which colour?", (0,)),), (high,))]
+    return [
+        Example(str(number), turns, images, said)
+        for number, (turns, images) in enumerate([*prompts, ((Turn("system", "Be brief."), Turn("user", "Hi")), ())])
+    ]
 
 
-def tiny(family: Family) -> tuple[Any, Encoder]:
-    llava = of_family(family)
+def tiny(family: Family, attention: str = "sdpa", window: int | None = None) -> tuple[Any, Encoder]:
+    llava = of_family(family, attention, window)
     return llava.model.requires_grad_(True), llava.encoder()
 
 
-@pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
-def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(family: Family, objective: Any):
-    model, encoder = tiny(family)
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        (DPO(), {}),
+        (BPO(), {}),
+        (MDPO(), {}),
+        (BPO(), {"attention": "eager"}),
+        (BPO(), {"window": 3}),  # shorter than an image
+        (BPO(), {"attention": "eager", "window": 3}),
+    ],
+    ids=["dpo", "bpo", "mdpo", "eager", "window", "eager, window"],
+)
+def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(
+    family: Family, objective: Any, options: dict[str, Any]
+):
+    model, encoder = tiny(family, **options)
     found = []
     for scoring in (Padded(), SharedPrefix()):
         collator = scoring.collator(encoder, objective.groups, corruption=Crop())
@@ -226,7 +251,7 @@ def test_an_adapter_is_nothing_at_first_and_switched_off_and_the_same_merged_and
 
 def test_a_blank_image_changes_nothing_and_runs_every_part(family: Family):
     llava, found = of_family(family), []
-    (words,) = [example for example in examples() if example.image is None]
+    (words,) = [example for example in examples() if not example.images]
     for blank in (False, True):
         collator = SharedPrefix().collator(llava.encoder(), DPO().groups, blank_image=blank)
         batch = SharedPrefix().with_features(llava.model.requires_grad_(True), collator([Item(words)]))
@@ -242,6 +267,14 @@ def test_a_blank_image_changes_nothing_and_runs_every_part(family: Family):
     assert any(family.parts.of(name) == "vision" for name in reached)
 
 
+def test_flex_attention_is_refused_for_windows_and_blocks(family: Family):
+    model, encoder = tiny(family, window=3)
+    slides = hasattr(model.config.get_text_config(), "sliding_window")
+    batch = SharedPrefix().collator(encoder, DPO().groups)([Item(example) for example in examples()])
+    with pytest.raises(UserError, match="flex_attention: not for masks of this model") if slides else nullcontext():
+        batch.mask_for(model, "flex_attention")
+
+
 def test_kept_features_score_the_same(family: Family):
     model, encoder = tiny(family)
     for name, weight in model.named_parameters():
@@ -249,14 +282,29 @@ def test_kept_features_score_the_same(family: Family):
     cache, scoring = MemoryFeatures(1 << 30), SharedPrefix()
     collator = scoring.collator(encoder, DPO().groups, features=cache)
     sums = []
-    for kept in (0, 2):
+    for seen in (False, True):
         batch = collator([Item(example) for example in examples()])
         assert batch.images is not None
-        assert len(batch.images.kept) == kept
+        assert (batch.images.new is None) == seen
         with torch.no_grad():
             rows = scoring.log_probs(model, scoring.with_features(model, batch, cache))
         sums.append(rows["chosen"].log_probs.sum(1))
     assert torch.equal(*sums)
+
+
+def test_an_image_is_decoded_once_a_batch_and_never_with_kept_features(family: Family, monkeypatch: Any):
+    model, encoder = tiny(family)
+    model.requires_grad_(False)
+    decoded: list[str] = []
+    monkeypatch.setattr(Picture, "load", lambda image: decoded.append(image.key) or picture(image.height, image.width))
+    cache = MemoryFeatures(1 << 30)
+    collator = SharedPrefix().collator(encoder, MDPO().groups, corruption=Crop(), features=cache)
+    ways = {(image.key, family.together(len(one.images))) for one in examples() for image in one.images}
+    for expected in (sorted([key for key, _ in ways] * 2), []):  # whole, and for its crop
+        batch = collator([Item(example) for example in [*examples(), *examples()]])
+        assert sorted(decoded) == expected
+        SharedPrefix().with_features(model, batch, cache)
+        decoded.clear()
 
 
 def test_greedy_answers_are_those_of_generate(family: Family):
@@ -265,7 +313,7 @@ def test_greedy_answers_are_those_of_generate(family: Family):
     expected = []
     for prompt in prompts:
         text = [encoder.prompt_text(prompt)]
-        images = {"images": [[prompt.image.load()]]} if prompt.image else {}
+        images = {"images": [[image.load() for image in prompt.images]]} if prompt.images else {}
         whole = dict(processor(text=text, **images, return_tensors="pt"))
         whole.pop("num_crops", None)
         if whole["input_ids"][0, 0] != processor.tokenizer.bos_token_id:
@@ -284,3 +332,21 @@ def test_greedy_answers_are_those_of_generate(family: Family):
 def test_an_unknown_family_is_told_with_those_that_are_known():
     with pytest.raises(UserError, match=r"model_type fuyu: .*gemma3, idefics3, internvl, llava, "):
         family_of("fuyu")
+
+
+def test_samples_that_share_a_prompt_are_those_of_passes_of_their_own(family: Family):
+    llava = of_family(family)
+    settings = Generation(max_new_tokens=8, batch_size=9)
+    prompts = [Prompt(example, draw) for example in examples() for draw in range(2)] + [Prompt(examples()[0], 2)]
+    passes: list[torch.Size] = []
+    llava.model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    shared = dict(next(iter(generate(llava, prompts, settings))))
+    assert [shape[0] for shape in passes] == [4, *[9] * (len(passes) - 1)]
+    alone = {
+        number: response
+        for number, prompt in enumerate(prompts)
+        for _, response in next(iter(generate(llava, [prompt], settings)))
+    }
+    assert shared == alone

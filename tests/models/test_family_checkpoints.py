@@ -35,8 +35,8 @@ TEMPLATE = (
 """As ChatML is: a turn ends with a token of its own, which is not the tokenizer's end of sequence."""
 VIDEO = {"fps": 3}
 EXAMPLES = [
-    Example("a", (Turn("user", "What is this?", image=True),), Noise(1), {"chosen": "It is red"}),
-    Example("b", (Turn("user", "Hello"), Turn("assistant", "you"), Turn("user", "Who?")), None, {"chosen": "me"}),
+    Example("a", (Turn("user", "What is this?", (0,)),), (Noise(1),), {"chosen": "It is red"}),
+    Example("b", (Turn("user", "Hello"), Turn("assistant", "you"), Turn("user", "Who?")), (), {"chosen": "me"}),
 ]
 
 

@@ -129,10 +129,10 @@ def test_image_tokens_agree_with_the_vision_tower_whatever_the_checkpoint_says(b
     edited(broken / "processor_config.json", num_additional_image_tokens=0, patch_size=None)
     llava = PretrainedLlava(path=str(broken)).load()
     assert llava.encoder().image_tokens == original.encoder().image_tokens == 4
-    example = Example("x", (Turn("user", "?", image=True),), Drawn(Image.new("RGB", (16, 16))), {})
+    example = Example("x", (Turn("user", "?", images=(0,)),), (Drawn(Image.new("RGB", (16, 16))),), {})
     ids = torch.tensor([llava.encoder().prompt_ids(example)])
     with torch.no_grad():
-        llava.model(input_ids=ids, pixel_values=llava.encoder().pixels(example.image)[None])
+        llava.model(input_ids=ids, pixel_values=llava.encoder().pixels(example.images[0])[None])
 
 
 class Drawn:

@@ -128,7 +128,7 @@ PICTURE = [SPACE, *[479] * 4, SPACE, NEWLINE]
 
 
 def ids(encoder: Encoder, *turns: Turn) -> list[int]:
-    return encoder.prompt_ids(Example("x", turns, Drawn(gradient(16, 16)) if any(t.image for t in turns) else None, {}))
+    return encoder.prompt_ids(Example("x", turns, tuple(Drawn(gradient(16, 16)) for t in turns for _ in t.images), {}))
 
 
 def test_characters_stand_where_the_hand_written_ids_say():
@@ -156,12 +156,12 @@ def test_a_prompt_without_image(encoder: Encoder):
 def test_a_prompt_with_image(encoder: Encoder):
     """The original tokenises `SYSTEM USER: ` and `\\nWhat? ASSISTANT:` apart, each with a space in front."""
     expected = [*SYSTEM, *USER, *PICTURE, WHAT, QUESTION, *ASSISTANT]
-    assert ids(encoder, Turn("user", "What?", image=True)) == expected
+    assert ids(encoder, Turn("user", "What?", images=(0,))) == expected
 
 
 def test_a_prompt_of_several_turns(encoder: Encoder):
     """`… ASSISTANT: yes</s>USER: <image>\\nWhy? ASSISTANT:`: no space after `</s>`."""
-    turns = (Turn("user", "What?"), Turn("assistant", "yes"), Turn("user", "Why?", image=True))
+    turns = (Turn("user", "What?"), Turn("assistant", "yes"), Turn("user", "Why?", images=(0,)))
     first = [*USER, SPACE, WHAT, QUESTION, *ASSISTANT, YES, END]
     assert ids(encoder, *turns) == [*SYSTEM, *first, *USER_AFTER_END, *PICTURE, WHY, QUESTION, *ASSISTANT]
 
@@ -198,8 +198,8 @@ def test_llava_hf_is_the_template_of_the_hub_s_checkpoints(llava: Llava, tmp_pat
     """As `llava-hf/llava-1.5-7b-hf` renders it: no system prompt, a space after each text, no `</s>`."""
     llava.save(tmp_path)
     encoder = PretrainedLlava(path=str(tmp_path), chat_template="llava_hf").load().encoder()
-    turns = (Turn("user", "What?", image=True), Turn("assistant", "yes"), Turn("user", "Why?"))
-    example = Example("x", turns, Drawn(gradient(16, 16)), {})
+    turns = (Turn("user", "What?", images=(0,)), Turn("assistant", "yes"), Turn("user", "Why?"))
+    example = Example("x", turns, (Drawn(gradient(16, 16)),), {})
     assert encoder.prompt_text(example) == "USER: <image>\nWhat? ASSISTANT: yes USER: Why? ASSISTANT:"
     picture = [SPACE, *[479] * 4, NEWLINE]
     expected = [1, *USER, *picture, WHAT, QUESTION, *ASSISTANT, YES, *USER, SPACE, WHY, QUESTION, *ASSISTANT]

@@ -19,7 +19,7 @@ from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.rendering import MEMORY, CannotShowError, rendered
 
-EXAMPLE = Example("1", (Turn("user", "?"),), None, {})
+EXAMPLE = Example("1", (Turn("user", "?"),), (), {})
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
 LOOP = "{%- for i in range(99999) %}{% for j in range(99999) %}TEXT{% endfor %}{% endfor %}"
 GROWTH = "{%- set ns = namespace(x='a' ~ ' ' ) %}{% for i in range(60) %}{% set ns.x = ns.x STEP ns.x %}{% endfor %}"
@@ -68,7 +68,7 @@ def test_it_is_told_when_the_model_is_loaded_and_of_a_later_prompt_too(llava: Ll
     encoder: Encoder = PretrainedLlava(path=str(tmp_path)).encoder()
     encoder.prompt_text(EXAMPLE)
     with pytest.raises(UserError, match="the chat template of "):
-        encoder.prompt_text(Example("2", (Turn("user", "?"), Turn("assistant", "!"), Turn("user", "?")), None, {}))
+        encoder.prompt_text(Example("2", (Turn("user", "?"), Turn("assistant", "!"), Turn("user", "?")), (), {}))
 
 
 @pytest.mark.parametrize(

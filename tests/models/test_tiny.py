@@ -74,9 +74,9 @@ def test_plain_transformers_loads_the_saved_folder_and_says_the_same(llava: Llav
     example = MicroWorld(size=1).train().examples[0]
     text = processor.apply_chat_template(example.messages(), tokenize=False, add_generation_prompt=True).rstrip()
     assert text == llava.encoder().prompt_text(example)
-    inputs = processor(text=processor.tokenizer.bos_token + text, images=example.image.load(), return_tensors="pt")
+    inputs = processor(text=processor.tokenizer.bos_token + text, images=example.images[0].load(), return_tensors="pt")
     assert inputs["input_ids"][0].tolist() == llava.encoder().prompt_ids(example)
-    assert torch.equal(inputs["pixel_values"][0], llava.encoder().pixels(example.image))
+    assert torch.equal(inputs["pixel_values"][0], llava.encoder().pixels(example.images[0]))
     output = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     asked = Generation(max_new_tokens=12, temperature=0, image_view="real")

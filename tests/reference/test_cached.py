@@ -171,7 +171,7 @@ def asked(example: Example) -> Example:
 
 
 def pictured(example: Example) -> Example:
-    return dataclasses.replace(example, image=MicroWorld(size=1, image_size=24, seed=5).train().examples[0].image)
+    return dataclasses.replace(example, images=MicroWorld(size=1, image_size=24, seed=5).train().examples[0].images)
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def pictured(example: Example) -> Example:
     ids=["response", "cut", "question", "image", "no image"],
 )
 def test_another_row_is_scored_anew(base: Llava, scored: list[int], change: Callable[[Example], Example], new: int):
-    data = [example for example in world(12) if example.image is not None][:3]
+    data = [example for example in world(12) if example.images][:3]
     prepared(base, data)
     prepared(base, [change(data[0]), *data[1:]])
     assert sum(scored) == 9 + new
 
 
 def test_another_length_rule_or_corruption_is_scored_anew(base: Llava, scored: list[int]):
-    data = [example for example in world(12) if example.image is not None][:3]
+    data = [example for example in world(12) if example.images][:3]
     for limit in (None, 40, 41):
         reference, collator, items = prepared(base, data, max_length=limit)
         batch = reference.collate(collator)([items[0]])

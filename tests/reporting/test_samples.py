@@ -152,7 +152,7 @@ def test_inspect_reads_every_sample(run: Path):
         picture, text = written.input[0].content
         assert text.text == sample.prompt.turns[0].text
         assert Image.open(io.BytesIO(base64.b64decode(picture.image.partition(",")[2]))).size == (256, 192)
-        assert written.metadata["image"]["key"] == sample.prompt.image.key
+        assert written.metadata["images"][0]["key"] == sample.prompt.images[0].key
         assert written.metadata["tags"] == sample.prompt.tags
 
 

@@ -126,7 +126,7 @@ def test_more_is_better_of_a_score_whatever_way_its_metric_goes(better: Any, sco
 def tagged(benchmark: OwnPrompts) -> dict[str, Any]:
     """What an evaluation says of four prompts in the classes of SPA-VL."""
     judged = [
-        Judged(Example(str(number), (Turn("user", "?"),), None, {}, tags), "", verdict)
+        Judged(Example(str(number), (Turn("user", "?"),), (), {}, tags), "", verdict)
         for number, (verdict, tags) in enumerate(SAID)
     ]
     return measured(benchmark, judged, "test")

@@ -40,8 +40,8 @@ def prompts(benchmark: Benchmark) -> list[Example]:
     benchmark.check_data(NoData())
     found = benchmark.prompts(NoData(), "test")
     assert len({prompt.id for prompt in found}) == len(found)
-    assert all(prompt.image is None or prompt.image.load().size == (4, 4) for prompt in found)
-    assert all((prompt.image is not None) == any(turn.image for turn in prompt.turns) for prompt in found)
+    assert all(image.load().size == (4, 4) for prompt in found for image in prompt.images)
+    assert all(len(prompt.images) == sum(len(turn.images) for turn in prompt.turns) for prompt in found)
     assert benchmark.pairs(NoData(), "test") == []
     return found
 
@@ -102,6 +102,20 @@ def siuo(folder: Path) -> Path:
         asked = {"question_id": 1001 + number, "image": f"S-{number}.png", "question": f"question {number}"}
         rows.append({**asked, "category": category, "safety_warning": "a warning", "reference_answer": "an answer"})
     write_json(folder / "siuo_gen.json", rows)
+    return folder
+
+
+def mis(folder: Path) -> Path:
+    """Two questions of each kind, each about two images."""
+    for colour, split in enumerate(("easy", "hard", "real")):
+        rows = []
+        for number, category in enumerate(("Violence", "Privacy")):
+            names = [f"{split}_image/{number}/object{side}.png" for side in (1, 2)]
+            for side, name in enumerate(names):
+                picture(folder / name, 60 * colour + 20 * number + side)
+            asked = {"id": number, "image_path1": names[0], "image_path2": names[1], "question": f"{split} {number}?"}
+            rows.append({**asked, "category": category, "sub_category": "a kind"})
+        write_json(folder / f"mis_{split}.json", rows)
     return folder
 
 

@@ -32,6 +32,15 @@ ROWS: dict[str, dict[str, Any]] = {
             {"from": "gpt", "value": "Very."},
         ],
     },
+    "mdpo": {
+        "img_path": "a.png",
+        "prompt": (
+            "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+            "detailed, and polite answers to the user's questions. USER: <image>\nWhat is it? ASSISTANT:"
+        ),
+        "chosen": "A tree.",
+        "rejected": "A house.",
+    },
     "mmsafe_po": {
         "question": "USER: <image>\nWhat is it? ASSISTANT:",
         "chosen": "A tree.",

@@ -28,12 +28,17 @@ def small_model(sizes: Architecture = SIZES) -> Llava:
     return TinyModel(pretraining=None, architecture=sizes).load()
 
 
-def of_family(family: Family) -> Llava:
-    """A tiny model of a family, the same random weights for all."""
+def of_family(family: Family, attention: str = "sdpa", window: int | None = None) -> Llava:
+    """A tiny model of a family, the same random weights for all; with a window, most of its layers slide it."""
     config, processor = family.tiny()
     processor.chat_template = processor.tokenizer.chat_template
+    text = config.get_text_config()
+    if window and hasattr(text, "sliding_window"):
+        text.sliding_window, text.use_sliding_window = window, True
+        if getattr(text, "layer_types", None):
+            text.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():  # what begins at zero would hide a mistake
         for weight in model.parameters():
             if not weight.any():
@@ -52,6 +57,8 @@ class Noise:
     """A random picture; not square, so that it is padded."""
 
     seed: int
+    width: int = 40
+    height: int = 30
 
     @property
     def key(self) -> str:
@@ -60,4 +67,5 @@ class Noise:
     name = key
 
     def load(self) -> Image.Image:
-        return Image.frombytes("RGB", (40, 30), random.Random(self.seed).randbytes(40 * 30 * 3))
+        pixels = random.Random(self.seed).randbytes(self.width * self.height * 3)
+        return Image.frombytes("RGB", (self.width, self.height), pixels)

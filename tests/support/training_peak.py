@@ -112,7 +112,7 @@ def examples(llava: Llava, count: int, *, uneven: bool = False) -> list[Example]
     words = same.split()
     other = " ".join(words[:-1] if uneven else words[::-1])  # equal ones are left out of training
     first = first.with_responses(chosen=same, rejected=other, blind=same)
-    return [dataclasses.replace(first, id=example.id, image=example.image) for example in found[:count]]
+    return [dataclasses.replace(first, id=example.id, images=example.images) for example in found[:count]]
 
 
 def objective_of(case: dict[str, Any]) -> Objective:

@@ -102,7 +102,7 @@ class NoRewording(BuildStage):
 def request(row: Row, images: Path) -> Example:
     """What a model is asked."""
     text = INSTRUCTION.substitute(request=last_turn(row["mid_prompt"]))
-    return Example(row["image"], (Turn("user", text, image=True),), FileImage(images / row["image"]), {})
+    return Example(row["image"], (Turn("user", text, (0,)),), (FileImage(images / row["image"]),), {})
 
 
 def cleaned(reply: str) -> str:

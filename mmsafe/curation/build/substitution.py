@@ -55,4 +55,4 @@ def substituted(text_prompt: str, entity: str, replacement: str, first: bool) ->
     """The conversation with the image in front of its last turn, in which `replacement` stands for `entity`."""
     *before, last = parse_conversation(text_prompt, "text_prompt")
     text = mention(entity).sub(lambda _: replacement, last.text, count=1 if first else 0)
-    return format_conversation([*before, replace(last, text=text, image=True)])
+    return format_conversation([*before, replace(last, text=text, images=(0,))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmsafe.data.data_source import PAIR, BadRow
 from mmsafe.data.example import Example, digest
@@ -46,12 +46,13 @@ LEAKED: dict[str, str] = {
 """The flag of each of `keys_of_row`."""
 Flags = dict[str, str]
 """What is wrong with a row: each flag with the row or the reason that it is about."""
+Keys = Sequence[tuple[str, str]]
 FirstRows = dict[tuple[str, str], str]
 """Of a split: the first row that has each key of each kind, as `keys_of_row` tells them."""
 
 
-def keys_of_row(example: Example, image: str | None) -> dict[str, str]:
-    """Hashes by which rows are compared, of what the row has; `image` is the key of its image."""
+def keys_of_row(example: Example, images: Sequence[str]) -> list[tuple[str, str]]:
+    """Hashes by which rows are compared, each with what it is of; `images` are the keys of the row's images."""
     said = example.turns[-1].text
     conversation = [[turn.role, normalised(turn.text)] for turn in example.turns]
     responses = [example.responses.get(name) for name in sorted(PAIR)]
@@ -60,13 +61,12 @@ def keys_of_row(example: Example, image: str | None) -> dict[str, str]:
         compared["conversation"] = conversation
     if said.strip():
         compared |= {"instruction_exact": said, "instruction": normalised(said)}
-        if image is not None:
-            compared["instruction_and_image"] = [normalised(said), image]
+        if images:
+            compared["instruction_and_image"] = [normalised(said), images]
     if any(responses):
         answers = [None if text is None else normalised(text) for text in responses]
-        compared |= {"responses": responses, "row": [conversation, image, answers]}
-    hashes = {name: digest(value) for name, value in compared.items()}
-    return hashes if image is None else {**hashes, "image": image}
+        compared |= {"responses": responses, "row": [conversation, images, answers]}
+    return [*((name, digest(value)) for name, value in compared.items()), *(("image", key) for key in images)]
 
 
 def equal_responses(example: Example) -> Flags:
@@ -75,19 +75,19 @@ def equal_responses(example: Example) -> Flags:
     return {"equal_responses": "chosen and rejected"} if len(pair) == 2 and pair[0] == pair[1] else {}
 
 
-def repeated(keys: Mapping[str, str], name: str, first: FirstRows) -> Flags:
+def repeated(keys: Keys, name: str, first: FirstRows) -> Flags:
     """The first row of the split that had each key; notes the row `name` in `first`, where it is the first itself."""
-    rows = {kind: first.setdefault((kind, key), name) for kind, key in keys.items()}
+    rows = {kind: first.setdefault((kind, key), name) for kind, key in keys}
     return {flag: rows[kind] for kind, flag in REPEATED.items() if rows.get(kind, name) != name}
 
 
-def leaked(keys: Mapping[str, str], others: Mapping[str, FirstRows]) -> Flags:
+def leaked(keys: Keys, others: Mapping[str, FirstRows]) -> Flags:
     """The first row of another split that has each key."""
     flags: Flags = {}
-    for kind, flag in LEAKED.items():
+    for key in keys:
         for split, first in others.items():
-            if kind in keys and (kind, keys[kind]) in first:
-                flags.setdefault(flag, f"{split}: {first[kind, keys[kind]]}")
+            if key[0] in LEAKED and key in first:
+                flags.setdefault(LEAKED[key[0]], f"{split}: {first[key]}")
     return flags
 
 

@@ -90,7 +90,7 @@ def inspect(config: InspectConfig, run: RunContext) -> None:
 def _rows(found: Inspected) -> Iterator[Sequence[object]]:
     """Every row with its lengths and flags, and every dropped row with its place; none with any of its words."""
     names = dict.fromkeys(name for rows in found.rows.values() for row in rows for name in row.tokens)
-    columns = ["split", "id", "place", "turns", "image", *(f"tokens_{name}" for name in names), *MEANING]
+    columns = ["split", "id", "place", "turns", "images", *(f"tokens_{name}" for name in names), *MEANING]
     yield columns
     for split, rows in found.rows.items():
         dropped: list[dict[str, object]] = [
@@ -100,7 +100,7 @@ def _rows(found: Inspected) -> Iterator[Sequence[object]]:
             {
                 "id": row.id,
                 "turns": row.turns,
-                "image": row.image,
+                "images": " ".join(row.images),
                 **{f"tokens_{name}": count for name, count in row.tokens.items()},
                 **row.flags,
             }

@@ -32,7 +32,7 @@ def page(
 ) -> str:
     """The page: words of the data stand in one block of JSON, and reach the reader as text only."""
     rows = sampled(list(found.pairs()), samples, seed)
-    images = {facts.image: example.image for _, example, facts in rows if facts.image and example.image}
+    images = {key: image for _, row, facts in rows for key, image in zip(facts.images, row.images, strict=True)}
     looks = found.looks or looks_of(images)  # a damaged image has no thumbnail
     readable = {key: image for key, image in images.items() if looks[key] is not None}
     prompts = [_prompt(*row, readable) for row in rows]
@@ -46,7 +46,7 @@ def page(
         tables=[*tables, *further_tables(numbers, bad_rows)],
         charts=[(panel, Markup(panel.inline())) for panel in drawn],
         figures=FIGURES,
-        data={"prompts": prompts, "images": thumbnails(list(readable.values())), "meaning": MEANING},
+        data={"prompts": prompts, "images": thumbnails(readable.values()), "meaning": MEANING},
         splits=list(found.rows),
         flags=[flag for flag in MEANING if any(flag in facts.flags for _, _, facts in rows)],
         tags=filter_tags(prompts),
@@ -60,14 +60,14 @@ def sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     return [rows[n] for n in sorted([*order[:count], *flagged[:count]])]
 
 
-def _prompt(split: str, example: Example, facts: RowFacts, readable: Container[str | None]) -> dict[str, Any]:
+def _prompt(split: str, example: Example, facts: RowFacts, readable: Container[str]) -> dict[str, Any]:
     return {
         "id": example.id,
         "split": split,
         "harmless": harmless(example, ""),
-        "image": facts.image if facts.image in readable else None,
+        "images": [key if key in readable else None for key in facts.images],
         "tags": dict(example.tags),
-        "turns": [{"role": turn.role, "text": turn.text, "image": turn.image} for turn in example.turns],
+        "turns": [{"role": turn.role, "pieces": list(turn.pieces())} for turn in example.turns],
         "responses": dict(example.responses),
         "tokens": facts.tokens,
         "flags": facts.flags,

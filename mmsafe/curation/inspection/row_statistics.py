@@ -36,7 +36,7 @@ def token_columns(rows: Sequence[RowFacts]) -> dict[str, list[int]]:
 
 def looks_in(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> list[Look]:
     """What the distinct images of the rows look like, where they could be decoded."""
-    found = (looks.get(key) for key in dict.fromkeys(row.image for row in rows if row.image is not None))
+    found = (looks.get(key) for key in dict.fromkeys(image for row in rows for image in row.images))
     return [look for look in found if look is not None]
 
 
@@ -50,8 +50,8 @@ def _of_split(found: Inspected, split: str) -> dict[str, Any]:
         "instructions": len(examples),
         "distinct_instructions": len({normalised(example.turns[-1].text) for example in examples}),
         "responses": sum(len(example.responses) for example in examples),
-        "images": len({row.image for row in rows if row.image is not None}),
-        "rows_without_image": sum(example.image is None for example in examples),
+        "images": len({image for row in rows for image in row.images}),
+        "rows_without_image": sum(not example.images for example in examples),
         "multi_turn": sum(row.turns > 1 for row in rows),
         "turns": dict(sorted(Counter(row.turns for row in rows).items())),
         "tokens": {name: summary(values) for name, values in token_columns(rows).items()},

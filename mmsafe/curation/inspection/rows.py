@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 from mmsafe.core.progress import progress
 from mmsafe.core.settings import Lengths
-from mmsafe.curation.inspection.flags import LEAKED, FirstRows, Flags, equal_responses, keys_of_row, leaked, repeated
+from mmsafe.curation.inspection.flags import (
+    LEAKED,
+    FirstRows,
+    Flags,
+    Keys,
+    equal_responses,
+    keys_of_row,
+    leaked,
+    repeated,
+)
 from mmsafe.curation.inspection.looks import Look, alike, keys_of, looks_of
 from mmsafe.data.data_source import Loaded
 from mmsafe.data.example import Example
@@ -21,8 +30,8 @@ class RowFacts:
 
     id: str
     turns: int
-    image: str | None
-    """Key of its image."""
+    images: tuple[str, ...]
+    """Keys of its images."""
     tokens: dict[str, int]
     """By what they are of, as in `MEASURES`, and by response."""
     fate: Fate | None = None
@@ -61,34 +70,35 @@ def look_through(
 
     `trained` names the responses that a run is trained on, which `rule` looks at.
     """
-    images = [example.image for part in loaded.values() for example in part.examples if example.image is not None]
-    keys = keys_of(images)
+    keys = keys_of(image for part in loaded.values() for example in part.examples for image in example.images)
     rows: dict[str, list[RowFacts]] = {split: [] for split in loaded}
     first: dict[str, FirstRows] = {split: {} for split in loaded}
-    compared: list[tuple[str, RowFacts, dict[str, str]]] = []
+    compared: list[tuple[str, RowFacts, Keys]] = []
     with progress("counting tokens", sum(len(part.examples) for part in loaded.values())) as advance:
         for split, part in loaded.items():
             for example in part.examples:
-                image = None if example.image is None else keys[example.image]
-                row_keys = keys_of_row(example, image)
-                facts = _facts(example, image, encoder, trained, rule)
+                images = tuple(keys[image] for image in example.images)
+                row_keys = keys_of_row(example, images)
+                facts = _facts(example, images, encoder, trained, rule)
                 facts.flags |= equal_responses(example) | repeated(row_keys, example.id, first[split])
                 rows[split].append(facts)
-                compared.append((split, facts, {kind: key for kind, key in row_keys.items() if kind in LEAKED}))
+                compared.append((split, facts, [key for key in row_keys if key[0] in LEAKED]))
                 advance(1)
-    for split, facts, row_keys in compared:
-        facts.flags |= leaked(row_keys, {other: own for other, own in first.items() if other != split})
+    for split, facts, shared in compared:
+        facts.flags |= leaked(shared, {other: own for other, own in first.items() if other != split})
     looks = looks_of({key: image for image, key in keys.items()}) if decode else {}
     _add_images(rows, looks, first)
     return Inspected(loaded, rows, looks)
 
 
-def _facts(example: Example, image: str | None, encoder: Encoder, trained: frozenset[str], rule: Lengths) -> RowFacts:
+def _facts(
+    example: Example, images: tuple[str, ...], encoder: Encoder, trained: frozenset[str], rule: Lengths
+) -> RowFacts:
     counts = token_counts(example, encoder, example.responses)
     words = [len(encoder.text_ids(turn.text)) for turn in example.turns]
     measured = counts._replace(responses={name: counts.responses[name] for name in trained & example.responses.keys()})
     tokens = {"instruction": words[-1], "conversation": sum(words), "prompt": counts.prompt, **counts.responses}
-    facts = RowFacts(example.id, len(example.turns), image, {**tokens, "sequence": measured.longest})
+    facts = RowFacts(example.id, len(example.turns), images, {**tokens, "sequence": measured.longest})
     if measured.responses:
         facts.fate = fate(measured, rule)
         if facts.fate != "fits":
@@ -112,14 +122,15 @@ def _add_images(
             for key, match in alike(hashes[split], hashes[other]).items()
         }
         for facts in own:
-            if facts.image in near:
-                facts.flags["leaked_look"] = near[facts.image]
-            if facts.image is not None and looks.get(facts.image, True) is None:
-                facts.flags["damaged_image"] = "cannot be decoded"
+            for image in facts.images:
+                if image in near:
+                    facts.flags.setdefault("leaked_look", near[image])
+                if looks.get(image, True) is None:
+                    facts.flags["damaged_image"] = "cannot be decoded"
 
 
 def _hashes(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> dict[str, bytes]:
     """Difference hash of each distinct image, where it has one."""
-    shown = dict.fromkeys(facts.image for facts in rows if facts.image is not None)
+    shown = dict.fromkeys(image for facts in rows for image in facts.images)
     known = {key: look.difference_hash for key in shown if (look := looks.get(key)) is not None}
     return {key: value for key, value in known.items() if value is not None}

@@ -14,7 +14,7 @@ from typing import NoReturn
 from mmsafe.core.errors import UserError
 from mmsafe.data.data_source import DUPLICATE, UNANSWERED, BadRow, DataSource, Loaded
 from mmsafe.data.example import Example, digest
-from mmsafe.data.holdout import fields_of, held_out
+from mmsafe.data.holdout import Groups, fields_of, held_out
 from mmsafe.data.images import check_images
 from mmsafe.data.records import Record
 from mmsafe.data.row_error import RowError
@@ -131,7 +131,7 @@ class Streamed:
             for name, row in {}.items() if isinstance(rows, RowError) else rows.items():
                 if self._index.is_kept(number, name):
                     left -= 1
-                    yield TEST if held and digest(row.group) in held else self._split, row.example
+                    yield TEST if held and self._index.group(row) in held else self._split, row.example
         if left:
             raise UserError(f"{self._path}: has changed since it was checked; run the same command again")
 
@@ -144,7 +144,7 @@ class Streamed:
         for portion in _portions(records):
             outcomes = list(self._source.outcomes(portion, self._path))
             rows = [row for _, found in outcomes if not isinstance(found, RowError) for row in found.values()]
-            shown = {row.example.image for row in rows if isinstance(row.example.image, RowImage)}
+            shown = {image for row in rows for image in row.example.images if isinstance(image, RowImage)}
             errors = check_images(shown, self._source.check_images == "decode") if shown else {}
             for record, found in outcomes:
                 if isinstance(found, RowError):
@@ -152,7 +152,7 @@ class Streamed:
                 elif not self._index.add(found):
                     yield record, DUPLICATE
                 else:
-                    damaged = [row.example.image for row in found.values() if row.example.image in errors]
+                    damaged = [image for row in found.values() for image in row.example.images if image in errors]
                     yield record, RowError("damaged image", str(errors[damaged[0]])) if damaged else found
 
     def _fail(self, record: Record, error: RowError, others: Iterable[Record], fields: Mapping[str, None]) -> NoReturn:
@@ -176,6 +176,7 @@ class RowIndex:
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE rows (id TEXT PRIMARY KEY, record INTEGER, grp TEXT) WITHOUT ROWID; BEGIN"
         )
+        self._groups = Groups()  # in memory, but of rows with several images only
 
     def add(self, ids: Collection[str]) -> bool:
         """Note ids, left out as yet; False if one of them is there already."""
@@ -186,12 +187,16 @@ class RowIndex:
 
     def keep(self, record: int, rows: Mapping[str, ReadRow]) -> None:
         """Rows of a record that are not left out."""
-        kept = [(record, digest(row.group), digest(name)) for name, row in rows.items()]
+        kept = [(record, digest(self._groups.join(row.groups)), digest(name)) for name, row in rows.items()]
         self._db.executemany("UPDATE rows SET record = ?, grp = ? WHERE id = ?", kept)
 
     def is_kept(self, record: int, name: str) -> bool:
         """Whether the example of this id and record is one that was kept."""
         return self._record(name) == record
+
+    def group(self, row: ReadRow) -> str:
+        """Digest of the group of a row, when all rows are known."""
+        return digest(self._groups.of(row.groups[0]))
 
     def count(self) -> int:
         """How many are kept."""
@@ -201,6 +206,8 @@ class RowIndex:
         """Digests of the groups that `hold_out` chooses."""
         if share == 0:
             return set()
+        joined = [(digest(group), digest(name)) for name, group in self._groups.joined()]
+        self._db.executemany("UPDATE rows SET grp = ? WHERE grp = ?", joined)
         sizes = "SELECT grp, count(*) AS size FROM rows WHERE record >= 0 GROUP BY grp ORDER BY grp"
         groups, rows = self._db.execute(f"SELECT count(*), total(size) FROM ({sizes})").fetchone()
         return held_out(self._db.execute(sizes), groups, int(rows), share)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.data_source import GENERATED, PAIR
-from mmsafe.data.example import Example, ImageSource
+from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.data.images import FileImage
 from mmsafe.data.tables import StoredImage
 
@@ -65,21 +65,20 @@ class Columns:
         responses, tags = example.responses, example.tags
         return {
             "id": example.id,
-            **({"images": [stored(example.image, images)] if example.image else []} if self.with_images else {}),
-            "prompt": [self._message(turn.role, turn.text, turn.image) for turn in example.turns],
+            **({"images": [stored(image, images) for image in example.images]} if self.with_images else {}),
+            "prompt": [self._message(turn) for turn in example.turns],
             **{
-                column: [self._message("assistant", responses[name])] if name in responses else None
+                column: [self._message(Turn("assistant", responses[name]))] if name in responses else None
                 for column, name in self.answers.items()
             },
             **{name: responses.get(name) for name in self.generated},
             "tags": {name: tags.get(name) for name in self.tags or NO_TAGS},
         }
 
-    def _message(self, role: str, text: str, image: bool = False) -> dict[str, Any]:
+    def _message(self, turn: Turn) -> dict[str, Any]:
         if not self.with_images:
-            return {"role": role, "content": text}
-        parts = [{"type": "image", "text": None}] if image else []
-        return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+            return {"role": turn.role, "content": turn.text}
+        return {"role": turn.role, "content": [{"text": None, **part} for part in turn.message()["content"]]}
 
 
 class Survey:
@@ -95,14 +94,13 @@ class Survey:
     def add(self, example: Example, images: Images) -> None:
         """The next example; raises `UserError` if its image is to be referenced and is no file."""
         self.count += 1
-        self.with_images |= example.image is not None
+        self.with_images |= bool(example.images)
         self._answered.add(PAIR.intersection(example.responses))
         self._responses |= example.responses.keys()
         self._tags |= example.tags.keys()
-        if images == "referenced" and example.image is not None and not isinstance(example.image, FileImage):
-            raise UserError(
-                f"images=referenced: {example.image.name}: is in no file of its own; choose images=embedded"
-            )
+        inside = (image for image in example.images if not isinstance(image, FileImage))
+        if images == "referenced" and (image := next(inside, None)):
+            raise UserError(f"images=referenced: {image.name}: is in no file of its own; choose images=embedded")
 
     def columns(self, brings: Iterable[str]) -> Columns:
         """The columns of a set in which every example to train on `brings` these responses."""

@@ -48,11 +48,11 @@ class AskingTagger(Tagger):
 
     def _question(self, example: Example, taxonomy: Taxonomy) -> Example:
         conversation = visible(transcript(example))
-        image = example.image if self.send_image else None
+        images = example.images if self.send_image else ()
         text = Template(sent("tagger", "category")).substitute(
             mark=mark(conversation),
             conversation=conversation,
-            image="not shown to you" if image is None else "beside this text",
+            image="beside this text" if images else "not shown to you",
             categories=taxonomy.listed(),
         )
-        return replace(example, turns=(Turn("user", text, image=image is not None),), image=image, responses={})
+        return replace(example, turns=(Turn("user", text, (0,) * len(images)),), images=images, responses={})

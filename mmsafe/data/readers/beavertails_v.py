@@ -38,12 +38,12 @@ class BeaverTailsV(RowSource):
         """One example."""
         value = record.value
         responses = {} if unanswered(*map(value.get, RESPONSES)) else self._pair(value)
-        image, group = find.find(value.get("image"))
+        images, groups = find.all(value.get("image"))
         turns = question(value.get("question"), "question")
         tags = tags_of(value, "category")
         if isinstance(severity := value.get("image_severity"), int | float | str):  # how harmful the image is
             tags |= tags_of({"image_severity": str(severity)[:40]}, "image_severity")
-        yield ReadRow(Example(numbered(record), turns, image, responses, tags), group)
+        yield ReadRow(Example(numbered(record), turns, images, responses, tags), groups)
 
     def _pair(self, value: Mapping[str, Any]) -> dict[str, str]:
         column = COLUMN[self.preferred]

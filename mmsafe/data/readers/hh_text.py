@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.conversation import PLACEHOLDER, preference
+from mmsafe.data.conversation import PLACEHOLDER, preference, turns_tag
 from mmsafe.data.example import Example, Turn, digest
 from mmsafe.data.records import Record, numbered, text_field
 from mmsafe.data.row_error import RowError
@@ -68,7 +68,6 @@ class HHText(RowSource):
         """One example."""
         turns, chosen, rejected = read_pair(record.value)
         if any(PLACEHOLDER in turn.text for turn in turns):
-            raise RowError("not one image", f"holds {PLACEHOLDER}, where words alone are expected")
-        tags = {"turns": "single" if len(turns) == 1 else "multi"}
-        example = Example(numbered(record), turns, None, preference(chosen, rejected), tags)
-        yield ReadRow(example, digest(turns[0].text))
+            raise RowError("number of images", f"holds {PLACEHOLDER}, where words alone are expected")
+        example = Example(numbered(record), turns, (), preference(chosen, rejected), turns_tag(turns))
+        yield ReadRow(example, (digest(turns[0].text),))

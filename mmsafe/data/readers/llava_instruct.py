@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from mmsafe.core.options import options
-from mmsafe.data.conversation import as_turns, messages, response, with_image
+from mmsafe.data.conversation import as_turns, messages, response, with_images
 from mmsafe.data.example import Example, digest
 from mmsafe.data.records import Record, numbered
 from mmsafe.data.row_error import RowError
@@ -18,7 +18,7 @@ SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 @options
 class LLaVAInstruct(RowSource):
-    """Fields `id`, `image` (none in rows of words alone) and `conversations`, a list of `from` and `value`.
+    """Fields `id`, `image` (a name, a list of them, or none) and `conversations`, a list of `from` and `value`.
 
     Examples are called after the row's number, because ids occur more than once in the published mixture.
     """
@@ -38,10 +38,11 @@ class LLaVAInstruct(RowSource):
         said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
         if said[-1][0] != "assistant":
             raise RowError("malformed conversations", "'conversations' does not end with an answer")
-        has_image = record.value.get("image") is not None
-        image, group = find.find(record.value["image"]) if has_image else (None, digest(said[0]))
-        turns = with_image(as_turns(said[:-1], "conversations"), has_image, "conversations")
-        for end in range(len(said) - 1 if self.answers == "last" else 1, len(said), 2):
-            shown = image if any(turn.image for turn in turns[:end]) else None
-            name = numbered(record) if self.answers == "last" else f"{numbered(record)}/{end // 2 + 1}"
-            yield ReadRow(Example(name, turns[:end], shown, {"chosen": response(said[end][1], "conversations")}), group)
+        first = next(number for number, (role, _) in enumerate(said) if role != "system")
+        images, groups = find.all(shown) if (shown := record.value.get("image")) else ((), (digest(said[first]),))
+        turns = with_images(as_turns(said[:-1], "conversations"), len(images), "conversations")
+        for end in range(len(said) - 1 if self.answers == "last" else first + 1, len(said), 2):
+            places = sum(len(turn.images) for turn in turns[:end])
+            name = numbered(record) if self.answers == "last" else f"{numbered(record)}/{(end - first) // 2 + 1}"
+            answer = {"chosen": response(said[end][1], "conversations")}
+            yield ReadRow(Example(name, turns[:end], images[:places], answer), groups)

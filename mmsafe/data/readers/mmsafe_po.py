@@ -16,6 +16,7 @@ from mmsafe.data.conversation import (
     preference,
     response,
     tags_of,
+    turns_tag,
     unanswered,
 )
 from mmsafe.data.data_source import GENERATED
@@ -43,17 +44,15 @@ class MMSafePO(RowSource):
         """One example."""
         value = record.value
         answered = not unanswered(value.get("chosen"), value.get("rejected"))
-        turns = parse_question(text_field(value, "question"))
         generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}
         tags = tags_of({**value, "keyword": record.keyword}, *TAGS)
-        tags["turns"] = "single" if len(turns) == 1 else "multi"
         responses = preference(text_field(value, "chosen"), text_field(value, "rejected")) if answered else {}
         if "image" not in value:
             raise RowError("missing field", "has no field 'image'")
-        image, group = find.find(value["image"])
-        yield ReadRow(
-            Example(row_id(record), turns, image, responses | generated, tags), group, value.get("text_prompt")
-        )
+        images, groups = find.all(value["image"])
+        turns = parse_question(text_field(value, "question"), len(images))
+        example = Example(row_id(record), turns, images, responses | generated, tags | turns_tag(turns))
+        yield ReadRow(example, groups, value.get("text_prompt"))
 
     def text_only(self, example: Example) -> Example | None:
         """The conversation of the row's `text_prompt`, from which the multimodal one was made."""
@@ -64,9 +63,9 @@ class MMSafePO(RowSource):
             turns = parse_conversation(text_field({"text_prompt": row.text_prompt}, "text_prompt"), "text_prompt")
         except RowError as error:
             raise UserError(f"{row.place}: {error}") from error
-        if any(turn.image for turn in turns):
+        if any(turn.images for turn in turns):
             raise UserError(f"{row.place}: 'text_prompt' holds {PLACEHOLDER}, where words alone are expected")
-        return replace(example, turns=turns, image=None, responses={})
+        return replace(example, turns=turns, images=(), responses={})
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """Those of the files that `keywords` names."""

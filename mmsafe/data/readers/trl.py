@@ -16,8 +16,9 @@ from mmsafe.data.conversation import (
     refuse_template,
     response,
     tags_of,
+    turns_tag,
     unanswered,
-    with_image,
+    with_images,
 )
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, digest
@@ -33,7 +34,7 @@ IMAGES = ("images", "image")
 
 @options
 class TRLPreference(RowSource):
-    """Columns `prompt`, `chosen`, `rejected` and, where there are images, `images` or `image`, one image a row.
+    """Columns `prompt`, `chosen`, `rejected` and, where there are images, `images` or `image`, one or a list of them.
 
     A text as prompt is one turn of the user. In conversational sets the prompt may be left out: it is what both
     conversations begin with. Rows may bring `blind` responses, an `id` and `tags`, an object of texts; those with
@@ -66,15 +67,14 @@ def trl_row(record: Record, find: RowImages, prompt: Said, responses: Mapping[st
     """The example of a prompt with its responses, those that are generated among the row's own fields."""
     value = record.value
     generated = {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
-    shown = _shown(value)
-    image, group = find.find(shown[0]) if shown else (None, digest(prompt))
-    turns = with_image(as_turns(prompt, "prompt"), bool(shown), "prompt")
+    images, groups = find.all(shown) if (shown := _shown(value)) else ((), (digest(prompt),))
+    turns = with_images(as_turns(prompt, "prompt"), len(images), "prompt")
     # A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each.
     name = checked_text(value["id"], "id") if isinstance(value.get("id"), str) else row_id(record)
-    tags = {"turns": "single" if len(turns) == 1 else "multi"}
+    tags = turns_tag(turns)
     if isinstance(own_tags := value.get("tags"), dict):
         tags = tags_of(own_tags, *own_tags)
-    return ReadRow(Example(name, turns, image, {**responses, **generated}, tags), group)
+    return ReadRow(Example(name, turns, images, {**responses, **generated}, tags), groups)
 
 
 def said(value: object, field: str, role: str = "assistant") -> Said:
@@ -92,17 +92,14 @@ def answer(found: Said, prompt: Said, field: str) -> str:
 
 
 def _shown(value: Mapping[str, Any]) -> list[Any]:
-    """The images of a row, at most one; the same may stand in both columns."""
+    """The images of a row; the same may stand in both columns."""
     cells = [cell for name in IMAGES if (cell := value.get(name)) is not None]
     lists = [images for cell in cells if (images := cell if isinstance(cell, list) else [cell])]
-    shown = lists[0] if lists and lists[-1] == lists[0] else list(chain.from_iterable(lists))
-    if len(shown) > 1:
-        raise RowError("not one image", f"has {len(shown)} images, where one is possible")
-    return shown
+    return lists[0] if lists and lists[-1] == lists[0] else list(chain.from_iterable(lists))
 
 
 def _content(value: object, field: str) -> str:
-    """Text, or parts of type `text` and `image`."""
+    """Text, or parts of type `text` and `image`; between several images, words stand as a chat template writes them."""
     if not isinstance(value, list):
         return checked_text(value, field)
     texts = []
@@ -113,4 +110,4 @@ def _content(value: object, field: str) -> str:
         if more := next((name for name in part if part[name] and name not in ("type", "text", "index")), None):
             raise RowError(UNREAD, f"'{field}' has '{listed([more])}' in a part, which is not read; remove it")
         texts.append(PLACEHOLDER if what == "image" else checked_text(part.get("text"), field))
-    return "\n".join(texts)
+    return ("" if texts.count(PLACEHOLDER) > 1 else "\n").join(texts)

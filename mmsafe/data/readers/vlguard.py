@@ -41,7 +41,7 @@ class VLGuard(RowSource):
         requests = value.get("instr-resp")
         if not isinstance(requests, list) or not requests:
             raise RowError("wrong type", f"'instr-resp' is {kind(requests)}, where a list of requests is expected")
-        image, group = find.find(value.get("image"))
+        images, groups = find.all(value.get("image"))
         tags = tags_of(value, "harmful_category", "harmful_subcategory")
         for pair in requests:
             field = next((name for name in REQUESTS if isinstance(pair, dict) and pair.get(name) is not None), None)
@@ -51,4 +51,4 @@ class VLGuard(RowSource):
             answer = pair.get("response")
             responses = {} if unanswered(answer) else {"chosen": response(answer, "response")}
             name = numbered(record) if len(requests) == 1 else f"{numbered(record)}/{field}"
-            yield ReadRow(Example(name, turns, image, responses, {**tags, "request": REQUESTS[field]}), group)
+            yield ReadRow(Example(name, turns, images, responses, {**tags, "request": REQUESTS[field]}), groups)

@@ -79,7 +79,7 @@ class Cheating(Probe):
     def _swapped(self, data: DataSource, example: Example) -> Example | None:
         known = data.image_swapped(example)
         if known is None and self._image is not None:
-            return replace(example, image=self._image)
+            return replace(example, images=(self._image,) * len(example.images))
         return known
 
     @cached_property

@@ -86,9 +86,9 @@ class MMSafetyBench(PublishedBenchmark):
             images = file.parents[1] / "imgs"
             for key, row in folder.rows(file, sorted(asked_by.values())):
                 for split, field in asked_by.items():
-                    image = None if split == "text_only" else folder.image(images, f"{scenario}/{split}/{key}.jpg")
+                    shown = [] if split == "text_only" else [folder.image(images, f"{scenario}/{split}/{key}.jpg")]
                     tags = {"scenario": scenario, "split": split, "question": key}
-                    yield prompt(f"{scenario}/{split}/{key}", row.text(field), image, **tags)
+                    yield prompt(f"{scenario}/{split}/{key}", row.text(field), *shown, **tags)
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         scenarios: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))

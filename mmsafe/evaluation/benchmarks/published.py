@@ -94,6 +94,8 @@ class Folder:
             rows = [(key, value, f"{file}: row {key!r}") for key, value in read_object(file, OPTION).items()]
         else:
             rows = [(str(number), r.value, r.place()) for number, r in enumerate(read_records(file, OPTION))]
+        if not rows:
+            raise UserError(f"{file}: holds no prompts; {self._get}")
         yield from ((key, Row(value, fields, place)) for key, value, place in rows)
 
     def image(self, folder: Path, name: str) -> FileImage:
@@ -153,8 +155,8 @@ class PublishedBenchmark(Benchmark):
             raise UserError(f"{self.path}: two prompts of benchmark={self.name} are called {twice[0]}")
         if self.expected() not in (None, len(examples)):
             log.warning("%s: %d prompts, where %s has %s", self.path, len(examples), self.name, self.expected())
-        images: dict[str, Any] = {example.id: example.image for example in examples}
-        bad = {name: folder.bad_images[image] for name, image in images.items() if image in folder.bad_images}
+        shown: list[tuple[str, Any]] = [(example.id, image) for example in examples for image in example.images]
+        bad = {name: folder.bad_images[image] for name, image in shown if image in folder.bad_images}
         bad |= failing([example for example in examples if example.id not in bad], decode=True)
         if not bad:
             return examples, {}
@@ -167,9 +169,9 @@ class PublishedBenchmark(Benchmark):
         return [example for example in examples if example.id not in bad], {"missing or damaged image": len(bad)}
 
 
-def prompt(name: str, text: str, image: ImageSource | None, **tags: str) -> Example:
-    """One question, with the image before it if there is one."""
-    return Example(name, (Turn("user", text, image=image is not None),), image, {}, tags)
+def prompt(name: str, text: str, *images: ImageSource, **tags: str) -> Example:
+    """One question, with its images before it."""
+    return Example(name, (Turn("user", text, (0,) * len(images)),), images, {}, tags)
 
 
 def _is_object(file: Path) -> bool:

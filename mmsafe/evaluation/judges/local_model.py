@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from mmsafe.core.errors import UserError
+from mmsafe.data.example import Turn
 from mmsafe.evaluation.judges.judge import Case
 from mmsafe.evaluation.judges.local_checkpoint import LocalCheckpoint, Reply
 from mmsafe.models.checkpoints import CheckpointError
@@ -126,20 +128,25 @@ class LocalModel:
 
     def _messages(self, case: Case, *, images: bool = True) -> list[Message]:
         """The conversation in the form that the template reads."""
-        turns = [(turn.role, turn.text, turn.image) for turn in case.example.turns]
+        example = case.example if images and self._sees(case) else case.example.blinded()
         found = []
-        for role, text, image in [*turns, ("assistant", case.response, False)]:
-            if placeholder := getattr(self.processor, "image_token", None):  # MllamaProcessor counts them in texts, too
-                text = text.replace(placeholder, f"{placeholder[0]} {placeholder[1:]}")
-            parts: list[Message] = [{"type": "text", "text": text}]
-            if image and images and self._sees(case):
-                assert case.example.image is not None
-                parts.insert(0, {"type": "image", "image": case.example.image.load()})
-            found.append({"role": role, "content": parts if self.in_parts else text})
+        for turn, shown in replace(example, turns=(*example.turns, Turn("assistant", case.response))).contents():
+            parts: list[Message] = [
+                {"type": "text", "text": self._words(part)}
+                if isinstance(part, str)
+                else {"type": "image", "image": part.load()}
+                for part in shown
+            ]
+            found.append({"role": turn.role, "content": parts if self.in_parts else self._words(turn.text)})
         return found
 
+    def _words(self, text: str) -> str:
+        """The text without a placeholder of an image, which MllamaProcessor counts in texts, too."""
+        placeholder = getattr(self.processor, "image_token", None)
+        return text.replace(placeholder, f"{placeholder[0]} {placeholder[1:]}") if placeholder else text
+
     def _sees(self, case: Case) -> bool:
-        return self.judge.vision and case.example.image is not None
+        return self.judge.vision and bool(case.example.images)
 
     def _own_template(self) -> tuple[str, bool]:
         """The checkpoint's own, and whether it reads contents as parts or as texts: it is taken as it shows them."""

@@ -123,9 +123,10 @@ class OpenAI(Endpoint, Prices, Judge):
     def _question(self, case: Case) -> str:
         """The prompt with everything put in."""
         image = "There is no image in the conversation."
-        if case.example.image is not None:
-            shown = "The conversation's image is beside this text."
-            image = shown if self.send_image else "Its image is not shown to you."
+        if number := len(case.example.images):
+            images = "image is" if number == 1 else f"{number} images are"
+            shown = f"The conversation's {images} beside this text."
+            image = shown if self.send_image else f"Its {images} not shown to you."
         limit = self.max_response_characters
         conversation = visible(transcript(case.example))
         response = visible(case.response if len(case.response) <= limit else case.response[:limit] + CUT)
@@ -139,15 +140,15 @@ class OpenAI(Endpoint, Prices, Judge):
 
     def _input_tokens(self, case: Case, question: str) -> int:
         """About how many the request takes."""
-        shows = self.send_image and case.example.image is not None
-        return estimated_tokens(question) + image_tokens(self.image_max_side) * shows
+        shown = len(case.example.images) * self.send_image
+        return estimated_tokens(question) + image_tokens(self.image_max_side) * shown
 
     def _messages(self, case: Case, question: str) -> list[dict[str, Any]]:
         """One message of the user: not every model's template has a place for a system prompt."""
-        if case.example.image is None or not self.send_image:
+        if not case.example.images or not self.send_image:
             return [{"role": "user", "content": question}]
-        image = image_part(case.example.image, self.image_format, self.image_max_side)
-        return [{"role": "user", "content": [image, {"type": "text", "text": question}]}]
+        images = [image_part(image, self.image_format, self.image_max_side) for image in case.example.images]
+        return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
 
 
 def judged(answer: Answer) -> Verdict:

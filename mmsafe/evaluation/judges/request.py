@@ -56,7 +56,10 @@ def mark(*texts: str) -> str:
 
 def transcript(example: Example) -> str:
     """The conversation up to the response."""
-    return "\n\n".join(f"{turn.role.upper()}: {'[image] ' * turn.image}{turn.text}" for turn in example.turns)
+    shown = (("[image] " if piece is None else piece for piece in turn.pieces()) for turn in example.turns)
+    return "\n\n".join(
+        f"{turn.role.upper()}: {''.join(words)}" for turn, words in zip(example.turns, shown, strict=True)
+    )
 
 
 @dataclass

@@ -31,7 +31,7 @@ class Gemma3(TiledFamily):
     def own_masks(self, model: Any) -> bool:
         return True
 
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> Any:
+    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> dict[str, Tensor]:
         placeholder = ids == self.placeholder(model.config)
         begins = placeholder & ~pad(placeholder, (1, 0))[:, :-1]
         image = begins.cumsum(1)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmsafe.models.family import ImageInputs, Sizes
-from mmsafe.models.gathering import gathering
 from mmsafe.models.parts import Parts
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import clip, sized, tokenizer
@@ -44,11 +43,9 @@ class LlavaNext(TiledFamily):
     def joined(self, core: Any, projected: Sequence[Tensor], sizes: Sizes) -> Sequence[Tensor]:
         """A picture put together from its tiles, without what was padding, each row with its end."""
         options = {name: getattr(core.config, name) for name in self.joining}
-        joined: Sequence[Tensor] = gathering(
-            core,
-            lambda tiles: core.pack_image_features(tiles, sizes, image_newline=core.image_newline, **options)[0],
-            projected,
-        )
+        joined: Sequence[Tensor] = core.pack_image_features(
+            projected, sizes, image_newline=core.image_newline, **options
+        )[0]
         return joined
 
     def tiny(self) -> tuple[Any, Any]:

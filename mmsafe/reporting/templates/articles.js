@@ -38,19 +38,28 @@ function behind(title, text, open, opened) {
   return details;
 }
 
-// Image and words of a prompt, hidden unless it is a harmless one, above the answers to it.
+// What was said; of several images, each where it stands.
+function transcript(prompt) {
+  let number = 0;
+  const mark = () => (prompt.images.length > 1 ? `[image ${(number += 1)}] ` : "");
+  const said = (turn) => turn.pieces.map((piece) => piece ?? mark()).join("");
+  return prompt.turns.map((turn) => (prompt.turns.length > 1 ? `${turn.role}: ` : "") + said(turn)).join("\n\n");
+}
+
+// Images and words of a prompt, hidden unless it is a harmless one, above the answers to it.
 function article(prompt, tags, answers, open) {
-  const asked = prompt.turns.map((turn) => (prompt.turns.length > 1 ? `${turn.role}: ` : "") + turn.text).join("\n\n");
+  const asked = transcript(prompt);
   const body = element("div", { className: "words" }, element("h2", {}, visible(prompt.id)));
   body.append(element("p", { className: "tags" }, visible(tags.join(" · "))));
   const top = element("div", { className: "prompt" });
-  if (prompt.image) {
-    const image = element("img", { src: data.images[prompt.image], alt: `image of prompt ${prompt.id}` });
-    top.append(element("div", { className: prompt.harmless ? "image" : "image hidden" }, image));
-  }
-  const unblur = (shown) => top.querySelector(".image")?.classList.toggle("hidden", !shown);
+  const images = prompt.images.filter((key) => key).map((key) => {
+    const image = element("img", { src: data.images[key], alt: `image of prompt ${prompt.id}` });
+    return element("div", { className: prompt.harmless ? "image" : "image hidden" }, image);
+  });
+  if (images.length) top.append(element("div", { className: "images" }, ...images));
+  const unblur = (shown) => images.forEach((image) => image.classList.toggle("hidden", !shown));
   if (prompt.harmless) body.append(...words(asked));
-  else body.append(behind(`instruction${prompt.image ? " and image" : ""}`, asked, open, unblur));
+  else body.append(behind(`instruction${images.length ? " and image" : ""}${images.length > 1 ? "s" : ""}`, asked, open, unblur));
   top.append(body);
   return element("article", { ariaLabel: `prompt ${prompt.id}` }, top, element("div", { className: "answers" }, ...answers));
 }
