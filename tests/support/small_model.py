@@ -66,6 +66,10 @@ class Noise:
 
     name = key
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
     def load(self) -> Image.Image:
         pixels = random.Random(self.seed).randbytes(self.width * self.height * 3)
         return Image.frombytes("RGB", (self.width, self.height), pixels)
