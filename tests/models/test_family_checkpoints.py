@@ -34,6 +34,8 @@ TEMPLATE = (
 )
 """As ChatML is: a turn ends with a token of its own, which is not the tokenizer's end of sequence."""
 VIDEO = {"fps": 3}
+QUICK_ONES = ("gemma3", "qwen3_vl")
+"""Families whose whole way is walked without `-m slow`, too."""
 EXAMPLES = [
     Example("a", (Turn("user", "What is this?", (0,)),), (Noise(1),), {"chosen": "It is red"}),
     Example("b", (Turn("user", "Hello"), Turn("assistant", "you"), Turn("user", "Who?")), (), {"chosen": "me"}),
@@ -120,6 +122,10 @@ def test_a_response_ends_as_the_template_ends_a_turn(family: Family):
     assert answer.text == encoder.decode(said[: said.index(said[2])])
 
 
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(it, id=it.name, marks=[pytest.mark.slow] * (it.name not in QUICK_ONES)) for it in families()],
+)
 def test_what_is_trained_is_exported_read_by_transformers_and_evaluated(family: Family, tmp_path: Path):
     """The whole way on the command line, with two steps of training."""
     words = (*QUICK, f"model.family={family.name}", "evaluate=false", "trainer.max_steps=2", "optimizer.lr=0.01")

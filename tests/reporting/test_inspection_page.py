@@ -31,7 +31,10 @@ def entry(number: int, split: str, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 rows and 2 held out, of which the first is in both; the last row is hostile, and one has no image."""
+    """24 rows and 2 held out, of which the first is in both and the last has two images.
+
+    The last row to train on is hostile, and one has no image.
+    """
     place = tmp_path_factory.mktemp("page")
     for number in range(6):
         picture(place / f"set/images/{number}.png", 40 * number)
@@ -39,7 +42,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [entry(n, "train") for n in range(COUNT - 1)]
     rows += [entry(COUNT, "train", id=f"</h2>{MARK}", **hostile), entry(9, "gone", image=f"{MARK}.png")]
     json_file(place / "set/train.json", rows)
-    json_file(place / "set/test.json", [entry(0, "test"), entry(99, "test", image="5.png")])
+    two = {"question": "USER: Is <image> or <image> secret? ASSISTANT:", "image": ["4.png", "5.png"]}
+    json_file(place / "set/test.json", [entry(0, "test"), entry(99, "test", **two)])
     ended = launch("inspect", "model=random", *SPLITS, "hydra.run.dir=out", cwd=place, cache=place / "cache")
     assert ended.status == 0, ended.err
     return place / "out" / "inspect.html"
@@ -100,6 +104,17 @@ def test_words_are_not_in_the_document_before_they_are_opened(browser: Any, page
         first.get_by_text("chosen: 23 characters").click()
         expect(first).to_contain_text("Secret refusal train 0.")
         assert "Secret help" not in first.inner_text()
+
+
+def test_several_images_are_shown_and_numbered_where_they_stand(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as page:
+        page.get_by_role("button", name="Next").click()
+        last = page.locator("article").last
+        assert len(last.locator("img").all()) == 2
+        last.get_by_text("instruction and images").click()
+        expect(last).to_contain_text("Is [image 1]  or [image 2]  secret?")
+        for image in last.locator("img").all():
+            expect(image).to_have_css("filter", "none")
 
 
 def test_filters_and_pages(browser: Any, page_file: Path) -> None:

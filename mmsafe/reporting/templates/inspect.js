@@ -1,5 +1,5 @@
 function texts(row) {
-  return [row.id, ...row.turns.map((turn) => turn.text), ...Object.values(row.responses)];
+  return [row.id, ...row.turns.map((turn) => turn.pieces.join("")), ...Object.values(row.responses)];
 }
 
 function matcher(filters) {

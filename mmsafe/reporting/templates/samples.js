@@ -13,7 +13,7 @@ function changed(prompt) {
 }
 
 function texts(prompt) {
-  return [prompt.id, ...prompt.turns.map((turn) => turn.text), ...prompt.answers.map((answer) => answer?.response ?? "")];
+  return [prompt.id, ...prompt.turns.map((turn) => turn.pieces.join("")), ...prompt.answers.map((answer) => answer?.response ?? "")];
 }
 
 function matcher(filters) {
