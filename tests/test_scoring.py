@@ -274,7 +274,9 @@ def test_other_control_tokens_than_llama_s_are_words_too(llava: Any):
     encoder = Encoder(processor)
     ids = encoder.prompt_ids(Example("x", turns, (), {}))
     assert [number for number in ids if number in (begin, end)] == [begin, end] * 3 + [begin]
-    assert not {begin, end} & set(encoder.response_ids(said))
+    *words, last = encoder.response_ids(said)
+    assert not {begin, end} & set(words)
+    assert last == end, "what the template writes behind an answer, and not the tokenizer's end of sequence"
     assert tokenizer.decode(ids[1:]) == encoder.prompt_text(Example("x", turns, (), {}))
 
 
