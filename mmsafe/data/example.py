@@ -92,11 +92,8 @@ class Example:
         return [(turn, [next(images) if piece is None else piece for piece in turn.pieces()]) for turn in self.turns]
 
     def prompt_key(self) -> str:
-        """Hash of everything a model is shown: turns, places of images and the identity of each image.
-
-        An image at the start of a turn, and one alone, are written as they were before there could be several.
-        """
-        before = {(): False, (0,): True}
+        """Hash of everything a model is shown: turns, places of images and the identity of each image."""
+        before = {(): False, (0,): True}  # as these were written when there could be one image only
         shown = [[turn.role, turn.text, before.get(turn.images, turn.images)] for turn in self.turns]
         keys = [image.key for image in self.images]
         return digest([shown, keys if len(keys) > 1 else next(iter(keys), None)])

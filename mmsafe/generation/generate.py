@@ -21,6 +21,7 @@ from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, digest
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.llava import Llava
+from mmsafe.scoring.ways import agreed_images
 
 BY_TOKEN = ("input_ids", "attention_mask", "position_ids")
 CHARACTERS = 4
@@ -119,6 +120,7 @@ def longest_first(encoder: Encoder, prompts: Sequence[Prompt]) -> list[int]:
     return sorted(range(len(prompts)), key=size, reverse=True)
 
 
+@agreed_images()
 def _answer(
     model: Any, encoder: Encoder, prompts: Sequence[Prompt], settings: Generation, ends: list[int]
 ) -> list[Response]:

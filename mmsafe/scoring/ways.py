@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmsafe.core.errors import UserError
@@ -20,6 +22,17 @@ class RowLogProbs(NamedTuple):
 
     log_probs: Tensor
     mask: Tensor
+
+
+@contextmanager
+def agreed_images() -> Iterator[None]:
+    """Around a forward pass: that a checkpoint's processor and model disagree about images is a `UserError`."""
+    try:
+        yield
+    except ValueError as error:
+        if "features" not in str(error) or "tokens" not in str(error):
+            raise
+        raise UserError(f"model: processor and weights do not fit: {error}; get both of one checkpoint") from error
 
 
 @options
@@ -79,6 +92,7 @@ class SharedPrefix(Scoring):
 
         return with_features(model, batch, cache)
 
+    @agreed_images()
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | prompt, own response so far) at response tokens, zero elsewhere."""
         from mmsafe.models.family import family_of
@@ -112,6 +126,7 @@ class Padded(Scoring):
 
         return PaddedCollator
 
+    @agreed_images()
     def log_probs(self, model: Any, batch: Any) -> dict[str, RowLogProbs]:
         """log π(token | everything before it) at response tokens, zero elsewhere."""
         from mmsafe.models.family import family_of

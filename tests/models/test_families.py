@@ -344,6 +344,19 @@ def test_greedy_answers_are_those_of_generate(family: Family):
     assert ids == expected
 
 
+def test_a_processor_of_another_checkpoint_is_told_in_one_line():
+    llava = of_family(family_of("smolvlm"))
+    llava.processor.image_seq_len += 1
+    prompts = [Prompt(example) for example in examples()]
+    for run in (
+        lambda: scored(llava, Padded(), DPO()),
+        lambda: scored(llava, SharedPrefix(), DPO()),
+        lambda: list(generate(llava, prompts, Generation(max_new_tokens=2))),
+    ):
+        with pytest.raises(UserError, match=r"processor and weights do not fit: .*get both of one checkpoint"):
+            run()
+
+
 def test_an_unknown_family_is_told_with_those_that_are_known():
     with pytest.raises(UserError, match=r"model_type fuyu: .*gemma3, idefics3, internvl, llava, "):
         family_of("fuyu")
