@@ -17,9 +17,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from benchmarks.models import CHAT_TEMPLATE, SIZES, Sizes, make_tokenizer, texts
 from mmsafe.data.example import Example
 from mmsafe.models.families.qwen2_5_vl import TOKENS, config_tokens
-from mmsafe.models.family import families, images_only
+from mmsafe.models.family import families
 from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import CheckpointOptions
+from mmsafe.models.processors import UnreadVideo, images_only
 
 Build = Callable[[Sequence[Example]], tuple[Any, Any]]
 """Config and processor, whose tokenizer may be trained on the texts of the data."""
@@ -58,7 +59,7 @@ def qwen(sizes: Sizes, examples: Sequence[Example]) -> tuple[Any, Any]:
         },
         **config_tokens(tokenizer),
     )
-    return config, images_only(Qwen2_5_VLProcessor)(images, tokenizer, None)
+    return config, images_only(Qwen2_5_VLProcessor)(images, tokenizer, UnreadVideo())
 
 
 BUILD: dict[str, Build] = {

@@ -124,8 +124,8 @@ class Encoder:
         """The images of a prompt, decoded and processed; what a corruption does to pixels comes last."""
         if not images:
             return []
-        decoded = {image: image.load() for image in dict.fromkeys(images)}
-        made = self.family.image_inputs(self.processor, [decoded[image] for image in images])
+        decoded = {number: image.load() for number, image in {id(image): image for image in images}.items()}
+        made = self.family.image_inputs(self.processor, [decoded[id(image)] for image in images])
         return [self._corrupted(inputs, image) for inputs, image in zip(made, images, strict=True)]
 
     def ids_of(self, place: Place) -> list[int]:

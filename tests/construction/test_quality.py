@@ -24,7 +24,7 @@ BAD: dict[str, dict[str, Any]] = {
     "missing image": {
         "image": "b.png",
     },
-    "not one image": {"question": "USER: Where? ASSISTANT:"},
+    "number of images": {"question": "USER: Where? ASSISTANT:"},
     "too long": {"chosen": "word " * 30},
     "entity named in the question": {"question": "USER: <image>\nIs this Rome? ASSISTANT:"},
 }
