@@ -1,161 +1,152 @@
-"""`python -m benchmarks.gpu`: a BPO step at LLaVA-1.5's real shapes, in tokens per second.
+"""`python -m benchmarks.gpu --all`: training steps of LLaVA-1.5-7B beside TRL's, at real lengths, on one card.
 
-Random weights, bf16, AdamW; full fine-tuning of language model and projector, or LoRA (r 128) on the language model.
-Beside it the share of the matmul peak, which is measured in the same run as the best rate of square bf16 products.
-`--size tiny` runs anywhere and shows that it works.
+Random weights, made on the card; nothing is downloaded. Every case runs alone in a process and leaves `NAME.json` in
+`--out`; one that is there is not run again, so a run that was stopped goes on where it was. A case that fails, or that
+this version lacks, is a row with its reason. `--part K/N` runs every Nth group of cases and stops before nine minutes.
+Without `--all` or `--part`, and after either: the table of all results, and a figure, in `--out` too. `--toy` runs all
+on a CPU at toy sizes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import random
+import re
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from benchmarks.gpu_cases import REAL, TOY, Case, Scale, cases
+from mmsafe.core.errors import UserError
+from mmsafe.core.files import write_atomically
 
-from benchmarks.models import SIZES, make_config
-from benchmarks.scoring import WAYS, Case, Special, batch_of
-from mmsafe.reporting.table import print_tables
-
-LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+CASE_SECONDS = 240.0
+ALL_MINUTES, PART_MINUTES = 25.0, 8.75
 
 
-def config(size: str) -> LlavaConfig:
-    """LLaVA-1.5's own, or a small one of `benchmarks.models`."""
-    if size in SIZES:
-        return make_config(SIZES[size], Special())
-    width, inner, layers, heads = {"llava7b": (4096, 11008, 32, 32), "llava13b": (5120, 13824, 40, 40)}[size]
-    text = LlamaConfig(
-        vocab_size=32064,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=4096,
-        pad_token_id=Special.pad_token_id,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-    )
-    image = Special().convert_tokens_to_ids("<image>")
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=image, image_seq_length=576)
+def part_of(found: Sequence[Case], part: str) -> list[Case]:
+    """The cases of part `K/N`; the cases of a group stay together, so that one card runs them one after the other."""
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", part)) or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--part {part}: is not K/N with K from 1 to N, such as 1/4")
+    groups = list(dict.fromkeys(case.group for case in found))
+    wanted = groups[int(match[1]) - 1 :: int(match[2])]
+    return [case for case in found if case.group in wanted]
 
 
-def build(size: str, device: str, lora: bool, checkpointing: bool) -> Any:
-    """The model on its device, in bf16 (fp32 on a CPU), with what is trained marked so."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    with torch.device(device):
-        model: Any = LlavaForConditionalGeneration._from_config(config(size), dtype=dtype)
-    model.model.vision_tower.requires_grad_(False)
-    if lora:
-        model.add_adapter(LoraConfig(r=128, lora_alpha=256, target_modules=LAYERS))
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.train()
+def prepare(scale: Scale, inputs: Path) -> None:
+    """Write questions for each length of response, and a model folder without weights."""
+    from benchmarks import data
+    from benchmarks.models import write_all_but_weights
+    from mmsafe.data.readers.mmsafe_po import MMSafePO
+
+    examples = []
+    for tokens, words in scale.responses.items():
+        rng, lengths = random.Random("benchmark rows"), ((scale.prompt,) * 2, (words,) * 2)
+        rows = [data.row(rng, 2 * number, *lengths) for number in range(scale.steps * scale.questions)]
+        path = data.write(rows, inputs / str(tokens), random.Random("benchmark images"))
+        examples += MMSafePO(path=path, check_images="header").test().examples
+    write_all_but_weights(scale.model, examples, inputs / "model")
 
 
-def matmul_peak(device: str, size: int) -> float:
-    """Best of ten rates of a square product, in FLOP per second."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return max(2 * size**3 / timed(lambda: a @ b, device) for _ in range(10))
+def run(wanted: Sequence[Case], out: Path, words: Sequence[str], minutes: float, *, together: bool = False) -> None:
+    """Run the cases without a result, in a process each or `together`; no case is started after so many minutes."""
+    end = time.monotonic() + 60 * minutes
+    left = [case for case in wanted if not result(out, case).exists()]
+    while left and (seconds := end - time.monotonic()) > 0:
+        started = left if together else left[:1]
+        limit = seconds if together else min(seconds, CASE_SECONDS)
+        print(f"{len(left)} of {len(wanted)} left: {', '.join(case.name for case in started)}", flush=True)
+        why = child([*words, "--case", *(case.name for case in started)], out / "log.txt", limit)
+        left = [case for case in left if not result(out, case).exists()]
+        if why is None and seconds < CASE_SECONDS:
+            break  # it had less time than it may take, so that says nothing about it
+        if left and left[0] in started:
+            save(out, left.pop(0), {"failed": why or f"takes more than {limit:.0f} s"})
+    if left:
+        print(f"{len(left)} of {len(wanted)} cases are left; the same command runs them")
 
 
-def timed(work: Any, device: str) -> float:
-    """Wall seconds until the device is done."""
-    synchronise(device)
-    begin = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - begin
+def child(words: Sequence[str], log: Path, seconds: float) -> str | None:
+    """Run this command in a process; returns what it said last of an error, None if it took too long."""
+    with log.open("w") as file:
+        try:
+            command = [sys.executable, "-m", "benchmarks.gpu", *words]
+            status = subprocess.run(command, timeout=seconds, stdout=file, stderr=file, check=False).returncode
+        except subprocess.TimeoutExpired:
+            return None
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"status {status}: " + next((line for line in reversed(lines) if "Error" in line), *lines[-1:] or [""])[:200]
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def result(out: Path, case: Case) -> Path:
+    return out / f"{case.name}.json"
 
 
-def useful_flops(model: Any, tokens: int, targets: int, lora: bool) -> float:
-    """2 FLOP per weight and token forward, as much for each gradient; the head at response tokens only.
-
-    Attention scores, norms and the tower are left out, recomputation is not useful: the share is a lower bound.
-    """
-    body = sum(
-        p.numel() for n, p in model.model.language_model.named_parameters() if "embed" not in n and "lora" not in n
-    )
-    passes = 2 if lora else 3
-    return 2.0 * passes * (body * tokens + model.lm_head.weight.numel() * targets)
+def save(out: Path, case: Case, found: dict[str, Any]) -> None:
+    write_atomically(result(out, case), json.dumps(found, indent=1))
 
 
-def measure(size: str, device: str, lora: bool, checkpointing: bool, case: Case, steps: int) -> dict[str, Any]:
-    """One row for each way of scoring."""
-    model = build(size, device, lora, checkpointing)
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
-    peak = matmul_peak(device, 8192 if device == "cuda" else 512)
-    found: dict[str, Any] = {"peak_tflops": peak / 1e12}
-    for name, scoring in WAYS.items():
-        batch = batch_of(scoring, model, case).to(device)
-        real = int((batch.segment >= 0).sum()) if hasattr(batch, "segment") else int(batch.attention_mask.sum())
+def measured(case: Case, inputs: Path) -> dict[str, Any]:
+    from benchmarks.gpu_measure import measure
 
-        def step(scoring: Any = scoring, batch: Any = batch) -> None:
-            rows = scoring.log_probs(model, scoring.with_features(model, batch))
-            torch.stack([row.log_probs.sum() for row in rows.values()]).sum().mul(1e-3).backward()
-            optimiser.step()
-            optimiser.zero_grad()
+    try:
+        return measure(case, inputs)
+    except UserError as error:
+        return {"skipped": str(error)}
 
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        seconds = statistics.median([timed(step, device) for _ in range(steps + 1)][1:])
-        flops = useful_flops(model, real, batch.targets, lora)
-        found[name] = {
-            "seconds": seconds,
-            "examples_per_second": case.batch / seconds,
-            "tokens_per_second": real / seconds,
-            "share_of_peak": flops / seconds / peak,
-            "gib": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
-        }
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--all", action="store_true", help=f"run all cases, for {ALL_MINUTES:.0f} minutes at most")
+    found.add_argument("--part", metavar="K/N", help="run part K of N, within nine minutes")
+    found.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep results there are")
+    found.add_argument("--toy", action="store_true", help="toy sizes, on a CPU")
+    found.add_argument("--out", type=Path, help="folder of the results (default: bench-gpu, bench-gpu-toy)")
+    found.add_argument("--case", nargs="+", help=argparse.SUPPRESS)
     return found
 
 
-def main() -> None:
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=[*SIZES, "llava7b", "llava13b"], default="llava7b")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--response", type=int, default=80)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--lora", action="store_true")
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    case = Case(args.size, 40, args.response, 3, args.batch_size)
-    found = measure(args.size, device, args.lora, args.checkpointing, case, args.steps)
-    if args.json:
-        print(json.dumps({**vars(args), "device": device, **found}))
+def command(words: Sequence[str]) -> None:
+    """The command; raises `UserError`."""
+    args = parser().parse_args(words)
+    scale, out = (TOY if args.toy else REAL), args.out or Path("bench-gpu-toy" if args.toy else "bench-gpu")
+    found, inputs = cases(scale), out.absolute() / "inputs"
+    if args.case:
+        for case in found:
+            if case.name in args.case:
+                save(out, case, measured(case, inputs))
         return
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    table = Table(
-        title=f"{args.size}, {'LoRA' if args.lora else 'full'}, {name}: {found['peak_tflops']:.1f} TFLOP/s peak"
-    )
-    for column in ("scoring", "s per step", "examples/s", "tokens/s", "share of peak", "GiB"):
-        table.add_column(column, justify="right")
-    for way in WAYS:
-        row = found[way]
-        gib = "–" if row["gib"] is None else f"{row['gib']:.1f}"
-        rates = (f"{row['seconds']:.3f}", f"{row['examples_per_second']:.2f}", f"{row['tokens_per_second']:.0f}")
-        table.add_row(way, *rates, f"{row['share_of_peak']:.2f}", gib)
-    print_tables([table])
+    if args.all or args.part:
+        import torch
+
+        if not args.toy and not torch.cuda.is_available():
+            raise UserError("this machine has no GPU; --toy shows on a CPU that everything runs")
+        wanted = part_of(found, args.part) if args.part else found
+        if not args.resume:
+            for case in wanted:
+                result(out, case).unlink(missing_ok=True)
+        if not (inputs / "model" / "config.json").exists():
+            prepare(scale, inputs)
+        same = ["--out", str(out), *["--toy"] * args.toy]
+        run(wanted, out, same, PART_MINUTES if args.part else ALL_MINUTES, together=args.toy)
+    from benchmarks.gpu_report import report
+
+    results = [(case, json.loads(result(out, case).read_text())) for case in found if result(out, case).exists()]
+    if not results:
+        raise UserError(f"--out {out}: has no results; run `python -m benchmarks.gpu --all`")
+    print(report(results, out))
+
+
+def main() -> None:
+    try:
+        command(sys.argv[1:])
+    except UserError as error:
+        print(f"benchmarks.gpu: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -68,18 +68,26 @@ def write(
     name: str, examples: Sequence[Example], out: Path, template: str = CHAT_TEMPLATE
 ) -> LlavaForConditionalGeneration:
     """Write model, tokenizer and processor; the weights are the same each time."""
-    sizes = SIZES[name]
+    config = write_all_but_weights(SIZES[name], examples, out, template)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(config)
+    model.save_pretrained(out)
+    return model
+
+
+def write_all_but_weights(
+    sizes: Sizes, examples: Sequence[Example], out: Path, template: str = CHAT_TEMPLATE
+) -> LlavaConfig:
+    """Write config, tokenizer and processor."""
     tokenizer = make_tokenizer(texts(examples), sizes.vocabulary)
     config = make_config(sizes, tokenizer)
     image_processor = LlavaImageProcessorPil(
         size={"shortest_edge": sizes.image}, crop_size={"height": sizes.image, "width": sizes.image}, do_pad=True
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlavaForConditionalGeneration(config)
-    model.save_pretrained(out)
+    config.save_pretrained(out)
     make_processor(config, tokenizer, image_processor, template).save_pretrained(out)
-    return model
+    return config
 
 
 def texts(examples: Iterable[Example]) -> Iterable[str]:

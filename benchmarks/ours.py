@@ -51,17 +51,9 @@ def train(
     plan: Plan, examples: Sequence[Example], other: Callable[[], object], llava: Llava | None = None
 ) -> tuple[list[Step], Lap]:
     """Train for one epoch, `other` being called after each step; returns our steps and the one-off reference pass."""
-    llava, scoring, watch, spent = llava or plan.load(), SCORINGS[plan.scoring], Watch(other), [Lap(0, 0)]
+    llava, scoring = llava or plan.load(), SCORINGS[plan.scoring]
     with empty_cache():
         reference = REFERENCES[plan.reference].policy(llava, scoring, PRECISION)
-        prepare = reference.prepare
-
-        def timed(*words: Any) -> None:
-            clock = Clock()
-            prepare(*words)
-            spent.append(clock.lap())
-
-        reference.prepare = timed  # type: ignore[method-assign]
         loss = Loss(OBJECTIVES[plan.objective], scoring, reference)
         trainer = Trainer(
             max_epochs=1,
@@ -73,8 +65,26 @@ def train(
         )
         optimizer = AdamW(lr=plan.lr, schedule="constant", warmup_steps=0)
         recipe = Recipe(optimizer, trainer, Batching(plan.batch_size), plan.seed)
-        fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe, callbacks=[watch])
-    return watch.steps, spent[-1]
+        return watched(llava, examples, loss, recipe, other)
+
+
+def watched(
+    llava: Llava, examples: Sequence[Example], loss: Loss, recipe: Recipe, other: Callable[[], object] = lambda: None
+) -> tuple[list[Step], Lap]:
+    """`fit` and what comes before it, its steps and reference pass measured."""
+    watch, spent = Watch(other), Lap(0, 0)
+    assert loss.reference is not None
+    prepare = loss.reference.prepare
+
+    def timed(*words: Any) -> None:
+        nonlocal spent
+        clock = Clock()
+        prepare(*words)
+        spent = clock.lap()
+
+    loss.reference.prepare = timed  # type: ignore[method-assign]
+    fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe, callbacks=[watch])
+    return watch.steps, spent
 
 
 @contextmanager

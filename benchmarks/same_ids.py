@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.sides import PAIRS, Plan
+from benchmarks.sides import Plan
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
@@ -20,23 +20,22 @@ def check_same_inputs(batches: Iterable[Any], llava: Llava, examples: Sequence[E
     A batch holds the chosen sequences of its pairs, then the others.
     """
     encoder, seen, found = llava.encoder(), 0, iter(batches)
-    for batch in plan.batches():
-        for other in PAIRS[plan.objective]:
-            theirs = next(found)
-            ours = [(examples[index], name) for name in ("chosen", other) for index in batch]
-            for position, (example, name) in enumerate(ours):
-                ids = theirs["input_ids"][position][theirs["attention_mask"][position] == 1].tolist()
-                response = int(theirs["completion_mask"][position].sum())
-                place = f"row {example.id} of {plan.data}"
-                _compare(f"{place}, its prompt", encoder.prompt_ids(example), ids[:-response], llava, plan)
-                text = example.responses[name]
-                _compare(f"{place}, its '{name}' response", encoder.response_ids(text), ids[-response:], llava, plan)
-                seen += 1
-            images = encoder.family.forward_inputs([encoder.image_inputs(example.images) for example, _ in ours])
-            for what, tensor in images.items():
-                if not torch.equal(theirs[what], tensor):
-                    rows = ", ".join(example.id for example, _ in ours[: len(batch)])
-                    raise UserError(f"rows {rows} of {plan.data}: TRL makes another {what} of their images than we do")
+    for other, batch in plan.pairs():
+        theirs = {name: value.cpu() for name, value in next(found).items()}
+        ours = [(examples[index], name) for name in ("chosen", other) for index in batch]
+        for position, (example, name) in enumerate(ours):
+            ids = theirs["input_ids"][position][theirs["attention_mask"][position] == 1].tolist()
+            response = int(theirs["completion_mask"][position].sum())
+            place = f"row {example.id} of {plan.data}"
+            _compare(f"{place}, its prompt", encoder.prompt_ids(example), ids[:-response], llava, plan)
+            text = example.responses[name]
+            _compare(f"{place}, its '{name}' response", encoder.response_ids(text), ids[-response:], llava, plan)
+            seen += 1
+        images = encoder.family.forward_inputs([encoder.image_inputs(example.images) for example, _ in ours])
+        for what, tensor in images.items():
+            if not torch.equal(theirs[what], tensor):
+                rows = ", ".join(example.id for example, _ in ours[: len(batch)])
+                raise UserError(f"rows {rows} of {plan.data}: TRL makes another {what} of their images than we do")
     return seen
 
 

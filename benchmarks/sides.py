@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from benchmarks.families import BUILD, random_model
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
@@ -41,6 +43,8 @@ class Plan:
     reference: str = "cached"
     trl_head: str = "stock"
     """`compact`: TRL's LM head at response positions only, as on a GPU; on a CPU stock TRL applies it everywhere."""
+    trl_batch: int | None = None
+    """Pairs that TRL takes at once; None: a pair of each question of the step."""
 
     def load(self) -> Llava:
         """The model that training starts from."""
@@ -70,6 +74,16 @@ class Plan:
         batches = EpochBatches(self.steps * self.batch_size, self.batch_size, self.seed)
         return [[draw.item for draw in batch] for batch in batches]
 
+    def pairs(self) -> list[tuple[str, list[int]]]:
+        """TRL's micro-batches in order: what the chosen response is paired with, and in which examples."""
+        size = self.trl_batch or self.batch_size
+        return [
+            (other, batch[start : start + size])
+            for batch in self.batches()
+            for other in PAIRS[self.objective]
+            for start in range(0, len(batch), size)
+        ]
+
 
 class Lap(NamedTuple):
     """CPU-seconds and seconds since a clock was last read."""
@@ -85,7 +99,9 @@ class Clock:
         self.lap()
 
     def lap(self) -> Lap:
-        """Read the clock and start it again."""
+        """Read the clock, once a GPU has done what it was given, and start it again."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         cpu, wall = time.process_time(), time.perf_counter()
         before = getattr(self, "_read", (cpu, wall))
         self._read = (cpu, wall)

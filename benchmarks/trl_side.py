@@ -33,36 +33,45 @@ class TrlSide:
     optimiser step sees the same questions as ours, and no more sequences at once than a plain DPO step.
     """
 
-    def __init__(self, plan: Plan, examples: Sequence[Example], llava: Llava | None = None) -> None:
+    def __init__(
+        self, plan: Plan, examples: Sequence[Example], llava: Llava | None = None, adapter: Any = None, **options: Any
+    ) -> None:
+        """`adapter` is the PEFT config of what is trained in place of all weights, `options` are TRL's own."""
         llava = llava or plan.load()
         self.pairs, self.compact = PAIRS[plan.objective], plan.trl_head == "compact"
+        self.micro_batches = len(plan.pairs()) // plan.steps
         self._folder = tempfile.TemporaryDirectory()  # TRL wants one; nothing is saved
-        config = DPOConfig(
-            self._folder.name,
-            per_device_train_batch_size=plan.batch_size,
-            gradient_accumulation_steps=len(self.pairs),
-            max_steps=plan.steps,
-            learning_rate=plan.lr,
-            lr_scheduler_type="constant",
-            optim="adamw_torch",  # ours is not the fused one either
+        settings: dict[str, Any] = {
+            "per_device_train_batch_size": plan.trl_batch or plan.batch_size,
+            "gradient_accumulation_steps": self.micro_batches,
+            "max_steps": plan.steps,
+            "learning_rate": plan.lr,
+            "lr_scheduler_type": "constant",
+            "optim": "adamw_torch",  # ours is not the fused one either
             # The mean over two pairs has half the gradient of our sum: with half the limit, clipping does the same.
-            max_grad_norm=plan.clip / len(self.pairs),
-            beta=0.1,
-            max_length=None,
-            bf16=False,
-            gradient_checkpointing=plan.checkpointing,  # `plan.load` has turned it on
-            train_sampling_strategy="sequential",
-            dataloader_pin_memory=False,
-            use_cpu=True,
-            seed=plan.seed,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        rows = [row(examples[index], other) for batch in plan.batches() for other in self.pairs for index in batch]
+            "max_grad_norm": plan.clip / len(self.pairs),
+            "beta": 0.1,
+            "max_length": None,
+            "bf16": False,
+            "gradient_checkpointing": plan.checkpointing,  # `plan.load` has turned it on
+            "train_sampling_strategy": "sequential",
+            "dataloader_pin_memory": False,
+            "use_cpu": True,
+            "seed": plan.seed,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        rows = [row(examples[index], other) for other, batch in plan.pairs() for index in batch]
         dataset = Dataset.from_list(rows, features=FEATURES)
+        torch.manual_seed(plan.seed)  # of the adapter's weights, as `add_lora` does
         self.trainer = DPOTrainer(
-            llava.model, deepcopy(llava.model), config, train_dataset=dataset, processing_class=llava.processor
+            llava.model,
+            None if adapter else deepcopy(llava.model),
+            DPOConfig(self._folder.name, **settings | options),
+            train_dataset=dataset,
+            processing_class=llava.processor,
+            peft_config=adapter,
         )
         self.steps: list[Step] = []
 
@@ -76,16 +85,16 @@ class TrlSide:
         trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
         self.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model_wrapped = self.model
-        trainer.current_gradient_accumulation_steps = len(self.pairs)
+        trainer.current_gradient_accumulation_steps = self.micro_batches
         self._batches = iter(trainer.get_train_dataloader())
 
     def step(self) -> None:
         """What `Trainer.train` does in an optimiser step, without its logging."""
-        trainer, clock, loss = self.trainer, Clock(), torch.zeros(())
-        micro_batches = [next(self._batches) for _ in self.pairs]
+        trainer, clock, loss = self.trainer, Clock(), 0.0
+        micro_batches = [next(self._batches) for _ in range(self.micro_batches)]
         collate = clock.lap()
         for position, batch in enumerate(micro_batches, start=1):
-            trainer.accelerator.gradient_state._set_sync_gradients(position == len(self.pairs))
+            trainer.accelerator.gradient_state._set_sync_gradients(position == self.micro_batches)
             with self._head():
                 loss += trainer.training_step(self.model, batch)
         norm = trainer._clip_grad_norm(self.model)

@@ -1,0 +1,170 @@
+"""One case of `benchmarks.gpu`: the model made on the device, trained for some steps, and what these took."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from transformers import AutoConfig
+
+from benchmarks import memory
+from benchmarks.gpu_cases import TOY, Case
+from benchmarks.ours import empty_cache, watched
+from benchmarks.same_ids import check_same_inputs
+from benchmarks.sides import OBJECTIVES, Lap, Plan, Step
+from mmsafe.core.config import typed, without_hydra
+from mmsafe.core.errors import UserError
+from mmsafe.core.precision import resolved
+from mmsafe.data.example import Example
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.models import load
+from mmsafe.models.adapters import add_lora
+from mmsafe.models.llava import Llava
+from mmsafe.models.loading import own_device, to_train
+from mmsafe.models.pretrained import from_pretrained
+from mmsafe.runs.hydra_state import composing
+from mmsafe.runs.overrides import composed
+from mmsafe.runs.preflight import check
+from mmsafe.training.fit import check_accelerator
+from mmsafe.training.recipe import Batching, Loss, Recipe
+
+LAYERS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""What `peft=lora` adapts, for TRL."""
+
+
+def measure(case: Case, inputs: Path) -> dict[str, Any]:
+    """The result of a case; raises `UserError` where this version or machine lacks what it asks for."""
+    words = case.words(inputs)
+    config = config_of(words)
+    check_accelerator(config.trainer, config.model.attention)  # type: ignore[attr-defined]
+    device = own_device(config.trainer.accelerator)
+    peak = matmul_peak(device, 512 if case.scale is TOY else 8192)
+    scale = case.scale
+    plan = Plan(
+        model=inputs / "model",
+        data=case.data(inputs),
+        objective=case.objective,
+        steps=scale.steps,
+        batch_size=scale.questions,
+        lr=case.lr,
+        trl_batch=case.trl_options.get("per_device_train_batch_size"),
+    )
+    llava, examples = random_model(config, device), plan.examples()
+    shape = shape_of(llava, examples, case)
+    steps, reference = theirs(config, plan, llava, examples, case) if case.is_trl else ours(config, llava, examples)
+    return {
+        "words": words,
+        "trl": case.trl_options if case.is_trl else {},
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl") if find_spec(name)},
+        "matmul_peak": peak,
+        **shape,
+        "loss": [step.loss for step in steps],
+        "grad_norm": [step.grad_norm for step in steps],
+        "seconds": [step.wall for step in steps],
+        "collate_seconds": [step.collate.wall for step in steps],
+        "reference_seconds": reference.wall,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else memory.peak() / 1024,
+    }
+
+
+def config_of(words: list[str]) -> TrainConfig:
+    """What `python -m mmsafe.train` makes of these words; raises `UserError` for what it refuses."""
+    check("train", TrainConfig, words)
+    with composing("train", None):
+        return typed(without_hydra(composed("train", words)), TrainConfig)
+
+
+def random_model(config: TrainConfig, device: torch.device) -> Llava:
+    """The model as training starts from it, with random weights in place of a checkpoint's, the same in each case."""
+
+    def on_device(kind: Any, folder: Path, *, allow_pickle: bool, **options: Any) -> Any:
+        torch.manual_seed(0)
+        with device:
+            return kind.from_config(from_pretrained(AutoConfig, folder), **options)
+
+    with (
+        patch.object(load, "format_of", lambda folder, **_: ("hf", None)),
+        patch.object(load, "load_model", on_device),
+    ):
+        return to_train(config.model.load(), config.peft, resolved(config.trainer), config.trainer.accelerator)
+
+
+def ours(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tuple[list[Step], Lap]:
+    """Steps and reference pass of `mmsafe.train`."""
+    batching = Batching(config.data.batch_size, config.data.num_workers)
+    recipe = Recipe(config.optimizer, config.trainer, batching, config.seed, config.strategy)
+    with empty_cache():
+        reference = config.reference.policy(llava, config.scoring, recipe.parallel.precision)
+        add_lora(llava, config.peft)
+        return watched(llava, examples, Loss(config.objective, config.scoring, reference), recipe)
+
+
+def theirs(
+    config: TrainConfig, plan: Plan, llava: Llava, examples: Sequence[Example], case: Case
+) -> tuple[list[Step], Lap]:
+    """Steps of TRL's trainer, once its inputs are known to be ours; its reference is a part of each step."""
+    if find_spec("trl") is None:
+        raise UserError("TRL is not installed; `pip install trl==1.16.0`")
+    from peft import LoraConfig
+
+    from benchmarks.trl_side import TrlSide
+
+    adapter = None
+    if case.train == "lora":
+        adapter = LoraConfig(r=config.peft.rank, lora_alpha=config.peft.alpha, target_modules=LAYERS)
+    trl = TrlSide(plan, examples, llava, adapter, **case.trl_options)
+    check_same_inputs(trl.collated(), llava, examples, plan)
+    trl.start()
+    for _ in range(plan.steps):
+        trl.step()
+    return trl.steps, Lap(0, 0)
+
+
+def shape_of(llava: Llava, examples: Sequence[Example], case: Case) -> dict[str, float]:
+    """Means over the questions; FLOP are the useful ones of a question, each token counted once."""
+    encoder, names = llava.encoder(), OBJECTIVES[case.objective].responses
+    prompt = statistics.mean(len(encoder.prompt_ids(example)) for example in examples)
+    lengths = [len(encoder.response_ids(example.responses[name])) for example in examples for name in names]
+    response, responses = statistics.mean(lengths), len(names) * statistics.mean(lengths)
+    flops = useful_flops(llava.model, prompt + responses, responses, case.train == "lora")
+    return {"prompt_tokens": prompt, "response_tokens": response, "unique_tokens": prompt + responses, "flops": flops}
+
+
+def useful_flops(model: Any, tokens: float, targets: float, lora: bool) -> float:
+    """2 FLOP per weight and token forward, as much for each gradient; the head at response tokens only.
+
+    Attention scores, norms, adapters, the tower, the reference and recomputation do not count: a lower bound.
+    """
+    body = sum(p.numel() for n, p in model.model.language_model.named_parameters() if "embed" not in n)
+    return 2.0 * (2 if lora else 3) * (body * tokens + model.lm_head.weight.numel() * targets)
+
+
+def matmul_peak(device: torch.device, size: int) -> float:
+    """Best of thirty rates of a square product, in FLOP per second."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return max(2 * size**3 / timed(lambda: a @ b) for _ in range(30))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall seconds until the device is done."""
+    synchronise()
+    begin = time.perf_counter()
+    work()
+    synchronise()
+    return time.perf_counter() - begin
+
+
+def synchronise() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
