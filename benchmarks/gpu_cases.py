@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.models import SIZES, Sizes
+from benchmarks.sides import Plan
+from mmsafe.core.files import write_atomically
 
 FLASH = "flash_attention_2" if find_spec("flash_attn") else "sdpa"
 
@@ -22,67 +26,36 @@ class Scale(NamedTuple):
     middle: int
     """The tokens at which every way is measured."""
     prompt: int
-    """Words of a prompt, in the same sense."""
     questions: int
-    """Of an optimiser step."""
     steps: int
     warm_up: int
-    """First steps, which are not timed: kernels are compiled and chosen in them."""
+    """Steps that are not timed: kernels are compiled and chosen in them."""
     workers: int
     words: tuple[str, ...]
     trl: dict[str, Any]
 
 
 LLAVA_7B = Sizes(336, 14, 1024, 24, 16, 4096, 11008, 32, 32, 32064)
-REAL = Scale(
-    LLAVA_7B,
-    responses={30: 17, 80: 62, 200: 169},
-    middle=80,
-    prompt=18,
-    questions=4,
-    steps=10,
-    warm_up=3,
-    workers=4,
-    words=("model.dtype=bfloat16",),
-    trl={"bf16": True, "use_cpu": False},
-)
-TOY = Scale(
-    SIZES["tiny"],
-    responses={20: 6},
-    middle=20,
-    prompt=4,
-    questions=2,
-    steps=4,
-    warm_up=1,
-    workers=0,
-    words=("trainer.accelerator=cpu", "trainer.precision=32-true"),
-    trl={},
-)
+BF16, BITS_32 = ("model.dtype=bfloat16",), ("trainer.accelerator=cpu", "trainer.precision=32-true")
+REAL = Scale(LLAVA_7B, {30: 17, 80: 62, 200: 169}, 80, 18, 4, 10, 3, 4, BF16, {"bf16": True, "use_cpu": False})
+TOY = Scale(SIZES["tiny"], {20: 6}, 20, 4, 2, 4, 1, 0, BITS_32, {})
 
 CHECKPOINTED, BITS_8 = "model.gradient_checkpointing=true", "optimizer=adamw_8bit"
 FLEX, COMPILED = "model.attention=flex_attention", "model.compile=true"
 ROUNDED = (BITS_8, "optimizer.rounding=stochastic", "model.dtype=bfloat16")
-OURS = {
-    "lora": {
-        "padded": ("scoring=padded", CHECKPOINTED),
-        "packed": (),
-        "packed, flex": (FLEX,),
-        "packed, flex, compiled": (FLEX, COMPILED),
-    },
-    "full": {
-        "packed, AdamW": (CHECKPOINTED,),
-        "packed": ROUNDED,
-        "packed, flex": (*ROUNDED, FLEX),
-        "packed, flex, compiled": (*ROUNDED, FLEX, COMPILED),
-    },
+OURS: dict[str, dict[str, tuple[str, ...]]] = {
+    "lora": {"padded": ("scoring=padded", CHECKPOINTED), "packed": ()},
+    "full": {"packed, AdamW": (CHECKPOINTED,), "packed": ROUNDED},
 }
+for _ways in OURS.values():
+    _ways["packed, flex"] = (*_ways["packed"], FLEX)
+    _ways["packed, flex, compiled"] = (*_ways["packed, flex"], COMPILED)
 """Overrides of `mmsafe.train` by what is trained; one that this version lacks is told in the result."""
 SHIPPED, TUNED = "TRL as shipped", "TRL tuned"
-TRL: dict[str, dict[str, dict[str, Any]]] = {
-    "lora": {SHIPPED: {}, TUNED: {}},
-    "full": {SHIPPED: {}, TUNED: {"optim": "adamw_bnb_8bit", "per_device_train_batch_size": 1}},
-}
-"""Options beside those of every case: shipped has checkpointing and no workers, tuned the contrary."""
+ALIKE = "optimizer.schedule=constant optimizer.warmup_steps=0 trainer.deterministic=false trainer.progress_bar=false"
+"""As TRL's side does it."""
+TRL_FULL_TUNED = {"optim": "adamw_bnb_8bit", "per_device_train_batch_size": 1}
+"""Without these, all weights of a 7B and their reference do not fit beside activations."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +66,7 @@ class Case:
     train: str
     response: int
     way: str
-    scale: Scale = field(repr=False)
+    scale: Scale = field(repr=False, compare=False)
 
     @property
     def group(self) -> tuple[str, str, int]:
@@ -115,44 +88,43 @@ class Case:
 
     def words(self, inputs: Path) -> list[str]:
         """The overrides of `mmsafe.train`; of TRL's cases, what concerns the model."""
+        plan, lora = self.plan(inputs), self.train == "lora"
         own = (f"model.attention={FLASH}",) if self.way == TUNED and self.scale is REAL else ()
-        return [
-            f"objective={self.objective}",
-            f"peft={'lora' if self.train == 'lora' else 'none'}",
-            "model=hf",
-            f"model.path={inputs / 'model'}",
-            f"model.train.projector={str(self.train == 'full').lower()}",
-            "data=mmsafe_po",
-            f"data.path={self.data(inputs)}",
-            f"data.batch_size={self.scale.questions}",
-            f"data.num_workers={self.scale.workers}",
-            f"optimizer.lr={self.lr}",
-            "optimizer.schedule=constant",
-            "optimizer.warmup_steps=0",
-            "trainer.deterministic=false",  # as TRL
-            "trainer.progress_bar=false",
-            "evaluate=false",
-            *self.scale.words,
-            *(own if self.is_trl else OURS[self.train][self.way]),
-        ]
+        said = f"objective={self.objective} peft={'lora' if lora else 'none'} model.train.projector={not lora} {ALIKE} "
+        said += f"data.batch_size={plan.batch_size} data.num_workers={self.scale.workers} optimizer.lr={plan.lr}"
+        paths = ["model=hf", f"model.path={plan.model}", "data=mmsafe_po", f"data.path={plan.data}"]
+        return [*paths, *said.split(), *self.scale.words, *(own if self.is_trl else OURS[self.train][self.way])]
 
-    @property
-    def lr(self) -> float:
-        return 1e-4 if self.train == "lora" else 1e-5
+    def file(self, out: Path) -> Path:
+        return out / f"{self.name}.json"
+
+    def save(self, out: Path, found: Mapping[str, Any]) -> None:
+        write_atomically(self.file(out), json.dumps(found, indent=1))
 
     @property
     def trl_options(self) -> dict[str, Any]:
+        """Shipped has gradient checkpointing and no workers, tuned the contrary."""
         tuned = self.way == TUNED
-        found = {"optim": "adamw_torch_fused", **self.scale.trl, **TRL[self.train].get(self.way, {})}
         return {
-            **found,
+            "optim": "adamw_torch_fused",
             "gradient_checkpointing": not tuned,
             "dataloader_num_workers": self.scale.workers if tuned else 0,
             "dataloader_pin_memory": self.scale is REAL,
+            **self.scale.trl,
+            **(TRL_FULL_TUNED if tuned and self.train == "full" else {}),
         }
 
-    def data(self, inputs: Path) -> Path:
-        return inputs / str(self.response) / "data.json"
+    def plan(self, inputs: Path) -> Plan:
+        """What both sides agree on, of the files that `gpu.prepare` wrote."""
+        return Plan(
+            model=inputs / "model",
+            data=inputs / str(self.response) / "data.json",
+            objective=self.objective,
+            steps=self.scale.steps,
+            batch_size=self.scale.questions,
+            lr=1e-4 if self.train == "lora" else 1e-5,
+            trl_batch=self.trl_options.get("per_device_train_batch_size"),
+        )
 
 
 def cases(scale: Scale) -> list[Case]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ from benchmarks import memory
 from benchmarks.gpu_cases import TOY, Case
 from benchmarks.ours import empty_cache, watched
 from benchmarks.same_ids import check_same_inputs
-from benchmarks.sides import OBJECTIVES, Lap, Plan, Step
+from benchmarks.sides import OBJECTIVES, Clock, Lap, Plan, Step
 from mmsafe.core.config import typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.core.precision import resolved
@@ -47,19 +46,13 @@ def measure(case: Case, inputs: Path) -> dict[str, Any]:
     check_accelerator(config.trainer, config.model.attention)  # type: ignore[attr-defined]
     device = own_device(config.trainer.accelerator)
     peak = matmul_peak(device, 512 if case.scale is TOY else 8192)
-    scale = case.scale
-    plan = Plan(
-        model=inputs / "model",
-        data=case.data(inputs),
-        objective=case.objective,
-        steps=scale.steps,
-        batch_size=scale.questions,
-        lr=case.lr,
-        trl_batch=case.trl_options.get("per_device_train_batch_size"),
-    )
+    plan = case.plan(inputs)
     llava, examples = random_model(config, device), plan.examples()
     shape = shape_of(llava, examples, case)
-    steps, reference = theirs(config, plan, llava, examples, case) if case.is_trl else ours(config, llava, examples)
+    if case.is_trl:
+        steps, reference = theirs(config, plan, llava, examples, case.trl_options)
+    else:
+        steps, reference = ours(config, llava, examples)
     return {
         "words": words,
         "trl": case.trl_options if case.is_trl else {},
@@ -92,10 +85,7 @@ def random_model(config: TrainConfig, device: torch.device) -> Llava:
         with device:
             return kind.from_config(from_pretrained(AutoConfig, folder), **options)
 
-    with (
-        patch.object(load, "format_of", lambda folder, **_: ("hf", None)),
-        patch.object(load, "load_model", on_device),
-    ):
+    with patch.multiple(load, format_of=lambda folder, **_: ("hf", None), load_model=on_device):
         return to_train(config.model.load(), config.peft, resolved(config.trainer), config.trainer.accelerator)
 
 
@@ -110,7 +100,7 @@ def ours(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tupl
 
 
 def theirs(
-    config: TrainConfig, plan: Plan, llava: Llava, examples: Sequence[Example], case: Case
+    config: TrainConfig, plan: Plan, llava: Llava, examples: Sequence[Example], options: dict[str, Any]
 ) -> tuple[list[Step], Lap]:
     """Steps of TRL's trainer, once its inputs are known to be ours; its reference is a part of each step."""
     if find_spec("trl") is None:
@@ -119,10 +109,9 @@ def theirs(
 
     from benchmarks.trl_side import TrlSide
 
-    adapter = None
-    if case.train == "lora":
-        adapter = LoraConfig(r=config.peft.rank, lora_alpha=config.peft.alpha, target_modules=LAYERS)
-    trl = TrlSide(plan, examples, llava, adapter, **case.trl_options)
+    peft = config.peft
+    lora = LoraConfig(r=peft.rank, lora_alpha=peft.alpha, target_modules=LAYERS) if peft.method == "lora" else None
+    trl = TrlSide(plan, examples, llava, lora, **options)
     check_same_inputs(trl.collated(), llava, examples, plan)
     trl.start()
     for _ in range(plan.steps):
@@ -131,40 +120,26 @@ def theirs(
 
 
 def shape_of(llava: Llava, examples: Sequence[Example], case: Case) -> dict[str, float]:
-    """Means over the questions; FLOP are the useful ones of a question, each token counted once."""
-    encoder, names = llava.encoder(), OBJECTIVES[case.objective].responses
-    prompt = statistics.mean(len(encoder.prompt_ids(example)) for example in examples)
-    lengths = [len(encoder.response_ids(example.responses[name])) for example in examples for name in names]
-    response, responses = statistics.mean(lengths), len(names) * statistics.mean(lengths)
-    flops = useful_flops(llava.model, prompt + responses, responses, case.train == "lora")
-    return {"prompt_tokens": prompt, "response_tokens": response, "unique_tokens": prompt + responses, "flops": flops}
+    """Mean tokens, and useful FLOP of a question: 2 per weight and token forward, and as many for each gradient.
 
-
-def useful_flops(model: Any, tokens: float, targets: float, lora: bool) -> float:
-    """2 FLOP per weight and token forward, as much for each gradient; the head at response tokens only.
-
-    Attention scores, norms, adapters, the tower, the reference and recomputation do not count: a lower bound.
+    Each token counts once, in the head response tokens only; attention scores, norms, adapters, the tower, the
+    reference and what is computed twice do not count: a lower bound.
     """
+    encoder, names, model = llava.encoder(), OBJECTIVES[case.objective].responses, llava.model
+    prompt = statistics.mean(len(encoder.prompt_ids(example)) for example in examples)
+    response = statistics.mean(len(encoder.response_ids(row.responses[name])) for row in examples for name in names)
+    targets = len(names) * response
     body = sum(p.numel() for n, p in model.model.language_model.named_parameters() if "embed" not in n)
-    return 2.0 * (2 if lora else 3) * (body * tokens + model.lm_head.weight.numel() * targets)
+    flops = (4 if case.train == "lora" else 6) * (body * (prompt + targets) + model.lm_head.weight.numel() * targets)
+    return {"prompt_tokens": prompt, "response_tokens": response, "unique_tokens": prompt + targets, "flops": flops}
 
 
 def matmul_peak(device: torch.device, size: int) -> float:
     """Best of thirty rates of a square product, in FLOP per second."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return max(2 * size**3 / timed(lambda: a @ b) for _ in range(30))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Wall seconds until the device is done."""
-    synchronise()
-    begin = time.perf_counter()
-    work()
-    synchronise()
-    return time.perf_counter() - begin
-
-
-def synchronise() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+    clock, seconds = Clock(), []
+    for _ in range(30):
+        _ = a @ b
+        seconds.append(clock.lap().wall)
+    return 2 * size**3 / min(seconds)

@@ -71,19 +71,11 @@ def train(
 def watched(
     llava: Llava, examples: Sequence[Example], loss: Loss, recipe: Recipe, other: Callable[[], object] = lambda: None
 ) -> tuple[list[Step], Lap]:
-    """`fit` and what comes before it, its steps and reference pass measured."""
-    watch, spent = Watch(other), Lap(0, 0)
-    assert loss.reference is not None
-    prepare = loss.reference.prepare
-
-    def timed(*words: Any) -> None:
-        nonlocal spent
-        clock = Clock()
-        prepare(*words)
-        spent = clock.lap()
-
-    loss.reference.prepare = timed  # type: ignore[method-assign]
-    fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe, callbacks=[watch])
+    """The steps of `fit`, and the preparation of its data, which is the reference pass where there is one."""
+    watch, clock = Watch(other), Clock()
+    data = PreferenceData(llava, examples, loss, recipe)
+    spent = clock.lap()
+    fit(llava.model, data, loss, recipe, callbacks=[watch])
     return watch.steps, spent
 
 

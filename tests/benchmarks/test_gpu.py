@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu_cases import REAL, TOY, Case, cases
-from benchmarks.gpu_report import report
 from mmsafe.core.errors import UserError
 
 
@@ -57,7 +56,7 @@ def test_a_case_that_fails_is_a_row_and_others_run_once(tmp_path: Path, monkeypa
         if words[-1] == crashing:
             monkeypatch.setattr(sys, "executable", "false")
             return real(words, log, seconds)
-        gpu.save(tmp_path, wanted[0], figures(wanted[0]))
+        wanted[0].save(tmp_path, figures(wanted[0]))
         return ""
 
     real = gpu.child
@@ -65,10 +64,10 @@ def test_a_case_that_fails_is_a_row_and_others_run_once(tmp_path: Path, monkeypa
     for _ in range(2):
         gpu.run(wanted, tmp_path, [], 25)
     assert started == [case.name for case in wanted]
-    found = {case.name: json.loads(gpu.result(tmp_path, case).read_text()) for case in wanted}
+    found = {case.name: json.loads(case.file(tmp_path).read_text()) for case in wanted}
     assert found[crashing] == {"failed": "status 1: "}
     assert found[slow] == {"failed": "takes more than 240 s"}
-    table = report([(case, found[case.name]) for case in wanted], tmp_path)
+    table = gpu.report([(case, found[case.name]) for case in wanted], tmp_path)
     assert "| padded | failed: status 1:" in table
     assert (tmp_path / "table.md").read_text() == table
 
@@ -100,7 +99,7 @@ def test_what_a_process_says_last_is_the_reason(tmp_path: Path, monkeypatch: pyt
 )
 def test_a_ratio_wants_the_same_numbers_on_the_same_card(tmp_path: Path, changed: Any, shown: str) -> None:
     trl, _, packed = cases(REAL)[:3]
-    table = report([(trl, figures(trl)), (packed, figures(packed, **changed))], tmp_path)
+    table = gpu.report([(trl, figures(trl)), (packed, figures(packed, **changed))], tmp_path)
     (line,) = [line for line in table.splitlines() if line.startswith("| packed |")]
     assert shown in line
 
@@ -109,7 +108,7 @@ def test_a_ratio_wants_the_same_numbers_on_the_same_card(tmp_path: Path, changed
 def test_all_of_it_runs_at_toy_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("trl", reason="the benchmark's other side, TRL, is not installed")
     gpu.command(["--all", "--toy", "--out", str(tmp_path)])
-    found = {case: json.loads(gpu.result(tmp_path, case).read_text()) for case in cases(TOY)}
+    found = {case: json.loads(case.file(tmp_path).read_text()) for case in cases(TOY)}
     reasons = {case.name: why for case, row in found.items() for kind, why in row.items() if kind == "failed"}
     assert not reasons
     ways = {case.way for case, row in found.items() if "seconds" in row}
