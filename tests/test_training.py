@@ -20,7 +20,7 @@ from small_model import copied, of_family, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import read_metrics
-from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
+from mmsafe.core.settings import Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import family_of
@@ -32,6 +32,7 @@ from mmsafe.reference.reference import Cached, Frozen
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.collate import Item, Items
 from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.optimizers.adamw import AdamW
 
 # 14 examples in batches of 4, the last one of 2: an epoch has 4 steps, a run of two epochs 8.
 EXAMPLES = MicroWorld(size=14, image_size=24).train().examples
