@@ -21,7 +21,16 @@ class Adafactor(Optimizer):
 
     def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
         """Without its own schedule and scales."""
-        from transformers import Adafactor as Algorithm
+        import transformers
+
+        from mmsafe.training.optimizers.rounding import keep_types
+
+        class Algorithm(transformers.Adafactor):
+            """Its moments are fp32, whatever the weights are."""
+
+            def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+                super().load_state_dict(state_dict)
+                keep_types(self, state_dict)
 
         return Algorithm, {"scale_parameter": False, "relative_step": False}
 

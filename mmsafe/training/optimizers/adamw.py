@@ -40,9 +40,9 @@ class AdamW(Adam):
 
     def fuses(self, *, on_gpu: bool, sharded: bool, precision: str) -> bool:
         """As `fused` says, and otherwise wherever it works."""
-        return (
-            super().fuses(on_gpu=on_gpu, sharded=sharded, precision=precision) if self.fused == "auto" else self.fused
-        )
+        if self.fused != "auto":
+            return self.fused
+        return super().fuses(on_gpu=on_gpu, sharded=sharded, precision=precision)
 
     def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
         """PyTorch's; None leaves the choice of kernels to it."""

@@ -24,17 +24,15 @@ class AdamW8bit(Adam):
 
     def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
         """Of bitsandbytes."""
-        from bitsandbytes import optim
+        from bitsandbytes.optim.adamw import AdamW8bit as Algorithm
 
-        return optim.AdamW8bit, {"betas": (self.beta1, self.beta2)}
+        return Algorithm, {"betas": (self.beta1, self.beta2)}
 
     def missing(self) -> str:
         """It is an extra."""
         if find_spec("bitsandbytes"):
             return ""
-        return (
-            f"optimizer={self.name}: bitsandbytes is not installed; run pip install 'mmsafe[qlora]', or use adafactor"
-        )
+        return f"optimizer={self.name}: bitsandbytes is not installed; run pip install 'mmsafe[qlora]'"
 
     def moments(self, weight: int, matrices: float) -> float:
         """Two bytes, and two fp32 scales for 256 weights."""
@@ -55,8 +53,8 @@ class PagedAdamW8bit(AdamW8bit):
 
     def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
         """Of bitsandbytes, which would take ordinary memory where there is no GPU."""
-        from bitsandbytes import optim
+        from bitsandbytes.optim.adamw import PagedAdamW8bit as Algorithm
 
         if not next(model.parameters()).is_cuda:
             raise UserError(f"optimizer={self.name}: needs a GPU; use optimizer=adamw_8bit")
-        return optim.PagedAdamW8bit, {"betas": (self.beta1, self.beta2)}
+        return Algorithm, {"betas": (self.beta1, self.beta2)}

@@ -35,7 +35,7 @@ class Muon(Adam):
         from mmsafe.models.family import family_of
         from mmsafe.training.optimizers.muon_with_adamw import MuonWithAdamW
 
-        language = family_of(model.config.model_type).parts.language_model(model)  # type: ignore[union-attr,arg-type]
+        language = family_of(model.config.model_type).parts.language_model(model)  # type: ignore[union-attr]
         matrices = {module.weight for module in language.modules() if isinstance(module, nn.Linear)}
         betas = (self.beta1, self.beta2)
         return MuonWithAdamW, {"matrices": matrices, "momentum": self.momentum, "betas": betas, "fused": fused or None}

@@ -27,15 +27,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
             for muon, kept in split.items():
                 if params := [p for p in group["params"] if (p in matrices) == muon]:
                     kept.append({**group, "params": params, "muon": muon})
-        options = {"lr": lr, "weight_decay": weight_decay}
         self.algorithms = {
-            False: torch.optim.AdamW(split[False], betas=betas, fused=fused, **options),  # type: ignore[arg-type]
-            True: torch.optim.Muon(split[True], momentum=momentum, adjust_lr_fn="match_rms_adamw", **options),
+            False: torch.optim.AdamW(split[False], lr, betas, weight_decay=weight_decay, fused=fused),
+            True: torch.optim.Muon(split[True], lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"),
         }
         super().__init__([*self.algorithms[False].param_groups, *self.algorithms[True].param_groups], {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Both steps, on groups and state as they are now: loading a checkpoint puts new ones in their place."""
         loss = None
         if closure is not None:

@@ -116,7 +116,7 @@ class Optimizer(ABC):
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not any(asdict(self.lr_by_part).values()):
             return dict.fromkeys(trained.values(), "")
-        parts = family_of(model.config.model_type).parts  # type: ignore[union-attr,arg-type]
+        parts = family_of(model.config.model_type).parts  # type: ignore[union-attr]
         named = {name: "adapters" if ".lora_" in name else parts.of(name) for name in trained}
         return {weight: PART.get(named[name], named[name]) for name, weight in trained.items()}
 
@@ -126,7 +126,7 @@ class Optimizer(ABC):
         for weight, part in self.parts(model).items():
             decays = self.decay_norms_and_biases or len(getattr(weight, "ds_shape", weight.shape)) > 1  # ZeRO-3: empty
             rate = getattr(self.lr_by_part, part, None) or self.lr
-            group = {"params": [], "lr": rate, "weight_decay": self.weight_decay if decays else 0.0}
+            group: dict[str, Any] = {"params": [], "lr": rate, "weight_decay": self.weight_decay if decays else 0.0}
             found.setdefault((part, decays), group)["params"].append(weight)
         return list(found.values())
 

@@ -23,6 +23,8 @@ def with_rounding(base: type[torch.optim.Optimizer], *, kahan: bool) -> type[tor
     class Rounded(base):  # type: ignore[misc,valid-type]
         """Random numbers depend on the run's seed and the step alone, so they are the same on every device."""
 
+        param_groups: list[dict[str, Any]]
+
         @torch.no_grad()
         def step(self, closure: Callable[[], Any] | None = None) -> Any:
             loss = None
@@ -40,7 +42,7 @@ def with_rounding(base: type[torch.optim.Optimizer], *, kahan: bool) -> type[tor
             self.param_groups = groups
             return loss
 
-        def _update(self, narrow: Sequence[Tensor], generator: torch.Generator) -> None:
+        def _update(self, narrow: Sequence[Any], generator: torch.Generator) -> None:
             """A step of `base` on the groups of this moment, of which `narrow` are the bf16 weights."""
             kept = [(p.data, p.grad) for p in narrow]
             for p, (weight, gradient) in zip(narrow, kept, strict=True):
@@ -57,14 +59,18 @@ def with_rounding(base: type[torch.optim.Optimizer], *, kahan: bool) -> type[tor
                 p.data, p.grad = weight, gradient
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            """Take up the state in the types that it has; PyTorch casts it to the type of the weights."""
             super().load_state_dict(state_dict)
-            params = [p for group in self.param_groups for p in group["params"]]
-            for number, state in state_dict["state"].items():
-                own = self.state[params[number]]
-                own |= {name: v.to(own[name].device) for name, v in state.items() if isinstance(v, Tensor)}
+            keep_types(self, state_dict)
 
     return Rounded
+
+
+def keep_types(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> None:
+    """Give the state the types that it was saved in: PyTorch has cast it to the type of the weights."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, state in loaded["state"].items():
+        own = optimizer.state[params[number]]
+        own |= {name: value.to(own[name].device) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def stochastic(exact: Tensor, generator: torch.Generator) -> Tensor:
