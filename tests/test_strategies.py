@@ -146,6 +146,20 @@ def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw_8bit", "muon"])
+def test_other_optimizers_on_two_processes_stopped_and_continued(place: Path, optimizer: str):
+    own, word = place / optimizer, f"optimizer={optimizer}"
+    (own / "one").mkdir(parents=True)
+    (own / "model").symlink_to(place / "model")
+    words = (*RUN, "data.batch_size=4", "hydra.run.dir=.", word)
+    assert launch("train", *words, cwd=own / "one", cache=own / "cache").status == 0
+    run = Run(own, "two", "strategy=ddp", word)
+    run.stop_after_a_step()
+    assert "continuing from" in run.finish()
+    run.check(own)
+
+
+@pytest.mark.slow
 def test_lora_in_half_precision_under_zero3(place: Path):
     run = Run(place, "lora", "strategy=deepspeed_zero3", *ON_CPU, "peft=lora", "trainer.precision=bf16-mixed")
     run.finish()

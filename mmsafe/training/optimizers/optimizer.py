@@ -45,7 +45,7 @@ class Optimizer(ABC):
     """Whether `weight_decay` is for vectors, too."""
     rounding: Literal["nearest", "stochastic", "kahan"] = "nearest"
     """How bf16 weights are updated. `nearest`: in bf16, which loses small updates. `stochastic`: in fp32, then rounded
-    up or down at random, right in the mean; `kahan`: in fp32, and what rounding took is kept for the next step."""
+    up or down at random, right in the mean; `kahan`: in fp32, and what rounding took is kept, in 2 bytes a weight."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """`wsd`: warm-up, a stable rate, and a decay by a cosine over the last `decay_steps`."""
     warmup_steps: NonNegative = 10

@@ -1,6 +1,7 @@
 """Updates of bf16 weights that no rounding loses: in fp32, a few tensors at a time, with any optimiser.
 
-Beside fp32 masters this needs 4 bytes a weight less (`stochastic`) or 2 (`kahan`). Gradients stay bf16.
+`stochastic` keeps nothing else. `kahan` keeps the lower 16 bits, so that both are the fp32 weight, without loss: like
+Kahan's sum, it adds next time what rounding took. Gradients stay bf16.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor
 
 CHUNK = 1 << 25
 """Weights that are updated together, but for tensors that are larger."""
+HALF = 1 << 15
+"""Half of the distance between neighbours in bf16, in the lower bits of fp32."""
 SEED_STEP = 2654435761
 """Knuth's multiplier, which sets the seeds of neighbouring steps far apart."""
 
@@ -46,16 +49,15 @@ def with_rounding(base: type[torch.optim.Optimizer], *, kahan: bool) -> type[tor
             """A step of `base` on the groups of this moment, of which `narrow` are the bf16 weights."""
             kept = [(p.data, p.grad) for p in narrow]
             for p, (weight, gradient) in zip(narrow, kept, strict=True):
-                lost = self.state.get(p, {}).get("lost")
                 p.grad = None
-                p.data = weight.float() if lost is None else weight.float() + lost
+                p.data = (_bits(weight.float()) + self.state.get(p, {}).get("lost", 0)).view(torch.float32)
                 p.grad = gradient.float()
             super().step()
             for p, (weight, gradient) in zip(narrow, kept, strict=True):
                 exact, p.grad = p.data, None
-                weight.copy_(exact if kahan else stochastic(exact, generator))
+                weight.copy_(rounded(exact, HALF) if kahan else stochastic(exact, generator))
                 if kahan:
-                    self.state[p]["lost"] = (exact - weight).bfloat16()
+                    self.state[p]["lost"] = (_bits(exact) - _bits(weight.float())).short()
                 p.data, p.grad = weight, gradient
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -75,9 +77,18 @@ def keep_types(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> None
 
 def stochastic(exact: Tensor, generator: torch.Generator) -> Tensor:
     """fp32 to bf16: to one of the two neighbours, the nearer one more often, so that the mean is exact."""
-    bits = torch.randint(1 << 16, exact.shape, generator=generator, dtype=torch.int32, device=exact.device)
-    bits.add_(exact.view(torch.int32)).bitwise_and_(-(1 << 16))
+    noise = torch.randint(2 * HALF, exact.shape, generator=generator, dtype=torch.int32, device=exact.device)
+    return rounded(exact, noise)
+
+
+def rounded(exact: Tensor, added: Tensor | int) -> Tensor:
+    """The upper bits of fp32 numbers as bf16, after `added` was added to their lower 16 bits."""
+    bits = (_bits(exact) + added).bitwise_and_(-2 * HALF)
     return torch.where(exact.isfinite(), bits.view(torch.float32), exact).bfloat16()
+
+
+def _bits(exact: Tensor) -> Tensor:
+    return exact.view(torch.int32)
 
 
 def _chunks(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
