@@ -94,7 +94,7 @@ class Run:
         assert process.returncode == 143, said[-5000:]
         assert 0 < len(rows(self.folder)) < STEPS
 
-    def check(self, place: Path) -> None:
+    def check(self, place: Path, atol: float = 1e-5) -> None:
         """Losses, gradient norms and rewards of every step, the final weights, and an evaluation that went with it."""
         expected, found = rows(place / "one"), rows(self.folder)
         assert len(found) == len(expected) == STEPS
@@ -102,7 +102,7 @@ class Run:
             assert other == pytest.approx({key: one[key] for key in other}, rel=1e-4, abs=2e-5)
         weights, own = (load_file(f / "model" / "model.safetensors") for f in (place / "one", self.folder))
         assert weights.keys() == own.keys()
-        assert all(torch.allclose(own[key], weight, atol=1e-5) for key, weight in weights.items())
+        assert all(torch.allclose(own[key], weight, atol=atol) for key, weight in weights.items())
         metrics = json.loads((self.folder / "metrics.json").read_text())
         assert {"eval/safety_rate", "eval/pairwise_accuracy_reward"} <= metrics.keys()
 
@@ -156,7 +156,7 @@ def test_other_optimizers_on_two_processes_stopped_and_continued(place: Path, op
     run = Run(own, "two", "strategy=ddp", word)
     run.stop_after_a_step()
     assert "continuing from" in run.finish()
-    run.check(own)
+    run.check(own, atol=1e-3)  # 8 bits and orthogonal bf16 make more of the last bits of gradients
 
 
 @pytest.mark.slow

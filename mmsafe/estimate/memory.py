@@ -16,8 +16,6 @@ NF4 = 4.127 / 8
 """Bytes of a 4-bit weight with its doubly quantised constants (Dettmers et al., arXiv 2305.14314, section 3)."""
 BUCKET, LIVE = 200_000_000, 1_000_000_000
 """Elements of a ZeRO bucket, Lightning's default, and of weights gathered at a time by ZeRO-3, DeepSpeed's default."""
-CHUNK = 1 << 25
-"""Weights updated at a time, as `mmsafe.training.optimizers.rounding.CHUNK`, which cannot be imported without torch."""
 HOST_FACTOR = 1.5
 """Buffers of offloading, as in DeepSpeed's `estimate_zero3_model_states_mem_needs`."""
 
@@ -119,12 +117,10 @@ def _update(shape: Shape, plan: MemoryPlan, count: int) -> float:
     if plan.stage:
         return 8 * count / plan.shards(1)
     sharded = plan.strategy == "fsdp"
-    fused = plan.optimizer.fuses(on_gpu=plan.on_gpu, sharded=sharded, precision=plan.precision)
-    if plan.on_gpu and plan.optimizer.updates_at_once(fused=fused):
+    if plan.on_gpu and plan.optimizer.updates_at_once(sharded=sharded, precision=plan.precision):
         return plan.trained * count / plan.shards(1)
     full, width = plan.peft == "none", shape.text.hidden_size
     rows = max(shape.text.vocab_size, shape.text.intermediate_size) if full else plan.lora_rank
     largest = rows * max(width, plan.lora_rank)
-    if plan.optimizer.rounding != "nearest":  # weights, gradients, update and random bits, in 4 bytes each
-        return 16.0 * max(CHUNK, largest)
-    return 2.0 * largest * plan.trained
+    rounds = plan.optimizer.rounding != "nearest"  # weights, gradients, update and random bits, in 4 bytes each
+    return float(largest * (16 if rounds else 2 * plan.trained))

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.options import options
-from mmsafe.core.settings import Peft, Trainer
-from mmsafe.models.model_options import ModelOptions
-from mmsafe.training.optimizers.adamw import Adam
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer as TorchOptimizer
+from mmsafe.core.options import Share, options
+from mmsafe.training.optimizers.optimizer import Optimizer
 
 
 @options
-class AdamW8bit(Adam):
+class AdamW8bit(Optimizer):
     """Moments in blocks of 256 with a scale each; those of small tensors stay fp32."""
 
     name: ClassVar[str] = "adamw_8bit"
 
-    def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
-        """Of bitsandbytes."""
-        from bitsandbytes.optim.adamw import AdamW8bit as Algorithm
-
-        return Algorithm, {"betas": (self.beta1, self.beta2)}
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    paged: bool = False
+    """Let CUDA move moments to the host's memory when the GPU's is full."""
 
     def missing(self) -> str:
         """It is an extra."""
@@ -34,27 +27,15 @@ class AdamW8bit(Adam):
             return ""
         return f"optimizer={self.name}: bitsandbytes is not installed; run pip install 'mmsafe[qlora]'"
 
+    def algorithm(self, model: Any, *, sharded: bool, precision: str) -> tuple[Any, dict[str, Any]]:
+        """Of bitsandbytes, which would silently take ordinary memory where there is no CUDA."""
+        from bitsandbytes.optim.adamw import AdamW8bit as Whole
+        from bitsandbytes.optim.adamw import PagedAdamW8bit as Paged
+
+        if self.paged and not next(model.parameters()).is_cuda:
+            raise UserError("optimizer=paged_adamw_8bit: only CUDA has pages; use optimizer=adamw_8bit")
+        return Paged if self.paged else Whole, {"betas": (self.beta1, self.beta2)}
+
     def moments(self, weight: int, matrices: float) -> float:
         """Two bytes, and two fp32 scales for 256 weights."""
         return 2 + 2 * 4 / 256
-
-
-@options
-class PagedAdamW8bit(AdamW8bit):
-    """The same, with moments that CUDA moves to the host's memory when the GPU's is full."""
-
-    name: ClassVar[str] = "paged_adamw_8bit"
-
-    def refusal(self, sharded_by: str | None, trainer: Trainer, model: ModelOptions, peft: Peft) -> str:
-        """Only CUDA has pages."""
-        if trainer.accelerator not in ("auto", "gpu"):
-            return f"optimizer={self.name}: needs a GPU, not trainer.accelerator={trainer.accelerator}; see adamw_8bit"
-        return super().refusal(sharded_by, trainer, model, peft)
-
-    def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
-        """Of bitsandbytes, which would take ordinary memory where there is no GPU."""
-        from bitsandbytes.optim.adamw import PagedAdamW8bit as Algorithm
-
-        if not next(model.parameters()).is_cuda:
-            raise UserError(f"optimizer={self.name}: needs a GPU; use optimizer=adamw_8bit")
-        return Algorithm, {"betas": (self.beta1, self.beta2)}

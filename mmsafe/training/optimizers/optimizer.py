@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mmsafe.core.options import Count, NonNegative, Positive, Share, options
 from mmsafe.core.settings import Peft, Trainer
 from mmsafe.models.model_options import ModelOptions
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer as TorchOptimizer
-
-PART = {"connector": "projector"}
-"""What options call a part of `mmsafe.models.parts.Parts`, where that is not its own name."""
 
 
 @options
@@ -65,8 +58,8 @@ class Optimizer(ABC):
             raise ValueError(f"min_lr_ratio works with schedule=cosine or wsd, not with {self.schedule}")
 
     @abstractmethod
-    def algorithm(self, model: nn.Module, *, fused: bool) -> tuple[type[TorchOptimizer], dict[str, Any]]:
-        """The class and its arguments but the groups of weights; `fused` if one kernel may do a whole step."""
+    def algorithm(self, model: Any, *, sharded: bool, precision: str) -> tuple[Any, dict[str, Any]]:
+        """The class of PyTorch's kind, and its arguments but weights, rate and decay."""
 
     @abstractmethod
     def moments(self, weight: int, matrices: float) -> float:
@@ -75,13 +68,13 @@ class Optimizer(ABC):
         `matrices` is the share of what is trained that lies in matrices of the language model's layers.
         """
 
-    def updates_at_once(self, *, fused: bool) -> bool:
+    def updates_at_once(self, *, sharded: bool, precision: str) -> bool:
         """Whether a step on a GPU holds an update of all weights at once, besides the state."""
         return False
 
-    def fuses(self, *, on_gpu: bool, sharded: bool, precision: str) -> bool:
-        """Whether one kernel does a step: weights on a GPU, whole, and no gradients that are scaled (fp16)."""
-        return on_gpu and not sharded and precision != "16-mixed"
+    def missing(self) -> str:
+        """What this machine lacks for it; empty if nothing."""
+        return ""
 
     def refusal(self, sharded_by: str | None, trainer: Trainer, model: ModelOptions, peft: Peft) -> str:
         """Why it cannot train so, where the strategy `sharded_by` cuts all weights; empty if it can."""
@@ -94,14 +87,9 @@ class Optimizer(ABC):
                 return f"optimizer.rounding={self.rounding}: is for bf16 weights; set model.dtype=bfloat16 peft=none"
         trained = asdict(model.train) | {"adapters": peft.method != "none"}
         trained["language"] &= peft.method == "none"
-        for part, rate in asdict(self.lr_by_part).items():
-            if rate is not None and not trained[part]:
-                return f"optimizer.lr_by_part.{part}={rate}: nothing of that is trained; see model.train and peft"
-        return ""
-
-    def missing(self) -> str:
-        """What this machine lacks for it; empty if nothing."""
-        return ""
+        idle = {part: rate for part, rate in asdict(self.lr_by_part).items() if rate is not None and not trained[part]}
+        told = [f"optimizer.lr_by_part.{part}={rate}: nothing of that is trained" for part, rate in idle.items()]
+        return f"{told[0]}; see model.train and peft" if told else ""
 
     def state_bytes(self, weight: int, matrices: float = 1.0) -> float:
         """Bytes that are kept from step to step for a trained weight; see `moments`."""
@@ -109,34 +97,32 @@ class Optimizer(ABC):
             return self.moments(weight, matrices)
         return self.moments(4, matrices) + (2 if self.rounding == "kahan" else 0)
 
-    def parts(self, model: nn.Module) -> dict[nn.Parameter, str]:
+    def parts(self, model: Any) -> dict[Any, str]:
         """The part of each trained weight, or "" for all where they have one rate."""
         from mmsafe.models.family import family_of
 
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not any(asdict(self.lr_by_part).values()):
             return dict.fromkeys(trained.values(), "")
-        parts = family_of(model.config.model_type).parts  # type: ignore[union-attr]
+        parts = family_of(model.config.model_type).parts
         named = {name: "adapters" if ".lora_" in name else parts.of(name) for name in trained}
-        return {weight: PART.get(named[name], named[name]) for name, weight in trained.items()}
+        return {weight: named[name].replace("connector", "projector") for name, weight in trained.items()}
 
-    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def groups(self, model: Any) -> list[dict[str, Any]]:
         """The groups of what is trained, each with one rate and one decay, in the order of the model."""
         found: dict[tuple[str, bool], dict[str, Any]] = {}
         for weight, part in self.parts(model).items():
             decays = self.decay_norms_and_biases or len(getattr(weight, "ds_shape", weight.shape)) > 1  # ZeRO-3: empty
             rate = getattr(self.lr_by_part, part, None) or self.lr
-            group: dict[str, Any] = {"params": [], "lr": rate, "weight_decay": self.weight_decay if decays else 0.0}
+            group: dict[str, Any] = {"params": [], "lr": rate, "weight_decay": self.weight_decay * decays}
             found.setdefault((part, decays), group)["params"].append(weight)
         return list(found.values())
 
-    def build(self, model: nn.Module, *, sharded: bool, precision: str) -> TorchOptimizer:
+    def build(self, model: Any, *, sharded: bool, precision: str) -> Any:
         """The optimiser of all that is trained of `model`; `sharded`: each device has a piece."""
-        groups = self.groups(model)
-        on_gpu = groups[0]["params"][0].is_cuda
-        cls, arguments = self.algorithm(model, fused=self.fuses(on_gpu=on_gpu, sharded=sharded, precision=precision))
+        algorithm, arguments = self.algorithm(model, sharded=sharded, precision=precision)
         if self.rounding != "nearest":
             from mmsafe.training.optimizers.rounding import with_rounding
 
-            cls = with_rounding(cls, kahan=self.rounding == "kahan")
-        return cls(groups, lr=self.lr, weight_decay=self.weight_decay, **arguments)  # type: ignore[call-arg]
+            algorithm = with_rounding(algorithm, kahan=self.rounding == "kahan")
+        return algorithm(self.groups(model), lr=self.lr, weight_decay=self.weight_decay, **arguments)
