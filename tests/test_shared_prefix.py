@@ -19,7 +19,7 @@ from small_model import Noise, copied, small_model
 from torch import Tensor
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.tiny_options import Architecture
@@ -33,6 +33,7 @@ from mmsafe.objectives.sft import SFT
 from mmsafe.reference.policies import Model, frozen_copy
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix, by_row
+from mmsafe.training.optimizers.adamw import AdamW
 
 SIZES = Architecture(
     image_size=48, patch_size=8, vision_width=32, vision_layers=2, width=64, layers=2, heads=4, vocabulary=600

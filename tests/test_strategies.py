@@ -94,7 +94,7 @@ class Run:
         assert process.returncode == 143, said[-5000:]
         assert 0 < len(rows(self.folder)) < STEPS
 
-    def check(self, place: Path) -> None:
+    def check(self, place: Path, atol: float = 1e-5) -> None:
         """Losses, gradient norms and rewards of every step, the final weights, and an evaluation that went with it."""
         expected, found = rows(place / "one"), rows(self.folder)
         assert len(found) == len(expected) == STEPS
@@ -102,7 +102,7 @@ class Run:
             assert other == pytest.approx({key: one[key] for key in other}, rel=1e-4, abs=2e-5)
         weights, own = (load_file(f / "model" / "model.safetensors") for f in (place / "one", self.folder))
         assert weights.keys() == own.keys()
-        assert all(torch.allclose(own[key], weight, atol=1e-5) for key, weight in weights.items())
+        assert all(torch.allclose(own[key], weight, atol=atol) for key, weight in weights.items())
         metrics = json.loads((self.folder / "metrics.json").read_text())
         assert {"eval/safety_rate", "eval/pairwise_accuracy_reward"} <= metrics.keys()
 
@@ -143,6 +143,20 @@ def test_stopped_and_continued_it_takes_the_same_steps_as_one_process(
     run.check(place)
     first, last = (LlavaForConditionalGeneration.from_pretrained(f) for f in (half, run.folder / "model"))
     assert not torch.equal(first.lm_head.weight, last.lm_head.weight), "it went on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw_8bit", "muon"])
+def test_other_optimizers_on_two_processes_stopped_and_continued(place: Path, optimizer: str):
+    own, word = place / optimizer, f"optimizer={optimizer}"
+    (own / "one").mkdir(parents=True)
+    (own / "model").symlink_to(place / "model")
+    words = (*RUN, "data.batch_size=4", "hydra.run.dir=.", word)
+    assert launch("train", *words, cwd=own / "one", cache=own / "cache").status == 0
+    run = Run(own, "two", "strategy=ddp", word)
+    run.stop_after_a_step()
+    assert "continuing from" in run.finish()
+    run.check(own, atol=1e-3)  # 8 bits and orthogonal bf16 make more of the last bits of gradients
 
 
 @pytest.mark.slow

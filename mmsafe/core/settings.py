@@ -1,4 +1,4 @@
-"""Options of the framework's own parts: sampling, optimiser, trainer. Importing this imports no torch."""
+"""Options of the framework's own parts: sampling, trainer. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from mmsafe.core.options import Count, NonNegative, Positive, Seed, Share, options
+from mmsafe.core.options import Count, NonNegative, Positive, Seed, options
 
 
 @options
@@ -34,25 +34,6 @@ class Generation:
         if self.num_return_sequences > 1 and self.temperature == 0:
             count = f"num_return_sequences={self.num_return_sequences}"
             raise ValueError(f"{count} needs temperature > 0: greedy decoding says the same every time")
-
-
-@options
-class AdamW:
-    """AdamW and its learning-rate schedule."""
-
-    lr: Positive
-    """Peak learning rate."""
-    weight_decay: NonNegative = 0.0
-    beta1: Share = 0.9
-    beta2: Share = 0.999
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: NonNegative = 10
-    """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
-    schedule_ahead: Share = 0.0
-    """Part of a step by which the schedule is ahead. The BPO paper's released code moves its schedule on after each of
-    two micro-batches, with a warm-up of 10: here that is `warmup_steps=5` and 0.5."""
-    global_batch_size: Count | None = None
-    """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 
 
 def _steps(value: int) -> int:

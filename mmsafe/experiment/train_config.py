@@ -8,7 +8,6 @@ from pydantic import model_validator
 
 from mmsafe.core.options import Seed, options
 from mmsafe.core.settings import (
-    AdamW,
     Checkpoint,
     Evaluation,
     Generation,
@@ -26,6 +25,7 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.strategy import Strategy
 
 
@@ -45,7 +45,7 @@ class TrainConfig:
     strategy: Strategy
     corruption: Corruption
     vision_cache: VisionCache
-    optimizer: AdamW
+    optimizer: Optimizer
     trainer: Trainer
     lengths: Lengths
     generation: Generation
@@ -81,7 +81,11 @@ class TrainConfig:
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
         self._check_strategy()
-        refusals = [self.peft.refusal(), *(logger.refusal() for logger in self.logger.values())]
+        refusals = [
+            self.peft.refusal(),
+            self.optimizer.missing(),
+            *(logger.refusal() for logger in self.logger.values()),
+        ]
         if self.runs_here and any(refusals):
             raise ValueError(next(filter(None, refusals)))
         if self.peft.method == "qlora" and self.strategy.name not in ("auto", "ddp"):
@@ -105,6 +109,9 @@ class TrainConfig:
         if self.trainer.processes > 1 and not self.scoring.several_devices:
             raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
         if self.runs_here and (refusal := self.strategy.refusal(self.trainer)):
+            raise ValueError(refusal)
+        sharded_by = self.strategy.name if self.strategy.shards_optimizer else None
+        if refusal := self.optimizer.refusal(sharded_by, self.trainer, self.model, self.peft):
             raise ValueError(refusal)
         if not self.strategy.several_parts:
             return

@@ -10,17 +10,16 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.precision import forward_dtype
 from mmsafe.core.ranks import gathered
-from mmsafe.core.settings import AdamW
 from mmsafe.objectives.base import Scores
 from mmsafe.scoring.collate import Batch
 from mmsafe.scoring.slices import Slice
 from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.optimizers.optimizer import Optimizer
+from mmsafe.training.optimizers.schedule import scheduled
 from mmsafe.training.recipe import Loss
 from mmsafe.training.strategies.parallel import Parallel
 
@@ -37,7 +36,7 @@ class PreferenceModule(pl.LightningModule):
         self,
         policy: nn.Module | Callable[[], nn.Module],
         loss: Loss,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         total_steps: int,
         parallel: Parallel,
         slices: Sequence[Slice] = (),
@@ -118,8 +117,9 @@ class PreferenceModule(pl.LightningModule):
         self.trainer = None
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Keep the gradient norm before clipping, and the learning rate of this step."""
-        self._once = {"train/learning_rate": optimizer.param_groups[0]["lr"]}
+        """Keep the gradient norm before clipping, and the learning rates of this step."""
+        rates = zip(self.rates, optimizer.param_groups, strict=True)
+        self._once = {name: group["lr"] for name, group in rates}
         if (norm := self.parallel.gradient_norm(self)) is not None:
             self._once["train/grad_norm"] = norm
 
@@ -142,15 +142,12 @@ class PreferenceModule(pl.LightningModule):
         return True
 
     def configure_optimizers(self) -> Any:
-        """AdamW on what is trained, with a per-step schedule."""
-        options = self.options
-        optimizer = self.parallel.optimizer([p for p in self.policy.parameters() if p.requires_grad], options)
-        warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
-        name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
-        schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
-        if ahead := options.schedule_ahead:
-            factors: list[Any] = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
-            schedule = LambdaLR(optimizer, factors)
+        """The optimiser of what is trained, with a per-step schedule."""
+        optimizer = self.parallel.optimizer(self.policy, self.options)
+        parts = self.options.parts(self.policy)
+        of_groups = (parts[group["params"][0]] for group in optimizer.param_groups)
+        self.rates = ["train/learning_rate" + (f"/{part}" if part else "") for part in of_groups]
+        schedule = scheduled(optimizer, self.options, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint, Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.parallel import Parallel
 from mmsafe.training.strategies.strategy import Auto, Strategy
 
@@ -47,7 +48,7 @@ class Batching:
 class Recipe:
     """How a policy is trained; `seed` decides the order of the items, and dropout."""
 
-    optimizer: AdamW
+    optimizer: Optimizer
     trainer: Trainer
     batching: Batching
     seed: int

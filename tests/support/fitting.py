@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint, Trainer
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective
@@ -14,6 +14,7 @@ from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.ways import Scoring
 from mmsafe.training.fit import Fitted, fit
+from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
 

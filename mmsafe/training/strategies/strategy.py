@@ -25,6 +25,9 @@ class Strategy(ABC):
     several_parts: ClassVar[bool] = False
     """Whether the devices share one copy of the weights, so that no device can run the model alone."""
 
+    shards_optimizer: ClassVar[bool] = False
+    """Whether a device updates a piece of the weights only."""
+
     @abstractmethod
     def parallel(self, trainer: Trainer) -> Parallel:
         """What training asks of the strategy."""
@@ -55,7 +58,9 @@ class DDP(Auto):
 
 
 class _HalfWeights(Strategy, ABC):
-    """Strategies whose mixed precision means bf16 weights with fp32 masters in the optimiser."""
+    """Strategies whose mixed precision means bf16 weights with fp32 masters in the optimiser, in pieces."""
+
+    shards_optimizer: ClassVar[bool] = True
 
     def refusal(self, trainer: Trainer) -> str:
         """fp16 is not offered: its loss scaling skips steps, which the schedule would have to know."""
