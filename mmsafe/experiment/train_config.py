@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mmsafe.core.options import Seed, options
 from mmsafe.core.settings import (
     AdamW,
     Checkpoint,
+    EarlyStopping,
     Evaluation,
     Generation,
     Lengths,
     Peft,
     Trainer,
+    Validate,
     VisionCache,
 )
 from mmsafe.data.corruption import Corruption
@@ -26,6 +28,7 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.best import Best, better
 from mmsafe.training.strategies.strategy import Strategy
 
 
@@ -54,6 +57,8 @@ class TrainConfig:
     judge: Judge
     evaluation: Evaluation
     logger: dict[str, RunLogger]
+    validate: Validate = Field(default_factory=Validate)
+    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     runs_here: ClassVar[bool] = True
     """Whether this machine has to be able to do it."""
 
@@ -80,6 +85,7 @@ class TrainConfig:
         self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
+        self._check_validation()
         self._check_strategy()
         refusals = [self.peft.refusal(), *(logger.refusal() for logger in self.logger.values())]
         if self.runs_here and any(refusals):
@@ -100,6 +106,38 @@ class TrainConfig:
             )
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
+
+    def best(self) -> Best | None:
+        """What chooses checkpoints by `checkpoint.monitor`; raises `ValueError` if it cannot."""
+        monitor = self.checkpoint.monitor
+        if monitor is None:
+            if self.early_stopping.patience or self.checkpoint.load_best:
+                raise ValueError(
+                    "checkpoint.monitor: early stopping and load_best go by a metric; name it, as val/loss"
+                )
+            return None
+        mode = self.checkpoint.mode or better(monitor, self.benchmark.measures)
+        if mode is None:
+            raise ValueError(
+                f"checkpoint.mode: whether less or more of {monitor} is better is not known; say min or max"
+            )
+        return Best(self.checkpoint, mode, self.early_stopping)
+
+    def _check_validation(self) -> None:
+        self.best()
+        if self.trainer.validate_every is None and (self.checkpoint.monitor or self.validate.generate):
+            raise ValueError(
+                "trainer.validate_every: nothing is validated; set it, as 0.25 of an epoch, or leave out "
+                "checkpoint.monitor and validate.generate"
+            )
+        if not self.validate.generate:
+            return
+        if self.strategy.several_parts:
+            raise ValueError("validate.generate: weights in parts give no answers while they train; set it to 0")
+        if self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
+            raise ValueError(
+                "validate.generate: this judge is a model on the devices that train, which takes one device"
+            )
 
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:

@@ -32,7 +32,10 @@ class Validation:
         """Optimiser steps, which may be fractions of one; `fit` knows how many an epoch has."""
 
     def set_interval(self, every: float, epoch: int, steps: int) -> None:
-        """Validate `every` so many steps, or that share of an `epoch` where it is a float; `UserError` if not even once."""
+        """Validate `every` so many steps, or that share of an `epoch` where it is a float.
+
+        Raises `UserError` where that would be never.
+        """
         self.every = every * epoch if isinstance(every, float) else every
         if self.every > steps:
             raise UserError(f"trainer.validate_every={every}: training ends before, after {steps} steps; lower it")
