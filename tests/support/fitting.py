@@ -13,9 +13,11 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.best import Best
 from mmsafe.training.fit import Fitted, fit
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
+from mmsafe.training.validation import Validation
 
 
 def fitted(
@@ -33,10 +35,13 @@ def fitted(
     checkpoint: Checkpoint | None = None,
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Any] = (),
+    held: Sequence[Example] = (),
+    best: Best | None = None,
     **batching: Any,
 ) -> Fitted:
-    """Train `llava.model` in place on the CPU's one process."""
+    """Train `llava.model` in place on the CPU's one process, validating on what is `held` out."""
     loss = Loss(objective, scoring, reference, features)
     recipe = Recipe(optimizer, trainer, Batching(**batching), seed)
     data = PreferenceData(llava, examples, loss, recipe)
-    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks)
+    validation = Validation(PreferenceData(llava, held, loss, recipe)) if held else None
+    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks, validation, best)
