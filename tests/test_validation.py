@@ -75,9 +75,8 @@ def run(
     """Two epochs of LoRA with dropout, validated every so many steps; returns the model, the rows and the best."""
     llava, objective, scoring = copied(small_model()), objective or DPO(), SharedPrefix()
     add_lora(llava, Peft(method="lora", rank=4, alpha=8, dropout=0.5))
-    options = Checkpoint(every_n_steps=3, monitor=monitor or None, keep_best=keep, load_best=load_best)
     mode = mode or better(monitor, ())
-    best = Best(options, mode, EarlyStopping(patience=patience)) if mode else None
+    options = Checkpoint(every_n_steps=3, monitor=monitor or None, mode=mode, keep_best=keep, load_best=load_best)
     words: dict[str, Any] = {"max_epochs": 2, "progress_bar": False, "log_every_n_steps": 4, **changes}
     end = fitted(
         llava,
@@ -92,10 +91,10 @@ def run(
         loggers=[CsvLog(folder)],
         callbacks=callbacks,
         held=HELD if every else (),
-        best=best,
+        early=EarlyStopping(patience=patience),
         batch_size=4,
     )
-    return llava, read_metrics(folder / "metrics.csv"), best, end
+    return llava, read_metrics(folder / "metrics.csv"), end.best, end
 
 
 def untimed(row: dict[str, float], skipped: str = "perf/") -> dict[str, float]:
@@ -162,14 +161,13 @@ VALUES = [3.0, 2.0, 2.5, 1.95, 1.9]
 def test_what_is_best_and_for_how_long_nothing_was_better(
     mode: Any, delta: float, waited: list[int], ranked: list[int]
 ):
-    options = Checkpoint(monitor="val/x", keep_best=2)
-    best = Best(options, mode, EarlyStopping(patience=3, min_delta=delta))
+    best = Best(Checkpoint(monitor="val/x", mode=mode, keep_best=2), EarlyStopping(patience=3, min_delta=delta))
     for step, value in enumerate(VALUES, 1):
         best.add(step, {"val/x": value})
         assert best.waited == waited[step - 1]
         assert best.exhausted == (best.waited >= 3)
-        again = Best(options, mode, best.early)
-        again.load_state_dict(best.state_dict())
+        again = Best(best.options, best.early)
+        again.load(best.state())
         best = again
     assert best.steps == ranked
     with pytest.raises(UserError, match=r"^step 6: val/x is nan"):
@@ -204,7 +202,7 @@ def test_ended_and_continued_it_has_the_same_best(tmp_path: Path, whole: Any, st
     llava, rows, best, end = run(tmp_path, **MONITORED)
     expected, other, known, other_end = whole
     assert [untimed(row) for row in rows] == [untimed(row) for row in other]
-    assert best.state_dict() == known.state_dict()
+    assert best.state() == known.state()
     assert (end.latest, end.steps) == (other_end.latest, other_end.steps)
     weights = expected.model.state_dict()
     assert all(weight.equal(weights[name]) for name, weight in llava.model.state_dict().items())
@@ -317,11 +315,17 @@ def own(folder: Path, step: int) -> list[Path]:
     [
         (["trainer.validate_every=1.5"], "trainer.validate_every"),
         (["trainer.validate_every=0"], "trainer.validate_every"),
-        (["checkpoint.monitor=val/loss"], "trainer.validate_every: nothing is validated; set it, as 0.25 of an epoch"),
-        (["validate.generate=4"], "trainer.validate_every: nothing is validated"),
+        (
+            ["checkpoint.monitor=val/loss"],
+            "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of",
+        ),
+        (["validate.generate=4"], "checkpoint.monitor, validate.generate: need trainer.validate_every"),
         (["early_stopping.patience=2"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
         (["checkpoint.load_best=true"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
-        (["trainer.validate_every=1", "checkpoint.monitor=val/x"], "whether less or more of val/x is better"),
+        (
+            ["trainer.validate_every=1", "checkpoint.monitor=val/x"],
+            "checkpoint.mode: it is not known what of val/x is better; say min or max",
+        ),
         (
             ["trainer.validate_every=1", "validate.generate=4", "strategy=fsdp"],
             "validate.generate: weights in parts give no answers while they train",

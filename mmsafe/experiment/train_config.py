@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -28,7 +29,7 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.scoring.ways import Scoring
-from mmsafe.training.best import Best, better
+from mmsafe.training.best import better
 from mmsafe.training.strategies.strategy import Strategy
 
 
@@ -107,37 +108,26 @@ class TrainConfig:
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
 
-    def best(self) -> Best | None:
-        """What chooses checkpoints by `checkpoint.monitor`; raises `ValueError` if it cannot."""
-        monitor = self.checkpoint.monitor
-        if monitor is None:
-            if self.early_stopping.patience or self.checkpoint.load_best:
-                raise ValueError(
-                    "checkpoint.monitor: early stopping and load_best go by a metric; name it, as val/loss"
-                )
-            return None
-        mode = self.checkpoint.mode or better(monitor, self.benchmark.measures)
-        if mode is None:
-            raise ValueError(
-                f"checkpoint.mode: whether less or more of {monitor} is better is not known; say min or max"
-            )
-        return Best(self.checkpoint, mode, self.early_stopping)
+    @property
+    def monitored(self) -> Checkpoint:
+        """`checkpoint`, with what is better of its metric."""
+        mode = self.checkpoint.mode or better(self.checkpoint.monitor or "", self.benchmark.measures)
+        return replace(self.checkpoint, mode=mode)
 
     def _check_validation(self) -> None:
-        self.best()
-        if self.trainer.validate_every is None and (self.checkpoint.monitor or self.validate.generate):
+        monitor, asked = self.checkpoint.monitor, self.validate.generate
+        if monitor is None and (self.early_stopping.patience or self.checkpoint.load_best):
+            raise ValueError("checkpoint.monitor: early stopping and load_best go by a metric; name it, as val/loss")
+        if monitor is not None and self.monitored.mode is None:
+            raise ValueError(f"checkpoint.mode: it is not known what of {monitor} is better; say min or max")
+        if self.trainer.validate_every is None and (monitor or asked):
             raise ValueError(
-                "trainer.validate_every: nothing is validated; set it, as 0.25 of an epoch, or leave out "
-                "checkpoint.monitor and validate.generate"
+                "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of an epoch"
             )
-        if not self.validate.generate:
-            return
-        if self.strategy.several_parts:
+        if asked and self.strategy.several_parts:
             raise ValueError("validate.generate: weights in parts give no answers while they train; set it to 0")
-        if self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
-            raise ValueError(
-                "validate.generate: this judge is a model on the devices that train, which takes one device"
-            )
+        if asked and self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
+            raise ValueError("validate.generate: a judge on the devices that train takes one device, strategy=auto")
 
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:

@@ -70,7 +70,7 @@ def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str
             for options, logger in added:
                 options.show(logger, step, runs)
 
-        metrics = _trained(config, folder, Output(folder.path, config.checkpoint, loggers), show)
+        metrics = _trained(config, folder, Output(folder.path, config.monitored, loggers), show)
         if is_first():
             for logger in loggers:
                 logger.log_metrics(headline(metrics, folder.declared(metrics)), metrics["train/steps"])
@@ -90,11 +90,11 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show)
     asks = config.evaluate or config.validate.generate
     task = evaluation_task(config, "holdout", recipe.parallel.precision) if asks else None
     loss, data, llava, validation = _prepared(config, recipe, task, folder, show)
-    policy, best = llava.model if llava else partial(_load_part, config, recipe.parallel), config.best()
-    fitted = fit(policy, data, loss, recipe, output, validation=validation, best=best)
+    policy = llava.model if llava else partial(_load_part, config, recipe.parallel)
+    fitted = fit(policy, data, loss, recipe, output, validation=validation)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
-    if best is not None and best.ranked:
-        metrics |= {"best/step": best.steps[0], f"best/{config.checkpoint.monitor}": best.ranked[0][0]}
+    for value, step in fitted.best.ranked[:1]:
+        metrics |= {"best/step": step, f"best/{config.checkpoint.monitor}": value}
     llava = _keep(config, recipe.parallel, llava, fitted, folder)
     if task is not None and config.evaluate:
         folder.note(dropped_prompts=task.dropped())
@@ -148,6 +148,7 @@ def _recipe(config: TrainConfig) -> Recipe:
         Batching(data.batch_size, data.num_workers, data.group_by_length, config.lengths.max_length, config.corruption),
         config.seed,
         config.strategy,
+        config.early_stopping,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mmsafe.core.declared import Metric
@@ -23,33 +24,34 @@ def better(monitor: str, measures: Iterable[Metric]) -> Mode | None:
     return declared.get(name) or next(begins, None)
 
 
+@dataclass
 class Best:
-    """The best validations so far by `options.monitor`, and how many came since one was better than all before it."""
+    """The best validations so far by `options.monitor`, if there is one, and how many came since one was better."""
 
-    def __init__(self, options: Checkpoint, mode: Mode, early: EarlyStopping) -> None:
-        self.options = options
-        self.mode = mode
-        self.early = early
-        self.ranked: list[tuple[float, int]] = []
-        """Value and step, the best first; as many as are kept."""
-        self.reached = math.inf
-        """What the next one has to be better than, negated where more is better."""
-        self.waited = 0
+    options: Checkpoint
+    early: EarlyStopping
+    ranked: list[tuple[float, int]] = field(default_factory=list)
+    """Value and step, the best first; as many as are kept."""
+    reached: float = math.inf
+    """What the next one has to be better than, negated where more is better."""
+    waited: int = 0
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take in what a validation measured; raises `UserError` if the metric is not among it, or is not finite."""
-        monitor = self.options.monitor
-        if monitor not in metrics:
-            known = ", ".join(sorted(metrics))
-            raise UserError(f"checkpoint.monitor={monitor}: is not measured; choose one of {known}")
-        value = metrics[monitor]
+        if (monitor := self.options.monitor) is None:
+            return
+        value = metrics.get(monitor)
+        if value is None:
+            raise UserError(
+                f"checkpoint.monitor={monitor}: is not measured; choose one of {', '.join(sorted(metrics))}"
+            )
         if not math.isfinite(value):
             raise UserError(f"step {step}: {monitor} is {value}, by which no checkpoint can be chosen")
-        self.ranked = sorted([*self.ranked, (value, step)], key=lambda known: (self._cost(known[0]), known[1]))
+        sign = -1 if self.options.mode == "max" else 1
+        self.ranked = sorted([*self.ranked, (value, step)], key=lambda known: (sign * known[0], known[1]))
         del self.ranked[self.options.keep_best :]
-        if improved := self._cost(value) < self.reached - self.early.min_delta:
-            self.reached = self._cost(value)
-        self.waited = 0 if improved else self.waited + 1
+        improved = sign * value < self.reached - self.early.min_delta
+        self.reached, self.waited = (sign * value, 0) if improved else (self.reached, self.waited + 1)
 
     @property
     def steps(self) -> list[int]:
@@ -61,14 +63,11 @@ class Best:
         """Whether training is to end early."""
         return self.early.patience is not None and self.waited >= self.early.patience
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return {"ranked": self.ranked, "reached": self.reached, "waited": self.waited}
+    def state(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint; none where nothing was validated."""
+        return {"ranked": self.ranked, "reached": self.reached, "waited": self.waited} if self.ranked else {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.ranked = [(float(value), int(step)) for value, step in state["ranked"]]
         self.reached, self.waited = float(state["reached"]), int(state["waited"])
-
-    def _cost(self, value: float) -> float:
-        return value if self.mode == "min" else -value

@@ -43,14 +43,13 @@ POINTERS = TypeAdapter(Pointer)
 class Checkpoints(Callback):
     """Writes `folder/step=N.ckpt`, then the pointer `folder/last.json` to it, then deletes the one before.
 
-    It does so every `every_n_steps` optimiser steps, where a validation was among the `best`, and when training was
-    asked to stop; the best ones stay. DeepSpeed writes a folder. `strategy` is the one that the run trains with, by its
-    name in `conf/strategy/`.
+    It does so every so many optimiser steps, where a validation was among the `best`, and when training was asked to
+    stop; the best ones stay. DeepSpeed writes a folder. `strategy` is the one that the run trains with, by its name in
+    `conf/strategy/`.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int, strategy: str, best: Best | None = None) -> None:
+    def __init__(self, folder: Path, strategy: str, best: Best) -> None:
         self.folder = folder
-        self.every_n_steps = every_n_steps
         self.strategy = strategy
         self.best = best
         self.step = 0
@@ -88,7 +87,7 @@ class Checkpoints(Callback):
         if trainer.global_step == self.step:
             return  # between the micro-batches of a step
         self.step = trainer.global_step
-        if self.step % self.every_n_steps == 0 or (self.best is not None and self.step in self.best.steps):
+        if self.step % self.best.options.every_n_steps == 0 or self.step in self.best.steps:
             self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -117,11 +116,8 @@ class Checkpoints(Callback):
 
     def _complete(self, path: Path, trainer: pl.Trainer) -> None:
         _wait_for_disk(path)
-        about = Pointer(
-            checkpoint=path.name, step=trainer.global_step, strategy=self.strategy, processes=trainer.world_size
-        )
-        if self.best is not None:
-            about["best"] = self.best.steps
+        place = {"checkpoint": path.name, "step": trainer.global_step, "best": self.best.steps}
+        about = Pointer(**place, strategy=self.strategy, processes=trainer.world_size)
         write_json(self.folder / POINTER, about)
         self._remove_all_but(_kept(self.folder))
 

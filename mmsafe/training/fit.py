@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Trainer
+from mmsafe.core.settings import Checkpoint, Trainer
 from mmsafe.training.best import Best
 from mmsafe.training.checkpoint_files import DirectIO, load_trained
 from mmsafe.training.checkpointing import Checkpoints, at_step, last_checkpoint
@@ -41,6 +41,8 @@ class Fitted(NamedTuple):
     """Optimiser steps, with those of the runs that were continued."""
     weights: dict[str, Tensor] | None
     """Those of a policy that was trained in parts, put together on the first process."""
+    best: Best
+    """What validations found."""
 
 
 def fit(
@@ -51,12 +53,11 @@ def fit(
     output: Output | None = None,
     callbacks: Sequence[Callback] = (),
     validation: Validation | None = None,
-    best: Best | None = None,
 ) -> Fitted:
     """Train `policy` in place, continuing from `output.folder/checkpoints` where there is something to continue.
 
     A `policy` that is a function is called where each process can load its part of the weights. `data` was made with
-    the same `loss` and `recipe`. `best` takes in what `validation` finds.
+    the same `loss` and `recipe`.
     """
     pl.seed_everything(recipe.seed, workers=True, verbose=False)
     output, parallel, trainer = output or Output(), recipe.parallel, recipe.trainer
@@ -66,6 +67,7 @@ def fit(
         validation.set_interval(trainer.validate_every, epoch, steps)
     module = PreferenceModule(policy, loss, recipe.optimizer, steps, parallel, data.slices).train()
     device = next((parameter.device for parameter in module.parameters()), None)
+    best = Best(output.checkpoint or Checkpoint(), recipe.early_stopping)
     told = StepLog(data, trainer.progress_bar, validation, best)
     runner = _runner(recipe, output, math.ceil(steps / epoch), [told, *callbacks], best)
     runner.fit(module, datamodule=data, ckpt_path=last_checkpoint(output.folder, recipe.strategy.name))
@@ -74,18 +76,17 @@ def fit(
     if parallel.whole:
         module.zero_grad(set_to_none=True)
         module.to(device).eval()  # Lightning leaves it on the CPU, and the reference with it
-    if best is not None and best.options.load_best and best.steps and output.folder:
+    if best.options.load_best and best.steps and output.folder:
         load_trained(at_step(output.folder / "checkpoints", best.steps[0]), module)
-    return Fitted(module.latest, module.trained_steps, module.weights)
+    return Fitted(module.latest, module.trained_steps, module.weights, best)
 
 
-def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callback], best: Best | None) -> pl.Trainer:
+def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callback], best: Best) -> pl.Trainer:
     """Lightning's trainer; the order of callbacks is that of their hooks: a step is logged before it is saved."""
     trainer, strategy = recipe.trainer, recipe.parallel.lightning(recipe.batching.batch_size)
     saving = []
     if output.folder and output.checkpoint:
-        checkpoints = output.folder / "checkpoints"
-        saving = [Checkpoints(checkpoints, output.checkpoint.every_n_steps, recipe.strategy.name, best)]
+        saving = [Checkpoints(output.folder / "checkpoints", recipe.strategy.name, best)]
     return pl.Trainer(
         max_epochs=epochs,
         max_steps=trainer.max_steps,

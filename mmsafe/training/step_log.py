@@ -26,9 +26,7 @@ class StepLog(Callback):
     validation is due it follows, and `best` is told what it found, whose state checkpoints hold.
     """
 
-    def __init__(
-        self, data: PreferenceData, show_bar: bool, validation: Validation | None = None, best: Best | None = None
-    ) -> None:
+    def __init__(self, data: PreferenceData, show_bar: bool, validation: Validation | None, best: Best) -> None:
         self.data = data
         self.show_bar = show_bar
         self.validation = validation
@@ -37,11 +35,10 @@ class StepLog(Callback):
         self.begin = self.waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.best is None else self.best.state_dict()
+        return self.best.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.best is not None:
-            self.best.load_state_dict(state_dict)
+        self.best.load(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PreferenceModule)
@@ -62,12 +59,12 @@ class StepLog(Callback):
         now, waited = time.perf_counter(), self.data.waited
         seconds = now - self.begin
         timing = {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}
-        validation = self.validation if self.validation is not None and self.validation.is_due(step) else None
-        due = validation is not None or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        pl_module.log_step(batch_idx, timing, due)
+        validates = self.validation is not None and self.validation.is_due(step)
+        logs = validates or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        pl_module.log_step(batch_idx, timing, logs)
         self._show(trainer, pl_module)
-        if validation is not None:
-            self._validate(validation, trainer, pl_module)
+        if validates:
+            self._validate(trainer, pl_module)
             now = time.perf_counter()  # a step does not count it
         self.begin, self.waited = now, waited
 
@@ -77,19 +74,19 @@ class StepLog(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.bar.stop()
 
-    def _validate(self, validation: Validation, trainer: pl.Trainer, module: PreferenceModule) -> None:
+    def _validate(self, trainer: pl.Trainer, module: PreferenceModule) -> None:
+        assert self.validation is not None
         self.bar.stop()  # a validation shows bars of its own
-        found = validation(trainer, module)
+        found = self.validation(trainer, module)
         for logger in module.loggers:
             logger.log_metrics(found, step=trainer.global_step)
-        if self.best is not None:
-            self.best.add(trainer.global_step, {**module.latest, **found})
-            self._stop_early(trainer)
+        self.best.add(trainer.global_step, {**module.latest, **found})
+        self._stop_early(trainer)
         self.bar.start()
 
     def _stop_early(self, trainer: pl.Trainer) -> None:
         """All ranks know the same metrics, so all stop after the same step."""
-        if self.best is not None and self.best.exhausted:
+        if self.best.exhausted:
             log.info("stopped early after step %d: the best was step %d", trainer.global_step, self.best.steps[0])
             trainer.should_stop = True
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.core.settings import AdamW, Checkpoint, EarlyStopping, Trainer
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.ways import Scoring
-from mmsafe.training.best import Best
 from mmsafe.training.fit import Fitted, fit
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
@@ -36,12 +35,12 @@ def fitted(
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Any] = (),
     held: Sequence[Example] = (),
-    best: Best | None = None,
+    early: EarlyStopping | None = None,
     **batching: Any,
 ) -> Fitted:
     """Train `llava.model` in place on the CPU's one process, validating on what is `held` out."""
     loss = Loss(objective, scoring, reference, features)
-    recipe = Recipe(optimizer, trainer, Batching(**batching), seed)
+    recipe = Recipe(optimizer, trainer, Batching(**batching), seed, early_stopping=early or EarlyStopping())
     data = PreferenceData(llava, examples, loss, recipe)
     validation = Validation(PreferenceData(llava, held, loss, recipe)) if held else None
-    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks, validation, best)
+    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks, validation)
