@@ -73,6 +73,9 @@ class Trainer(Devices):
     deterministic: bool | Literal["warn"] = "warn"
     """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
+    """Only then does a step wait for the device; several processes also agree then on a request to stop."""
+    validate_every: Count | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Optimiser steps between validations; with a decimal point, a share of an epoch; null: there are none."""
     metrics_by: list[str] | None = None
     """Tags of the examples by whose values loss, margins and accuracies are logged, too; null: `source`, which the
     examples of a mixture have."""
@@ -86,7 +89,35 @@ class Checkpoint:
     every_n_steps: Count = 100
     """Optimiser steps between two checkpoints; one more is written when the run is asked to stop."""
     keep: bool = False
-    """Keep the last checkpoint after the run has finished (it holds the optimiser: large)."""
+    """Keep the last checkpoint, and the best, after the run has finished (they hold the optimiser: large)."""
+    monitor: str | None = None
+    """Metric of a validation, such as `val/loss`, by which checkpoints are best; null: only the last is kept."""
+    mode: Literal["min", "max"] | None = None
+    """What of it is best; null: as the metric declares."""
+    keep_best: Count = 1
+    """Checkpoints that are kept beside the last."""
+    load_best: bool = False
+    """Save and evaluate the best one in place of the last."""
+
+
+@options
+class Validate:
+    """What is validated on while a policy trains."""
+
+    examples: Count | None = None
+    """So many of the hold-out, chosen by hash and seed; null: all."""
+    generate: Annotated[int, Field(ge=0)] = 0
+    """Prompts of the benchmark that the policy answers, chosen likewise; the run's judge judges them."""
+
+
+@options
+class EarlyStopping:
+    """When training ends because it no longer gets better."""
+
+    patience: Count | None = None
+    """Validations in a row that are not better by `checkpoint.monitor`; null: training never ends early."""
+    min_delta: NonNegative = 0.0
+    """Smaller differences are not better."""
 
 
 @options

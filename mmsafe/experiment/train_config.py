@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mmsafe.core.options import Seed, options
 from mmsafe.core.settings import (
     Checkpoint,
+    EarlyStopping,
     Evaluation,
     Generation,
     Lengths,
     Peft,
     Trainer,
+    Validate,
     VisionCache,
 )
 from mmsafe.data.corruption import Corruption
@@ -25,6 +28,7 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.best import better
 from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.strategy import Strategy
 
@@ -54,6 +58,8 @@ class TrainConfig:
     judge: Judge
     evaluation: Evaluation
     logger: dict[str, RunLogger]
+    validate: Validate = Field(default_factory=Validate)
+    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     runs_here: ClassVar[bool] = True
     """Whether this machine has to be able to do it."""
 
@@ -80,6 +86,7 @@ class TrainConfig:
         self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
+        self._check_validation()
         self._check_strategy()
         refusals = [
             self.peft.refusal(),
@@ -104,6 +111,27 @@ class TrainConfig:
             )
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
+
+    @property
+    def monitored(self) -> Checkpoint:
+        """`checkpoint`, with what is better of its metric."""
+        mode = self.checkpoint.mode or better(self.checkpoint.monitor or "", self.benchmark.measures)
+        return replace(self.checkpoint, mode=mode)
+
+    def _check_validation(self) -> None:
+        monitor, asked = self.checkpoint.monitor, self.validate.generate
+        if monitor is None and (self.early_stopping.patience or self.checkpoint.load_best):
+            raise ValueError("checkpoint.monitor: early stopping and load_best go by a metric; name it, as val/loss")
+        if monitor is not None and self.monitored.mode is None:
+            raise ValueError(f"checkpoint.mode: it is not known what of {monitor} is better; say min or max")
+        if self.trainer.validate_every is None and (monitor or asked):
+            raise ValueError(
+                "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of an epoch"
+            )
+        if asked and self.strategy.several_parts:
+            raise ValueError("validate.generate: weights in parts give no answers while they train; set it to 0")
+        if asked and self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
+            raise ValueError("validate.generate: a judge on the devices that train takes one device, strategy=auto")
 
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -78,6 +79,8 @@ class Family(ABC):
     """The input that tells image tokens (1) from words (0), where a model wants one."""
     one_tensor: ClassVar[bool] = False
     """Whether the model wants the features of all images as one tensor, and not as a list."""
+    one_mask: ClassVar[bool] = False
+    """Whether its `get_placeholder_mask` is about images alone, and not about videos, too."""
 
     @property
     def name(self) -> str:
@@ -160,6 +163,22 @@ class Family(ABC):
         output = BaseModelOutputWithPooling(pooler_output=pooled)
         output.deepstack_features = [list(level) for level in zip(*(image.deepstack for image in shown), strict=True)]
         return {"image": output}
+
+    @contextmanager
+    def uncounted(self, model: Any) -> Iterator[None]:
+        """For a forward pass that is trained: placeholders are not counted, for which the model waits for the device.
+
+        What is wrong with their number is found in passes without gradient, as those of the reference.
+        """
+        if not (self.one_mask and torch.is_grad_enabled()):
+            yield
+            return
+        token = self.placeholder(model.config)
+        model.model.get_placeholder_mask = lambda input_ids, **_: (input_ids == token)[..., None]
+        try:
+            yield
+        finally:
+            del model.model.get_placeholder_mask
 
     def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> list[list[int]]:
         """Positions of a prompt on each axis; a response goes on from the largest of them on all axes."""

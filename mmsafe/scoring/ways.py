@@ -99,16 +99,18 @@ class SharedPrefix(Scoring):
         from mmsafe.scoring.log_probs import head_log_probs
         from mmsafe.scoring.vision import image_embeddings
 
-        attention = family_of(model.config.model_type).attention(model)
+        family = family_of(model.config.model_type)
+        attention = family.attention(model)
         if refusal := self.refusal(attention):
             raise UserError(refusal)
-        hidden = model.model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.mask_for(model, attention),
-            mm_encoder_outputs=image_embeddings(model, batch),
-            use_cache=False,
-        ).last_hidden_state
+        with family.uncounted(model):
+            hidden = model.model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                attention_mask=batch.mask_for(model, attention),
+                mm_encoder_outputs=image_embeddings(model, batch),
+                use_cache=False,
+            ).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, batch.source)
         return by_row(batch, head_log_probs(model.lm_head, predicting, batch.target))
 

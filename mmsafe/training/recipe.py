@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.settings import Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint, EarlyStopping, Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import ReferencePolicy
@@ -53,6 +53,7 @@ class Recipe:
     batching: Batching
     seed: int
     strategy: Strategy = field(default_factory=Auto)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
     @cached_property
     def parallel(self) -> Parallel:

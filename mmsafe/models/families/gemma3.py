@@ -21,6 +21,7 @@ class Gemma3(TiledFamily):
     processors = ("Gemma3Processor",)
     token_types = "token_type_ids"
     one_tensor: ClassVar[bool] = True
+    one_mask: ClassVar[bool] = True
 
     def image_token(self, processor: Any) -> int:
         return int(processor.tokenizer.image_token_id)

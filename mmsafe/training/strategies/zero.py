@@ -18,7 +18,7 @@ from mmsafe.core.settings import Trainer
 from mmsafe.models.locate import format_at
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import Pretrained
-from mmsafe.training.checkpointing import readable
+from mmsafe.training.checkpoint_files import readable
 from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.parallel import Parallel
