@@ -118,7 +118,14 @@ def _recipe(config: TrainConfig) -> Recipe:
     return Recipe(
         config.optimizer,
         replace(config.trainer, accumulate_grad_batches=config.accumulate),
-        Batching(data.batch_size, data.num_workers, data.group_by_length, config.lengths.max_length, config.corruption),
+        Batching(
+            data.batch_size,
+            data.num_workers,
+            data.group_by_length,
+            data.max_tokens,
+            config.lengths.max_length,
+            config.corruption,
+        ),
         config.seed,
         config.strategy,
     )

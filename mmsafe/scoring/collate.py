@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, digest
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.scoring.features import BatchImages, FeatureCache, Images
-from mmsafe.scoring.sampler import Draw
+from mmsafe.scoring.sampler import Draw, cut, packed
 from mmsafe.scoring.slices import Slice
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Items(Dataset[Item]):
 
 
 @dataclass(kw_only=True)
-class Batch:
+class Batch(ABC):
     """What every layout has in common; row r of item b is sequence `r * batch + b`."""
 
     rows: tuple[str, ...]
@@ -88,6 +89,11 @@ class Batch:
         """Response tokens."""
         return int(self.target_mask.sum())
 
+    @property
+    @abstractmethod
+    def padding(self) -> int:
+        """Positions in lines that are no token of a sequence."""
+
 
 @dataclass(kw_only=True)
 class PaddedBatch(Batch):
@@ -97,6 +103,11 @@ class PaddedBatch(Batch):
     """`[rows * batch, time]`"""
     image_inputs: Mapping[str, Tensor]
     """The images of all rows as the model's own `forward` takes them."""
+
+    @property
+    def padding(self) -> int:
+        """Positions behind the sequences."""
+        return int((self.attention_mask == 0).sum())
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,8 @@ class Collator(ABC):
     """Parts of the training set, of which a step tells its metrics one by one."""
     blank_image: bool = False
     """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
+    max_tokens: int | None = None
+    """Tokens of a batch, which then is one line of several prompts with their responses; None: a line for each."""
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -143,6 +156,19 @@ class Collator(ABC):
         row = self.groups[item.group][name]
         shown = self.shown(item, row)
         return max(1, len(self.clipped(self.encoder.prompt_ids(shown), shown, row.response)))
+
+    def size(self, item: Item) -> int:
+        """Tokens of an item where every prompt stands once for each view of its image, with all its responses."""
+        rows = [(row, self.shown(item, row)) for row in self.groups[item.group].values()]
+        prompts = {row.image: self.encoder.prompt_ids(shown) for row, shown in rows}
+        responses = (self.clipped(prompts[row.image], shown, row.response) for row, shown in rows)
+        return sum(map(len, chain(prompts.values(), responses)))
+
+    def batches(self, items: Items, positions: Sequence[int], batch_size: int) -> list[list[int]]:
+        """The items at `positions` in batches of `max_tokens`, or else in this order, `batch_size` to each."""
+        if self.max_tokens is None:
+            return cut(positions, batch_size)
+        return packed({position: self.size(items[position]) for position in positions}, self.max_tokens)
 
     def row_key(self, item: Item, row: ScoredRow) -> str:
         """Hash of everything in the data that the log-probs of a row depend on."""
