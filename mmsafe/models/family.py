@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Sizes = Sequence[tuple[int, int]]
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Whether a token may look at another, by indices that broadcast: line, head, query, key. FlexAttention's `mask_mod`."""
+"""Whether a token may look at another: line, head, query, key, indices that broadcast (FlexAttention's `mask_mod`)."""
 
 
 class ImageInputs(NamedTuple):
