@@ -32,6 +32,7 @@ from mmsafe.objectives.mdpo import MDPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.policies import Model, frozen_copy
 from mmsafe.scoring.collate import Item
+from mmsafe.scoring.token_batches import item_tokens
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix, by_row
 
 SIZES = Architecture(
@@ -322,7 +323,7 @@ def test_a_token_sees_the_prompt_and_the_response_that_it_is_of(base: Llava):
         ]
         assert mask[query][: len(owners)] == seen
         assert not any(mask[query][len(owners) :])
-    assert sum(map(collator.size, items)) == len(owners)
+    assert sum(item_tokens(collator, item) for item in items) == len(owners)
 
 
 def test_what_one_response_says_changes_nothing_for_the_others(base: Llava):

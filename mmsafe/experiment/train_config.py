@@ -73,6 +73,7 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        self._check_batches()
         _ = self.accumulate
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
@@ -100,6 +101,18 @@ class TrainConfig:
             )
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
+
+    def _check_batches(self) -> None:
+        if self.data.max_tokens is None:
+            return
+        if not self.scoring.several_prompts:
+            raise ValueError("data.max_tokens: several prompts in a line need scoring=shared_prefix")
+        if self.data.group_by_length:
+            raise ValueError("data.max_tokens: leaves no padding to group for; set data.group_by_length=false")
+        if self.optimizer.global_batch_size is not None:
+            raise ValueError(
+                "optimizer.global_batch_size: data.max_tokens takes as many items as fit; choose one of the two"
+            )
 
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:

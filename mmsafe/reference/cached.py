@@ -26,6 +26,7 @@ from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring.collate import Batch, Collator, Item, Items, guarded, opened
 from mmsafe.scoring.sampler import cut, text_length
+from mmsafe.scoring.token_batches import batches_of
 from mmsafe.scoring.ways import RowLogProbs, Scoring, by_row
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class CachedLogProbs(ReferencePolicy):
             ):
                 chunk = chunks[name]
                 groups = [{row: rows[row] for row in chunk.keys[0]} for rows in collator.groups]
-                lacking, keys = replace(collator, groups=groups), dict(zip(chunk.items, chunk.keys, strict=True))
-                batches = lacking.batches(items, chunk.items, batch_size)
+                lacking, keys_of = replace(collator, groups=groups), dict(zip(chunk.items, chunk.keys, strict=True))
+                batches = batches_of(lacking, items, chunk.items, batch_size)
                 loader: Any = DataLoader(
                     items,
                     batch_sampler=batches,
@@ -88,7 +89,7 @@ class CachedLogProbs(ReferencePolicy):
                     num_workers=num_workers,
                     generator=torch.Generator(),  # the global one is the training's
                 )
-                ordered = [keys[position] for batch in batches for position in batch]
+                ordered = [keys_of[position] for batch in batches for position in batch]
                 self.store.write(self._scored(loader, ordered, collator.features), name)
         self.store.read(wanted)
 

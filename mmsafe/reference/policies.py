@@ -14,6 +14,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.models.family import family_of
 from mmsafe.models.llava import Llava
 from mmsafe.scoring.collate import Batch, Collator, Item, Items
+from mmsafe.scoring.token_batches import batches_of
 from mmsafe.scoring.vision import tower_is_frozen
 from mmsafe.scoring.ways import RowLogProbs, Scoring
 
@@ -38,7 +39,7 @@ class ReferencePolicy(nn.Module):
     def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
         """The summed log-probs of each item, which `prepare` has seen; batches are scored on `device`."""
         collate, totals = self.collate(collator), dict[int, Sums]()
-        for positions in collator.batches(items, range(len(items)), batch_size):
+        for positions in batches_of(collator, items, range(len(items)), batch_size):
             rows = self.log_probs(collate([items[i] for i in positions]).to(device))
             sums = {name: row.log_probs.cpu().double().sum(-1).tolist() for name, row in rows.items()}
             tokens = {name: row.mask.sum(-1).tolist() for name, row in rows.items()}

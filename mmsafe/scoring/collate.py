@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, digest
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.scoring.features import BatchImages, FeatureCache, Images
-from mmsafe.scoring.sampler import Draw, cut, packed
+from mmsafe.scoring.sampler import Draw
 from mmsafe.scoring.slices import Slice
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Items(Dataset[Item]):
 
 
 @dataclass(kw_only=True)
-class Batch(ABC):
+class Batch:
     """What every layout has in common; row r of item b is sequence `r * batch + b`."""
 
     rows: tuple[str, ...]
@@ -63,6 +62,8 @@ class Batch(ABC):
     """`[lines, time]`; a line is a sequence, or a pack of several."""
     target_mask: Tensor
     """Where the table of token log-probs holds a response token; `[rows * batch, width]`."""
+    padding: int
+    """Positions in the lines that are no token of a sequence."""
     images: BatchImages | None = None
     reference: Tensor | None = None
     """Reference log-probs of all response tokens, in the order of `target_mask`; where they were computed before."""
@@ -89,11 +90,6 @@ class Batch(ABC):
         """Response tokens."""
         return int(self.target_mask.sum())
 
-    @property
-    @abstractmethod
-    def padding(self) -> int:
-        """Positions in lines that are no token of a sequence."""
-
 
 @dataclass(kw_only=True)
 class PaddedBatch(Batch):
@@ -103,11 +99,6 @@ class PaddedBatch(Batch):
     """`[rows * batch, time]`"""
     image_inputs: Mapping[str, Tensor]
     """The images of all rows as the model's own `forward` takes them."""
-
-    @property
-    def padding(self) -> int:
-        """Positions behind the sequences."""
-        return int((self.attention_mask == 0).sum())
 
 
 @dataclass(frozen=True)
@@ -157,19 +148,6 @@ class Collator(ABC):
         shown = self.shown(item, row)
         return max(1, len(self.clipped(self.encoder.prompt_ids(shown), shown, row.response)))
 
-    def size(self, item: Item) -> int:
-        """Tokens of an item where every prompt stands once for each view of its image, with all its responses."""
-        rows = [(row, self.shown(item, row)) for row in self.groups[item.group].values()]
-        prompts = {row.image: self.encoder.prompt_ids(shown) for row, shown in rows}
-        responses = (self.clipped(prompts[row.image], shown, row.response) for row, shown in rows)
-        return sum(map(len, chain(prompts.values(), responses)))
-
-    def batches(self, items: Items, positions: Sequence[int], batch_size: int) -> list[list[int]]:
-        """The items at `positions` in batches of `max_tokens`, or else in this order, `batch_size` to each."""
-        if self.max_tokens is None:
-            return cut(positions, batch_size)
-        return packed({position: self.size(items[position]) for position in positions}, self.max_tokens)
-
     def row_key(self, item: Item, row: ScoredRow) -> str:
         """Hash of everything in the data that the log-probs of a row depend on."""
         example = item.example
@@ -201,6 +179,7 @@ class PaddedCollator(Collator):
             input_ids=padded(lines, self.encoder.pad_id, time),
             attention_mask=padded([[1] * len(line) for line in lines], 0, time),
             target_mask=padded(responses, False, time)[:, 1:],
+            padding=len(lines) * time - sum(map(len, lines)),
             image_inputs=self.encoder.family.forward_inputs(images.rows()),
             **self.of_items(items),
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
-from mmsafe.models.family import Mask, family_of
+from mmsafe.models.family import Mask
 from mmsafe.scoring.collate import Batch, Collator, Item, padded
 from mmsafe.scoring.features import BlankImage, Images
+from mmsafe.scoring.masks import dense
 
 MULTIPLE = 8
 """Lines are padded to a multiple of this: attention kernels want aligned masks."""
@@ -41,14 +41,9 @@ class PackedBatch(Batch):
     target: Tensor
     """The response tokens; `[targets]`."""
 
-    @property
-    def padding(self) -> int:
-        """Positions of padding, those of a blank image among them."""
-        return int((self.segment == PAD).sum())
-
     def attention_mask(self) -> Tensor:
         """True where a token may look, as `allowed` says; `[lines, 1, time, time]`."""
-        return self._dense(self.allowed())
+        return dense(self.allowed(), self.segment)
 
     def allowed(self) -> Mask:
         """A token looks at its own tree's prompt and its own response, never ahead.
@@ -63,28 +58,6 @@ class PackedBatch(Batch):
             return (query >= key) & (tree[line, key] == tree[line, query]) & branch
 
         return visible
-
-    def mask_for(self, model: Any, attention: str) -> Any:
-        """What the language model takes: bools for `sdpa`, numbers for `eager`, blocks for `flex_attention`."""
-        family = family_of(model.config.model_type)
-        masks: dict[str, Any] = {}
-        for kind, allowed in family.masks(model, self.allowed(), self.order, self.input_ids).items():
-            if attention == "flex_attention":
-                masks[kind] = self._blocks(allowed)
-            else:
-                dense = self._dense(allowed)
-                masks[kind] = _additive(dense, model.dtype) if attention == "eager" else dense
-        return masks if len(masks) > 1 else next(iter(masks.values()))
-
-    def _dense(self, allowed: Mask) -> Tensor:
-        lines, columns = (torch.arange(size, device=self.segment.device) for size in self.segment.shape)
-        return allowed(lines[:, None, None], lines[:1], columns[:, None], columns)[:, None]
-
-    def _blocks(self, allowed: Mask) -> Any:
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        lines, time = self.segment.shape
-        return create_block_mask(allowed, lines, None, time, time, device=self.segment.device)
 
 
 class _Tree:
@@ -144,37 +117,31 @@ class PackedCollator(Collator):
             blank = BlankImage(BLANK)
             trees[0].pad(self.encoder.ids_of(*self.encoder.places([blank])))
             images.add([blank])
-        lines = [[tree] for tree in trees] if self.max_tokens is None else [trees]
-        time = max(sum(len(tree.ids) for tree in line) for line in lines)
+        sizes, count, alone = [len(tree.ids) for tree in trees], len(trees), self.max_tokens is None
+        time = max(sizes) if alone else sum(sizes)
         time += -time % MULTIPLE
-        begins = [
-            number * time + before
-            for number, line in enumerate(lines)
-            for before in accumulate((len(tree.ids) for tree in line[:-1]), initial=0)
-        ]
+        begins = range(0, count * time, time) if alone else list(accumulate(sizes, initial=0))
+        numbers = [0] * count if alone else range(count)
 
-        def table(of: Callable[[_Tree], list[int]], fill: int) -> Tensor:
-            return padded([[value for tree in line for value in of(tree)] for line in lines], fill, time)
+        def table(values: Sequence[list[int]], fill: int) -> Tensor:
+            return padded(list(values) if alone else [list(chain.from_iterable(values))], fill, time)
 
-        axes = [table(lambda tree, axis=axis: tree.positions[axis], 0) for axis in range(len(trees[0].positions))]
-        numbers = [[number for number, tree in enumerate(line) for _ in tree.ids] for line in lines]
+        axes = [table([tree.positions[axis] for tree in trees], 0) for axis in range(len(trees[0].positions))]
         ordered = [sequences[place] for place in range(len(sequences))]
         lengths = torch.tensor([len(tokens) for _, _, tokens in ordered])
         source = [begins[tree] + column for tree, columns, _ in ordered for column in columns]
+        segment = table([tree.segment for tree in trees], PAD)
         return PackedBatch(
             rows=names,
-            input_ids=table(lambda tree: tree.ids, self.encoder.pad_id),
+            input_ids=table([tree.ids for tree in trees], self.encoder.pad_id),
             position_ids=torch.stack(axes) if len(axes) > 1 else axes[0],
-            order=table(lambda tree: tree.order, 0),
-            tree=padded(numbers, len(lines[0]) - 1, time),
-            segment=table(lambda tree: tree.segment, PAD),
+            order=table([tree.order for tree in trees], 0),
+            tree=table([[number] * size for number, size in zip(numbers, sizes, strict=True)], numbers[-1]),
+            segment=segment,
+            padding=int((segment == PAD).sum()),
             source=torch.tensor(source, dtype=torch.long),  # even of no values: every response may be empty
             target=torch.tensor([token for _, _, tokens in ordered for token in tokens], dtype=torch.long),
             target_mask=torch.arange(int(lengths.max())) < lengths[:, None],
             **self.of_items(items),
             images=images.of_batch(self.features),
         )
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +10,6 @@ from torch.utils.data import Sampler
 
 from mmsafe.data.example import Example
 
-log = logging.getLogger(__name__)
 POOL = 16
 """Batches that are sorted together: large enough to save padding, small enough to keep the order random."""
 
@@ -20,10 +17,6 @@ POOL = 16
 def text_length(example: Example) -> int:
     """Characters of prompt and longest response: a stand-in for tokens that needs no tokenizer."""
     return sum(len(turn.text) for turn in example.turns) + max(map(len, example.responses.values()), default=0)
-
-
-GRAIN = 8
-"""Tokens by which the sizes of items are told apart."""
 
 
 class Draw(NamedTuple):
@@ -47,28 +40,6 @@ ALONE = Part()
 def cut(order: Sequence[int], size: int) -> list[list[int]]:
     """Parts of `size`, in this order; the last may be smaller."""
     return [list(order[start : start + size]) for start in range(0, len(order), size)]
-
-
-def packed(sizes: Mapping[int, int], limit: int) -> list[list[int]]:
-    """Items, in the order of `sizes`, in batches of at most `limit` tokens; a larger one is a batch of its own.
-
-    An item goes to the fullest batch that has room for it, of the latest `POOL` that are not full.
-    """
-    batches: list[list[int]] = []
-    room: dict[int, int] = {}
-    for item, size in sizes.items():
-        fitting = [batch for batch, left in room.items() if left >= size]
-        if fitting:
-            batch = min(fitting, key=room.__getitem__)
-        else:
-            batch = len(batches)
-            batches.append([])
-            room[batch] = limit
-        batches[batch].append(item)
-        room[batch] -= size
-        if len(room) > POOL:
-            del room[min(room, key=room.__getitem__)]
-    return batches
 
 
 def alike(item: int) -> int:
@@ -142,40 +113,3 @@ class EpochBatches(Sampler[list[Draw]]):
     def _cut(self, order: list[int]) -> list[list[list[int]]]:
         world = self.part.world
         return [[batch[rank::world] for rank in range(world)] for batch in cut(order, self.batch_size)]
-
-
-class TokenBatches(EpochBatches):
-    """Batches of at most `max_tokens` for each rank; `tokens` has those of each item.
-
-    They are packed once, for every epoch has to have as many of them. Each epoch puts another item of the same size,
-    rounded up to `GRAIN` tokens, in an item's place, so that company changes.
-    """
-
-    def __init__(
-        self,
-        tokens: Sequence[int],
-        max_tokens: int,
-        seed: int,
-        part: Part = ALONE,
-        share: Callable[[int], int] = alike,
-    ) -> None:
-        super().__init__(len(tokens), 1, seed, part=part, share=share)
-        self.sizes = [-(-count // GRAIN) * GRAIN for count in tokens]
-        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed)).tolist()
-        self.packed = packed({item: self.sizes[item] for item in order}, max_tokens)
-        if larger := sum(count > max_tokens for count in tokens):
-            line = "data.max_tokens=%d: %d of %d questions are larger, and batches of their own"
-            log.warning(line, max_tokens, larger, self.size)
-
-    @property
-    def count(self) -> int:
-        return -(-len(self.packed) // self.part.world)
-
-    def _batches(self, generator: torch.Generator) -> list[list[list[int]]]:
-        alike, world = defaultdict(list), self.part.world
-        for item in torch.randperm(self.size, generator=generator).tolist():
-            alike[self.sizes[item]].append(item)
-        drawn = [[alike[self.sizes[item]].pop() for item in batch] for batch in self.packed]
-        order = torch.randperm(len(drawn), generator=generator).tolist()
-        batches = [[drawn[i] for i in batch] for batch in cut(order, world)]
-        return [batch + [[]] * (world - len(batch)) for batch in batches]

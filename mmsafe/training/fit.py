@@ -101,12 +101,14 @@ def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callbac
 class StepLog(Callback):
     """Logs a step before checkpoints are written: Lightning calls the module's own hook after them.
 
-    Beside the metrics stand the seconds since the last step, and the share of them spent waiting for data.
+    Beside the metrics stand the seconds since the last step, the share of them spent waiting for data, and the share of
+    padding in the lines of its batches.
     """
 
     def __init__(self, data: PreferenceData) -> None:
         self.data = data
         self.begin = self.waited = 0.0
+        self.padding = self.positions = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begin = time.perf_counter()
@@ -117,8 +119,11 @@ class StepLog(Callback):
         assert isinstance(pl_module, PreferenceModule)
         now, waited = time.perf_counter(), self.data.waited
         seconds = now - self.begin
-        if pl_module.log_step(batch_idx, {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}):
-            self.begin, self.waited = now, waited
+        self.padding += batch.padding
+        self.positions += batch.input_ids.numel()
+        timing = {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}
+        if pl_module.log_step(batch_idx, {**timing, "perf/padding": self.padding / self.positions}):
+            self.begin, self.waited, self.padding, self.positions = now, waited, 0, 0
 
 
 def check_accelerator(trainer: Trainer, attention: str = "sdpa") -> None:

@@ -20,8 +20,9 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import Collate
 from mmsafe.scoring.collate import Collator, Items, guarded, opened
 from mmsafe.scoring.lengths import equal_items
-from mmsafe.scoring.sampler import EpochBatches, Part, TokenBatches, alike, text_length
+from mmsafe.scoring.sampler import EpochBatches, Part, alike, text_length
 from mmsafe.scoring.slices import slices_of
+from mmsafe.scoring.token_batches import TokenBatches, item_tokens
 from mmsafe.training.recipe import Loss, Recipe
 
 
@@ -39,10 +40,7 @@ class ResumableLoader(DataLoader[Any]):
             self.data.waited += time.perf_counter() - begin
             if batch is None:
                 return
-            batch = opened(batch)
-            self.data.positions += batch.input_ids.numel()
-            self.data.padding += batch.padding
-            yield batch
+            yield opened(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the order is a function of seed and epoch, and the place is kept by `PreferenceData`."""
@@ -79,14 +77,12 @@ class PreferenceData(pl.LightningDataModule):
         self.num_workers = batching.num_workers
         self.waited = 0.0
         """Seconds that the training loop has waited for batches."""
-        self.positions = self.padding = 0
-        """Positions in the lines of all batches so far, and how many of them are padding."""
         lengths = [text_length(items[i].example) for i in range(len(items))] if batching.group_by_length else None
         part = Part(rank(), world_size(), recipe.trainer.accumulate_grad_batches)
         share = _share(items, collator, objective)
         self.batches = EpochBatches(len(items), batching.batch_size, recipe.seed, lengths, part, share)
         if batching.max_tokens is not None:
-            tokens = [collator.size(items[i]) for i in range(len(items))]
+            tokens = [item_tokens(collator, items[i]) for i in range(len(items))]
             self.batches = TokenBatches(tokens, batching.max_tokens, recipe.seed, part, share)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsafe.data.example import Example, Turn
-from mmsafe.scoring.sampler import ALONE, POOL, EpochBatches, Part, TokenBatches, text_length
+from mmsafe.scoring.sampler import ALONE, POOL, EpochBatches, Part, text_length
+from mmsafe.scoring.token_batches import TokenBatches
 
 LENGTHS = random.Random(0).choices(range(1, 500), k=1000)
 lengths = st.lists(st.integers(0, 1000), min_size=1, max_size=200)
