@@ -110,6 +110,7 @@ def words_of(value: Any) -> str:
         ),
         (["data.max_tokens=4096", "data.group_by_length=true"], "set data.group_by_length=false"),
         ([*EIGHT, "data.max_tokens=4096"], "global_batch_size: data.max_tokens takes as many items as fit"),
+        (["model.compile=true", "strategy=fsdp"], "model.compile: needs strategy=auto or ddp"),
         (["~judge"], "judge=keywords cannot tell what benchmark=microworld measures"),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),

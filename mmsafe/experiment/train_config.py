@@ -134,6 +134,8 @@ class TrainConfig:
             raise ValueError("model.train: nothing is trained; turn on language, projector or vision")
         if self.peft.method != "none" and (trained.vision or not trained.language):
             raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        if self.model.compile and (not self.strategy.compiles or self.peft.method == "qlora"):
+            raise ValueError("model.compile: needs strategy=auto or ddp, and weights that are not quantised")
         if not isinstance(self.model, Pretrained):
             return
         if refusal := self.scoring.refusal(self.model.attention):

@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.experiment.job import complete, declare, evaluation_task, show
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora, merge
+from mmsafe.models.compiling import compiled
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source, on_device, to_train
 from mmsafe.reporting import wandb_log
@@ -81,7 +83,8 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output) -> dict[str
     task = evaluation_task(config, "holdout", recipe.parallel.precision) if config.evaluate else None
     loss, data, llava = _prepared(config, recipe, task, folder)
     policy = llava.model if llava else partial(_load_part, config, recipe.parallel)
-    fitted = fit(policy, data, loss, recipe, output)
+    with compiled(policy) if config.model.compile else nullcontext():
+        fitted = fit(policy, data, loss, recipe, output)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
     llava = _keep(config, recipe.parallel, llava, fitted, folder)
     if task is not None:
