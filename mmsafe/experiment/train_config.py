@@ -79,6 +79,7 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        self._check_batches()
         _ = self.accumulate
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
@@ -133,6 +134,18 @@ class TrainConfig:
         if asked and self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
             raise ValueError("validate.generate: a judge on the devices that train takes one device, strategy=auto")
 
+    def _check_batches(self) -> None:
+        if self.data.max_tokens is None:
+            return
+        if not self.scoring.several_prompts:
+            raise ValueError("data.max_tokens: several prompts in a line need scoring=shared_prefix")
+        if self.data.group_by_length:
+            raise ValueError("data.max_tokens: leaves no padding to group for; set data.group_by_length=false")
+        if self.optimizer.global_batch_size is not None:
+            raise ValueError(
+                "optimizer.global_batch_size: data.max_tokens takes as many items as fit; choose one of the two"
+            )
+
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:
             raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
@@ -156,6 +169,8 @@ class TrainConfig:
             raise ValueError("model.train: nothing is trained; turn on language, projector or vision")
         if self.peft.method != "none" and (trained.vision or not trained.language):
             raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        if self.model.compile and (not self.strategy.compiles or self.peft.method == "qlora"):
+            raise ValueError("model.compile: needs strategy=auto or ddp, and weights that are not quantised")
         if not isinstance(self.model, Pretrained):
             return
         if refusal := self.scoring.refusal(self.model.attention):

@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import complete, declare, evaluation_task, show
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora, merge
+from mmsafe.models.compiling import compiled
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source, on_device, to_train
 from mmsafe.reporting import wandb_log
@@ -91,7 +93,8 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show)
     task = evaluation_task(config, "holdout", recipe.parallel.precision) if asks else None
     loss, data, llava, validation = _prepared(config, recipe, task, folder, show)
     policy = llava.model if llava else partial(_load_part, config, recipe.parallel)
-    fitted = fit(policy, data, loss, recipe, output, validation=validation)
+    with compiled(policy) if config.model.compile else nullcontext():
+        fitted = fit(policy, data, loss, recipe, output, validation=validation)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
     for value, step in fitted.best.ranked[:1]:
         metrics |= {"best/step": step, f"best/{config.checkpoint.monitor}": value}
@@ -145,7 +148,14 @@ def _recipe(config: TrainConfig) -> Recipe:
     return Recipe(
         config.optimizer,
         replace(config.trainer, accumulate_grad_batches=config.accumulate),
-        Batching(data.batch_size, data.num_workers, data.group_by_length, config.lengths.max_length, config.corruption),
+        Batching(
+            data.batch_size,
+            data.num_workers,
+            data.group_by_length,
+            data.max_tokens,
+            config.lengths.max_length,
+            config.corruption,
+        ),
         config.seed,
         config.strategy,
         config.early_stopping,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sizes = Sequence[tuple[int, int]]
+Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Whether a token may look at another: line, head, query, key, indices that broadcast (FlexAttention's `mask_mod`)."""
 
 
 class ImageInputs(NamedTuple):
@@ -184,21 +186,18 @@ class Family(ABC):
         """Positions of a prompt on each axis; a response goes on from the largest of them on all axes."""
         return [list(range(len(ids)))]
 
-    def own_masks(self, model: Any) -> bool:
-        """Whether its masks are more than who is behind whom."""
-        return "sliding_attention" in _kinds(model)
+    def masks(self, model: Any, allowed: Mask, order: Tensor, ids: Tensor) -> dict[str, Mask]:
+        """A mask for each kind of attention in the layers of the language model, from that of who may look at whom.
 
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        """A mask for each kind of attention in the layers of the language model, from a table of who may look at whom.
-
-        `allowed` is `[lines, 1, time, time]`, `ids` `[lines, time]`; `order`, `[lines, 1, time, 1]`, is the number of a
-        token in its own sequence. So a window that slides has responses behind each other in a line as near to their
-        prompt as if they stood alone.
+        `order` and `ids` are `[lines, time]`; `order` is the number of a token in its own sequence. So a window that
+        slides has responses behind each other in a line as near to their prompt as if they stood alone.
         """
-        kinds = _kinds(model)
-        table = {"full_attention": allowed}
-        if "sliding_attention" in kinds:
-            table["sliding_attention"] = allowed & (order - order.mT < _window(model.config.get_text_config()))
+        kinds, window = _kinds(model), _window(model.config.get_text_config())
+
+        def near(line: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return allowed(line, head, query, key) & (order[line, query] - order[line, key] < window)
+
+        table = {"full_attention": allowed, "sliding_attention": near}
         return {kind: table[kind] for kind in sorted(kinds)}
 
 

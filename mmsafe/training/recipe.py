@@ -39,6 +39,8 @@ class Batching:
     """Items of one device and micro-batch."""
     num_workers: int = 0
     group_by_length: bool = False
+    max_tokens: int | None = None
+    """Tokens of one device and micro-batch, which decide instead of `batch_size`."""
     max_length: int | None = None
     """Tokens of prompt and response together."""
     corruption: Corruption | None = None

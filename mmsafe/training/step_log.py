@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 class StepLog(Callback):
     """Logs a step before checkpoints are written: Lightning calls the module's own hook after them.
 
-    Beside the metrics stand the seconds since the last step, and the share of them spent waiting for data. Where a
-    validation is due it follows, and `best` is told what it found, whose state checkpoints hold.
+    Beside the metrics stand the seconds since the last step, the share of them spent waiting for data, and the share of
+    padding in the lines of its batches. Where a validation is due it follows, and `best` is told what it found, whose
+    state checkpoints hold.
     """
 
     def __init__(self, data: PreferenceData, show_bar: bool, validation: Validation | None, best: Best) -> None:
@@ -33,6 +34,7 @@ class StepLog(Callback):
         self.best = best
         self.bar = Progress(disable=True)
         self.begin = self.waited = 0.0
+        self.padding = self.positions = 0
 
     def state_dict(self) -> dict[str, Any]:
         return self.best.state()
@@ -53,12 +55,15 @@ class StepLog(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, PreferenceModule)
+        self.padding += batch.padding
+        self.positions += batch.input_ids.numel()
         step = trainer.global_step
         if step == pl_module.trained_steps:
             return  # between the micro-batches of a step
         now, waited = time.perf_counter(), self.data.waited
         seconds = now - self.begin
         timing = {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}
+        timing["perf/padding"] = self.padding / self.positions
         validates = self.validation is not None and self.validation.is_due(step)
         logs = validates or step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         pl_module.log_step(batch_idx, timing, logs)
@@ -66,7 +71,7 @@ class StepLog(Callback):
         if validates:
             self._validate(trainer, pl_module)
             now = time.perf_counter()  # a step does not count it
-        self.begin, self.waited = now, waited
+        self.begin, self.waited, self.padding, self.positions = now, waited, 0, 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.stop()

@@ -22,6 +22,8 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     """Its name in `conf/strategy/`."""
+    compiles: ClassVar[bool] = False
+    """Whether the layers that it trains may be compiled."""
     several_parts: ClassVar[bool] = False
     """Whether the devices share one copy of the weights, so that no device can run the model alone."""
 
@@ -42,6 +44,7 @@ class Auto(Strategy):
     """One device: nothing to spread. Several: DDP."""
 
     name: ClassVar[str] = "auto"
+    compiles: ClassVar[bool] = True
 
     def parallel(self, trainer: Trainer) -> Parallel:
         """A whole model on every device."""
