@@ -11,12 +11,13 @@ from typing import Any
 from pytorch_lightning.callbacks import Callback
 
 from benchmarks.sides import OBJECTIVES, Clock, Lap, Plan, Step
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
 from mmsafe.reference.reference import Cached, Frozen, Reference
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 from mmsafe.training.fit import fit
+from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Recipe
 

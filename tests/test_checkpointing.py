@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mmsafe.core.errors import UserError
-from mmsafe.training.checkpointing import HOLDS, POINTER, DirectIO, last_checkpoint
+from mmsafe.training.checkpoint_files import HOLDS, DirectIO
+from mmsafe.training.checkpointing import POINTER, last_checkpoint
 
 
 def named(checkpoint: object = "step=4.ckpt", **changes: object) -> str:

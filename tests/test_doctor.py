@@ -82,6 +82,20 @@ def test_advice_can_be_followed_and_ends_once_the_free_changes_are_enough(place:
     assert re.findall(r"^  total +([\d.]+) GiB", ended.out, flags=re.M) == [size]
 
 
+def test_a_7b_in_full_on_one_card_is_advised_and_the_advice_can_be_followed(place: Path):
+    words = (*SEVEN, "doctor.gpu_memory_gib=80", "model.gradient_checkpointing=true")
+    ended = doctor(place, *words)
+    assert ended.status == 1
+    eight = "optimizer=adamw_8bit optimizer.rounding=stochastic model.dtype=bfloat16"
+    (size,) = re.findall(rf"{eight} +([\d.]+) GiB, fits:", ended.out)
+    ended = doctor(place, *words, *eight.split())
+    assert ended.status == 0
+    assert re.findall(r"^  total +([\d.]+) GiB", ended.out, flags=re.M) == [size]
+    assert "6.76 G trained × 2 bytes, 2.03 more each by optimizer=adamw_8bit" in ended.out
+    for refused, lacking in (("strategy=fsdp", "whole weights"), ("peft=lora", "peft=none")):
+        assert lacking in doctor(place, *words, *eight.split(), refused).err
+
+
 def test_none_is_enough(place: Path):
     ended = doctor(place, *SEVEN, "doctor.gpu_memory_gib=2", "doctor.host_memory_gib=8")
     assert ended.status == 1

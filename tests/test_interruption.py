@@ -18,17 +18,21 @@ from faults import STATUS, Fault, Moment
 from safetensors.torch import load_file
 
 from mmsafe.core.files import read_metrics
+from mmsafe.training.checkpoint_files import trained_weights
 
 SUPPORT = Path(__file__).parent / "support"
 EVERY = 3
 WORDS = [
     *("model=random", "objective=bpo", "data.size=18", "data.test_size=8", "data.batch_size=4", "data.num_workers=1"),
     *("generation.max_new_tokens=6", "generation.batch_size=4", "evaluation.max_new_tokens=6", "benchmark.size=8"),
-    *("benchmark.neutral_size=2", "trainer.accelerator=cpu", "trainer.max_epochs=4", "trainer.progress_bar=false"),
+    *("benchmark.neutral_size=2", "trainer.accelerator=cpu", "trainer.max_epochs=6", "trainer.progress_bar=false"),
     *("optimizer.lr=1e-3", "optimizer.global_batch_size=8", f"checkpoint.every_n_steps={EVERY}"),
-    *("checkpoint.keep=true", "hydra.run.dir=run"),
+    *("checkpoint.keep=true", "hydra.run.dir=run", "trainer.validate_every=2", "validate.generate=4"),
+    *("checkpoint.monitor=val/loss/preference", "checkpoint.keep_best=2", "checkpoint.load_best=true"),
+    "early_stopping.patience=5",
 ]
-STEPS = 12  # 3 of each epoch: 8, 8 and 2 of the 18 items, in micro-batches of 4
+STEPS = 12  # of 18, 3 of each epoch: 8, 8 and 2 of the 18 items, in micro-batches of 4; it stops early
+BEST = [2, 12]
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 FAULTS = [
     Fault("model is loaded", 1, TERM),
@@ -43,14 +47,20 @@ FAULTS = [
     Fault("forward", 1, KILL),
     Fault("forward", 2, TERM),
     Fault("optimiser", 1, INT),
+    Fault("validation", 1, KILL),
+    Fault("best is told", 2, KILL),
     Fault("checkpoint is half written", 1, KILL),
-    Fault("checkpoint reaches the disk", 1, KILL),
-    Fault("checkpoint reaches the disk", 2, TERM),
+    Fault("pointer is written", 1, KILL),
+    Fault("pointer is written", 2, KILL),
     Fault("old one is removed", 1, KILL),
+    Fault("checkpoint is begun", 1, INT),
+    Fault("validation", 2, TERM),
+    Fault("checkpoint reaches the disk", 1, KILL),
     Fault("step is logged", 1, KILL),
     Fault("optimiser", 2, KILL),
-    Fault("checkpoint is begun", 1, INT),
     Fault("checkpoint is half written", 1, TERM),
+    Fault("checkpoint reaches the disk", 2, TERM),
+    Fault("best is loaded", 1, KILL),
     Fault("model is saved", 1, TERM),
     Fault("model is saved", 2, KILL),
     Fault("model is put in place", 1, KILL),
@@ -101,6 +111,11 @@ def saved(folder: Path) -> int:
     return int(json.loads(pointer.read_text())["step"]) if pointer.exists() else 0
 
 
+def kept(folder: Path) -> list[int]:
+    """The steps whose checkpoints are there."""
+    return sorted(int(path.stem[5:]) for path in (folder / "run" / "checkpoints").glob("step=*"))
+
+
 def tracebacks(log: Path) -> int:
     """How many there are, but for those of signals in a callback or `__del__`, which Python tells of and goes on."""
     return len(
@@ -111,12 +126,18 @@ def tracebacks(log: Path) -> int:
 def assert_same(found: Path, expected: Path) -> None:
     """The weights bit by bit, all that was logged but times, all that was measured, and both caches."""
     for folder in (found, expected):
-        assert logged(folder) == STEPS
+        assert logged(folder) == saved(folder) == STEPS
+        pointer = json.loads((folder / "run" / "checkpoints" / "last.json").read_text())
+        assert (pointer["best"], kept(folder)) == (BEST, BEST)
     weights, own = (load_file(folder / "run" / "model" / "model.safetensors") for folder in (expected, found))
     assert [name for name, weight in weights.items() if not weight.equal(own[name])] == []
     rows, others = (read_metrics(folder / "run" / "metrics.csv") for folder in (expected, found))
     assert [untimed(row) for row in others] == [untimed(row) for row in rows]
-    for name in ("metrics.json", "generations.jsonl"):
+    last, own = (trained_weights(folder / "run" / "checkpoints" / f"step={STEPS}.ckpt") for folder in (expected, found))
+    assert [name for name, weight in last.items() if not weight.equal(own[name])] == []
+    asked = sorted(path.relative_to(expected / "run") for path in (expected / "run").rglob("generations.jsonl"))
+    assert len(asked) == 2 + STEPS // 2, "at the end, of the reference, and of each validation"
+    for name in ("metrics.json", *asked):
         assert (found / "run" / name).read_bytes() == (expected / "run" / name).read_bytes()
     assert responses(found) == responses(expected)
     assert log_probs(found).keys() == log_probs(expected).keys()

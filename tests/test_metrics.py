@@ -20,8 +20,7 @@ from mmsafe.objectives.orpo import ORPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.objectives.simpo import SimPO
 from mmsafe.scoring.slices import Slice, slices_of
-from mmsafe.training.metrics import means, step_metrics
-from mmsafe.training.module import _over_ranks
+from mmsafe.training.metrics import means, over_ranks, step_metrics
 
 
 def pair_of(chosen: list[list[float]], rejected: list[list[float]], zeros: int = 0) -> dict[str, Scores]:
@@ -169,10 +168,13 @@ def test_slices_of_mixed_pairs_tell_blind_from_rejected():
 
 def test_ranks_and_micro_batches_are_weighted_by_what_they_counted(monkeypatch: pytest.MonkeyPatch):
     """Two items of a on one rank with loss 1 in total, one on another with loss 4: 5 / 3, not the mean of 0.5 and 4."""
-    sums = {"train/loss/source=a": torch.tensor([1.0, 2.0]), "train/loss/source=b": torch.tensor([0.0, 0.0])}
+    micro_batches = [torch.tensor([0.75, 1.0]), torch.tensor([0.25, 1.0])]
+    window = {"train/loss/source=a": micro_batches, "train/loss/source=b": [torch.tensor([0.0, 0.0])]}
     other = (["train/loss/source=a", "rewards/margins"], torch.tensor([[4.0, 1.0], [6.0, 2.0]]))
-    monkeypatch.setattr("mmsafe.training.module.gathered", lambda own: [own, other])
-    assert means(_over_ranks(sums)) == pytest.approx({"train/loss/source=a": 5 / 3, "rewards/margins": 3.0})
+    monkeypatch.setattr("mmsafe.training.metrics.gathered", lambda own: [own, other])
+    totals, norms = over_ranks(window, torch.tensor(7.0))
+    assert means(totals) == pytest.approx({"train/loss/source=a": 5 / 3, "rewards/margins": 3.0})
+    assert norms == [7.0]
 
 
 def test_slices_are_the_values_of_the_tags():

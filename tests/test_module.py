@@ -23,7 +23,7 @@ from small_model import copied, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint, Trainer
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.llava import Llava, set_trained
@@ -37,6 +37,7 @@ from mmsafe.reference.reference import Frozen, Reference
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 from mmsafe.training.fit import Fitted
+from mmsafe.training.optimizers.adamw import AdamW
 
 BLIND = ("I cannot see it.", "Sure, go on and do it!", "Which one do you mean?", "No.")
 ALWAYS = {"train/loss", "train/grad_norm", "train/learning_rate", "train/epoch"}

@@ -104,6 +104,13 @@ def words_of(value: Any) -> str:
         (["peft=lora", "peft.dropout=1"], "peft.dropout=1"),
         ([*EIGHT, "data.batch_size=3", "trainer.devices=2"], "batch_size=8 is no multiple of data.batch_size"),
         ([*EIGHT, "data.batch_size=4", "trainer.accumulate_grad_batches=2"], "global_batch_size decides"),
+        (
+            ["data.max_tokens=4096", "scoring=padded"],
+            "data.max_tokens: several prompts in a line need scoring",
+        ),
+        (["data.max_tokens=4096", "data.group_by_length=true"], "set data.group_by_length=false"),
+        ([*EIGHT, "data.max_tokens=4096"], "global_batch_size: data.max_tokens takes as many items as fit"),
+        (["model.compile=true", "strategy=fsdp"], "model.compile: needs strategy=auto or ddp"),
         (["~judge"], "judge=keywords cannot tell what benchmark=microworld measures"),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),

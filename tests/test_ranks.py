@@ -76,6 +76,19 @@ def test_the_same_global_batch_gives_the_same_run(place: Path, name: str, words:
 
 
 @pytest.mark.slow
+def test_batches_of_tokens_make_the_same_steps_on_one_process_and_on_two(tmp_path: Path):
+    found = []
+    for name, how in {"one": "trainer.accumulate_grad_batches=2", "two": "trainer.devices=2"}.items():
+        words = ("optimizer.global_batch_size=null", "data.max_tokens=400", "evaluate=false", how)
+        done = run(tmp_path, *words, f"hydra.run.dir={name}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(rows(tmp_path / name / "metrics.csv"))
+    assert len(found[0]) == len(found[1]) > 4
+    for one, two in zip(*found, strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_batches_without_an_image_do_not_stop_the_others(place: Path, tmp_path: Path):
     """Neutral questions have no image; with one item on each rank, one of them often lacks it."""
     words = ("data.neutral_share=0.5", "data.batch_size=1", "trainer.devices=2", "evaluate=false")

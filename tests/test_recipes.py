@@ -97,7 +97,7 @@ def test_five_steps_of_warm_up_by_hand(config: TrainConfig):
         options=config.optimizer,
         total_steps=1348,  # 2 x 5392 pairs, 8 a step
         policy=torch.nn.Linear(1, 1),
-        parallel=SimpleNamespace(optimizer=lambda parameters, options: torch.optim.SGD(parameters, options.lr)),
+        parallel=SimpleNamespace(optimizer=lambda model, options: torch.optim.SGD(model.parameters(), options.lr)),
     )
     schedule = PreferenceModule.configure_optimizers(module)["lr_scheduler"]["scheduler"]
     rates = []

@@ -19,7 +19,7 @@ from small_model import Noise, copied, small_model
 from torch import Tensor
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.tiny_options import Architecture
@@ -32,7 +32,9 @@ from mmsafe.objectives.mdpo import MDPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.policies import Model, frozen_copy
 from mmsafe.scoring.collate import Item
+from mmsafe.scoring.token_batches import item_tokens
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix, by_row
+from mmsafe.training.optimizers.adamw import AdamW
 
 SIZES = Architecture(
     image_size=48, patch_size=8, vision_width=32, vision_layers=2, width=64, layers=2, heads=4, vocabulary=600
@@ -107,10 +109,16 @@ def policy_of(
 
 
 def step(
-    llava: Llava, reference: Any, objective: Objective, scoring: Scoring, data: Sequence[Example], precision: str = ""
+    llava: Llava,
+    reference: Any,
+    objective: Objective,
+    scoring: Scoring,
+    data: Sequence[Example],
+    precision: str = "",
+    max_tokens: int | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Loss terms of one batch, and the gradient of every trained parameter."""
-    collator = scoring.collator(llava.encoder(), objective.groups, None, Darker())
+    collator = scoring.collator(llava.encoder(), objective.groups, None, Darker(), max_tokens=max_tokens)
     items = [Item(example, group) for example in data for group in range(len(objective.groups))]
     llava.model.zero_grad()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -143,11 +151,12 @@ def test_losses_and_gradients_are_those_of_padded_rows(base: Llava, name: str, c
     llava, reference = policy_of(base, lora=lora, checkpointing=checkpointing), frozen_copy(base.model)
     arguments = (llava, reference, OBJECTIVES[name])
     terms, gradients = step(*arguments, Padded(), examples(7))
-    found, own = step(*arguments, SharedPrefix(), examples(7))
     assert len(gradients) > 15
     assert not lora or all("lora_" in name or "projector" in name or "lm_head" in name for name in gradients)
-    assert worst(found, terms) < 1e-5
-    assert worst(own, gradients) < 1e-5
+    for limit in (None, 10_000):
+        found, own = step(*arguments, SharedPrefix(), examples(7), max_tokens=limit)
+        assert worst(found, terms) < 1e-5
+        assert worst(own, gradients) < 1e-5
 
 
 def test_in_double_precision_the_difference_is_that_of_fp32_norms(base: Llava):
@@ -180,8 +189,9 @@ class Losses(Callback):
         self.rows.append((module.latest["train/loss"], module.latest["train/grad_norm"]))
 
 
+@pytest.mark.parametrize("max_tokens", [None, 500], ids=["lines", "one line"])
 @pytest.mark.parametrize("name", ["bpo", "mdpo"])
-def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str):
+def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str, max_tokens: int | None):
     trained: dict[str, tuple[list[tuple[float, float]], dict[str, Tensor]]] = {}
     for scoring in (Padded(), SharedPrefix()):
         llava, seen = copied(base), Losses()
@@ -194,6 +204,7 @@ def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str):
             optimizer=AdamW(lr=2e-4, warmup_steps=2),
             trainer=Trainer(max_steps=20, accelerator="cpu", precision="32-true", progress_bar=False),
             batch_size=4,
+            max_tokens=max_tokens,
             corruption=Darker(),
             seed=0,
             callbacks=[seen],
@@ -246,18 +257,33 @@ def test_attention_or_a_head_that_packed_rows_cannot_take_is_refused(base: Llava
         SharedPrefix().log_probs(other, batch)
 
 
-def both(llava: Llava, encoder: Encoder, groups: Any, data: Sequence[Example], limit: int | None = None) -> Any:
-    """Log-probs of padded and of packed rows."""
-    batches = [way.collator(encoder, groups, limit, Darker())([Item(e) for e in data]) for way in (Padded(), PACKED)]
+def both(
+    llava: Llava,
+    encoder: Encoder,
+    groups: Any,
+    data: Sequence[Example],
+    limit: int | None = None,
+    max_tokens: int | None = None,
+) -> Any:
+    """Log-probs of padded and of packed rows, all in one line where that is asked for."""
+    items = [Item(e) for e in data]
+    batches = [
+        way.collator(encoder, groups, limit, Darker(), max_tokens=max_tokens)(items) for way in (Padded(), PACKED)
+    ]
     with torch.no_grad():
         return Padded().log_probs(llava.model, batches[0]), PACKED.log_probs(llava.model, batches[1])
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 6), limit=st.sampled_from([None, 50, 70]))
-def test_any_batch_scores_like_padded_rows(seed: int, count: int, limit: int | None):
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 6),
+    limit=st.sampled_from([None, 50, 70]),
+    max_tokens=st.sampled_from([None, 1]),
+)
+def test_any_batch_scores_like_padded_rows(seed: int, count: int, limit: int | None, max_tokens: int | None):
     llava = small_model(SIZES)
-    padded, packed = both(llava, llava.encoder(), Views().groups, examples(count, seed), limit)
+    padded, packed = both(llava, llava.encoder(), Views().groups, examples(count, seed), limit, max_tokens)
     for name, expected in padded.items():
         row = packed[name]
         torch.testing.assert_close(row.log_probs[row.mask], expected.log_probs[expected.mask], atol=1e-4, rtol=1e-5)
@@ -270,10 +296,35 @@ def test_empty_responses_without_eos_have_no_tokens_and_disturb_nobody(base: Lla
     encoder = Encoder(base.processor, append_eos=False)
     data = [*examples(3), examples(4)[3].with_responses(**dict.fromkeys(empty, ""))]
     data = data if len(empty) < 3 else [data[3], data[3]]
-    padded, packed = both(base, encoder, BPO().groups, data)
-    for name, row in packed.items():
-        assert torch.equal(row.mask.sum(1), padded[name].mask.sum(1))
-        torch.testing.assert_close(row.log_probs.sum(1), padded[name].log_probs.sum(1), atol=1e-4, rtol=1e-5)
+    for max_tokens in (None, 1):
+        padded, packed = both(base, encoder, BPO().groups, data, max_tokens=max_tokens)
+        for name, row in packed.items():
+            assert torch.equal(row.mask.sum(1), padded[name].mask.sum(1))
+            torch.testing.assert_close(row.log_probs.sum(1), padded[name].log_probs.sum(1), atol=1e-4, rtol=1e-5)
+
+
+def test_a_token_sees_the_prompt_and_the_response_that_it_is_of(base: Llava):
+    """Pair by pair, from the tokens: the mask of a line says nothing else."""
+    collator = PACKED.collator(base.encoder(), Views().groups, None, Darker(), max_tokens=1)
+    items = [Item(e) for e in examples(3)]
+    batch, rows = collator(items), Views().groups[0]
+    owners: list[tuple[Any, ...]] = []  # question, view, response, None in a prompt
+    for number, item in enumerate(items):
+        for image in dict.fromkeys(row.image for row in rows.values()):
+            shown = {name: row for name, row in rows.items() if row.image == image}
+            prompt = base.encoder().prompt_ids(collator.shown(item, next(iter(shown.values()))))
+            owners += [(number, image, None)] * len(prompt)
+            for name in shown:
+                owners += [(number, image, name)] * collator.tokens(item, name)
+    mask = batch.attention_mask()[0, 0].tolist()
+    assert len(mask) - len(owners) == batch.padding < 8
+    for query, (number, image, name) in enumerate(owners):
+        seen = [
+            key <= query and owner in ((number, image, None), (number, image, name)) for key, owner in enumerate(owners)
+        ]
+        assert mask[query][: len(owners)] == seen
+        assert not any(mask[query][len(owners) :])
+    assert sum(item_tokens(collator, item) for item in items) == len(owners)
 
 
 def test_what_one_response_says_changes_nothing_for_the_others(base: Llava):

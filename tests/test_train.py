@@ -414,3 +414,4 @@ def test_every_objective_trains_and_is_measured(tmp_path: Path, cache: Path, obj
     assert ("rewards/margins" in metrics) == (objective != "sft")
     assert ("eval/pairwise_accuracy_reward" in metrics) == (objective not in ("sft", "simpo", "orpo"))
     assert all(0 <= row["perf/data_wait"] <= 1 and row["perf/seconds"] > 0 for row in rows[:3])
+    assert all(0 < row["perf/padding"] < 1 for row in rows[:3])

@@ -9,6 +9,7 @@ import resource
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from small_model import copied, of_family, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import read_metrics
-from mmsafe.core.settings import AdamW, Checkpoint, Peft, Trainer
+from mmsafe.core.settings import Checkpoint, Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import family_of
@@ -32,6 +33,10 @@ from mmsafe.reference.reference import Cached, Frozen
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.collate import Item, Items
 from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.optimizers.adafactor import Adafactor
+from mmsafe.training.optimizers.adamw import AdamW
+from mmsafe.training.optimizers.adamw_8bit import AdamW8bit
+from mmsafe.training.optimizers.muon import Muon
 
 # 14 examples in batches of 4, the last one of 2: an epoch has 4 steps, a run of two epochs 8.
 EXAMPLES = MicroWorld(size=14, image_size=24).train().examples
@@ -41,6 +46,9 @@ SHUFFLED: dict[str, Any] = {}
 GROUPED: dict[str, Any] = {"group_by_length": True}
 ACCUMULATED: dict[str, Any] = {"batch_size": 2, "accumulate": 2}  # 7 batches an epoch, again 4 steps
 WORKERS: dict[str, Any] = {"num_workers": 2}
+OPTIMIZERS: list[Any] = [AdamW, AdamW8bit, Adafactor, Muon]
+HALF = torch.bfloat16
+ROUNDINGS: list[Any] = [("nearest", torch.float32), *((kind, HALF) for kind in ("nearest", "stochastic", "kahan"))]
 LOADERS = {
     "shuffled": SHUFFLED,
     "grouped": GROUPED,
@@ -127,6 +135,7 @@ def run(
 ) -> Result:
     """The one call that is interrupted and repeated."""
     llava = of_family(family_of(family)) if family else copied(small_model())
+    llava.model.to(changes.pop("dtype", torch.float32))
     if (dropout := changes.pop("dropout", None)) is not None:
         add_lora(llava, Peft(method="lora", rank=4, alpha=8, dropout=dropout))
     objective, scoring = objective or DPO(), SharedPrefix()
@@ -147,7 +156,7 @@ def run(
         reference=(Frozen() if family else Cached()).policy(llava, scoring, "32-true")
         if objective.needs_reference
         else None,
-        optimizer=AdamW(lr=1e-3, warmup_steps=2),
+        optimizer=changes.pop("optimizer", AdamW(lr=1e-3, warmup_steps=2)),
         trainer=trainer,
         folder=folder,
         checkpoint=Checkpoint(every_n_steps=every),
@@ -214,6 +223,13 @@ def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
         (1, range(1, 12), {"max_epochs": 3}),
         (2, [5], {"dropout": 0.3}),
         *((2, [3], {"family": family, "dropout": 0.3}) for family in ("qwen3_vl", "llava_next", "smolvlm")),
+        *(
+            pytest.param(
+                *(2, [3], {"optimizer": kind(lr=1e-3, rounding=rounding), "dtype": dtype}),
+                id=f"{kind.name}-{rounding}-{dtype}",
+            )
+            for kind, (rounding, dtype) in product(OPTIMIZERS, ROUNDINGS)
+        ),
     ],
     ids=str,
 )

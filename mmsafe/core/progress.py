@@ -17,6 +17,13 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
     Of several processes only the first shows one.
     """
+    with progress_bar(total) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def progress_bar(total: int) -> Progress:
+    """The same without a task: to be started, stopped and advanced by hand."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,9 +31,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first()) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda count: bar.advance(task, count)
+    return Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first())
 
 
 def once_each(advance: Callable[[int], None]) -> Callable[[Iterable[str]], None]:

@@ -1,4 +1,4 @@
-"""Options of the framework's own parts: sampling, optimiser, trainer. Importing this imports no torch."""
+"""Options of the framework's own parts: sampling, trainer. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from mmsafe.core.options import Count, NonNegative, Positive, Seed, Share, options
+from mmsafe.core.options import Count, NonNegative, Positive, Seed, options
 
 
 @options
@@ -34,25 +34,6 @@ class Generation:
         if self.num_return_sequences > 1 and self.temperature == 0:
             count = f"num_return_sequences={self.num_return_sequences}"
             raise ValueError(f"{count} needs temperature > 0: greedy decoding says the same every time")
-
-
-@options
-class AdamW:
-    """AdamW and its learning-rate schedule."""
-
-    lr: Positive
-    """Peak learning rate."""
-    weight_decay: NonNegative = 0.0
-    beta1: Share = 0.9
-    beta2: Share = 0.999
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: NonNegative = 10
-    """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
-    schedule_ahead: Share = 0.0
-    """Part of a step by which the schedule is ahead. The BPO paper's released code moves its schedule on after each of
-    two micro-batches, with a warm-up of 10: here that is `warmup_steps=5` and 0.5."""
-    global_batch_size: Count | None = None
-    """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 
 
 def _steps(value: int) -> int:
@@ -92,6 +73,9 @@ class Trainer(Devices):
     deterministic: bool | Literal["warn"] = "warn"
     """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
+    """Only then does a step wait for the device; several processes also agree then on a request to stop."""
+    validate_every: Count | Annotated[float, Field(gt=0, le=1)] | None = None
+    """Optimiser steps between validations; with a decimal point, a share of an epoch; null: there are none."""
     metrics_by: list[str] | None = None
     """Tags of the examples by whose values loss, margins and accuracies are logged, too; null: `source`, which the
     examples of a mixture have."""
@@ -105,7 +89,35 @@ class Checkpoint:
     every_n_steps: Count = 100
     """Optimiser steps between two checkpoints; one more is written when the run is asked to stop."""
     keep: bool = False
-    """Keep the last checkpoint after the run has finished (it holds the optimiser: large)."""
+    """Keep the last checkpoint, and the best, after the run has finished (they hold the optimiser: large)."""
+    monitor: str | None = None
+    """Metric of a validation, such as `val/loss`, by which checkpoints are best; null: only the last is kept."""
+    mode: Literal["min", "max"] | None = None
+    """What of it is best; null: as the metric declares."""
+    keep_best: Count = 1
+    """Checkpoints that are kept beside the last."""
+    load_best: bool = False
+    """Save and evaluate the best one in place of the last."""
+
+
+@options
+class Validate:
+    """What is validated on while a policy trains."""
+
+    examples: Count | None = None
+    """So many of the hold-out, chosen by hash and seed; null: all."""
+    generate: Annotated[int, Field(ge=0)] = 0
+    """Prompts of the benchmark that the policy answers, chosen likewise; the run's judge judges them."""
+
+
+@options
+class EarlyStopping:
+    """When training ends because it no longer gets better."""
+
+    patience: Count | None = None
+    """Validations in a row that are not better by `checkpoint.monitor`; null: training never ends early."""
+    min_delta: NonNegative = 0.0
+    """Smaller differences are not better."""
 
 
 @options

@@ -61,6 +61,8 @@ class DataSource(ABC):
 
     batch_size: Count = 8
     """Examples per device and micro-step."""
+    max_tokens: Count | None = None
+    """Tokens per device and micro-step, in place of `batch_size`: as many examples as fit, in one line; null: off."""
     num_workers: int = 0
     """Worker processes that decode and collate."""
     group_by_length: bool = False

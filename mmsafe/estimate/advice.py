@@ -7,9 +7,12 @@ from typing import Any
 
 from mmsafe.estimate.memory import MemoryEstimate, estimate
 from mmsafe.estimate.plan import MemoryPlan, Shape
+from mmsafe.training.optimizers.adamw_8bit import AdamW8bit
 
 PAPER_TEXT = 192
 """Text tokens of the paper's examples: 768 with the image (arXiv 2503.14189, released code)."""
+EIGHT_BIT = "optimizer=adamw_8bit optimizer.rounding=stochastic"
+IN_EIGHT_BITS = AdamW8bit(lr=1e-6, rounding="stochastic")
 NOTABLE = 0.99
 """A change that leaves more of the memory than this is not worth a line."""
 
@@ -47,6 +50,8 @@ def free_of_charge(shape: Shape, plan: MemoryPlan, *, checkpoints: bool) -> list
 def alternatives(shape: Shape, plan: MemoryPlan, *, global_batch: bool) -> list[Advice]:
     """Changes with a price, each one alone; a batch is accumulated by hand unless `global_batch` is set."""
     full = plan.peft == "none" and plan.train_language and not plan.train_vision
+    full, shards = full and plan.optimizer.rounding == "nearest", plan.optimizer.works_on_shards
+    several = shards and plan.devices > 1
     single, one_device = plan.dtype == "float32" and plan.on_gpu, plan.strategy in ("auto", "ddp")
     lora, half = {"peft": "lora", "lora_rank": 128}, {"dtype": "bfloat16"}
     steps, length = plan.accumulate * plan.batch_size, shape.image_tokens + PAPER_TEXT
@@ -59,9 +64,12 @@ def alternatives(shape: Shape, plan: MemoryPlan, *, global_batch: bool) -> list[
          lora | half),
         (full and plan.on_gpu and one_device, "peft=qlora model.dtype=bfloat16",
          "and holds the language model in 4 bits", lora | half | {"peft": "qlora"}),
-        (plan.devices > 1 and plan.stage < 2, "strategy=deepspeed_zero2", split, {"strategy": "deepspeed_zero2"}),
-        (plan.devices > 1 and plan.stage < 3, "strategy=deepspeed_zero3", split, {"strategy": "deepspeed_zero3"}),
-        (plan.on_gpu and plan.strategy != offload, f"strategy={offload}", "slow: states in the host's memory",
+        (full and plan.on_gpu and one_device, f"{EIGHT_BIT} model.dtype=bfloat16",
+         "all weights in bf16, their moments in 8 bits", {"dtype": "bfloat16", "optimizer": IN_EIGHT_BITS}),
+        (several and plan.stage < 2, "strategy=deepspeed_zero2", split, {"strategy": "deepspeed_zero2"}),
+        (several and plan.stage < 3, "strategy=deepspeed_zero3", split, {"strategy": "deepspeed_zero3"}),
+        (shards and plan.on_gpu and plan.strategy != offload, f"strategy={offload}",
+         "slow: states in the host's memory",
          {"strategy": offload}),
         (plan.batch_size > 1, f"data.batch_size=1{accumulated}", "slower, the same gradient",
          {"batch_size": 1, "accumulate": steps}),

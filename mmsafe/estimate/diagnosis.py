@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mmsafe.core.cache import cache_dir
 from mmsafe.estimate.advice import Advice, alternatives, free_of_charge
 from mmsafe.estimate.machine import GIB, Memory, disk, gpus, host, versions
-from mmsafe.estimate.memory import MemoryEstimate, estimate, trained
+from mmsafe.estimate.memory import MemoryEstimate, estimate, state, trained
 from mmsafe.estimate.plan import MemoryPlan, Shape
 from mmsafe.estimate.shape import shape_of
 from mmsafe.models.model_source import Pretrained
@@ -115,6 +115,7 @@ def plan_for(config: DoctorConfig, shape: Shape, room: Room) -> MemoryPlan:
         train_projector=model.train.projector,
         train_vision=model.train.vision,
         strategy=config.strategy.name,
+        optimizer=config.optimizer,
         devices=_devices(config),
         devices_per_node=doctor.devices_per_node or (None if doctor.devices else config.trainer.devices),
         peft=config.peft.method,
@@ -146,7 +147,8 @@ def _print_estimate(shape: Shape, plan: MemoryPlan, room: Room, choices: Mapping
     adapters = {"none": "", "qlora": f", and LoRA of rank {plan.lora_rank} on projections in 4 bits"}
     adapted = adapters.get(plan.peft, f", and LoRA of rank {plan.lora_rank}")
     inputs = f"{_count(shape.total)} parameters × {plan.stored} bytes{adapted}"
-    print(f"  {inputs}; {_count(trained(shape, plan))} trained × {plan.trained} bytes")
+    moments = f"{state(shape, plan):.3g} more each by optimizer={plan.optimizer.name}"
+    print(f"  {inputs}; {_count(trained(shape, plan))} trained × {plan.trained} bytes, {moments}")
     if needed.host:
         print(f"  {'on each host':14s}{_size(needed.host)}   offloaded states with their buffers")
     at_hand = "" if room.device is None else f"{room.device / GIB:.2f} GiB, "

@@ -1,8 +1,8 @@
 """How much memory a training step takes, worked out from sizes alone: numbers in, bytes out, nothing is run.
 
-Model states: weights, gradients and Adam's two moments in the type of the weights; ZeRO under mixed precision has
-2 + 2 + 12 bytes a parameter, split by stage (Rajbhandari et al., arXiv 1910.02054, section 3.1). Memory can be highest
-at five moments of a step; the peak is the largest of them, not the sum of everything.
+Model states: weights, gradients and what the optimiser says that it keeps; ZeRO under mixed precision has 2 + 2 + 12
+bytes a parameter, split by stage (Rajbhandari et al., arXiv 1910.02054, section 3.1). Memory can be highest at five
+moments of a step; the peak is the largest of them, not the sum of everything.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def estimate(shape: Shape, plan: MemoryPlan) -> MemoryEstimate:
     update, host = _update(shape, plan, count), 0.0
     steady = {
         "weights": weights / plan.shards(3),
-        "optimiser": (12 if plan.stage else 2 * plan.trained) * count / plan.shards(1),
+        "optimiser": state(shape, plan) * count / plan.shards(1),
         "reference": reference / plan.shards(3),
     }
     if plan.strategy.endswith("_offload"):
@@ -87,6 +87,14 @@ def trained(shape: Shape, plan: MemoryPlan) -> int:
     return language * plan.train_language + shape.projector * plan.train_projector + shape.vision * plan.train_vision
 
 
+def state(shape: Shape, plan: MemoryPlan) -> float:
+    """Bytes of the optimiser's state for a trained weight."""
+    if plan.stage:
+        return 12
+    matrices = shape.matrices * plan.trains_language_weights / trained(shape, plan)
+    return plan.optimizer.state_bytes(plan.trained, matrices)
+
+
 def _weights(shape: Shape, plan: MemoryPlan, without: int = 0) -> float:
     """All weights but `without` many; beside adapters there is a second projector, which is trained."""
     added = 0 if plan.peft == "none" else shape.adapter(plan.lora_rank) + shape.projector * plan.train_projector
@@ -105,9 +113,14 @@ def _communication(shape: Shape, plan: MemoryPlan, count: int) -> float:
 
 
 def _update(shape: Shape, plan: MemoryPlan, count: int) -> float:
-    """√v of all weights at a time on a GPU (`foreach`), of one tensor on the CPU; ZeRO casts its gradients too."""
-    if plan.on_gpu or plan.stage:
-        return (8 if plan.stage else plan.trained) * count / plan.shards(1)
+    """√v of all weights at a time on a GPU (`foreach`), or what one tensor needs; ZeRO casts its gradients too."""
+    if plan.stage:
+        return 8 * count / plan.shards(1)
+    sharded = plan.strategy == "fsdp"
+    if plan.on_gpu and plan.optimizer.updates_at_once(sharded=sharded, precision=plan.precision):
+        return plan.trained * count / plan.shards(1)
     full, width = plan.peft == "none", shape.text.hidden_size
     rows = max(shape.text.vocab_size, shape.text.intermediate_size) if full else plan.lora_rank
-    return float(2.0 * rows * max(width, plan.lora_rank) * plan.trained)
+    largest = rows * max(width, plan.lora_rank)
+    rounds = plan.optimizer.rounding != "nearest"  # weights, gradients, update and random bits, in 4 bytes each
+    return float(largest * (16 if rounds else 2 * plan.trained))

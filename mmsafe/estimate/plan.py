@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from mmsafe.training.optimizers.adamw import AdamW
+from mmsafe.training.optimizers.optimizer import Optimizer
 
 STAGES = {"deepspeed_zero1": 1, "deepspeed_zero2": 2, "deepspeed_zero3": 3, "deepspeed_zero3_offload": 3}
 
@@ -67,6 +70,8 @@ class MemoryPlan:
     devices: int = 1
     devices_per_node: int | None = None
     """None: all of them."""
+    optimizer: Optimizer = field(default_factory=lambda: AdamW(lr=1e-6))
+    """Its rates change nothing here."""
     peft: str = "none"
     lora_rank: int = 0
     on_gpu: bool = True

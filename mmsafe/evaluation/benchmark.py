@@ -90,6 +90,8 @@ class Benchmark(ABC):
     """The metrics that are shares of responses, by their names."""
     tags: ClassVar[tuple[str, ...]] = ()
     """Tags by whose values the metrics are broken down."""
+    shared_tag: ClassVar[str] = ""
+    """The tag that several views of one prompt share, of which a part of the benchmark has all or none."""
     asks_data: ClassVar[bool] = False
     """Whether its prompts come from the data, without which it cannot be asked."""
     has_pairs: ClassVar[bool] = True
@@ -174,6 +176,7 @@ class Probe(Benchmark):
     asks_data: ClassVar[bool] = True
     has_pairs: ClassVar[bool] = False
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
+    shared_tag: ClassVar[str] = "pair"
     view_tag: ClassVar[str] = "view"
     """The tag that names the view; `pair` has the id of the instruction."""
 

@@ -48,13 +48,14 @@ def evaluate(
             judged = judge_answers(folder, benchmark, judge, prompts, answers)
     pairs = task_pairs(task, llava)
     measure = (llava, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
-    compared = pairwise_accuracy(*measure) if pairs else {}
+    compared = pairwise_accuracy(*measure, task.data.max_tokens) if pairs else {}
     return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
 
 
 def prepare_reference(reference: ReferencePolicy, llava: Llava, task: EvaluationTask) -> None:
     """Let `reference` see the pairs of the task before training changes the model."""
-    prepare_pairs(reference, llava, task_pairs(task, llava), task.scoring, task.settings.batch_size)
+    pairs = task_pairs(task, llava)
+    prepare_pairs(reference, llava, pairs, task.scoring, task.settings.batch_size, task.data.max_tokens)
 
 
 def task_pairs(task: EvaluationTask, llava: Llava) -> list[Example]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+
+import torch
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.precision import autocast
@@ -17,7 +20,7 @@ from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.reference.policies import ReferencePolicy
-from mmsafe.scoring.collate import Items
+from mmsafe.scoring.collate import Collator, Items
 from mmsafe.scoring.lengths import overlong
 from mmsafe.scoring.ways import Scoring
 
@@ -41,17 +44,19 @@ def pairwise_accuracy(
     batch_size: int,
     precision: str = "32-true",
     tags: Sequence[str] = (),
+    max_tokens: int | None = None,
 ) -> dict[str, Estimate]:
     """Shares of pairs told rightly, a tie counting one half; processes that want the same share the scoring.
 
-    All forms, then the same by tag as `form/tag=value`:
+    With `max_tokens`, a batch is as many pairs as fit. All forms, then the same by tag as `form/tag=value`:
 
     pairwise_accuracy: log π(chosen) > log π(rejected), summed over tokens.
     pairwise_accuracy_per_token: the same, per token.
     pairwise_accuracy_reward: by the implicit reward, only where `reference` is given, which has seen the pairs.
     pairwise_accuracy_prompted: the model is shown both and asked, in both orders; two different answers are a tie.
     """
-    items, collator, device = Items(pairs, 1), scoring.collator(llava.encoder(), (PAIR,)), llava.model.device
+    collate = partial(scoring.collator, llava.encoder(), max_tokens=max_tokens)
+    items, collator, device = Items(pairs, 1), collate((PAIR,)), llava.model.device
     policy = CachedLogProbs(llava, scoring, precision, label="pairwise accuracy", chunk=batch_size)
     policy.prepare(items, collator, batch_size)
     sums = policy.sums(items, collator, batch_size, device)
@@ -59,7 +64,7 @@ def pairwise_accuracy(
     won = {
         "": [_won(better, worse) for (better, _), (worse, _) in zip(chosen, rejected, strict=True)],
         "_per_token": [_won(b / max(1, n), w / max(1, m)) for (b, n), (w, m) in zip(chosen, rejected, strict=True)],
-        "_prompted": _prompted(policy, llava, scoring, pairs, batch_size),
+        "_prompted": _prompted(policy, collate((LETTERS,)), pairs, batch_size, device),
     }
     if reference is not None:
         with evaluating(llava.model), autocast(precision, device.type):  # it may be the model without its adapter
@@ -75,10 +80,15 @@ def pairwise_accuracy(
 
 
 def prepare_pairs(
-    reference: ReferencePolicy, llava: Llava, pairs: Sequence[Example], scoring: Scoring, batch_size: int
+    reference: ReferencePolicy,
+    llava: Llava,
+    pairs: Sequence[Example],
+    scoring: Scoring,
+    batch_size: int,
+    max_tokens: int | None = None,
 ) -> None:
     """Let `reference` see the pairs before training changes the model."""
-    reference.prepare(Items(pairs, 1), scoring.collator(llava.encoder(), (PAIR,)), batch_size)
+    reference.prepare(Items(pairs, 1), scoring.collator(llava.encoder(), (PAIR,), max_tokens=max_tokens), batch_size)
 
 
 def comparable(pairs: Sequence[Example], llava: Llava, lengths: Lengths) -> list[Example]:
@@ -100,15 +110,14 @@ def _won(better: float, worse: float) -> float:
 
 
 def _prompted(
-    policy: CachedLogProbs, llava: Llava, scoring: Scoring, pairs: Sequence[Example], batch_size: int
+    policy: CachedLogProbs, collator: Collator, pairs: Sequence[Example], batch_size: int, device: torch.device
 ) -> list[float]:
     """1: the chosen one in both orders, 0: the rejected one in both, ½: the answer depends on the order."""
-    collator = scoring.collator(llava.encoder(), (LETTERS,))
     orders = (("chosen", "rejected"), ("rejected", "chosen"))
     asked = Items([_question(example, *order) for order in orders for example in pairs], 1)
     policy.label += ", prompted"
     policy.prepare(asked, collator, batch_size)
-    first = [_won(row["A"][0], row["B"][0]) for row in policy.sums(asked, collator, batch_size, llava.model.device)]
+    first = [_won(row["A"][0], row["B"][0]) for row in policy.sums(asked, collator, batch_size, device)]
     count = len(pairs)
     return [(a + 1 - b) / 2 for a, b in zip(first[:count], first[count:], strict=True)]
 

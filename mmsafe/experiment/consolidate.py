@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mmsafe.core.config import recorded
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import about_run
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.llava import Llava
-from mmsafe.training.checkpointing import current_checkpoint, readable
-
-PREFIX = "policy."
+from mmsafe.training.checkpoint_files import PREFIX, trained_weights
+from mmsafe.training.checkpointing import current_checkpoint
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -40,20 +36,3 @@ def consolidated(folder: Path) -> Llava:
         raise UserError(f"{path}: does not fit the model that the run was started with; was that changed since?")
     merge(llava)
     return llava
-
-
-def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint, in fp32 where the optimiser keeps masters: frozen ones are not in it."""
-    if checkpoint.is_file():
-        with readable(checkpoint):
-            state: dict[str, Tensor] = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["state_dict"]
-            return state
-    try:
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-    except ImportError as error:
-        raise UserError(f"{checkpoint}: was written by DeepSpeed; run pip install 'mmsafe[deepspeed]'") from error
-    with readable(checkpoint):
-        whole: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoint), tag="checkpoint", exclude_frozen_parameters=True
-        )
-        return whole

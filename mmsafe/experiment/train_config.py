@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mmsafe.core.options import Seed, options
 from mmsafe.core.settings import (
-    AdamW,
     Checkpoint,
+    EarlyStopping,
     Evaluation,
     Generation,
     Lengths,
     Peft,
     Trainer,
+    Validate,
     VisionCache,
 )
 from mmsafe.data.corruption import Corruption
@@ -26,6 +28,8 @@ from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.best import better
+from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.strategy import Strategy
 
 
@@ -45,7 +49,7 @@ class TrainConfig:
     strategy: Strategy
     corruption: Corruption
     vision_cache: VisionCache
-    optimizer: AdamW
+    optimizer: Optimizer
     trainer: Trainer
     lengths: Lengths
     generation: Generation
@@ -54,6 +58,8 @@ class TrainConfig:
     judge: Judge
     evaluation: Evaluation
     logger: dict[str, RunLogger]
+    validate: Validate = Field(default_factory=Validate)
+    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     runs_here: ClassVar[bool] = True
     """Whether this machine has to be able to do it."""
 
@@ -73,6 +79,7 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        self._check_batches()
         _ = self.accumulate
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
@@ -80,8 +87,13 @@ class TrainConfig:
         self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
+        self._check_validation()
         self._check_strategy()
-        refusals = [self.peft.refusal(), *(logger.refusal() for logger in self.logger.values())]
+        refusals = [
+            self.peft.refusal(),
+            self.optimizer.missing(),
+            *(logger.refusal() for logger in self.logger.values()),
+        ]
         if self.runs_here and any(refusals):
             raise ValueError(next(filter(None, refusals)))
         if self.peft.method == "qlora" and self.strategy.name not in ("auto", "ddp"):
@@ -101,10 +113,46 @@ class TrainConfig:
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
 
+    @property
+    def monitored(self) -> Checkpoint:
+        """`checkpoint`, with what is better of its metric."""
+        mode = self.checkpoint.mode or better(self.checkpoint.monitor or "", self.benchmark.measures)
+        return replace(self.checkpoint, mode=mode)
+
+    def _check_validation(self) -> None:
+        monitor, asked = self.checkpoint.monitor, self.validate.generate
+        if monitor is None and (self.early_stopping.patience or self.checkpoint.load_best):
+            raise ValueError("checkpoint.monitor: early stopping and load_best go by a metric; name it, as val/loss")
+        if monitor is not None and self.monitored.mode is None:
+            raise ValueError(f"checkpoint.mode: it is not known what of {monitor} is better; say min or max")
+        if self.trainer.validate_every is None and (monitor or asked):
+            raise ValueError(
+                "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of an epoch"
+            )
+        if asked and self.strategy.several_parts:
+            raise ValueError("validate.generate: weights in parts give no answers while they train; set it to 0")
+        if asked and self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
+            raise ValueError("validate.generate: a judge on the devices that train takes one device, strategy=auto")
+
+    def _check_batches(self) -> None:
+        if self.data.max_tokens is None:
+            return
+        if not self.scoring.several_prompts:
+            raise ValueError("data.max_tokens: several prompts in a line need scoring=shared_prefix")
+        if self.data.group_by_length:
+            raise ValueError("data.max_tokens: leaves no padding to group for; set data.group_by_length=false")
+        if self.optimizer.global_batch_size is not None:
+            raise ValueError(
+                "optimizer.global_batch_size: data.max_tokens takes as many items as fit; choose one of the two"
+            )
+
     def _check_strategy(self) -> None:
         if self.trainer.processes > 1 and not self.scoring.several_devices:
             raise ValueError("trainer.devices: several devices need scoring=shared_prefix")
         if self.runs_here and (refusal := self.strategy.refusal(self.trainer)):
+            raise ValueError(refusal)
+        sharded_by = self.strategy.name if self.strategy.shards_optimizer else None
+        if refusal := self.optimizer.refusal(sharded_by, self.trainer, self.model, self.peft):
             raise ValueError(refusal)
         if not self.strategy.several_parts:
             return
@@ -121,6 +169,8 @@ class TrainConfig:
             raise ValueError("model.train: nothing is trained; turn on language, projector or vision")
         if self.peft.method != "none" and (trained.vision or not trained.language):
             raise ValueError("peft: adapters train the language model and never the tower; see model.train")
+        if self.model.compile and (not self.strategy.compiles or self.peft.method == "qlora"):
+            raise ValueError("model.compile: needs strategy=auto or ddp, and weights that are not quantised")
         if not isinstance(self.model, Pretrained):
             return
         if refusal := self.scoring.refusal(self.model.attention):

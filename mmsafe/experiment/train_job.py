@@ -6,6 +6,8 @@ import gc
 import logging
 import math
 import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,14 +18,17 @@ from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask
+from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import complete, declare, evaluation_task, show
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora, merge
+from mmsafe.models.compiling import compiled
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source, on_device, to_train
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.logged_run import this_run
+from mmsafe.reporting.run_samples import SampledRun
 from mmsafe.reporting.table import headline, show_trained
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder, score
@@ -33,6 +38,7 @@ from mmsafe.training.fit import Fitted, check_accelerator, fit
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
 from mmsafe.training.strategies.parallel import Parallel, loaded_for
+from mmsafe.training.validation import Validation
 
 if TYPE_CHECKING:
     from mmsafe.experiment.train_config import TrainConfig
@@ -61,7 +67,12 @@ def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str
         check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
         added = [(options, options.open(this_run(folder, run))) for options in config.logger.values()]
         loggers: list[Any] = [CsvLog(folder.path), *(logger for _, logger in added)]
-        metrics = _trained(config, folder, Output(folder.path, config.checkpoint, loggers))
+
+        def show(step: int, runs: Sequence[SampledRun]) -> None:
+            for options, logger in added:
+                options.show(logger, step, runs)
+
+        metrics = _trained(config, folder, Output(folder.path, config.monitored, loggers), show)
         if is_first():
             for logger in loggers:
                 logger.log_metrics(headline(metrics, folder.declared(metrics)), metrics["train/steps"])
@@ -75,16 +86,20 @@ def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str
     return metrics
 
 
-def _trained(config: TrainConfig, folder: RunFolder, output: Output) -> dict[str, Any]:
+def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show) -> dict[str, Any]:
     """The metrics of the last step, and of the evaluation where there is one."""
     recipe = _recipe(config)
-    task = evaluation_task(config, "holdout", recipe.parallel.precision) if config.evaluate else None
-    loss, data, llava = _prepared(config, recipe, task, folder)
+    asks = config.evaluate or config.validate.generate
+    task = evaluation_task(config, "holdout", recipe.parallel.precision) if asks else None
+    loss, data, llava, validation = _prepared(config, recipe, task, folder, show)
     policy = llava.model if llava else partial(_load_part, config, recipe.parallel)
-    fitted = fit(policy, data, loss, recipe, output)
+    with compiled(policy) if config.model.compile else nullcontext():
+        fitted = fit(policy, data, loss, recipe, output, validation=validation)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
+    for value, step in fitted.best.ranked[:1]:
+        metrics |= {"best/step": step, f"best/{config.checkpoint.monitor}": value}
     llava = _keep(config, recipe.parallel, llava, fitted, folder)
-    if task is not None:
+    if task is not None and config.evaluate:
         folder.note(dropped_prompts=task.dropped())
         metrics |= evaluate(llava, task, folder.path, loss.reference)
         declare(task.benchmark, task.judge, metrics, folder)
@@ -94,23 +109,38 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output) -> dict[str
 
 
 def _prepared(
-    config: TrainConfig, recipe: Recipe, task: EvaluationTask | None, folder: RunFolder
-) -> tuple[Loss, PreferenceData, Llava | None]:
+    config: TrainConfig, recipe: Recipe, task: EvaluationTask | None, folder: RunFolder, show: Show
+) -> tuple[Loss, PreferenceData, Llava | None, Validation | None]:
     """All that has to be there before the first step; no model where each process is to load its part of one."""
-    loaded, parallel = _read(config, task), recipe.parallel
+    (loaded, held), parallel = _read(config, task), recipe.parallel
     llava = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
     folder.note_inputs(model=llava.fingerprint())
     if task is not None:
         check_lengths(llava, task)
     examples = _with_responses(config, llava, loaded, folder)
+    if held:
+        held, _ = _completed(config, llava, held)
+    asked = None
+    if task is not None and (count := config.validate.generate):
+        asked = Asked(llava, task, count, config.seed, folder.path, show)
     loss = _loss(config, llava, task, parallel.precision)
     show_trained(llava.model, folder)
     data = PreferenceData(llava, examples, loss, recipe)
+    validation = None
+    if held:
+        validation = Validation(PreferenceData(llava, held, loss, _for_validation(recipe, held)), asked)
     if not parallel.loads_in_parts(llava.source):
-        return loss, data, llava
+        return loss, data, llava, validation
     if loss.reference is not None:
         loss.reference.let_go()
-    return loss, data, None
+    return loss, data, None, validation
+
+
+def _for_validation(recipe: Recipe, held: Sequence[Example]) -> Recipe:
+    """The same batches, of which each is measured by itself, told by the tags that held-out examples have."""
+    tags = recipe.trainer.metrics_by
+    known = None if tags is None else [tag for tag in tags if any(tag in example.tags for example in held)]
+    return replace(recipe, trainer=replace(recipe.trainer, accumulate_grad_batches=1, metrics_by=known))
 
 
 def _recipe(config: TrainConfig) -> Recipe:
@@ -118,14 +148,22 @@ def _recipe(config: TrainConfig) -> Recipe:
     return Recipe(
         config.optimizer,
         replace(config.trainer, accumulate_grad_batches=config.accumulate),
-        Batching(data.batch_size, data.num_workers, data.group_by_length, config.lengths.max_length, config.corruption),
+        Batching(
+            data.batch_size,
+            data.num_workers,
+            data.group_by_length,
+            data.max_tokens,
+            config.lengths.max_length,
+            config.corruption,
+        ),
         config.seed,
         config.strategy,
+        config.early_stopping,
     )
 
 
-def _read(config: TrainConfig, task: EvaluationTask | None) -> Loaded:
-    """Training examples; what is wrong with data or judge must not cost a run, so all are looked at here."""
+def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, list[Example]]:
+    """What is trained and validated on; what is wrong with data or judge must not cost a run, so it is found here."""
     loaded = counted(config.data.train())
     if config.objective.needs_image:
         need_images(loaded.examples, "the objective")
@@ -137,17 +175,21 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> Loaded:
             raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
         shown = sum(bool(example.images) for example in prompts)
         log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
-    return loaded
+    return loaded, [] if config.trainer.validate_every is None else held_out(config)
 
 
 def _with_responses(config: TrainConfig, llava: Llava, loaded: Loaded, folder: RunFolder) -> list[Example]:
     """The examples with all that the objective reads; what is missing is generated."""
-    made = config.objective, config.generation, config.corruption
-    examples, lengths = with_all_responses(llava, loaded.examples, *made, config.lengths)
+    examples, lengths = _completed(config, llava, loaded.examples)
     folder.note_inputs(data=fingerprint(examples))
     folder.note(lengths=lengths)
     folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)
     return examples
+
+
+def _completed(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
+    made = config.objective, config.generation, config.corruption
+    return with_all_responses(llava, examples, *made, config.lengths)
 
 
 def _loss(config: TrainConfig, llava: Llava, task: EvaluationTask | None, precision: str) -> Loss:

@@ -42,6 +42,7 @@ class MicroWorldTest(Benchmark):
         Metric("pass_rate", "pass rate", "higher"),
     )
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns")
+    shared_tag: ClassVar[str] = "scene"
     needs: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded"})
     size: Count = 240
     """Harmful scenes; as many swapped ones come on top."""

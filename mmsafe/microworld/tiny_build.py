@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.core.cache import cached_folder
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.data.example import digest
 from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
 from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, TinyOptions
@@ -34,6 +34,7 @@ from mmsafe.models.pretrained import in_one_line, new_model
 from mmsafe.objectives.sft import SFT
 from mmsafe.scoring.ways import SharedPrefix
 from mmsafe.training.fit import fit
+from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Recipe
 

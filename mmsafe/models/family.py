@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Sizes = Sequence[tuple[int, int]]
+Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Whether a token may look at another: line, head, query, key, indices that broadcast (FlexAttention's `mask_mod`)."""
 
 
 class ImageInputs(NamedTuple):
@@ -78,6 +81,8 @@ class Family(ABC):
     """The input that tells image tokens (1) from words (0), where a model wants one."""
     one_tensor: ClassVar[bool] = False
     """Whether the model wants the features of all images as one tensor, and not as a list."""
+    one_mask: ClassVar[bool] = False
+    """Whether its `get_placeholder_mask` is about images alone, and not about videos, too."""
 
     @property
     def name(self) -> str:
@@ -161,25 +166,38 @@ class Family(ABC):
         output.deepstack_features = [list(level) for level in zip(*(image.deepstack for image in shown), strict=True)]
         return {"image": output}
 
+    @contextmanager
+    def uncounted(self, model: Any) -> Iterator[None]:
+        """For a forward pass that is trained: placeholders are not counted, for which the model waits for the device.
+
+        What is wrong with their number is found in passes without gradient, as those of the reference.
+        """
+        if not (self.one_mask and torch.is_grad_enabled()):
+            yield
+            return
+        token = self.placeholder(model.config)
+        model.model.get_placeholder_mask = lambda input_ids, **_: (input_ids == token)[..., None]
+        try:
+            yield
+        finally:
+            del model.model.get_placeholder_mask
+
     def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> list[list[int]]:
         """Positions of a prompt on each axis; a response goes on from the largest of them on all axes."""
         return [list(range(len(ids)))]
 
-    def own_masks(self, model: Any) -> bool:
-        """Whether its masks are more than who is behind whom."""
-        return "sliding_attention" in _kinds(model)
+    def masks(self, model: Any, allowed: Mask, order: Tensor, ids: Tensor) -> dict[str, Mask]:
+        """A mask for each kind of attention in the layers of the language model, from that of who may look at whom.
 
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        """A mask for each kind of attention in the layers of the language model, from a table of who may look at whom.
-
-        `allowed` is `[lines, 1, time, time]`, `ids` `[lines, time]`; `order`, `[lines, 1, time, 1]`, is the number of a
-        token in its own sequence. So a window that slides has responses behind each other in a line as near to their
-        prompt as if they stood alone.
+        `order` and `ids` are `[lines, time]`; `order` is the number of a token in its own sequence. So a window that
+        slides has responses behind each other in a line as near to their prompt as if they stood alone.
         """
-        kinds = _kinds(model)
-        table = {"full_attention": allowed}
-        if "sliding_attention" in kinds:
-            table["sliding_attention"] = allowed & (order - order.mT < _window(model.config.get_text_config()))
+        kinds, window = _kinds(model), _window(model.config.get_text_config())
+
+        def near(line: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return allowed(line, head, query, key) & (order[line, query] - order[line, key] < window)
+
+        table = {"full_attention": allowed, "sliding_attention": near}
         return {kind: table[kind] for kind in sorted(kinds)}
 
 

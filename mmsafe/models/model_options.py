@@ -30,6 +30,8 @@ class ModelOptions:
     learning_rate: Positive = 1e-6
     """A good start for this model under preference optimisation; `optimizer.lr` follows it."""
     train: Trained = Trained()
+    compile: bool = False
+    """Train the language model's layers through `torch.compile`: the first steps wait for a compiler."""
     append_eos: bool = True
     """End every response with the end-of-sequence token; the paper's released code does not."""
     image_aspect_ratio: Literal["pad", "crop"] | None = "pad"

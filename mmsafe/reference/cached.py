@@ -25,7 +25,8 @@ from mmsafe.models.llava import Llava
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring.collate import Batch, Collator, Item, Items, guarded, opened
-from mmsafe.scoring.sampler import text_length
+from mmsafe.scoring.sampler import cut, text_length
+from mmsafe.scoring.token_batches import batches_of
 from mmsafe.scoring.ways import RowLogProbs, Scoring, by_row
 
 if TYPE_CHECKING:
@@ -79,14 +80,17 @@ class CachedLogProbs(ReferencePolicy):
             ):
                 chunk = chunks[name]
                 groups = [{row: rows[row] for row in chunk.keys[0]} for rows in collator.groups]
+                lacking, keys_of = replace(collator, groups=groups), dict(zip(chunk.items, chunk.keys, strict=True))
+                batches = batches_of(lacking, items, chunk.items, batch_size)
                 loader: Any = DataLoader(
                     items,
-                    batch_sampler=_parts(chunk.items, batch_size),
-                    collate_fn=partial(guarded, replace(collator, groups=groups)),
+                    batch_sampler=batches,
+                    collate_fn=partial(guarded, lacking),
                     num_workers=num_workers,
                     generator=torch.Generator(),  # the global one is the training's
                 )
-                self.store.write(self._scored(loader, chunk.keys, collator.features), name)
+                ordered = [keys_of[position] for batch in batches for position in batch]
+                self.store.write(self._scored(loader, ordered, collator.features), name)
         self.store.read(wanted)
 
     @torch.no_grad()
@@ -151,15 +155,15 @@ def _chunks(items: Items, keys: Sequence[Mapping[str, str]], known: Mapping[str,
         seen |= set(row.values())
         if names:
             lacking[names].append(position)
+    longest = {
+        names: sorted(positions, key=lambda position: -text_length(items[position].example))
+        for names, positions in lacking.items()
+    }
     return [
         _Chunk(part, [{name: keys[position][name] for name in names} for position in part])
-        for names, positions in lacking.items()
-        for part in _parts(sorted(positions, key=lambda position: -text_length(items[position].example)), size)
+        for names, positions in longest.items()
+        for part in cut(positions, size)
     ]
-
-
-def _parts(positions: Sequence[int], size: int) -> list[list[int]]:
-    return [list(positions[start : start + size]) for start in range(0, len(positions), size)]
 
 
 def _with_reference(collator: Collator, known: Mapping[str, Tensor], items: Sequence[Item]) -> Batch:

@@ -14,6 +14,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.models.family import family_of
 from mmsafe.models.llava import Llava
 from mmsafe.scoring.collate import Batch, Collator, Item, Items
+from mmsafe.scoring.token_batches import batches_of
 from mmsafe.scoring.vision import tower_is_frozen
 from mmsafe.scoring.ways import RowLogProbs, Scoring
 
@@ -37,14 +38,14 @@ class ReferencePolicy(nn.Module):
 
     def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
         """The summed log-probs of each item, which `prepare` has seen; batches are scored on `device`."""
-        collate, totals = self.collate(collator), []
-        for start in range(0, len(items), batch_size):
-            positions = range(start, min(start + batch_size, len(items)))
+        collate, totals = self.collate(collator), dict[int, Sums]()
+        for positions in batches_of(collator, items, range(len(items)), batch_size):
             rows = self.log_probs(collate([items[i] for i in positions]).to(device))
             sums = {name: row.log_probs.cpu().double().sum(-1).tolist() for name, row in rows.items()}
             tokens = {name: row.mask.sum(-1).tolist() for name, row in rows.items()}
-            totals += [{name: (sums[name][i], tokens[name][i]) for name in rows} for i in range(len(positions))]
-        return totals
+            for number, position in enumerate(positions):
+                totals[position] = {name: (sums[name][number], tokens[name][number]) for name in rows}
+        return [totals[position] for position in range(len(items))]
 
     @abstractmethod
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -15,6 +15,8 @@ from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
+
+    from mmsafe.reporting.run_samples import SampledRun
 
 
 @options
@@ -37,6 +39,9 @@ class RunLogger(ABC):
     def open(self, run: LoggedRun) -> Logger:
         """A logger for Lightning, which writes nothing before something is logged; raises `UserError` if it cannot."""
 
+    def show(self, logger: Logger, step: int, runs: Sequence[SampledRun]) -> None:  # noqa: B027
+        """Add what `runs`, the reference and the policy after so many steps, answered to the same prompts."""
+
     def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:  # noqa: B027
         """Add what only a finished run has: all its `metrics`, and the samples in its `folder`."""
 
@@ -53,8 +58,8 @@ class Wandb(RunLogger):
     tags: list[Annotated[str, Field(min_length=1, max_length=LONGEST_TAG)]] = Field(default_factory=list)
     """Beside those of the config groups, such as `objective=bpo`."""
     samples: Annotated[int, Field(ge=0)] = 0
-    """Prompts of the final evaluation that are uploaded with image, response and verdict. They are often offensive, and
-    with a key they leave this machine: so 0, unless you say otherwise."""
+    """Prompts of each validation and of the final evaluation that are uploaded with image, response and verdict. They
+    are often offensive, and with a key they leave this machine: so 0, unless you say otherwise."""
     package: ClassVar[str] = "wandb"
     extra: ClassVar[str] = "wandb"
 
@@ -63,6 +68,12 @@ class Wandb(RunLogger):
         from mmsafe.reporting.wandb_log import wandb_logger
 
         return wandb_logger(run, project=self.project, group=self.group, job_type=self.job_type, tags=self.tags)
+
+    def show(self, logger: Logger, step: int, runs: Sequence[SampledRun]) -> None:
+        """As a table of its own for each step."""
+        from mmsafe.reporting.wandb_log import log_answers
+
+        log_answers(logger, step, runs, self.samples)
 
     def conclude(self, logger: Logger, metrics: Mapping[str, Any], folder: Path) -> None:
         """As the run's summary, and a table of samples."""
@@ -75,6 +86,9 @@ class Wandb(RunLogger):
 class TensorBoard(RunLogger):
     """Event files in the run's folder `tensorboard/`."""
 
+    samples: Annotated[int, Field(ge=0)] = 0
+    """Prompts of each validation that are shown with images and answers. They are often offensive: so 0, unless you say
+    otherwise."""
     package: ClassVar[str] = "tensorboard"
     extra: ClassVar[str] = "board"
 
@@ -83,3 +97,9 @@ class TensorBoard(RunLogger):
         from mmsafe.reporting.tensorboard_log import TensorBoardLog
 
         return TensorBoardLog(run.folder)
+
+    def show(self, logger: Logger, step: int, runs: Sequence[SampledRun]) -> None:
+        """As text and images."""
+        from mmsafe.reporting.tensorboard_log import log_answers
+
+        log_answers(logger, step, runs, self.samples)

@@ -18,7 +18,7 @@ from mmsafe.reporting.logged_run import LONGEST_TAG, LoggedRun
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
-    from mmsafe.reporting.run_samples import Sample
+    from mmsafe.reporting.run_samples import Sample, SampledRun
 
 log = logging.getLogger(__name__)
 COLUMNS = ("id", "image", "instruction", "response", "verdict", "category", "judge")
@@ -77,6 +77,13 @@ def log_result(logger: Any, metrics: Mapping[str, Any], folder: Path, samples: i
         (run,) = read_samples([folder])
         spread = run.samples[:: max(1, len(run.samples) // samples)]
         logger.log_table("samples", list(COLUMNS), [_row(sample) for sample in spread[:samples]])
+
+
+def log_answers(logger: Any, step: int, runs: Sequence[SampledRun], samples: int) -> None:
+    """A table in which the answers of all runs to so many prompts stand below each other."""
+    rows = [(run.label, *_row(run.samples[i])) for i in range(samples) for run in runs if i < len(run.samples)]
+    if rows:
+        logger.log_table("validation", ["model", *COLUMNS], rows, step=step)
 
 
 def is_offline() -> bool:

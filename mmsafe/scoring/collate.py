@@ -62,6 +62,8 @@ class Batch:
     """`[lines, time]`; a line is a sequence, or a pack of several."""
     target_mask: Tensor
     """Where the table of token log-probs holds a response token; `[rows * batch, width]`."""
+    padding: int
+    """Positions in the lines that are no token of a sequence."""
     images: BatchImages | None = None
     reference: Tensor | None = None
     """Reference log-probs of all response tokens, in the order of `target_mask`; where they were computed before."""
@@ -115,6 +117,8 @@ class Collator(ABC):
     """Parts of the training set, of which a step tells its metrics one by one."""
     blank_image: bool = False
     """Give a batch without any image a blank one that nothing looks at: every rank must run the same graph."""
+    max_tokens: int | None = None
+    """Tokens of a batch, which then is one line of several prompts with their responses; None: a line for each."""
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Batch:
@@ -175,6 +179,7 @@ class PaddedCollator(Collator):
             input_ids=padded(lines, self.encoder.pad_id, time),
             attention_mask=padded([[1] * len(line) for line in lines], 0, time),
             target_mask=padded(responses, False, time)[:, 1:],
+            padding=len(lines) * time - sum(map(len, lines)),
             image_inputs=self.encoder.family.forward_inputs(images.rows()),
             **self.of_items(items),
         )

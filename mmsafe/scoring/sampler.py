@@ -37,6 +37,11 @@ class Part(NamedTuple):
 ALONE = Part()
 
 
+def cut(order: Sequence[int], size: int) -> list[list[int]]:
+    """Parts of `size`, in this order; the last may be smaller."""
+    return [list(order[start : start + size]) for start in range(0, len(order), size)]
+
+
 def alike(item: int) -> int:
     """The share of an item where all items count the same."""
     return 1
@@ -70,28 +75,33 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch = 0
         self.position = 0
 
+    @property
+    def count(self) -> int:
+        """Batches of all ranks together, in every epoch."""
+        return -(-self.size // self.batch_size)
+
     def __len__(self) -> int:
-        accumulate = self.part.accumulate
-        return -(-self.size // (self.batch_size * accumulate)) * accumulate
+        return -(-self.count // self.part.accumulate) * self.part.accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        batches, begin = self._batches(), self.position
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        batches, begin = self._batches(generator), self.position
         # Before the first batch, not after the last: Lightning does not ask for one more than there are.
         self.epoch, self.position = self.epoch + 1, 0
         for number in range(begin, len(self)):
             yield self._dealt(batches, number)
 
-    def _dealt(self, batches: Sequence[list[int]], number: int) -> list[Draw]:
+    def _dealt(self, batches: Sequence[list[list[int]]], number: int) -> list[Draw]:
         rank, world, accumulate = self.part
         first = number - number % accumulate
-        step = sum(self.share(item) for batch in batches[first : first + accumulate] for item in batch)
-        dealt = batches[number][rank::world] if number < len(batches) else []
+        step = sum(self.share(item) for batch in batches[first : first + accumulate] for own in batch for item in own)
+        dealt = batches[number][rank] if number < len(batches) else []
         if not dealt:
-            return [Draw(batches[-1][0], 0.0)]
+            return [Draw(batches[-1][0][0], 0.0)]
         return [Draw(item, self.share(item) * len(dealt) * world * accumulate / step) for item in dealt]
 
-    def _batches(self) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def _batches(self, generator: torch.Generator) -> list[list[list[int]]]:
+        """The batches of an epoch, each dealt to the ranks."""
         order = torch.randperm(self.size, generator=generator).tolist()
         if self.lengths is None:
             return self._cut(order)
@@ -100,5 +110,6 @@ class EpochBatches(Sampler[list[Draw]]):
             batches += self._cut(sorted(order[start : start + width], key=self.lengths.__getitem__))
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
-    def _cut(self, order: list[int]) -> list[list[int]]:
-        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+    def _cut(self, order: list[int]) -> list[list[list[int]]]:
+        world = self.part.world
+        return [[batch[rank::world] for rank in range(world)] for batch in cut(order, self.batch_size)]

@@ -45,6 +45,8 @@ class Scoring(ABC):
     """Whether every batch runs the same graph, as devices that share a step must."""
     reads_features: ClassVar[bool] = False
     """Whether `log_probs` takes what the vision tower made of an image in place of the image."""
+    several_prompts: ClassVar[bool] = False
+    """Whether a line can hold several prompts, as batches by tokens do."""
 
     @property
     @abstractmethod
@@ -78,6 +80,7 @@ class SharedPrefix(Scoring):
     attention: ClassVar[frozenset[str]] = frozenset({"sdpa", "eager", "flex_attention"})
     several_devices: ClassVar[bool] = True
     reads_features: ClassVar[bool] = True
+    several_prompts: ClassVar[bool] = True
 
     @property
     def collator(self) -> type[Collator]:
@@ -97,18 +100,21 @@ class SharedPrefix(Scoring):
         """log π(token | prompt, own response so far) at response tokens, zero elsewhere."""
         from mmsafe.models.family import family_of
         from mmsafe.scoring.log_probs import head_log_probs
+        from mmsafe.scoring.masks import masks_for
         from mmsafe.scoring.vision import image_embeddings
 
-        attention = family_of(model.config.model_type).attention(model)
+        family = family_of(model.config.model_type)
+        attention = family.attention(model)
         if refusal := self.refusal(attention):
             raise UserError(refusal)
-        hidden = model.model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.mask_for(model, attention),
-            mm_encoder_outputs=image_embeddings(model, batch),
-            use_cache=False,
-        ).last_hidden_state
+        with family.uncounted(model):
+            hidden = model.model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                attention_mask=masks_for(model, batch, attention),
+                mm_encoder_outputs=image_embeddings(model, batch),
+                use_cache=False,
+            ).last_hidden_state
         predicting = hidden.flatten(0, 1).index_select(0, batch.source)
         return by_row(batch, head_log_probs(model.lm_head, predicting, batch.target))
 

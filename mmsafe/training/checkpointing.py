@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Set
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pydantic import Field, TypeAdapter, ValidationError
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
@@ -22,13 +19,11 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json
 from mmsafe.core.ranks import gathered, world_size
 from mmsafe.core.storage import needs_room
+from mmsafe.training.best import Best
 from mmsafe.training.stopping import Stopped
 
 log = logging.getLogger(__name__)
 POINTER = "last.json"
-HOLDS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step", "PreferenceData"}
-HOLDS |= {"pytorch-lightning_version", "random", "latest"}
-"""What is taken up of a checkpoint."""
 
 
 class Pointer(TypedDict):
@@ -38,6 +33,8 @@ class Pointer(TypedDict):
     step: int
     strategy: str
     processes: int
+    best: NotRequired[list[Annotated[int, Field(ge=0)]]]
+    """Steps of the best checkpoints that are kept beside it."""
 
 
 POINTERS = TypeAdapter(Pointer)
@@ -46,14 +43,15 @@ POINTERS = TypeAdapter(Pointer)
 class Checkpoints(Callback):
     """Writes `folder/step=N.ckpt`, then the pointer `folder/last.json` to it, then deletes the one before.
 
-    It does so every `every_n_steps` optimiser steps and when training was asked to stop. DeepSpeed writes a folder.
-    `strategy` is the one that the run trains with, by its name in `conf/strategy/`.
+    It does so every so many optimiser steps, where a validation was among the `best`, and when training was asked to
+    stop; the best ones stay. DeepSpeed writes a folder. `strategy` is the one that the run trains with, by its name in
+    `conf/strategy/`.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int, strategy: str) -> None:
+    def __init__(self, folder: Path, strategy: str, best: Best) -> None:
         self.folder = folder
-        self.every_n_steps = every_n_steps
         self.strategy = strategy
+        self.best = best
         self.step = 0
         """Last step that was seen."""
         self.saved = 0
@@ -63,7 +61,7 @@ class Checkpoints(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove what a killed process left, while the others wait."""
         if trainer.is_global_zero:
-            self._remove_all_but(_pointed(self.folder))
+            self._remove_all_but(_kept(self.folder))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step = self.saved = trainer.global_step
@@ -89,7 +87,7 @@ class Checkpoints(Callback):
         if trainer.global_step == self.step:
             return  # between the micro-batches of a step
         self.step = trainer.global_step
-        if self.step % self.every_n_steps == 0:
+        if self.step % self.best.options.every_n_steps == 0 or self.step in self.best.steps:
             self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -104,7 +102,7 @@ class Checkpoints(Callback):
         """
         if trainer.global_step == self.saved:
             return
-        path = self.folder / f"step={trainer.global_step}.ckpt"
+        path = at_step(self.folder, trainer.global_step)
         try:
             with needs_room(path):
                 trainer.save_checkpoint(path)
@@ -118,48 +116,15 @@ class Checkpoints(Callback):
 
     def _complete(self, path: Path, trainer: pl.Trainer) -> None:
         _wait_for_disk(path)
-        about = Pointer(
-            checkpoint=path.name, step=trainer.global_step, strategy=self.strategy, processes=trainer.world_size
-        )
+        place = {"checkpoint": path.name, "step": trainer.global_step, "best": self.best.steps}
+        about = Pointer(**place, strategy=self.strategy, processes=trainer.world_size)
         write_json(self.folder / POINTER, about)
-        self._remove_all_but(path)
+        self._remove_all_but(_kept(self.folder))
 
-    def _remove_all_but(self, kept: Path | None) -> None:
+    def _remove_all_but(self, kept: Set[Path]) -> None:
         for path in [*self.folder.glob("step=*"), *self.folder.glob(f".{POINTER}.*")]:
-            if path != kept:
+            if path not in kept:
                 _remove(path)
-
-
-class DirectIO(TorchCheckpointIO):
-    """Writes where the checkpoint belongs; Lightning's own goes by way of memory and /tmp, which may not hold it."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as file:  # by its name, `torch.save` could not tell that the disk is full
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Tensors and plain values only, whatever Lightning asks for: nothing in a run folder is executed."""
-        with readable(Path(path)):
-            with zipfile.ZipFile(path) as file:
-                if part := file.testzip():  # `torch.load` does not look at the check sums
-                    raise zipfile.BadZipFile(f"{part} has another check sum")
-            checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
-            if not isinstance(checkpoint, dict) or not checkpoint.keys() >= HOLDS:
-                raise ValueError("it is no checkpoint of a run")
-            return checkpoint
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Around reading the checkpoint `path` only: an unpickler raises whatever it stumbles over in a damaged one."""
-    try:
-        yield
-    except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-        raise UserError(
-            f"{path}: cannot be read ({said}); where it is damaged, delete {path.parent} to train from the beginning"
-        ) from error
 
 
 def last_checkpoint(folder: Path | None, strategy: str) -> Path | None:
@@ -184,6 +149,19 @@ def last_checkpoint(folder: Path | None, strategy: str) -> Path | None:
 def current_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that an interrupted run in `folder` continues from, or None."""
     return _pointed(folder / "checkpoints")
+
+
+def at_step(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is in a folder of checkpoints."""
+    return folder / f"step={step}.ckpt"
+
+
+def _kept(folder: Path) -> set[Path]:
+    """The checkpoint that counts, and the best."""
+    last = _pointed(folder)
+    return (
+        set() if last is None else {last, *(at_step(folder, step) for step in _read(folder / POINTER).get("best", []))}
+    )
 
 
 def _pointed(folder: Path) -> Path | None:

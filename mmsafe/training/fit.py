@@ -5,23 +5,26 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Trainer
-from mmsafe.training.checkpointing import Checkpoints, DirectIO, last_checkpoint
+from mmsafe.core.settings import Checkpoint, Trainer
+from mmsafe.training.best import Best
+from mmsafe.training.checkpoint_files import DirectIO, load_trained
+from mmsafe.training.checkpointing import Checkpoints, at_step, last_checkpoint
 from mmsafe.training.module import PreferenceModule
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Loss, Output, Recipe
+from mmsafe.training.step_log import StepLog
 from mmsafe.training.stopping import StopAfterStep, plugins
+from mmsafe.training.validation import Validation
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its start-up lines say nothing about the run
 warnings.filterwarnings(
@@ -38,6 +41,8 @@ class Fitted(NamedTuple):
     """Optimiser steps, with those of the runs that were continued."""
     weights: dict[str, Tensor] | None
     """Those of a policy that was trained in parts, put together on the first process."""
+    best: Best
+    """What validations found."""
 
 
 def fit(
@@ -47,6 +52,7 @@ def fit(
     recipe: Recipe,
     output: Output | None = None,
     callbacks: Sequence[Callback] = (),
+    validation: Validation | None = None,
 ) -> Fitted:
     """Train `policy` in place, continuing from `output.folder/checkpoints` where there is something to continue.
 
@@ -57,26 +63,30 @@ def fit(
     output, parallel, trainer = output or Output(), recipe.parallel, recipe.trainer
     epoch = math.ceil(len(data.batches) / trainer.accumulate_grad_batches)  # optimiser steps
     steps = trainer.max_epochs * epoch if trainer.max_steps == -1 else trainer.max_steps
+    if validation is not None and trainer.validate_every is not None:
+        validation.set_interval(trainer.validate_every, epoch, steps)
     module = PreferenceModule(policy, loss, recipe.optimizer, steps, parallel, data.slices).train()
     device = next((parameter.device for parameter in module.parameters()), None)
-    runner = _runner(recipe, output, math.ceil(steps / epoch), [StepLog(data), *callbacks])
+    best = Best(output.checkpoint or Checkpoint(), recipe.early_stopping)
+    told = StepLog(data, trainer.progress_bar, validation, best)
+    runner = _runner(recipe, output, math.ceil(steps / epoch), [told, *callbacks], best)
     runner.fit(module, datamodule=data, ckpt_path=last_checkpoint(output.folder, recipe.strategy.name))
     del runner
     gc.collect()  # the optimiser's state is as large as the model, twice
     if parallel.whole:
         module.zero_grad(set_to_none=True)
         module.to(device).eval()  # Lightning leaves it on the CPU, and the reference with it
-    return Fitted(module.latest, module.trained_steps, module.weights)
+    if best.options.load_best and best.steps and output.folder:
+        load_trained(at_step(output.folder / "checkpoints", best.steps[0]), module)
+    return Fitted(module.latest, module.trained_steps, module.weights, best)
 
 
-def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callback]) -> pl.Trainer:
+def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callback], best: Best) -> pl.Trainer:
     """Lightning's trainer; the order of callbacks is that of their hooks: a step is logged before it is saved."""
     trainer, strategy = recipe.trainer, recipe.parallel.lightning(recipe.batching.batch_size)
-    bar = [RichProgressBar(leave=True)] if trainer.progress_bar else []
     saving = []
     if output.folder and output.checkpoint:
-        checkpoints = output.folder / "checkpoints"
-        saving = [Checkpoints(checkpoints, output.checkpoint.every_n_steps, recipe.strategy.name)]
+        saving = [Checkpoints(output.folder / "checkpoints", recipe.strategy.name, best)]
     return pl.Trainer(
         max_epochs=epochs,
         max_steps=trainer.max_steps,
@@ -87,38 +97,15 @@ def _runner(recipe: Recipe, output: Output, epochs: int, callbacks: list[Callbac
         num_nodes=trainer.num_nodes,
         deterministic=trainer.deterministic,
         log_every_n_steps=trainer.log_every_n_steps,
-        enable_progress_bar=trainer.progress_bar,
+        enable_progress_bar=False,  # Lightning's own counts the batches of an epoch; see `StepLog`
         enable_checkpointing=False,  # Lightning's own; see `Checkpoints`
         enable_model_summary=False,
-        callbacks=[*callbacks, *bar, *saving, StopAfterStep()],
+        callbacks=[*callbacks, *saving, StopAfterStep()],
         plugins=[DirectIO(), *plugins(), *strategy.pop("plugins", [])],
         logger=list(output.loggers) or False,
         use_distributed_sampler=False,
         **strategy,
     )
-
-
-class StepLog(Callback):
-    """Logs a step before checkpoints are written: Lightning calls the module's own hook after them.
-
-    Beside the metrics stand the seconds since the last step, and the share of them spent waiting for data.
-    """
-
-    def __init__(self, data: PreferenceData) -> None:
-        self.data = data
-        self.begin = self.waited = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begin = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, PreferenceModule)
-        now, waited = time.perf_counter(), self.data.waited
-        seconds = now - self.begin
-        if pl_module.log_step(batch_idx, {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}):
-            self.begin, self.waited = now, waited
 
 
 def check_accelerator(trainer: Trainer, attention: str = "sdpa") -> None:

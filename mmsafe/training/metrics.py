@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mmsafe.core.ranks import gathered
 from mmsafe.objectives.base import Objective, Scores, Terms
 
 
@@ -29,35 +30,48 @@ def step_metrics(
     `members`, `[slices, batch]`, says which items are of which of `slices`: loss, margins and accuracies are told for
     each, as `train/loss/source=a`.
     """
-    counts = group >= 0
+    share = (group >= 0).float()
     loss = torch.stack(list(terms.values())).sum(0)
-    share = torch.ones_like(loss)
     if objective.tokens_of is not None:
-        share = scores[objective.tokens_of].length.clamp(min=1).to(loss.dtype)
-    found = {f"loss/{name}": _total(term[counts], share[counts]) for name, term in terms.items()}
-    found["train/loss"] = _total(loss[counts], share[counts])
-    found |= _by_slice("train/loss", loss, counts * share, members, slices)
+        share = share * scores[objective.tokens_of].length.clamp(min=1)
+    found = {f"loss/{name}": _total(term, share) for name, term in terms.items()}
+    found["train/loss"] = _total(loss, share)
+    found |= _by_slice("train/loss", loss, share, members, slices)
     log_probs = {name: score.log_prob for name, score in scores.items()}
     found |= {f"logps/{label}": value for label, value in _by_label(objective, group, log_probs).items()}
     rewards = {name: reward for name, score in scores.items() if (reward := objective.reward(score)) is not None}
     if rewards:
         found |= {f"rewards/{label}": value for label, value in _by_label(objective, group, rewards).items()}
         for name, values, items in _margins(objective, group, rewards):
-            found[name] = _total(values[items])
+            found[name] = _total(values, items)
             found |= _by_slice(name, values, items, members, slices)
     return found
 
 
 def means(sums: Mapping[str, Tensor]) -> dict[str, float]:
     """Sum over count, where anything was counted."""
-    pairs = {name: value.tolist() for name, value in sums.items()}
-    return {name: total / count for name, (total, count) in pairs.items() if count}
+    pairs = zip(sums, torch.stack(list(sums.values())).tolist(), strict=True)
+    return {name: total / count for name, (total, count) in pairs if count}
 
 
-def _total(values: Tensor, share: Tensor | None = None) -> Tensor:
-    values = values.detach().float()
-    share = torch.ones_like(values) if share is None else share.float()
-    return torch.stack([(values * share).sum(), share.sum()])
+def over_ranks(window: Mapping[str, Sequence[Tensor]], *others: Tensor) -> tuple[dict[str, Tensor], list[float]]:
+    """Sums and counts over all micro-batches and ranks, on the CPU, and the values of this rank's `others`.
+
+    A rank whose batch was of one group only may lack some. The device is waited for once, for all of them.
+    """
+    sums = [torch.stack(list(values)).sum(0) for values in window.values()]
+    own = torch.stack([*sums, *(other.float().expand(2) for other in others)]).cpu()
+    totals: dict[str, Tensor] = {}
+    for names, table in gathered((list(window), own[: len(sums)])):
+        for name, row in zip(names, table, strict=True):
+            totals[name] = totals[name] + row if name in totals else row
+    return totals, own[len(sums) :, 0].tolist()
+
+
+def _total(values: Tensor, share: Tensor) -> Tensor:
+    """Sum and count; items that count nothing are left out without a wait for the device, which indexing would be."""
+    share = share.float()
+    return torch.stack([torch.where(share > 0, values.detach().float() * share, 0.0).sum(), share.sum()])
 
 
 def _by_slice(
@@ -74,11 +88,11 @@ def _by_slice(
 
 def _by_label(objective: Objective, group: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Total of a value by the label of its row, over the items that have such a row."""
-    parts: dict[str, list[Tensor]] = defaultdict(list)
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for index, rows in enumerate(objective.groups):
         for name, row in rows.items():
-            parts[row.label].append(values[name][group == index])
-    return {label: _total(torch.cat(found)) for label, found in parts.items() if sum(map(len, found))}
+            parts[row.label].append((values[name], group == index))
+    return {label: _total(*map(torch.cat, zip(*found, strict=True))) for label, found in parts.items()}
 
 
 def _margins(
@@ -91,7 +105,7 @@ def _margins(
     plain = objective.groups[0].get("rejected")
     for index, rows in enumerate(objective.groups):
         items = group == index
-        if not items.any() or "chosen" not in rows:
+        if "chosen" not in rows:
             continue
         for name, row in rows.items():
             if name != "chosen":

@@ -10,17 +10,16 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.precision import forward_dtype
 from mmsafe.core.ranks import gathered
-from mmsafe.core.settings import AdamW
-from mmsafe.objectives.base import Scores
+from mmsafe.objectives.base import Scores, Terms
 from mmsafe.scoring.collate import Batch
 from mmsafe.scoring.slices import Slice
-from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.metrics import means, over_ranks, step_metrics
+from mmsafe.training.optimizers.optimizer import Optimizer
+from mmsafe.training.optimizers.schedule import scheduled
 from mmsafe.training.recipe import Loss
 from mmsafe.training.strategies.parallel import Parallel
 
@@ -37,7 +36,7 @@ class PreferenceModule(pl.LightningModule):
         self,
         policy: nn.Module | Callable[[], nn.Module],
         loss: Loss,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         total_steps: int,
         parallel: Parallel,
         slices: Sequence[Slice] = (),
@@ -55,7 +54,8 @@ class PreferenceModule(pl.LightningModule):
         self.slices = slices
         self.strict_loading = False  # checkpoints leave frozen weights out
         self._window: dict[str, list[Tensor]] = defaultdict(list)
-        self._once: dict[str, Tensor | float] = {}
+        self._once: dict[str, Any] = {}
+        self._unread: tuple[dict[str, list[Tensor]], dict[str, Any]] | None = None
         self.latest: dict[str, float] = {}
         self.weights: dict[str, Tensor] | None = None
         """Those of a policy that was trained in parts, on the first process."""
@@ -88,17 +88,23 @@ class PreferenceModule(pl.LightningModule):
         loss = torch.stack([term.mean() for term in terms.values()]).sum()
         if self.global_step == 0:
             self._check_start(plain)
-        group = batch.group.masked_fill(batch.weight == 0, -1)  # repeated for a rank that had no item left
-        for name, value in step_metrics(self.objective, group, scores, plain, batch.members, self.slices).items():
+        for name, value in self.measured(batch, scores, plain, self.slices).items():
             self._window[name].append(value)  # left on its device: no waiting for the GPU
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
+
+    def measured(
+        self, batch: Batch, scores: Mapping[str, Scores], terms: Terms, slices: Sequence[Slice]
+    ) -> dict[str, Tensor]:
+        """Sums and counts of a batch; what was repeated for a rank that had no item left does not count."""
+        group = batch.group.masked_fill(batch.weight == 0, -1)
+        return step_metrics(self.objective, group, scores, terms, batch.members, slices)
 
     def on_train_end(self) -> None:
         """Put the weights together while every process still has its part.
 
         Raises `UserError` if a trained one is not finite: the loss of the last step was found before that changed them.
         """
+        self.read()
         if not self.parallel.whole:
             self.weights = self.parallel.whole_weights(self)
         weights = self.policy.state_dict() if self.weights is None else self.weights
@@ -118,45 +124,50 @@ class PreferenceModule(pl.LightningModule):
         self.trainer = None
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Keep the gradient norm before clipping, and the learning rate of this step."""
-        self._once = {"train/learning_rate": optimizer.param_groups[0]["lr"]}
-        if (norm := self.parallel.gradient_norm(self)) is not None:
-            self._once["train/grad_norm"] = norm
+        """Keep the gradient norm before clipping, and the learning rates of this step."""
+        rates = zip(self.rates, optimizer.param_groups, strict=True)
+        self._once = {name: float(group["lr"]) for name, group in rates}
+        self._once["train/grad_norm"] = self.parallel.gradient_norm(self)
 
-    def log_step(self, batch_idx: int, timing: Mapping[str, float]) -> bool:
-        """Log once an optimiser step is complete, and say whether it is; called before checkpoints are written."""
-        if self.global_step == self.trained_steps:
-            return False
+    def log_step(self, batch_idx: int, timing: Mapping[str, float], due: bool) -> None:
+        """End an optimiser step, and log it where that is `due`; called before checkpoints are written."""
         self.trained_steps = self.global_step
-        if "train/grad_norm" not in self._once:
-            self._once["train/grad_norm"] = self.parallel.stepped_norm(self)
-        sums = {name: torch.stack(values).sum(0) for name, values in self._window.items()}
-        self.latest = means(_over_ranks(sums)) | {name: float(value) for name, value in self._once.items()}
-        self.latest["train/epoch"] = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
+        epoch = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
+        self._unread = dict(self._window), {**self._once, "train/epoch": epoch}
         self._window.clear()
-        if not math.isfinite(self.latest["train/loss"]):
-            self._refuse(f"the loss is {self.latest['train/loss']}")
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if due:
+            self.read()
             for logger in self.loggers:
                 logger.log_metrics({**self.latest, **timing}, step=self.global_step)
-        return True
+
+    def read(self) -> None:
+        """Have the last step's metrics in `latest`: waits for the device and the other ranks, which have to call it.
+
+        Raises `UserError` if the loss is not finite.
+        """
+        if self._unread is None:
+            return
+        (window, once), self._unread = self._unread, None
+        norm = once["train/grad_norm"]
+        totals, norms = over_ranks(window, *([] if norm is None else [norm]))
+        self.latest = {**means(totals), **once, "train/grad_norm": (norms or [self.parallel.stepped_norm(self)])[0]}
+        if not math.isfinite(self.latest["train/loss"]):
+            self._refuse(f"the loss is {self.latest['train/loss']}")
 
     def configure_optimizers(self) -> Any:
-        """AdamW on what is trained, with a per-step schedule."""
-        options = self.options
-        optimizer = self.parallel.optimizer([p for p in self.policy.parameters() if p.requires_grad], options)
-        warmup = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * self.total_steps
-        name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
-        schedule = get_scheduler(name, optimizer, int(warmup), self.total_steps)
-        if ahead := options.schedule_ahead:
-            factors: list[Any] = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
-            schedule = LambdaLR(optimizer, factors)
+        """The optimiser of what is trained, with a per-step schedule."""
+        optimizer = self.parallel.optimizer(self.policy, self.options)
+        parts = self.options.parts(self.policy)
+        of_groups = (parts[group["params"][0]] for group in optimizer.param_groups)
+        self.rates = ["train/learning_rate" + (f"/{part}" if part else "") for part in of_groups]
+        schedule = scheduled(optimizer, self.options, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the reference and all frozen weights: they come from the model that training starts from."""
         trained = {f"policy.{name}" for name, p in self.policy.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in trained}
+        self.read()
         checkpoint["latest"] = (self.trained_steps, self.latest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -187,13 +198,3 @@ class PreferenceModule(pl.LightningModule):
                     f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
                     "model that training starts from; check model.path and reference"
                 )
-
-
-def _over_ranks(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums and counts of all ranks together; a rank whose batch was of one group only may lack some."""
-    tables = gathered((list(sums), torch.stack(list(sums.values())).cpu()))  # one each: the device is waited for once
-    totals: dict[str, Tensor] = {}
-    for names, table in tables:
-        for name, own in zip(names, table, strict=True):
-            totals[name] = totals[name] + own if name in totals else own
-    return totals

@@ -22,6 +22,7 @@ from mmsafe.scoring.collate import Collator, Items, guarded, opened
 from mmsafe.scoring.lengths import equal_items
 from mmsafe.scoring.sampler import EpochBatches, Part, alike, text_length
 from mmsafe.scoring.slices import slices_of
+from mmsafe.scoring.token_batches import TokenBatches, item_tokens
 from mmsafe.training.recipe import Loss, Recipe
 
 
@@ -65,6 +66,7 @@ class PreferenceData(pl.LightningDataModule):
             loss.features,
             self.slices,
             blank_image=world_size() > 1 or not llava.source.train.language,  # else a batch may have no gradient
+            max_tokens=batching.max_tokens,
         )
         left_out = equal_items(examples, objective.groups, encoder, batching.max_length)
         self.items = items = Items(examples, len(objective.groups), left_out)
@@ -79,6 +81,9 @@ class PreferenceData(pl.LightningDataModule):
         part = Part(rank(), world_size(), recipe.trainer.accumulate_grad_batches)
         share = _share(items, collator, objective)
         self.batches = EpochBatches(len(items), batching.batch_size, recipe.seed, lengths, part, share)
+        if batching.max_tokens is not None:
+            tokens = [item_tokens(collator, items[i]) for i in range(len(items))]
+            self.batches = TokenBatches(tokens, batching.max_tokens, recipe.seed, part, share)
 
     def train_dataloader(self) -> ResumableLoader:
         """A generator of its own keeps the loader from drawing on the global one."""

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint, EarlyStopping, Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.ways import Scoring
+from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.parallel import Parallel
 from mmsafe.training.strategies.strategy import Auto, Strategy
 
@@ -38,6 +39,8 @@ class Batching:
     """Items of one device and micro-batch."""
     num_workers: int = 0
     group_by_length: bool = False
+    max_tokens: int | None = None
+    """Tokens of one device and micro-batch, which decide instead of `batch_size`."""
     max_length: int | None = None
     """Tokens of prompt and response together."""
     corruption: Corruption | None = None
@@ -47,11 +50,12 @@ class Batching:
 class Recipe:
     """How a policy is trained; `seed` decides the order of the items, and dropout."""
 
-    optimizer: AdamW
+    optimizer: Optimizer
     trainer: Trainer
     batching: Batching
     seed: int
     strategy: Strategy = field(default_factory=Auto)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
     @cached_property
     def parallel(self) -> Parallel:

@@ -49,6 +49,8 @@ class StopAfterStep(Callback):
         self.step = trainer.global_step
         number = self.asked
         if trainer.world_size > 1:
+            if self.step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+                return  # ranks wait for each other where a step is logged, and nowhere else
             mine = torch.tensor(number, device=trainer.strategy.root_device)
             number = int(trainer.strategy.reduce(mine, reduce_op="max"))
         if number:

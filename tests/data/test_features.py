@@ -13,7 +13,7 @@ import torch
 from fitting import fitted
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import AdamW, Trainer, VisionCache
+from mmsafe.core.settings import Trainer, VisionCache
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
@@ -26,6 +26,7 @@ from mmsafe.scoring.collate import Item
 from mmsafe.scoring.features import DiskFeatures, FeatureCache, MemoryFeatures, feature_cache, features_key
 from mmsafe.scoring.vision import tower_features
 from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.optimizers.adamw import AdamW
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsafe.data.example import Example, Turn
-from mmsafe.scoring.sampler import POOL, EpochBatches, Part, text_length
+from mmsafe.scoring.sampler import ALONE, POOL, EpochBatches, Part, text_length
+from mmsafe.scoring.token_batches import TokenBatches
 
 LENGTHS = random.Random(0).choices(range(1, 500), k=1000)
 lengths = st.lists(st.integers(0, 1000), min_size=1, max_size=200)
@@ -87,6 +88,56 @@ def test_company_changes_with_the_epoch():
     assert len(LENGTHS) > POOL * 8, "more than one pool"
     together = [{frozenset(draw.item for draw in batch) for batch in sampler} for _ in range(2)]
     assert not together[0] & together[1]
+
+
+@given(lengths, st.integers(1, 3000), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_batches_of_tokens_have_every_item_once_and_are_a_function_of_seed_and_epoch(
+    tokens: list[int], limit: int, world: int, accumulate: int, data: st.DataObject
+):
+    def samplers() -> list[TokenBatches]:
+        return [TokenBatches(tokens, limit, 7, Part(rank, world, accumulate)) for rank in range(world)]
+
+    whole = samplers()
+    for _ in range(2):
+        ranks = [list(sampler) for sampler in whole]
+        assert {len(batches) for batches in ranks} == {len(whole[0])}, "every rank and epoch has as many"
+        drawn = [draw for batches in ranks for batch in batches for draw in batch if draw.weight]
+        assert sorted(draw.item for draw in drawn) == list(range(len(tokens)))
+        for batch in chain(*ranks):
+            assert len(batch) == 1 or sum(tokens[draw.item] for draw in batch) <= limit
+    resumed, position = samplers(), data.draw(st.integers(0, len(whole[0])))
+    for sampler, batches in zip(resumed, ranks, strict=True):
+        sampler.epoch, sampler.position = 1, position
+        assert list(sampler) == batches[position:]
+
+
+@given(lengths, st.integers(500, 3000), st.integers(1, 4), st.integers(1, 3))
+def test_a_step_of_tokens_is_the_mean_over_its_items(tokens: list[int], limit: int, world: int, accumulate: int):
+    ranks = [list(TokenBatches(tokens, limit, 7, Part(rank, world, accumulate))) for rank in range(world)]
+    for begin in range(0, len(ranks[0]), accumulate):
+        step = [batch for batches in ranks for batch in batches[begin : begin + accumulate]]
+        items = [draw.item for batch in step for draw in batch if draw.weight]
+        means = [sum(draw.weight * tokens[draw.item] for draw in batch) / len(batch) for batch in step]
+        assert items
+        assert sum(means) / len(step) == pytest.approx(sum(tokens[item] for item in items) / len(items))
+
+
+def test_batches_of_tokens_are_full_and_so_alike_on_all_ranks():
+    filled = [sum(LENGTHS[draw.item] for draw in batch) for batch in TokenBatches(LENGTHS, 4000, 0)]
+    assert sorted(filled)[POOL] > 0.97 * 4000, "all but those left open at the end"
+    assert sum(filled) > 0.95 * 4000 * len(filled)
+
+
+def test_company_in_batches_of_tokens_changes_with_the_epoch():
+    sampler = TokenBatches(LENGTHS, 4000, 0)
+    together = [{frozenset(draw.item for draw in batch) for batch in sampler} for _ in range(2)]
+    assert not together[0] & together[1]
+
+
+def test_larger_items_are_batches_of_their_own_and_told(caplog: pytest.LogCaptureFixture):
+    batches = [[draw.item for draw in batch] for batch in TokenBatches([50, 500, 40, 600], 100, 0, ALONE)]
+    assert sorted(map(sorted, batches)) == [[0, 2], [1], [3]]
+    assert "data.max_tokens=100: 2 of 4 questions are larger" in caplog.text
 
 
 @given(st.integers(1, 60), sizes, st.integers(1, 5), st.integers(1, 4), st.data())

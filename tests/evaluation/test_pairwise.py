@@ -19,7 +19,7 @@ from mmsafe.objectives.base import Rows
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.reference.policies import Model, ReferencePolicy
 from mmsafe.scoring.collate import Collator, Item
-from mmsafe.scoring.ways import Padded, RowLogProbs, Scoring
+from mmsafe.scoring.ways import Padded, RowLogProbs, Scoring, SharedPrefix
 
 REFERENCE = SimpleNamespace(device="cpu", name="reference")
 
@@ -197,8 +197,8 @@ def test_a_real_model_is_measured_as_plain_transformers_would(llava: Any) -> Non
             scores = {answer: log_probs(llava.model, llava.processor, asked, answer).sum() for answer in "AB"}
             picked += 0.5 * outcome(scores[right], scores["B" if right == "A" else "A"])
         expected["pairwise_accuracy_prompted"].append(picked)
-    for size in (5, 32):
-        found = pairwise_accuracy(llava, Model(reference, Padded()), pairs, Padded(), size)
+    for scoring, size, limit in ((Padded(), 5, None), (Padded(), 32, None), (SharedPrefix(), 32, 500)):
+        found = pairwise_accuracy(llava, Model(reference, scoring), pairs, scoring, size, max_tokens=limit)
         assert found == {form: rate(outcomes) for form, outcomes in expected.items()}
     assert 0 < sum(expected["pairwise_accuracy"]) < len(pairs)
     assert 0 < sum(expected["pairwise_accuracy_reward"]) < len(pairs)

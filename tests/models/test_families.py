@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,6 +139,10 @@ def tiny(family: Family, attention: str = "sdpa", window: int | None = None) -> 
     return llava.model.requires_grad_(True), llava.encoder()
 
 
+LAYOUTS = ((Padded(), None), (SharedPrefix(), None), (SharedPrefix(), 4096))
+"""The obvious one, a line for each prompt, and all in one line."""
+
+
 @pytest.mark.parametrize(
     ("objective", "options"),
     [
@@ -157,28 +160,32 @@ def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forwar
 ):
     model, encoder = tiny(family, **options)
     found = []
-    for scoring in (Padded(), SharedPrefix()):
-        collator = scoring.collator(encoder, objective.groups, corruption=Crop())
+    for scoring, limit in LAYOUTS:
+        collator = scoring.collator(encoder, objective.groups, corruption=Crop(), max_tokens=limit)
         batch = scoring.with_features(model, collator([Item(example) for example in examples()]))
+        assert limit is None or len(batch.input_ids) == 1
         rows = scoring.log_probs(model, batch)
         model.zero_grad()
         sum(row.log_probs.sum() for row in rows.values()).backward()
         gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
         found.append(({name: row.log_probs.sum(1) for name, row in rows.items()}, gradients))
-    (plain, expected), (packed, gradients) = found
-    for name, sums in plain.items():
-        torch.testing.assert_close(packed[name], sums, atol=1e-4, rtol=1e-5)
-    assert gradients.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-4, name
+    (plain, expected), *others = found
+    for packed, gradients in others:
+        for name, sums in plain.items():
+            torch.testing.assert_close(packed[name], sums, atol=1e-4, rtol=1e-5)
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-4, name
 
 
 LORA = Peft(method="lora", rank=4, alpha=8)
 
 
-def scored(llava: Llava, scoring: Scoring, objective: Objective) -> tuple[Tensor, list[Tensor]]:
+def scored(
+    llava: Llava, scoring: Scoring, objective: Objective, max_tokens: int | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """The loss, the reference being without the adapter, and the summed log-probs of every row."""
-    collator = scoring.collator(llava.encoder(), objective.groups, corruption=Crop())
+    collator = scoring.collator(llava.encoder(), objective.groups, corruption=Crop(), max_tokens=max_tokens)
     batch = scoring.with_features(llava.model, collator([Item(example) for example in examples()]))
     rows = scoring.log_probs(llava.model, batch)
     without = WithoutAdapter(llava, scoring).log_probs(batch) if llava.adapter else rows
@@ -213,16 +220,17 @@ def test_adapters_have_the_loss_and_gradients_of_the_model_s_own_forward_whateve
     frozen = {name for name, weight in llava.model.named_parameters() if not weight.requires_grad}
     connector = {name for name in frozen if family.parts.of(name) == "connector" and ".original_module." not in name}
     assert connector <= {"model.image_newline"}
-    for scoring, training in ((Padded(), False), (SharedPrefix(), True)):
-        llava.model.train(training)
-        loss, _ = scored(llava, scoring, objective)
+    for scoring, limit in LAYOUTS:
+        llava.model.train(isinstance(scoring, SharedPrefix))
+        loss, _ = scored(llava, scoring, objective, limit)
         gradients = torch.autograd.grad(loss, list(trained.values()))
         found.append((loss, dict(zip(trained, gradients, strict=True))))
-    assert len(passes) == 2 + 3, "policy and reference, and in training the policy once more"
-    (plain, expected), (packed, gradients) = found
-    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
-    for name, gradient in expected.items():
-        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+    assert len(passes) == 2 + 3 + 3, "policy and reference, and in training the policy once more"
+    (plain, expected), *others = found
+    for packed, gradients in others:
+        torch.testing.assert_close(packed, plain, atol=1e-5, rtol=1e-5)
+        for name, gradient in expected.items():
+            assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
 
 @torch.no_grad()
@@ -273,12 +281,20 @@ def test_a_blank_image_changes_nothing_and_runs_every_part(family: Family):
     assert any(family.parts.of(name) == "vision" for name in reached)
 
 
-def test_flex_attention_is_refused_for_windows_and_blocks(family: Family):
-    model, encoder = tiny(family, window=3)
-    slides = hasattr(model.config.get_text_config(), "sliding_window")
-    batch = SharedPrefix().collator(encoder, DPO().groups)([Item(example) for example in examples()])
-    with pytest.raises(UserError, match="flex_attention: not for masks of this model") if slides else nullcontext():
-        batch.mask_for(model, "flex_attention")
+@torch.no_grad()
+@pytest.mark.parametrize("limit", [None, 4096], ids=["lines", "one line"])
+def test_flex_attention_scores_as_the_dense_mask_does(family: Family, limit: int | None):
+    """FlexAttention's own reference, which is not compiled: windows, blocks of images and several prompts in a line."""
+    found = []
+    for attention in ("sdpa", "flex_attention"):
+        model, encoder = tiny(family, window=3)
+        family.parts.language_model(model).config._attn_implementation = attention  # `transformers` lets not all choose
+        collator = SharedPrefix().collator(encoder, MDPO().groups, corruption=Crop(), max_tokens=limit)
+        batch = SharedPrefix().with_features(model, collator([Item(example) for example in examples()]))
+        with torch.compiler.set_stance("force_eager"):
+            found.append(SharedPrefix().log_probs(model, batch))
+    for name, row in found[0].items():
+        torch.testing.assert_close(found[1][name].log_probs, row.log_probs, atol=1e-5, rtol=1e-5)
 
 
 def test_kept_features_score_the_same(family: Family):

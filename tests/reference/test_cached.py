@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -74,7 +75,8 @@ def prepared(
 ) -> tuple[CachedLogProbs, Any, Items]:
     reference = Cached().policy(llava, scoring, options.pop("precision", "32-true"))
     assert isinstance(reference, CachedLogProbs)
-    collator = scoring.collator(llava.encoder(), objective.groups, max_length, options.pop("corruption", Crop()))
+    layout = {"corruption": options.pop("corruption", Crop()), "max_tokens": options.pop("max_tokens", None)}
+    collator = scoring.collator(llava.encoder(), objective.groups, max_length, **layout)
     items = Items(data, len(objective.groups))
     reference.prepare(items, collator, 4, **options)
     return reference, collator, items
@@ -99,6 +101,26 @@ def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Object
     for name, row in expected.items():
         assert torch.equal(found[name].mask, row.mask)
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [BPO(), BPO(mode="concat"), MDPO()], ids=["bpo", "concat", "mdpo"])
+def test_many_prompts_in_a_line_have_the_log_probs_and_sums_of_a_line_for_each(
+    base: Llava, scored: list[int], objective: Objective, own_cache: Path
+):
+    frozen, found = Frozen().policy(base, SCORING, "32-true"), []
+    for max_tokens, other in ((None, 250), (250, None)):
+        reference, collator, items = prepared(base, world(), objective, max_tokens=max_tokens)
+        assert len(scored) > 1, "several batches"
+        found += [policy.sums(items, collator, 4, torch.device("cpu")) for policy in (reference, frozen)]
+        scored.clear()
+        prepared(base, world(), objective, max_tokens=other)
+        assert not scored, "a layout is no other scoring: what is known stays known"
+        shutil.rmtree(own_cache / "reference")
+    for sums in found[1:]:
+        for row, expected in zip(sums, found[0], strict=True):
+            assert row.keys() == expected.keys()
+            for name, (total, count) in expected.items():
+                assert row[name] == (pytest.approx(total, abs=1e-4), count)
 
 
 def test_only_what_is_new_is_computed(base: Llava, scored: list[int]):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.settings import AdamW, Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint, EarlyStopping, Trainer
 from mmsafe.data.example import Example
 from mmsafe.models.llava import Llava
 from mmsafe.objectives.base import Objective
@@ -14,8 +14,10 @@ from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.ways import Scoring
 from mmsafe.training.fit import Fitted, fit
+from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
+from mmsafe.training.validation import Validation
 
 
 def fitted(
@@ -33,10 +35,13 @@ def fitted(
     checkpoint: Checkpoint | None = None,
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Any] = (),
+    held: Sequence[Example] = (),
+    early: EarlyStopping | None = None,
     **batching: Any,
 ) -> Fitted:
-    """Train `llava.model` in place on the CPU's one process."""
+    """Train `llava.model` in place on the CPU's one process, validating on what is `held` out."""
     loss = Loss(objective, scoring, reference, features)
-    recipe = Recipe(optimizer, trainer, Batching(**batching), seed)
+    recipe = Recipe(optimizer, trainer, Batching(**batching), seed, early_stopping=early or EarlyStopping())
     data = PreferenceData(llava, examples, loss, recipe)
-    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks)
+    validation = Validation(PreferenceData(llava, held, loss, recipe)) if held else None
+    return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks, validation)

@@ -19,7 +19,7 @@ from small_model import Noise, of_family
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.ranks import is_first, world_size
-from mmsafe.core.settings import AdamW, Peft, Trainer
+from mmsafe.core.settings import Peft, Trainer
 from mmsafe.data.example import Example, Turn
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import Family, families
@@ -28,6 +28,7 @@ from mmsafe.objectives.simpo import SimPO
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.ways import SharedPrefix
 from mmsafe.training.fit import fit
+from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
 from mmsafe.training.strategies.strategy import DDP, FSDP, Auto

@@ -12,7 +12,7 @@ from typing import Any
 
 from fitting import fitted
 
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.data.example import Example
 from mmsafe.estimate.memory import estimate
 from mmsafe.estimate.plan import MemoryPlan
@@ -27,6 +27,7 @@ from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.simpo import SimPO
 from mmsafe.reference.reference import Frozen
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
+from mmsafe.training.optimizers.adamw import AdamW
 
 SMALL = Architecture(image_size=64, patch_size=16, vision_width=32, vision_layers=1, width=32, layers=1, heads=2)
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -34,7 +34,7 @@ from mmsafe.data.row_source import RowSource
 from mmsafe.runs.run_context import RunContext
 
 log = logging.getLogger(__name__)
-OF_LOADING = ("batch_size", "num_workers", "group_by_length")
+OF_LOADING = ("batch_size", "max_tokens", "num_workers", "group_by_length")
 """Options of the data that change no row."""
 ABOUT, CARD, REFUSED, SHARDS = "prepared.json", "README.md", "refused.jsonl", "data"
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmsafe.models.family import ImageBatch
+from mmsafe.models.family import ImageBatch, Mask
 from mmsafe.models.tiled_family import TiledFamily
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
 
@@ -21,6 +21,7 @@ class Gemma3(TiledFamily):
     processors = ("Gemma3Processor",)
     token_types = "token_type_ids"
     one_tensor: ClassVar[bool] = True
+    one_mask: ClassVar[bool] = True
 
     def image_token(self, processor: Any) -> int:
         return int(processor.tokenizer.image_token_id)
@@ -28,15 +29,16 @@ class Gemma3(TiledFamily):
     def seen(self, core: Any, images: ImageBatch) -> Tensor:
         return core.vision_tower(pixel_values=images.tensors["pixel_values"]).last_hidden_state  # type: ignore[no-any-return]
 
-    def own_masks(self, model: Any) -> bool:
-        return True
-
-    def masks(self, model: Any, allowed: Tensor, order: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    def masks(self, model: Any, allowed: Mask, order: Tensor, ids: Tensor) -> dict[str, Mask]:
         placeholder = ids == self.placeholder(model.config)
         begins = placeholder & ~pad(placeholder, (1, 0))[:, :-1]
-        image = begins.cumsum(1)
-        same = (image[:, :, None] == image[:, None, :]) & placeholder[:, :, None] & placeholder[:, None, :]
-        return super().masks(model, allowed | same[:, None], order, ids)
+        image = begins.cumsum(1) * placeholder  # 0 outside of images
+
+        def seen(line: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same = (image[line, query] == image[line, key]) & (image[line, query] > 0)
+            return allowed(line, head, query, key) | same
+
+        return super().masks(model, seen, order, ids)
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import Gemma3Config, Gemma3Processor

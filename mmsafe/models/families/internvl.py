@@ -25,6 +25,7 @@ class InternVL(TiledFamily):
     model_types = ("internvl",)
     processors = ("InternVLProcessor",)
     one_tensor: ClassVar[bool] = True
+    one_mask: ClassVar[bool] = True
 
     def seen(self, core: Any, images: ImageBatch) -> Tensor:
         config, pixels = core.config, images.tensors["pixel_values"].to(core.dtype)

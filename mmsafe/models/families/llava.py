@@ -20,6 +20,7 @@ class Llava15(TiledFamily):
     model_types = ("llava",)
     processors = ("LlavaProcessor",)
     one_size = True
+    one_mask = True
 
     def processor(self, folder: Path, config: Any, tokenizer: Any) -> Any:
         from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil

@@ -20,6 +20,7 @@ class FullySharded(Parallel):
     """Every device holds a part of each weight, gradient and moment; layers are gathered as they run."""
 
     whole = False
+    shards_optimizer = True
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)

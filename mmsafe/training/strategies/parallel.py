@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsafe.core.precision import resolved
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.models.llava import Llava
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import ModelSource, Pretrained
+from mmsafe.training.optimizers.optimizer import Optimizer
 
 
 class Parallel:
@@ -22,6 +23,9 @@ class Parallel:
 
     whole = True
     """Whether a device can run the model alone, in training and after it."""
+
+    shards_optimizer = False
+    """Whether a device updates a piece of the weights only."""
 
     half = False
     """Whether forward passes read bf16 weights, whose fp32 masters the optimiser keeps."""
@@ -54,14 +58,9 @@ class Parallel:
     def shard(self, module: Any) -> None:
         """Split `module.policy`, before the optimiser is made."""
 
-    def optimizer(self, parameters: Iterable[nn.Parameter], options: AdamW) -> Any:
-        """AdamW on `parameters`."""
-        betas = (options.beta1, options.beta2)
-        return self.adamw()(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
-
-    def adamw(self) -> Any:
-        """The class of the optimiser."""
-        return torch.optim.AdamW
+    def optimizer(self, model: Any, options: Optimizer) -> Any:
+        """The optimiser of what is trained of `model`."""
+        return options.build(model, sharded=self.shards_optimizer, precision=self.precision)
 
     def gradient_norm(self, module: Any) -> Tensor | None:
         """Norm of the whole gradient before clipping; None where it is known only after the step."""

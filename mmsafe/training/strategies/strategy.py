@@ -22,8 +22,13 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     """Its name in `conf/strategy/`."""
+    compiles: ClassVar[bool] = False
+    """Whether the layers that it trains may be compiled."""
     several_parts: ClassVar[bool] = False
     """Whether the devices share one copy of the weights, so that no device can run the model alone."""
+
+    shards_optimizer: ClassVar[bool] = False
+    """Whether a device updates a piece of the weights only."""
 
     @abstractmethod
     def parallel(self, trainer: Trainer) -> Parallel:
@@ -39,6 +44,7 @@ class Auto(Strategy):
     """One device: nothing to spread. Several: DDP."""
 
     name: ClassVar[str] = "auto"
+    compiles: ClassVar[bool] = True
 
     def parallel(self, trainer: Trainer) -> Parallel:
         """A whole model on every device."""
@@ -55,7 +61,9 @@ class DDP(Auto):
 
 
 class _HalfWeights(Strategy, ABC):
-    """Strategies whose mixed precision means bf16 weights with fp32 masters in the optimiser."""
+    """Strategies whose mixed precision means bf16 weights with fp32 masters in the optimiser, in pieces."""
+
+    shards_optimizer: ClassVar[bool] = True
 
     def refusal(self, trainer: Trainer) -> str:
         """fp16 is not offered: its loss scaling skips steps, which the schedule would have to know."""

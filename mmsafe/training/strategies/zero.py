@@ -18,7 +18,9 @@ from mmsafe.core.settings import Trainer
 from mmsafe.models.locate import format_at
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import Pretrained
-from mmsafe.training.checkpointing import readable
+from mmsafe.training.checkpoint_files import readable
+from mmsafe.training.optimizers.adamw import AdamW
+from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.parallel import Parallel
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class ZeRO(Parallel):
     """Optimiser, gradients and weights are split over devices, as far as the stage says."""
 
     strategy: type[DeepSpeedStrategy] = LightningZeRO
+    shards_optimizer = True
 
     def __init__(
         self, trainer: Trainer, stage: int, offload: bool, bucket_size: int, zero_optimization: dict[str, Any]
@@ -107,13 +110,14 @@ class ZeRO(Parallel):
         log.info("this process holds %.2f M of %.2f M weights", own, whole)
         return model
 
-    def adamw(self) -> Any:
-        """DeepSpeed's own where the optimiser's state is offloaded."""
+    def optimizer(self, model: Any, options: Optimizer) -> Any:
+        """DeepSpeed's own AdamW where the optimiser's state is offloaded."""
         if not self.offload:
-            return super().adamw()
+            return super().optimizer(model, options)
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam
+        assert isinstance(options, AdamW)  # no other works on shards
+        return DeepSpeedCPUAdam(options.groups(model), lr=options.lr, betas=(options.beta1, options.beta2))
 
     def gradient_norm(self, module: Any) -> Tensor | None:
         """None: the engine computes the norm in its step."""
