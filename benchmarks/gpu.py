@@ -26,17 +26,15 @@ from matplotlib.figure import Figure
 
 from benchmarks import data
 from benchmarks.gpu_cases import REAL, SHIPPED, TOY, TUNED, Case, Scale, cases
-from benchmarks.models import write_all_but_weights
+from benchmarks.models import write_parts
 from benchmarks.sides import PAIRS
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_atomically
 from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.reporting.figures import COLOURS, STYLE
 
-CASE_SECONDS = 240.0
-ALL_MINUTES, PART_MINUTES = 25.0, 8.75
-PEAK = 989e12
-"""Dense bf16 FLOP per second of an H100 or H200 (SXM), as NVIDIA states them."""
+CASE_SECONDS, ALL_MINUTES, PART_MINUTES = 240.0, 25.0, 8.75
+PEAK = 989e12  # dense bf16 FLOP per second of an H100 or H200 (SXM), as NVIDIA states them
 TOLERANCE = {True: (1e-5, 1e-3, 4), False: (0.05, 0.05, 1)}
 """Of losses, for a pair, and of gradient norms, relative, over how many steps: in fp32, and in bf16."""
 COLUMNS = """| | s a step | questions/s | with reference pass | unique tokens/s | MFU | of matmul peak | GiB \
@@ -61,7 +59,7 @@ def prepare(scale: Scale, inputs: Path) -> None:
         rows = [data.row(rng, 2 * number, *lengths) for number in range(scale.steps * scale.questions)]
         path = data.write(rows, inputs / str(tokens), random.Random("benchmark images"))
         examples += MMSafePO(path=path, check_images="header").test().examples
-    write_all_but_weights(scale.model, examples, inputs / "model")
+    write_parts(scale.model, examples, inputs / "model")
 
 
 def run(wanted: Sequence[Case], out: Path, words: Sequence[str], minutes: float, *, together: bool = False) -> None:
@@ -145,37 +143,34 @@ def _draw(good: Sequence[Result], path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 0.8 + 0.24 * len(good)), layout="constrained")
         axes = figure.subplots()
-        colours = [COLOURS[case.is_trl] for case, _ in good]
-        bars = axes.barh([case.name for case, _ in good], [rate(*row) for row in good], color=colours)
-        axes.bar_label(bars, fmt="%.2f", padding=3)
+        names, colours = [case.name for case, _ in good], [COLOURS[case.is_trl] for case, _ in good]
+        axes.bar_label(axes.barh(names, [rate(*row) for row in good], color=colours), fmt="%.2f", padding=3)
         axes.set_xlabel("questions/s")
         axes.invert_yaxis()
         figure.savefig(path)
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--all", action="store_true", help=f"run all cases, for {ALL_MINUTES:.0f} minutes at most")
-    found.add_argument("--part", metavar="K/N", help="run part K of N, within nine minutes")
-    found.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep results there are")
-    found.add_argument("--toy", action="store_true", help="toy sizes, on a CPU")
-    found.add_argument("--out", type=Path, help="folder of the results (default: bench-gpu, bench-gpu-toy)")
-    found.add_argument("--case", nargs="+", default=[], help=argparse.SUPPRESS)
-    return found
-
-
 def command(words: Sequence[str]) -> None:
     """The command; raises `UserError`."""
-    args = parser().parse_args(words)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help=f"run all cases, for {ALL_MINUTES:.0f} minutes at most")
+    parser.add_argument("--part", metavar="K/N", help="run part K of N, within nine minutes")
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="keep results there are")
+    parser.add_argument("--toy", action="store_true", help="toy sizes, on a CPU")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: bench-gpu, bench-gpu-toy)")
+    parser.add_argument("--case", nargs="+", default=[], help=argparse.SUPPRESS)
+    args = parser.parse_args(words)
     scale, out = (TOY if args.toy else REAL), args.out or Path("bench-gpu-toy" if args.toy else "bench-gpu")
     found, inputs = cases(scale), out.absolute() / "inputs"
     for case in [case for case in found if case.name in args.case]:
-        from benchmarks.gpu_measure import measure
+        from benchmarks.gpu_measure import config_of, measure
 
         try:
-            case.save(out, measure(case, inputs))
+            config = config_of(case, inputs)
         except UserError as error:
             case.save(out, {"skipped": str(error)})
+        else:
+            case.save(out, measure(case, inputs, config))
     if args.case:
         return
     if args.all or args.part:

@@ -14,8 +14,6 @@ from benchmarks.models import SIZES, Sizes
 from benchmarks.sides import Plan
 from mmsafe.core.files import write_atomically
 
-FLASH = "flash_attention_2" if find_spec("flash_attn") else "sdpa"
-
 
 class Scale(NamedTuple):
     """Sizes of a run: the real ones, or toy ones that any CPU manages."""
@@ -23,19 +21,18 @@ class Scale(NamedTuple):
     model: Sizes
     responses: dict[int, int]
     """Tokens of a response, about, and from how many words on it ends with its sentence."""
-    middle: int
-    """The tokens at which every way is measured."""
+    middle: int  # tokens at which every way is measured
     prompt: int
     questions: int
     steps: int
-    warm_up: int
-    """Steps that are not timed: kernels are compiled and chosen in them."""
+    warm_up: int  # steps that are not timed: kernels are compiled and chosen in them
     workers: int
     words: tuple[str, ...]
     trl: dict[str, Any]
 
 
 LLAVA_7B = Sizes(336, 14, 1024, 24, 16, 4096, 11008, 32, 32, 32064)
+FLASH = "flash_attention_2" if find_spec("flash_attn") else "sdpa"
 BF16, BITS_32 = ("model.dtype=bfloat16",), ("trainer.accelerator=cpu", "trainer.precision=32-true")
 REAL = Scale(LLAVA_7B, {30: 17, 80: 62, 200: 169}, 80, 18, 4, 10, 3, 4, BF16, {"bf16": True, "use_cpu": False})
 TOY = Scale(SIZES["tiny"], {20: 6}, 20, 4, 2, 4, 1, 0, BITS_32, {})
@@ -47,13 +44,12 @@ OURS: dict[str, dict[str, tuple[str, ...]]] = {
     "lora": {"padded": ("scoring=padded", CHECKPOINTED), "packed": ()},
     "full": {"packed, AdamW": (CHECKPOINTED,), "packed": ROUNDED},
 }
+"""Overrides of `mmsafe.train` by what is trained; one that this version lacks is told in the result."""
 for _ways in OURS.values():
     _ways["packed, flex"] = (*_ways["packed"], FLEX)
     _ways["packed, flex, compiled"] = (*_ways["packed, flex"], COMPILED)
-"""Overrides of `mmsafe.train` by what is trained; one that this version lacks is told in the result."""
 SHIPPED, TUNED = "TRL as shipped", "TRL tuned"
 ALIKE = "optimizer.schedule=constant optimizer.warmup_steps=0 trainer.deterministic=false trainer.progress_bar=false"
-"""As TRL's side does it."""
 TRL_FULL_TUNED = {"optim": "adamw_bnb_8bit", "per_device_train_batch_size": 1}
 """Without these, all weights of a 7B and their reference do not fit beside activations."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,45 +17,50 @@ from transformers import AutoConfig
 
 from benchmarks import memory
 from benchmarks.gpu_cases import TOY, Case
-from benchmarks.ours import empty_cache, watched
+from benchmarks.ours import Watch, empty_cache
 from benchmarks.same_ids import check_same_inputs
 from benchmarks.sides import OBJECTIVES, Clock, Lap, Plan, Step
 from mmsafe.core.config import typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.core.precision import resolved
 from mmsafe.data.example import Example
+from mmsafe.experiment import train_job
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.models import load
-from mmsafe.models.adapters import add_lora
+from mmsafe.models.compiling import compiled
 from mmsafe.models.llava import Llava
 from mmsafe.models.loading import own_device, to_train
 from mmsafe.models.pretrained import from_pretrained
 from mmsafe.runs.hydra_state import composing
 from mmsafe.runs.overrides import composed
 from mmsafe.runs.preflight import check
-from mmsafe.training.fit import check_accelerator
-from mmsafe.training.recipe import Batching, Loss, Recipe
+from mmsafe.training.fit import check_accelerator, fit
+from mmsafe.training.preference_data import PreferenceData
 
-LAYERS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""What `peft=lora` adapts, for TRL."""
+LAYERS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # as `peft=lora`
 
 
-def measure(case: Case, inputs: Path) -> dict[str, Any]:
-    """The result of a case; raises `UserError` where this version or machine lacks what it asks for."""
-    words = case.words(inputs)
-    config = config_of(words)
+def config_of(case: Case, inputs: Path) -> TrainConfig:
+    """What `mmsafe.train` makes of the case; raises `UserError` where this version or machine lacks what it needs."""
+    if case.is_trl and find_spec("trl") is None:
+        raise UserError("TRL is not installed; `pip install trl==1.16.0`")
+    check("train", TrainConfig, words := case.words(inputs))
+    with composing("train", None):
+        config = typed(without_hydra(composed("train", words)), TrainConfig)
     check_accelerator(config.trainer, config.model.attention)  # type: ignore[attr-defined]
+    return config
+
+
+def measure(case: Case, inputs: Path, config: TrainConfig) -> dict[str, Any]:
+    """The result of a case."""
     device = own_device(config.trainer.accelerator)
     peak = matmul_peak(device, 512 if case.scale is TOY else 8192)
     plan = case.plan(inputs)
     llava, examples = random_model(config, device), plan.examples()
     shape = shape_of(llava, examples, case)
-    if case.is_trl:
-        steps, reference = theirs(config, plan, llava, examples, case.trl_options)
-    else:
-        steps, reference = ours(config, llava, examples)
+    steps, reference = theirs(case, plan, config, llava, examples) if case.is_trl else ours(config, llava, examples)
     return {
-        "words": words,
+        "words": case.words(inputs),
         "trl": case.trl_options if case.is_trl else {},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "date": datetime.now(UTC).date().isoformat(),
@@ -64,17 +70,9 @@ def measure(case: Case, inputs: Path) -> dict[str, Any]:
         "loss": [step.loss for step in steps],
         "grad_norm": [step.grad_norm for step in steps],
         "seconds": [step.wall for step in steps],
-        "collate_seconds": [step.collate.wall for step in steps],
         "reference_seconds": reference.wall,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else memory.peak() / 1024,
     }
-
-
-def config_of(words: list[str]) -> TrainConfig:
-    """What `python -m mmsafe.train` makes of these words; raises `UserError` for what it refuses."""
-    check("train", TrainConfig, words)
-    with composing("train", None):
-        return typed(without_hydra(composed("train", words)), TrainConfig)
 
 
 def random_model(config: TrainConfig, device: torch.device) -> Llava:
@@ -90,28 +88,28 @@ def random_model(config: TrainConfig, device: torch.device) -> Llava:
 
 
 def ours(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tuple[list[Step], Lap]:
-    """Steps and reference pass of `mmsafe.train`."""
-    batching = Batching(config.data.batch_size, config.data.num_workers)
-    recipe = Recipe(config.optimizer, config.trainer, batching, config.seed, config.strategy)
+    """Steps and reference pass of `mmsafe.train`, by the job's own functions, so that no option is lost."""
+    recipe, watch = train_job._recipe(config), Watch(lambda: None)
     with empty_cache():
-        reference = config.reference.policy(llava, config.scoring, recipe.parallel.precision)
-        add_lora(llava, config.peft)
-        return watched(llava, examples, Loss(config.objective, config.scoring, reference), recipe)
+        loss, clock = train_job._loss(config, llava, None, recipe.parallel.precision), Clock()
+        data = PreferenceData(llava, examples, loss, recipe)
+        reference = clock.lap()
+        with compiled(llava.model) if config.model.compile else nullcontext():
+            fit(llava.model, data, loss, recipe, callbacks=[watch])
+    return watch.steps, reference
 
 
 def theirs(
-    config: TrainConfig, plan: Plan, llava: Llava, examples: Sequence[Example], options: dict[str, Any]
+    case: Case, plan: Plan, config: TrainConfig, llava: Llava, examples: Sequence[Example]
 ) -> tuple[list[Step], Lap]:
     """Steps of TRL's trainer, once its inputs are known to be ours; its reference is a part of each step."""
-    if find_spec("trl") is None:
-        raise UserError("TRL is not installed; `pip install trl==1.16.0`")
     from peft import LoraConfig
 
     from benchmarks.trl_side import TrlSide
 
     peft = config.peft
     lora = LoraConfig(r=peft.rank, lora_alpha=peft.alpha, target_modules=LAYERS) if peft.method == "lora" else None
-    trl = TrlSide(plan, examples, llava, lora, **options)
+    trl = TrlSide(plan, examples, llava, lora, **case.trl_options)
     check_same_inputs(trl.collated(), llava, examples, plan)
     trl.start()
     for _ in range(plan.steps):

@@ -68,7 +68,7 @@ def write(
     name: str, examples: Sequence[Example], out: Path, template: str = CHAT_TEMPLATE
 ) -> LlavaForConditionalGeneration:
     """Write model, tokenizer and processor; the weights are the same each time."""
-    config = write_all_but_weights(SIZES[name], examples, out, template)
+    config = write_parts(SIZES[name], examples, out, template)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlavaForConditionalGeneration(config)
@@ -76,9 +76,7 @@ def write(
     return model
 
 
-def write_all_but_weights(
-    sizes: Sizes, examples: Sequence[Example], out: Path, template: str = CHAT_TEMPLATE
-) -> LlavaConfig:
+def write_parts(sizes: Sizes, examples: Sequence[Example], out: Path, template: str = CHAT_TEMPLATE) -> LlavaConfig:
     """Write config, tokenizer and processor."""
     tokenizer = make_tokenizer(texts(examples), sizes.vocabulary)
     config = make_config(sizes, tokenizer)

@@ -52,9 +52,17 @@ def train(
     plan: Plan, examples: Sequence[Example], other: Callable[[], object], llava: Llava | None = None
 ) -> tuple[list[Step], Lap]:
     """Train for one epoch, `other` being called after each step; returns our steps and the one-off reference pass."""
-    llava, scoring = llava or plan.load(), SCORINGS[plan.scoring]
+    llava, scoring, watch, spent = llava or plan.load(), SCORINGS[plan.scoring], Watch(other), [Lap(0, 0)]
     with empty_cache():
         reference = REFERENCES[plan.reference].policy(llava, scoring, PRECISION)
+        prepare = reference.prepare
+
+        def timed(*words: Any) -> None:
+            clock = Clock()
+            prepare(*words)
+            spent.append(clock.lap())
+
+        reference.prepare = timed  # type: ignore[method-assign]
         loss = Loss(OBJECTIVES[plan.objective], scoring, reference)
         trainer = Trainer(
             max_epochs=1,
@@ -66,18 +74,8 @@ def train(
         )
         optimizer = AdamW(lr=plan.lr, schedule="constant", warmup_steps=0)
         recipe = Recipe(optimizer, trainer, Batching(plan.batch_size), plan.seed)
-        return watched(llava, examples, loss, recipe, other)
-
-
-def watched(
-    llava: Llava, examples: Sequence[Example], loss: Loss, recipe: Recipe, other: Callable[[], object] = lambda: None
-) -> tuple[list[Step], Lap]:
-    """The steps of `fit`, and the preparation of its data, which is the reference pass where there is one."""
-    watch, clock = Watch(other), Clock()
-    data = PreferenceData(llava, examples, loss, recipe)
-    spent = clock.lap()
-    fit(llava.model, data, loss, recipe, callbacks=[watch])
-    return watch.steps, spent
+        fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe, callbacks=[watch])
+    return watch.steps, spent[-1]
 
 
 @contextmanager
