@@ -86,7 +86,8 @@ class Asked:
 
     def __call__(self, step: int) -> dict[str, float]:
         """The benchmark's metrics of the policy; only the first rank has them."""
-        own, made = range(rank(), len(self.prompts), world_size()), dict[int, Response]()
+        own = range(rank(), len(self.prompts), world_size())
+        made: dict[int, Response] = {}
         draws = [Prompt(self.prompts[position]) for position in own]
         for batch in generate(self.llava, draws, self.task.settings.generation()):
             made |= {own[position]: response for position, response in batch}

@@ -119,9 +119,9 @@ class Checkpoints(Callback):
         about = Pointer(
             checkpoint=path.name,
             step=trainer.global_step,
-            best=self.best.steps,
             strategy=self.strategy,
             processes=trainer.world_size,
+            best=self.best.steps,
         )
         write_json(self.folder / POINTER, about)
         self._remove_all_but(_kept(self.folder))
