@@ -208,6 +208,14 @@ def test_a_page_is_what_its_command_makes_of_its_results(result: Path, tmp_path:
     assert (copy / "figure.png").exists()
 
 
+def test_the_page_on_rounding_says_what_its_losses_do():
+    page = BOOK / "rounding"
+    script = runpy.run_path(str(page / "curves.py"))
+    curves = script["read"](page / "results.csv")
+    assert {len(runs) for runs in curves.values()} == {5}
+    assert script["table"](curves) in (page / "README.md").read_text(encoding="utf-8")
+
+
 def test_results_of_an_unfinished_run_are_not_put_into_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = shutil.copytree(BOOK / "microworld", tmp_path / "microworld")
     text = (folder / "results.csv").read_text()

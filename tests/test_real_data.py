@@ -8,9 +8,17 @@ import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+
+from mmsafe.data.readers.mmsafe_po import MMSafePO
+from mmsafe.objectives.dpo import DPO
+from mmsafe.scoring.collate import Items
+from mmsafe.scoring.sampler import EpochBatches
+from mmsafe.scoring.token_batches import TokenBatches, item_tokens
+from mmsafe.scoring.ways import SharedPrefix
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "mmsafe_po_sample.json"
 
@@ -25,6 +33,21 @@ def images(tmp_path: Path) -> Path:
         with (folder / name).open("wb") as file:
             Image.new("RGB", (40 + index % 30, 30), (index % 256, 90, 200)).save(file, "PNG")
     return folder
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason="needs the MMSafe-PO sample in ../shared/data")
+def test_batches_of_tokens_hold_hardly_any_padding(images: Path, llava: Any) -> None:
+    """Of lines of a prompt each, 8 to a batch, a third is padding."""
+    source = MMSafePO(path=SAMPLE, image_dir=images, check_images="header")
+    items = Items([*source.train().examples, *source.holdout().examples], 1)
+    tokens = [item_tokens(SharedPrefix().collator(llava.encoder(), DPO().groups), item) for item in items]
+    shares = []
+    for limit, batches in ((None, EpochBatches(len(items), 8, 0)), (4096, TokenBatches(tokens, 4096, 0))):
+        collator = SharedPrefix().collator(llava.encoder(), DPO().groups, max_tokens=limit)
+        made = [collator([items[draw] for draw in batch]) for batch in batches]
+        assert sum(map(len, made)) == 90
+        shares.append(sum(batch.padding for batch in made) / sum(batch.input_ids.numel() for batch in made))
+    assert shares[1] < 0.005 < 0.2 < shares[0]
 
 
 @pytest.mark.slow

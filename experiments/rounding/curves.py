@@ -36,8 +36,8 @@ from mmsafe.training.recipe import Batching, Loss, Output, Recipe
 
 PAGE = Path(__file__).parent
 SEEDS, STEPS, BATCH, LAST = range(1, 6), 150, 4, 50
-RATES = (1e-4, 1e-3)
-"""At the first most updates are smaller than the distance between two bf16 numbers, at the second larger."""
+RATES = (1e-4,)
+"""Updates are about as large as half of the distance between two bf16 numbers."""
 ARMS: dict[str, tuple[Any, type[Optimizer], Any]] = {
     "fp32": ("float32", AdamW, "nearest"),
     "bf16 nearest": ("bfloat16", AdamW, "nearest"),
@@ -112,8 +112,8 @@ def smoothed(losses: Sequence[float], width: int = 20) -> list[float]:
 
 
 def draw(curves: Curves) -> Figure:
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    for axes, rate in zip(figure.subplots(1, len(RATES)), RATES, strict=True):
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    for axes, rate in zip(figure.subplots(1, len(RATES), squeeze=False)[0], RATES, strict=True):
         steps = range(1, STEPS + 1)
         for number, arm in enumerate(ARMS):
             by_step = list(zip(*map(smoothed, curves[rate, arm]), strict=True))

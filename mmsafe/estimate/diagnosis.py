@@ -98,10 +98,12 @@ def plan_for(config: DoctorConfig, shape: Shape, room: Room) -> MemoryPlan:
     if limit is not None:
         prompt = min(prompt, max(1, limit - min(response, limit // 2)))
         response = max(1, min(response, limit - prompt))
+    views = tuple(Counter(row.image for row in config.objective.groups[0].values()).values())
+    question = len(views) * prompt + sum(views) * response
     references = {Frozen: "frozen", AdapterOff: "adapter_off"} if config.objective.needs_reference else {}
     return MemoryPlan(
-        batch_size=config.data.batch_size,
-        responses=tuple(Counter(row.image for row in config.objective.groups[0].values()).values()),
+        batch_size=max(1, config.data.max_tokens // question) if config.data.max_tokens else config.data.batch_size,
+        responses=views,
         prompt=prompt,
         response=response,
         scoring="padded" if isinstance(config.scoring, Padded) else "shared_prefix",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -34,6 +35,7 @@ from mmsafe.reporting.sample_browser import write_page
 if TYPE_CHECKING:
     from mmsafe.experiment.train_config import TrainConfig
 
+log = logging.getLogger(__name__)
 Show = Callable[[int, Sequence[SampledRun]], None]
 """Is given the answers of reference and policy after so many steps."""
 
@@ -54,9 +56,11 @@ def chosen(examples: Sequence[Example], count: int, seed: int, tag: str = "") ->
 def held_out(config: TrainConfig) -> list[Example]:
     """The examples to validate on; raises `UserError` if there are none."""
     needed = config.objective.responses - set(GENERATED)
-    examples = [e for e in config.data.holdout().examples if needed <= set(e.responses)]
+    loaded = config.data.holdout().examples
+    examples = [example for example in loaded if needed <= set(example.responses)]
     if not examples:
         raise UserError(f"trainer.validate_every: nothing to validate on: {config.data.to_hold_out()}")
+    log.info("%d of %d held-out examples have the responses to validate on", len(examples), len(loaded))
     if config.objective.needs_image:
         need_images(examples, "the objective")
     return chosen(examples, config.validate.examples or len(examples), config.seed)
@@ -82,7 +86,8 @@ class Asked:
 
     def __call__(self, step: int) -> dict[str, float]:
         """The benchmark's metrics of the policy; only the first rank has them."""
-        own, made = range(rank(), len(self.prompts), world_size()), {}
+        own = range(rank(), len(self.prompts), world_size())
+        made: dict[int, Response] = {}
         draws = [Prompt(self.prompts[position]) for position in own]
         for batch in generate(self.llava, draws, self.task.settings.generation()):
             made |= {own[position]: response for position, response in batch}

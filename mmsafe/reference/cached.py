@@ -155,14 +155,10 @@ def _chunks(items: Items, keys: Sequence[Mapping[str, str]], known: Mapping[str,
         seen |= set(row.values())
         if names:
             lacking[names].append(position)
-    longest = {
-        names: sorted(positions, key=lambda position: -text_length(items[position].example))
-        for names, positions in lacking.items()
-    }
     return [
         _Chunk(part, [{name: keys[position][name] for name in names} for position in part])
-        for names, positions in longest.items()
-        for part in cut(positions, size)
+        for names, positions in lacking.items()
+        for part in cut(sorted(positions, key=lambda position: -text_length(items[position].example)), size)
     ]
 
 

@@ -12,7 +12,13 @@ from mmsafe.reporting.summary import Run
 Rows = Sequence[Mapping[str, float]]
 POINTS = 300
 """Of a curve at most; where there are more steps, a point is the mean of neighbours."""
-SHOWN = (r"train/loss(/.*)?|loss/.*", r"rewards/margins(/.*)?", r"rewards/accuracies(/.*)?", r"train/grad_norm")
+SHOWN = (
+    r"train/loss(/.*)?|loss/.*",
+    r"val/loss",
+    r"rewards/margins(/.*)?",
+    r"rewards/accuracies(/.*)?",
+    r"train/grad_norm",
+)
 REWARD = r"rewards/(?!margins|accuracies)(.*)"
 ORDER = ("chosen", "rejected", "blind")
 

@@ -34,7 +34,7 @@ def sections(declared: Sequence[Declared]) -> dict[str, list[Any]]:
     }
     return {
         "Training": [
-            _lines("loss", "train/loss"),
+            _lines("loss", "train/loss", "val/loss"),
             _lines("loss terms", "loss/preference", "loss/blind", "loss/nll"),
             _lines("log-probs", "logps/chosen", "logps/rejected", "logps/blind"),
             _lines("gradient norm", "train/grad_norm"),

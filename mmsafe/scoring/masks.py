@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmsafe.models.family import Mask, family_of
 
-if TYPE_CHECKING:
-    from mmsafe.scoring.packing import PackedBatch
 
-
-def masks_for(model: Any, batch: PackedBatch, attention: str) -> Any:
+def masks_for(model: Any, allowed: Mask, order: Tensor, ids: Tensor, attention: str) -> Any:
     """One mask, or one for each kind of attention: bools for `sdpa`, numbers for `eager`, blocks for `flex_attention`.
 
-    Blocks leave out what nobody looks at, and all layers share them; the others are tables of `[lines, 1, time, time]`.
+    `order` and `ids` as in `Family.masks`. Blocks leave out what nobody looks at, and all layers share them; the others
+    are tables of `[lines, 1, time, time]`.
     """
-    masks = family_of(model.config.model_type).masks(model, batch.allowed(), batch.order, batch.input_ids)
-    formed = {kind: _formed(mask, batch.input_ids, attention, model.dtype) for kind, mask in masks.items()}
+    masks = family_of(model.config.model_type).masks(model, allowed, order, ids)
+    formed = {kind: _formed(mask, ids, attention, model.dtype) for kind, mask in masks.items()}
     return formed if len(formed) > 1 else next(iter(formed.values()))
 
 

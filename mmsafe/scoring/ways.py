@@ -111,7 +111,7 @@ class SharedPrefix(Scoring):
             hidden = model.model(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
-                attention_mask=masks_for(model, batch, attention),
+                attention_mask=masks_for(model, batch.allowed(), batch.order, batch.input_ids, attention),
                 mm_encoder_outputs=image_embeddings(model, batch),
                 use_cache=False,
             ).last_hidden_state

@@ -32,7 +32,6 @@ class DirectIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Tensors and plain values only, whatever Lightning asks for: nothing in a run folder is executed."""
         with readable(Path(path)):
-            _check_sums(path)
             checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
             if not isinstance(checkpoint, dict) or not checkpoint.keys() >= HOLDS:
                 raise ValueError("it is no checkpoint of a run")
@@ -43,6 +42,10 @@ class DirectIO(TorchCheckpointIO):
 def readable(path: Path) -> Iterator[None]:
     """Around reading the checkpoint `path` only: an unpickler raises whatever it stumbles over in a damaged one."""
     try:
+        if path.is_file():
+            with zipfile.ZipFile(path) as file:
+                if part := file.testzip():  # `torch.load` does not look at the check sums
+                    raise zipfile.BadZipFile(f"{part} has another check sum")
         yield
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
@@ -53,6 +56,8 @@ def readable(path: Path) -> Iterator[None]:
 
 def load_trained(checkpoint: Path, module: Any) -> None:
     """Give a module of which training has ended the weights of `checkpoint` in place of its last ones."""
+    if not checkpoint.exists():
+        raise UserError(f"{checkpoint}: is the best checkpoint and is gone; delete {checkpoint.parent} to train again")
     trained = trained_weights(checkpoint)
     if module.parallel.whole:
         module.load_state_dict(trained, strict=False)  # frozen weights are not in it
@@ -64,7 +69,6 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint, in fp32 where the optimiser keeps masters: frozen ones are not in it."""
     if checkpoint.is_file():
         with readable(checkpoint):
-            _check_sums(checkpoint)
             state: dict[str, Tensor] = torch.load(checkpoint, "cpu", mmap=True, weights_only=True)["state_dict"]
             return state
     try:
@@ -76,10 +80,3 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
             str(checkpoint), tag="checkpoint", exclude_frozen_parameters=True
         )
         return whole
-
-
-def _check_sums(path: Path) -> None:
-    """Raise `BadZipFile` if a part of a file is damaged: `torch.load` does not look at the check sums."""
-    with zipfile.ZipFile(path) as file:
-        if part := file.testzip():
-            raise zipfile.BadZipFile(f"{part} has another check sum")

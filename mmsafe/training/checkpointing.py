@@ -116,8 +116,13 @@ class Checkpoints(Callback):
 
     def _complete(self, path: Path, trainer: pl.Trainer) -> None:
         _wait_for_disk(path)
-        place = {"checkpoint": path.name, "step": trainer.global_step, "best": self.best.steps}
-        about = Pointer(**place, strategy=self.strategy, processes=trainer.world_size)
+        about = Pointer(
+            checkpoint=path.name,
+            step=trainer.global_step,
+            strategy=self.strategy,
+            processes=trainer.world_size,
+            best=self.best.steps,
+        )
         write_json(self.folder / POINTER, about)
         self._remove_all_but(_kept(self.folder))
 

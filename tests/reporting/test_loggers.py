@@ -14,9 +14,12 @@ from launching import QUICK, launch
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import STEP, read_metrics
+from mmsafe.data.example import Example, Turn
+from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.reporting.logged_run import LoggedRun
 from mmsafe.reporting.loggers import TensorBoard
+from mmsafe.reporting.run_samples import Sample, SampledRun
 from mmsafe.runs.preflight import check
 
 KEYS = {
@@ -24,21 +27,33 @@ KEYS = {
     "OPENAI_API_KEY": "sk-planted-openai-a1b2c3d4e5f6",
     "HF_TOKEN": "hf_planted_hub_a1b2c3d4e5f6",
 }
+VALIDATED = (
+    *("trainer.max_epochs=3", "trainer.validate_every=1.0", "validate.generate=4", "optimizer.lr=1e-3"),
+    *("checkpoint.monitor=val/logps/chosen", "checkpoint.mode=min", "early_stopping.patience=1"),
+)
 SINGLE = 1e-6
 """Relative error of TensorBoard's 32-bit floats."""
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep with one job of two processes, logged to W&B and TensorBoard, with keys in its environment;
-    `said` is what the job and the report of the sweep wrote to the terminal."""
+    """The folder of a sweep with one job of two processes, logged to W&B and TensorBoard, with keys in its environment.
+
+    It stops early: log-probs of what is trained on only grow, and it is told that less is better. `said` is what the
+    job and the report of the sweep wrote to the terminal.
+    """
     sweep = tmp_path_factory.mktemp("my sweep")
     (sweep / "multirun.yaml").touch()
     home = tmp_path_factory.mktemp("home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= KEYS | {"WANDB_MODE": "offline", "HOME": str(home), "MMSAFE_CACHE": str(home / "cache")}
-    loggers = ("logger=[wandb,tensorboard]", "logger.wandb.samples=3", "logger.wandb.tags=[mine]")
-    words = [*QUICK, "trainer.devices=2", *loggers, "name='${oc.env:HF_TOKEN}'", "hydra.run.dir=job"]
+    loggers = (
+        "logger=[wandb,tensorboard]",
+        "logger.wandb.samples=3",
+        "logger.wandb.tags=[mine]",
+        "logger.tensorboard.samples=2",
+    )
+    words = [*QUICK, *VALIDATED, "trainer.devices=2", *loggers, "name='${oc.env:HF_TOKEN}'", "hydra.run.dir=job"]
     done = subprocess.run(
         [sys.executable, "-m", "mmsafe.train", *words], cwd=sweep, env=environment, capture_output=True, text=True
     )
@@ -79,7 +94,7 @@ def test_wandb_has_what_metrics_csv_has(job: Path, records: dict[str, Any]) -> N
     found: dict[int, dict[str, float]] = {}
     for record in records["history"]:
         step = record["item"].get("trainer/global_step")
-        names = [name for name in record["item"] if not name.startswith(("_", "trainer/", "samples"))]
+        names = [name for name in record["item"] if not name.startswith(("_", "trainer/", "samples", "validation"))]
         if names:
             found.setdefault(step, {}).update({name: record["item"][name] for name in names})
     assert found == by_step(read_metrics(job / "job" / "metrics.csv"))
@@ -108,9 +123,48 @@ def test_as_many_samples_are_uploaded_as_asked_for(offline_run: Path, records: d
     assert table["columns"] == ["id", "image", "instruction", "response", "verdict", "category", "judge"]
     assert len(table["data"]) == 3
     assert {row[6] for row in table["data"]} == {"rules"}
-    (artifact,) = records["artifact"]
+    (artifact,) = (record for record in records["artifact"] if record["name"].endswith("samples"))
     assert sum(entry["path"].endswith(".png") for entry in artifact["manifest"]["contents"]) == 3
     assert all(row[2].startswith("user: ") and row[4] in ("safe", "unsafe", "refused") for row in table["data"])
+
+
+def test_all_processes_stop_early_after_the_same_step(job: Path) -> None:
+    rows = read_metrics(job / "job" / "metrics.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4], "of 6"
+    assert [row["step"] for row in rows if "val/loss" in row] == [2, 4]
+    metrics = json.loads((job / "job" / "metrics.json").read_text())
+    assert (metrics["train/steps"], metrics["best/step"]) == (4, 2)
+
+
+def test_a_validation_uploads_as_many_answers_as_asked_for(job: Path, offline_run: Path) -> None:
+    """The reference's and the policy's below each other, prompt by prompt."""
+    paths = sorted((offline_run.parent / "files" / "media" / "table").glob("validation*.json"))
+    tables = [json.loads(path.read_text()) for path in paths]
+    assert [table["columns"][:4] for table in tables] == 2 * [["model", "id", "image", "instruction"]]
+    assert {tuple(row[0] for row in table["data"]) for table in tables} == {
+        3 * ("reference", f"step={n}") for n in (2, 4)
+    }
+    for table in tables:
+        assert [row[1] for row in table["data"][::2]] == [row[1] for row in table["data"][1::2]]
+
+
+def test_tensorboard_shows_words_as_they_are(tmp_path: Path, job: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(job / "job" / "tensorboard")).Reload()
+    assert sorted(events.Tags()["tensors"]) == [f"validation/{n}/text_summary" for n in (1, 2)]
+    assert [event.step for event in events.Tensors("validation/1/text_summary")] == [2, 4]
+    assert events.Tags()["images"]
+    logger: Any = TensorBoard(samples=1).open(LoggedRun(tmp_path, "run", {}))
+    prompt = Example("1", (Turn("user", "# <script>x</script>\n[a](b)"),), (), {})
+    generation: Any = {"response": "half of a pair: \ud83d"}
+    sample = Sample(prompt, "harm", generation, {})  # type: ignore[typeddict-item]
+    TensorBoard(samples=1).show(logger, 1, [SampledRun("policy", tmp_path, OwnPrompts(), {}, {}, [sample, sample])])
+    logger.save()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (text,) = events.Tensors("validation/1/text_summary")[0].tensor_proto.string_val
+    assert "<script>" not in text.decode()
+    assert all(line.startswith("    ") for line in text.decode().splitlines()), "a block of code"
 
 
 def test_tensorboard_has_what_metrics_csv_has(job: Path) -> None:

@@ -37,6 +37,8 @@ def with_rounding(base: Any, *, kahan: bool) -> Any:
     class Rounded(keeping_types(base)):  # type: ignore[misc]
         """Random numbers depend on the run's seed and the step alone, so they are the same on every device."""
 
+        param_groups: list[dict[str, Any]]
+
         def step(self, closure: Any = None) -> Any:
             loss = None if closure is None else closure()
             groups = self.param_groups
