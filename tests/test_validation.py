@@ -20,7 +20,7 @@ from small_model import copied, small_model
 from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import read_metrics
-from mmsafe.core.settings import AdamW, Checkpoint, EarlyStopping, Peft, Trainer
+from mmsafe.core.settings import Checkpoint, EarlyStopping, Peft, Trainer
 from mmsafe.data.example import Example, Turn
 from mmsafe.experiment.held_out import chosen
 from mmsafe.microworld.reader import MicroWorld
@@ -37,6 +37,7 @@ from mmsafe.training import step_log
 from mmsafe.training.best import Best, better
 from mmsafe.training.checkpoint_files import trained_weights
 from mmsafe.training.metrics import means, step_metrics
+from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.validation import Validation
 
 WORLD = MicroWorld(size=10, test_size=7, image_size=24)

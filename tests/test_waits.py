@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from small_model import copied, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmsafe.core.settings import AdamW, Trainer
+from mmsafe.core.settings import Trainer
 from mmsafe.data.corruption import Crop
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.objectives.base import Objective
@@ -22,6 +22,7 @@ from mmsafe.objectives.mdpo import MDPO
 from mmsafe.objectives.sft import SFT
 from mmsafe.reference.reference import Cached
 from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.optimizers.adamw import AdamW
 
 EXAMPLES = [
     example.with_responses(blind="I cannot see it.") for example in MicroWorld(size=8, image_size=24).train().examples

@@ -13,7 +13,7 @@ from small_model import SIZES, copied, of_family, small_model
 from torch._dynamo.utils import counters
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import AdamW, Peft, Trainer
+from mmsafe.core.settings import Peft, Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.compiling import compiled
@@ -22,6 +22,7 @@ from mmsafe.models.llava import Llava
 from mmsafe.objectives.dpo import DPO
 from mmsafe.reference.policies import Model, frozen_copy
 from mmsafe.scoring.ways import SharedPrefix
+from mmsafe.training.optimizers.adamw import AdamW
 
 Compile = Callable[[str], None]
 
