@@ -20,14 +20,14 @@ from mmsafe.data.example import Example
 from mmsafe.generation.generate import Prompt, generate
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.reporting.table import print_tables
 
 Way = Callable[[int], list[int]]
 """Samples with this seed; returns the length of each sample in tokens."""
 
 
-def naive(llava: Llava, prompts: list[Example], seed: int) -> list[int]:
+def naive(llava: VLM, prompts: list[Example], seed: int) -> list[int]:
     """As a user of transformers or TRL would write it."""
     processor, model = llava.processor, llava.model.eval()
     tokenizer, lengths = processor.tokenizer, []
@@ -42,7 +42,7 @@ def naive(llava: Llava, prompts: list[Example], seed: int) -> list[int]:
     return lengths
 
 
-def ours(llava: Llava, prompts: list[Example], samples: int, batch_size: int, seed: int) -> list[int]:
+def ours(llava: VLM, prompts: list[Example], samples: int, batch_size: int, seed: int) -> list[int]:
     """What `mmsafe.blind` does beside its cache: so many samples of every prompt."""
     drawn: Counter[str] = Counter()
     asked = []

@@ -18,9 +18,9 @@ from benchmarks.models import CHAT_TEMPLATE, SIZES, Sizes, make_tokenizer, texts
 from mmsafe.data.example import Example
 from mmsafe.models.families.qwen2_5_vl import TOKENS, config_tokens
 from mmsafe.models.family import families
-from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.processors import UnreadVideo, images_only
+from mmsafe.models.vlm import VLM, set_trained
 
 Build = Callable[[Sequence[Example]], tuple[Any, Any]]
 """Config and processor, whose tokenizer may be trained on the texts of the data."""
@@ -68,7 +68,7 @@ BUILD: dict[str, Build] = {
 }
 
 
-def random_model(name: str, examples: Sequence[Example], source: CheckpointOptions) -> Llava:
+def random_model(name: str, examples: Sequence[Example], source: CheckpointOptions) -> VLM:
     """The model of this name, with BOS and EOS in its chat template, which is what TRL's collator for images needs."""
     config, processor = BUILD[name](examples)
     processor.chat_template = CHAT_TEMPLATE.replace("<image>", processor.image_token)
@@ -78,4 +78,4 @@ def random_model(name: str, examples: Sequence[Example], source: CheckpointOptio
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)
-    return Llava(model, processor, source)  # type: ignore[arg-type]
+    return VLM(model, processor, source)  # type: ignore[arg-type]

@@ -28,9 +28,9 @@ from mmsafe.experiment import train_job
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.models import load
 from mmsafe.models.compiling import compiled
-from mmsafe.models.llava import Llava
 from mmsafe.models.loading import own_device, to_train
 from mmsafe.models.pretrained import from_pretrained
+from mmsafe.models.vlm import VLM
 from mmsafe.runs.hydra_state import composing
 from mmsafe.runs.overrides import composed
 from mmsafe.runs.preflight import check
@@ -75,7 +75,7 @@ def measure(case: Case, inputs: Path, config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def random_model(config: TrainConfig, device: torch.device) -> Llava:
+def random_model(config: TrainConfig, device: torch.device) -> VLM:
     """The model as training starts from it, with random weights in place of a checkpoint's, the same in each case."""
 
     def on_device(kind: Any, folder: Path, *, allow_pickle: bool, **options: Any) -> Any:
@@ -87,7 +87,7 @@ def random_model(config: TrainConfig, device: torch.device) -> Llava:
         return to_train(config.model.load(), config.peft, resolved(config.trainer), config.trainer.accelerator)
 
 
-def ours(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tuple[list[Step], Lap]:
+def ours(config: TrainConfig, llava: VLM, examples: Sequence[Example]) -> tuple[list[Step], Lap]:
     """Steps and reference pass of `mmsafe.train`, by the job's own functions, so that no option is lost."""
     recipe, watch = train_job._recipe(config), Watch(lambda: None)
     with empty_cache():
@@ -100,7 +100,7 @@ def ours(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tupl
 
 
 def theirs(
-    case: Case, plan: Plan, config: TrainConfig, llava: Llava, examples: Sequence[Example]
+    case: Case, plan: Plan, config: TrainConfig, llava: VLM, examples: Sequence[Example]
 ) -> tuple[list[Step], Lap]:
     """Steps of TRL's trainer, once its inputs are known to be ours; its reference is a part of each step."""
     from peft import LoraConfig
@@ -117,7 +117,7 @@ def theirs(
     return trl.steps, Lap(0, 0)
 
 
-def shape_of(llava: Llava, examples: Sequence[Example], case: Case) -> dict[str, float]:
+def shape_of(llava: VLM, examples: Sequence[Example], case: Case) -> dict[str, float]:
     """Mean tokens, and useful FLOP of a question: 2 per weight and token forward, and as many for each gradient.
 
     Each token counts once, in the head response tokens only; attention scores, norms, adapters, the tower, the

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from benchmarks.sides import OBJECTIVES, Clock, Lap, Plan, Step
 from mmsafe.core.settings import Trainer
 from mmsafe.data.example import Example
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.reference.reference import Cached, Frozen, Reference
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 from mmsafe.training.fit import fit
@@ -49,7 +49,7 @@ class Watch(Callback):
 
 
 def train(
-    plan: Plan, examples: Sequence[Example], other: Callable[[], object], llava: Llava | None = None
+    plan: Plan, examples: Sequence[Example], other: Callable[[], object], llava: VLM | None = None
 ) -> tuple[list[Step], Lap]:
     """Train for one epoch, `other` being called after each step; returns our steps and the one-off reference pass."""
     llava, scoring, watch, spent = llava or plan.load(), SCORINGS[plan.scoring], Watch(other), [Lap(0, 0)]

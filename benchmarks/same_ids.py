@@ -11,10 +11,10 @@ import torch
 from benchmarks.sides import Plan
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 
 
-def check_same_inputs(batches: Iterable[Any], llava: Llava, examples: Sequence[Example], plan: Plan) -> int:
+def check_same_inputs(batches: Iterable[Any], llava: VLM, examples: Sequence[Example], plan: Plan) -> int:
     """Raise `UserError` at the first sequence of TRL's `batches` that differs from ours; returns how many there are.
 
     A batch holds the chosen sequences of its pairs, then the others.
@@ -39,7 +39,7 @@ def check_same_inputs(batches: Iterable[Any], llava: Llava, examples: Sequence[E
     return seen
 
 
-def _compare(what: str, ours: list[int], theirs: list[int], llava: Llava, plan: Plan) -> None:
+def _compare(what: str, ours: list[int], theirs: list[int], llava: VLM, plan: Plan) -> None:
     if ours == theirs:
         return
     tokenizer = llava.processor.tokenizer

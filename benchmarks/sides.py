@@ -14,8 +14,8 @@ from benchmarks.families import BUILD, random_model
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example
 from mmsafe.data.readers.mmsafe_po import MMSafePO
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -46,7 +46,7 @@ class Plan:
     trl_batch: int | None = None
     """Pairs that TRL takes at once; None: a pair of each question of the step."""
 
-    def load(self) -> Llava:
+    def load(self) -> VLM:
         """The model that training starts from."""
         source = PretrainedLlava(path=str(self.model), gradient_checkpointing=self.checkpointing)
         return random_model(str(self.model), self.examples(), source) if str(self.model) in BUILD else source.load()
@@ -129,7 +129,7 @@ class Step(NamedTuple):
         return self.collate.wall + self.compute.wall
 
 
-def tokens(llava: Llava, examples: Sequence[Example], objective: str) -> list[int]:
+def tokens(llava: VLM, examples: Sequence[Example], objective: str) -> list[int]:
     """Tokens of each example that carry information: the prompt once, and every response; the same for both sides."""
     encoder = llava.encoder()
     names = OBJECTIVES[objective].responses

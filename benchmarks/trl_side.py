@@ -17,7 +17,7 @@ from trl.trainer import utils as trl_utils
 
 from benchmarks.sides import PAIRS, Clock, Plan, Step
 from mmsafe.data.example import Example
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # old names that TRL still uses
 
@@ -34,7 +34,7 @@ class TrlSide:
     """
 
     def __init__(
-        self, plan: Plan, examples: Sequence[Example], llava: Llava | None = None, adapter: Any = None, **options: Any
+        self, plan: Plan, examples: Sequence[Example], llava: VLM | None = None, adapter: Any = None, **options: Any
     ) -> None:
         """`adapter` is the PEFT config of what is trained in place of all weights, `options` are TRL's own."""
         llava = llava or plan.load()

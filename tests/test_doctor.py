@@ -15,7 +15,7 @@ from mmsafe import __version__
 from mmsafe.estimate import diagnosis
 from mmsafe.estimate.machine import GIB, Memory, disk, host
 from mmsafe.estimate.shape import measured
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 
 SEVEN = ("model=llava7b", "data.batch_size=1")
 
@@ -142,7 +142,7 @@ def test_lengths_are_those_asked_for_within_the_limit(place: Path, words: tuple[
     assert batch in doctor(place, *SEVEN, *words).out
 
 
-def test_a_folder_is_read_by_its_config_alone(place: Path, llava: Llava):
+def test_a_folder_is_read_by_its_config_alone(place: Path, llava: VLM):
     llava.model.config.save_pretrained(place / "model")
     ended = doctor(place, "model=llava_hf", "model.path=.")
     assert ended.status == 0, ended.err

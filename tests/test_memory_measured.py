@@ -23,7 +23,7 @@ from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_build import build
 from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.adapters import add_lora
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.scoring.collate import Item
 
 SCRIPT = Path(training_peak.__file__)
@@ -39,7 +39,7 @@ SIZES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def small() -> Llava:
+def small() -> VLM:
     return build(TinyModel(pretraining=None, architecture=Architecture(**SIZES)))
 
 
@@ -49,7 +49,7 @@ def nbytes(tensors: Any) -> int:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_states_are_the_bytes_of_real_tensors(small: Llava, lora: bool, dtype: str):
+def test_states_are_the_bytes_of_real_tensors(small: VLM, lora: bool, dtype: str):
     case = {"batch_size": 2, "scoring": "padded", "lora": lora}
     plan = replace(training_peak.plan_of(small, case), dtype=dtype)
     shape, model = measured(small.model), copy.deepcopy(small.model).to(getattr(torch, dtype))
@@ -72,7 +72,7 @@ def test_states_are_the_bytes_of_real_tensors(small: Llava, lora: bool, dtype: s
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("scoring", ["padded", "shared_prefix"])
 def test_activations_are_what_autograd_keeps(
-    small: Llava, scoring: str, lora: bool, arithmetic: str, checkpointing: bool
+    small: VLM, scoring: str, lora: bool, arithmetic: str, checkpointing: bool
 ):
     case = {"batch_size": 2, "scoring": scoring, "lora": lora, "gradient_checkpointing": checkpointing}
     autocast, half = arithmetic == "autocast", arithmetic == "half"

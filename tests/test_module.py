@@ -26,8 +26,8 @@ from mmsafe.core.options import options
 from mmsafe.core.settings import Checkpoint, Trainer
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
-from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import Trained
+from mmsafe.models.vlm import VLM, set_trained
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -51,7 +51,7 @@ BLIND_NAMES = {"logps/blind", "rewards/blind", "rewards/margins/blind", "rewards
 
 
 @pytest.fixture(scope="module")
-def small() -> Llava:
+def small() -> VLM:
     return small_model()
 
 
@@ -75,8 +75,8 @@ class Recorder(DummyLogger):
 
 
 def trained(
-    llava: Llava, examples: Sequence[Example], objective: Objective, **changes: Any
-) -> tuple[Fitted, Llava, list[dict[str, float]]]:
+    llava: VLM, examples: Sequence[Example], objective: Objective, **changes: Any
+) -> tuple[Fitted, VLM, list[dict[str, float]]]:
     """A copy of the model after `steps` steps, and the logged rows."""
     steps, batch, accumulate = (changes.pop(key, 1) for key in ("steps", "batch_size", "accumulate"))
     llava, recorder = copied(llava), Recorder()
@@ -111,7 +111,7 @@ def trained(
     ids=["sft", "bpo", "bpo-concat"],
 )
 def test_overfits_one_batch_and_logs_the_names_of_trl(
-    small: Llava, examples: list[Example], objective: Objective, names: set[str]
+    small: VLM, examples: list[Example], objective: Objective, names: set[str]
 ):
     adamw = AdamW(lr=1e-2, schedule="constant", warmup_steps=0)
     batch = 4 * len(objective.groups)
@@ -136,20 +136,20 @@ def test_overfits_one_batch_and_logs_the_names_of_trl(
 class Another(Frozen):
     """A reference that is not quite the model that training starts from."""
 
-    def policy(self, llava: Llava, scoring: Scoring, precision: str) -> ReferencePolicy:
+    def policy(self, llava: VLM, scoring: Scoring, precision: str) -> ReferencePolicy:
         reference: Any = super().policy(llava, scoring, precision)
         with torch.no_grad():
             reference.model.lm_head.weight.mul_(1.5)
         return reference
 
 
-def test_a_foreign_reference_is_refused_at_step_0(small: Llava, examples: list[Example]):
+def test_a_foreign_reference_is_refused_at_step_0(small: VLM, examples: list[Example]):
     with pytest.raises(UserError, match=r"step 0: the preference term is \d\.\d+ instead of 0\.693147.*model\.path"):
         trained(small, examples, BPO(), reference=Another(), batch_size=4)
 
 
 @pytest.mark.parametrize("scoring", [Padded(), SharedPrefix()], ids=["padded", "shared-prefix"])
-def test_a_mixture_tells_its_sources_and_trains_as_without(small: Llava, examples: list[Example], scoring: Scoring):
+def test_a_mixture_tells_its_sources_and_trains_as_without(small: VLM, examples: list[Example], scoring: Scoring):
     """Three examples are of a and one of b: an overall mean is three quarters of a's and a quarter of b's."""
     mixed = [dataclasses.replace(e, tags={**e.tags, "source": "b" if i == 2 else "a"}) for i, e in enumerate(examples)]
     words: dict[str, Any] = {"scoring": scoring, "batch_size": 2, "accumulate": 2, "steps": 2}
@@ -175,7 +175,7 @@ def test_a_mixture_tells_its_sources_and_trains_as_without(small: Llava, example
     ids=["weights of the last step", "loss of the last step"],
 )
 def test_what_is_not_finite_ends_training(
-    small: Llava, examples: list[Example], tmp_path: Path, lr: float, steps: int, message: str
+    small: VLM, examples: list[Example], tmp_path: Path, lr: float, steps: int, message: str
 ):
     """Whatever is logged, and again when the run is continued where it ended."""
 
@@ -207,14 +207,14 @@ def flat_gradient(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def one_step(llava: Llava, examples: list[Example], **layout: Any) -> tuple[torch.Tensor, dict[str, float]]:
+def one_step(llava: VLM, examples: list[Example], **layout: Any) -> tuple[torch.Tensor, dict[str, float]]:
     """Gradient and logged row of one optimiser step of SFT over all examples."""
     watch = FirstGradient()
     _, _, rows = trained(llava, examples, SFT(), scoring=SharedPrefix(), callbacks=[watch], **layout)
     return watch.found, rows[0]
 
 
-def on_two_processes(llava: Llava, examples: list[Example], batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
+def on_two_processes(llava: VLM, examples: list[Example], batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
     """The same with half of each batch on either of two processes."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
@@ -241,7 +241,7 @@ def on_two_processes(llava: Llava, examples: list[Example], batch_size: int) -> 
     return torch.from_numpy(gradient), row
 
 
-def test_every_token_of_a_step_counts_the_same_however_the_step_is_shared(small: Llava):
+def test_every_token_of_a_step_counts_the_same_however_the_step_is_shared(small: VLM):
     """The gradient of -log-probs over tokens, of all 8 examples in one batch without the training loop."""
     examples = MicroWorld(size=8, image_size=24).train().examples
     examples = [*examples[:3], examples[3].with_responses(chosen="No."), examples[4].blinded(), *examples[5:]]
@@ -263,7 +263,7 @@ def test_every_token_of_a_step_counts_the_same_however_the_step_is_shared(small:
 
 @pytest.mark.parametrize("objective", [SFT(average="sequence"), BPO()], ids=["mean", "bpo"])
 def test_accumulating_two_batches_equals_one_of_twice_the_size(
-    small: Llava, examples: list[Example], objective: Objective
+    small: VLM, examples: list[Example], objective: Objective
 ):
     adamw = AdamW(lr=1e-4, schedule="constant", warmup_steps=0)
     _, one, rows = trained(small, examples, objective, steps=3, batch_size=4, optimizer=adamw)
@@ -276,7 +276,7 @@ def test_accumulating_two_batches_equals_one_of_twice_the_size(
 
 
 @pytest.mark.parametrize("parts", [{"language"}, {"projector"}, {"vision"}, {"language", "projector", "vision"}])
-def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], parts: set[str]):
+def test_only_chosen_parts_are_trained(small: VLM, examples: list[Example], parts: set[str]):
     llava = copied(small)
     set_trained(llava.model, Trained(**{name: name in parts for name in ("language", "projector", "vision")}))
     _, after, _ = trained(llava, examples, DPO(), batch_size=4)
@@ -291,7 +291,7 @@ def test_only_chosen_parts_are_trained(small: Llava, examples: list[Example], pa
     assert all(any(name.startswith(start) for starts in prefixes.values() for start in starts) for name in changed)
 
 
-def test_the_reference_does_not_change_and_stays_in_evaluation_mode(small: Llava, examples: list[Example]):
+def test_the_reference_does_not_change_and_stays_in_evaluation_mode(small: VLM, examples: list[Example]):
     modes: set[bool] = set()
 
     class Watch(Callback):
@@ -320,7 +320,7 @@ class Touch:
 
 
 def test_a_checkpoint_holds_what_is_trained_and_a_damaged_one_is_one_line_and_never_run(
-    small: Llava, examples: list[Example], tmp_path: Path
+    small: VLM, examples: list[Example], tmp_path: Path
 ):
     again = functools.partial(trained, small, examples, DPO(), folder=tmp_path, checkpoint=Checkpoint(every_n_steps=1))
     again()
@@ -342,7 +342,7 @@ def test_a_checkpoint_holds_what_is_trained_and_a_damaged_one_is_one_line_and_ne
     again(steps=2)
 
 
-def test_the_optimiser_is_gone_when_training_ends(small: Llava, examples: list[Example]):
+def test_the_optimiser_is_gone_when_training_ends(small: VLM, examples: list[Example]):
     """Its state is as large as the model, twice, and an evaluation follows."""
 
     class Watch(Callback):
@@ -356,7 +356,7 @@ def test_the_optimiser_is_gone_when_training_ends(small: Llava, examples: list[E
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
-def test_the_logged_gradient_norm_is_the_one_before_clipping(small: Llava, examples: list[Example], clip: float):
+def test_the_logged_gradient_norm_is_the_one_before_clipping(small: VLM, examples: list[Example], clip: float):
     trainer = Trainer(max_steps=2, gradient_clip_val=clip, accelerator="cpu", precision="32-true", progress_bar=False)
     norms: list[float] = []
 
@@ -382,7 +382,7 @@ def test_the_logged_gradient_norm_is_the_one_before_clipping(small: Llava, examp
     ],
 )
 def test_the_learning_rate_follows_its_schedule_by_the_step(
-    small: Llava, examples: list[Example], schedule: Any, warmup: float, expected: list[float]
+    small: VLM, examples: list[Example], schedule: Any, warmup: float, expected: list[float]
 ):
     adamw = AdamW(lr=2e-3, schedule=schedule, warmup_steps=warmup)
     trainer = Trainer(

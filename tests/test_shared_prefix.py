@@ -24,7 +24,7 @@ from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective, Rows, ScoredRow, Scores
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -85,13 +85,11 @@ OBJECTIVES = {"sft": SFT(), "dpo": DPO(), "bpo": BPO(), "concat": BPO(mode="conc
 
 
 @pytest.fixture(scope="module")
-def base() -> Llava:
+def base() -> VLM:
     return small_model(SIZES)
 
 
-def policy_of(
-    base: Llava, *, lora: bool = False, checkpointing: bool = False, dtype: torch.dtype = torch.float32
-) -> Llava:
+def policy_of(base: VLM, *, lora: bool = False, checkpointing: bool = False, dtype: torch.dtype = torch.float32) -> VLM:
     """A policy a little away from its reference, so that no gradient is zero."""
     llava = dataclasses.replace(base, model=copy.deepcopy(base.model).to(dtype))
     if lora:
@@ -109,7 +107,7 @@ def policy_of(
 
 
 def step(
-    llava: Llava,
+    llava: VLM,
     reference: Any,
     objective: Objective,
     scoring: Scoring,
@@ -147,7 +145,7 @@ def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
         ("bpo", True, True),
     ],
 )
-def test_losses_and_gradients_are_those_of_padded_rows(base: Llava, name: str, checkpointing: bool, lora: bool):
+def test_losses_and_gradients_are_those_of_padded_rows(base: VLM, name: str, checkpointing: bool, lora: bool):
     llava, reference = policy_of(base, lora=lora, checkpointing=checkpointing), frozen_copy(base.model)
     arguments = (llava, reference, OBJECTIVES[name])
     terms, gradients = step(*arguments, Padded(), examples(7))
@@ -159,7 +157,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(base: Llava, name: str, c
         assert worst(own, gradients) < 1e-5
 
 
-def test_in_double_precision_the_difference_is_that_of_fp32_norms(base: Llava):
+def test_in_double_precision_the_difference_is_that_of_fp32_norms(base: VLM):
     """LlamaRMSNorm and the rotary embedding compute in fp32 whatever the weights are."""
     llava = policy_of(base, dtype=torch.float64)
     reference = copy.deepcopy(base.model).double()
@@ -191,7 +189,7 @@ class Losses(Callback):
 
 @pytest.mark.parametrize("max_tokens", [None, 500], ids=["lines", "one line"])
 @pytest.mark.parametrize("name", ["bpo", "mdpo"])
-def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str, max_tokens: int | None):
+def test_twenty_optimiser_steps_are_the_same(base: VLM, name: str, max_tokens: int | None):
     trained: dict[str, tuple[list[tuple[float, float]], dict[str, Tensor]]] = {}
     for scoring in (Padded(), SharedPrefix()):
         llava, seen = copied(base), Losses()
@@ -222,7 +220,7 @@ def test_twenty_optimiser_steps_are_the_same(base: Llava, name: str, max_tokens:
         assert (own[name] - weights[name]).norm() < 1e-2 * (weights[name] - start[name]).norm(), name
 
 
-def test_bf16_is_as_near_to_fp32_as_padded_rows_are(base: Llava):
+def test_bf16_is_as_near_to_fp32_as_padded_rows_are(base: VLM):
     llava, reference = policy_of(base), frozen_copy(base.model)
     exact, _ = step(llava, reference, BPO(), Padded(), examples(7))
     errors = {}
@@ -234,7 +232,7 @@ def test_bf16_is_as_near_to_fp32_as_padded_rows_are(base: Llava):
 
 
 @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
-def test_every_attention_gives_the_same_log_probs(base: Llava, attention: str):
+def test_every_attention_gives_the_same_log_probs(base: VLM, attention: str):
     other = copy.deepcopy(base.model)
     other.set_attn_implementation({"text_config": attention, "vision_config": "sdpa"})
     scoring, objective = SharedPrefix(), Views()
@@ -245,7 +243,7 @@ def test_every_attention_gives_the_same_log_probs(base: Llava, attention: str):
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_or_a_head_that_packed_rows_cannot_take_is_refused(base: Llava):
+def test_attention_or_a_head_that_packed_rows_cannot_take_is_refused(base: VLM):
     batch = SharedPrefix().collator(base.encoder(), DPO().groups)([Item(e) for e in examples(2)])
     other = copied(base).model
     other.model.language_model.config._attn_implementation = "flash_attention_2"
@@ -258,7 +256,7 @@ def test_attention_or_a_head_that_packed_rows_cannot_take_is_refused(base: Llava
 
 
 def both(
-    llava: Llava,
+    llava: VLM,
     encoder: Encoder,
     groups: Any,
     data: Sequence[Example],
@@ -291,7 +289,7 @@ def test_any_batch_scores_like_padded_rows(seed: int, count: int, limit: int | N
 
 
 @pytest.mark.parametrize("empty", [["blind"], ["chosen", "blind"], ["chosen", "rejected", "blind"]], ids="-".join)
-def test_empty_responses_without_eos_have_no_tokens_and_disturb_nobody(base: Llava, empty: list[str]):
+def test_empty_responses_without_eos_have_no_tokens_and_disturb_nobody(base: VLM, empty: list[str]):
     """As in the paper's code, which appends no EOS: a blind response may say nothing at all."""
     encoder = Encoder(base.processor, append_eos=False)
     data = [*examples(3), examples(4)[3].with_responses(**dict.fromkeys(empty, ""))]
@@ -303,7 +301,7 @@ def test_empty_responses_without_eos_have_no_tokens_and_disturb_nobody(base: Lla
             torch.testing.assert_close(row.log_probs.sum(1), padded[name].log_probs.sum(1), atol=1e-4, rtol=1e-5)
 
 
-def test_a_token_sees_the_prompt_and_the_response_that_it_is_of(base: Llava):
+def test_a_token_sees_the_prompt_and_the_response_that_it_is_of(base: VLM):
     """Pair by pair, from the tokens: the mask of a line says nothing else."""
     collator = PACKED.collator(base.encoder(), Views().groups, None, Darker(), max_tokens=1)
     items = [Item(e) for e in examples(3)]
@@ -327,7 +325,7 @@ def test_a_token_sees_the_prompt_and_the_response_that_it_is_of(base: Llava):
     assert sum(item_tokens(collator, item) for item in items) == len(owners)
 
 
-def test_what_one_response_says_changes_nothing_for_the_others(base: Llava):
+def test_what_one_response_says_changes_nothing_for_the_others(base: VLM):
     data = examples(4)
     other = [e.with_responses(rejected=WORDS[3] * 9 + " else altogether") for e in data]
     scoring = SharedPrefix()

@@ -21,8 +21,8 @@ from mmsafe.core.files import read_metrics
 from mmsafe.core.settings import Trainer
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import Pretrained
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.sft import SFT
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.figures import STYLE, look
@@ -50,7 +50,7 @@ Curves = Mapping[tuple[float, str], Sequence[Sequence[float]]]
 
 def train(base: Path, out: Path, dtype: Any, optimizer: Optimizer, seed: int) -> None:
     """One run; the seed draws the examples, each of which is seen once, and the random bits of rounding."""
-    llava: Llava = Pretrained(path=str(base), dtype=dtype).load()
+    llava: VLM = Pretrained(path=str(base), dtype=dtype).load()
     trainer = Trainer(max_steps=STEPS, accelerator="cpu", precision="32-true", progress_bar=False)
     loss = Loss(SFT(), SharedPrefix())
     recipe = Recipe(optimizer, trainer, Batching(BATCH), seed)

@@ -17,17 +17,15 @@ from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
 from mmsafe.generation.responses import responses
-from mmsafe.models.llava import Llava
 from mmsafe.models.loading import set_aside
+from mmsafe.models.vlm import VLM
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.lengths import overlong
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(
-    llava: Llava, task: EvaluationTask, folder: Path, reference: ReferencePolicy | None = None
-) -> dict[str, Any]:
+def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferencePolicy | None = None) -> dict[str, Any]:
     """Flat metrics `eval/<name>` with `_low`, `_high` (95 %) and `_n` beside each; none in processes but the first.
 
     All processes of a run call it and share the model's work, and the judge's where it is a model on the same devices,
@@ -36,39 +34,39 @@ def evaluate(
     room for an answer are not asked, which is an unknown verdict on each.
     """
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
-    long = too_long(prompts, llava, task.lengths)
+    long = too_long(prompts, vlm, task.lengths)
     asked = [prompt for position, prompt in enumerate(prompts) if position not in long]
-    made = iter(responses(llava, asked, settings.generation(), f"{benchmark.name}: answers"))
+    made = iter(responses(vlm, asked, settings.generation(), f"{benchmark.name}: answers"))
     answers = [None if position in long else next(made)[:2] for position in range(len(prompts))]
     judged: list[Judged] = []
     if is_first():
         write_generations(folder, benchmark, prompts, answers)
     if is_first() or judge.on_devices:
-        with set_aside(llava) if judge.on_devices else nullcontext():
+        with set_aside(vlm) if judge.on_devices else nullcontext():
             judged = judge_answers(folder, benchmark, judge, prompts, answers)
-    pairs = task_pairs(task, llava)
-    measure = (llava, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
+    pairs = task_pairs(task, vlm)
+    measure = (vlm, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
     compared = pairwise_accuracy(*measure, task.data.max_tokens) if pairs else {}
     return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
 
 
-def prepare_reference(reference: ReferencePolicy, llava: Llava, task: EvaluationTask) -> None:
+def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask) -> None:
     """Let `reference` see the pairs of the task before training changes the model."""
-    pairs = task_pairs(task, llava)
-    prepare_pairs(reference, llava, pairs, task.scoring, task.settings.batch_size, task.data.max_tokens)
+    pairs = task_pairs(task, vlm)
+    prepare_pairs(reference, vlm, pairs, task.scoring, task.settings.batch_size, task.data.max_tokens)
 
 
-def task_pairs(task: EvaluationTask, llava: Llava) -> list[Example]:
+def task_pairs(task: EvaluationTask, vlm: VLM) -> list[Example]:
     """The pairs of responses that the model has to tell apart."""
-    return comparable(task.benchmark.pairs(task.data, task.part), llava, task.lengths)
+    return comparable(task.benchmark.pairs(task.data, task.part), vlm, task.lengths)
 
 
-def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> frozenset[int]:
+def too_long(prompts: Sequence[Example], vlm: VLM, lengths: Lengths) -> frozenset[int]:
     """Positions of the prompts that leave no room for an answer, told in the log.
 
     Raises `UserError` where `lengths` refuses them, or where no other is left.
     """
-    long = overlong(prompts, llava.encoder(), lengths)
+    long = overlong(prompts, vlm.encoder(), lengths)
     if prompts and len(long) == len(prompts):
         raise UserError(f"lengths.max_length={lengths.max_length}: no prompt of the evaluation fits; raise it")
     if long:
@@ -77,7 +75,7 @@ def too_long(prompts: Sequence[Example], llava: Llava, lengths: Lengths) -> froz
     return long
 
 
-def check_lengths(llava: Llava, task: EvaluationTask) -> None:
+def check_lengths(vlm: VLM, task: EvaluationTask) -> None:
     """Raise `UserError` if `task.lengths` refuses what `evaluate` would ask, which must not cost a run its training."""
-    too_long(task.prompts(), llava, task.lengths)
-    task_pairs(task, llava)
+    too_long(task.prompts(), vlm, task.lengths)
+    task_pairs(task, vlm)

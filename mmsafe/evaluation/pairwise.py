@@ -16,7 +16,7 @@ from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import by_tag
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.generation.generate import evaluating
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.reference.policies import ReferencePolicy
@@ -37,7 +37,7 @@ MEASURES = (
 
 
 def pairwise_accuracy(
-    llava: Llava,
+    vlm: VLM,
     reference: ReferencePolicy | None,
     pairs: Sequence[Example],
     scoring: Scoring,
@@ -55,9 +55,9 @@ def pairwise_accuracy(
     pairwise_accuracy_reward: by the implicit reward, only where `reference` is given, which has seen the pairs.
     pairwise_accuracy_prompted: the model is shown both and asked, in both orders; two different answers are a tie.
     """
-    collate = partial(scoring.collator, llava.encoder(), max_tokens=max_tokens)
-    items, collator, device = Items(pairs, 1), collate((PAIR,)), llava.model.device
-    policy = CachedLogProbs(llava, scoring, precision, label="pairwise accuracy", chunk=batch_size)
+    collate = partial(scoring.collator, vlm.encoder(), max_tokens=max_tokens)
+    items, collator, device = Items(pairs, 1), collate((PAIR,)), vlm.model.device
+    policy = CachedLogProbs(vlm, scoring, precision, label="pairwise accuracy", chunk=batch_size)
     policy.prepare(items, collator, batch_size)
     sums = policy.sums(items, collator, batch_size, device)
     chosen, rejected = ([row[name] for row in sums] for name in PAIR)
@@ -67,7 +67,7 @@ def pairwise_accuracy(
         "_prompted": _prompted(policy, collate((LETTERS,)), pairs, batch_size, device),
     }
     if reference is not None:
-        with evaluating(llava.model), autocast(precision, device.type):  # it may be the model without its adapter
+        with evaluating(vlm.model), autocast(precision, device.type):  # it may be the model without its adapter
             before = reference.sums(items, collator, batch_size, device)
         rewards = [[now[name][0] - then[name][0] for name in PAIR] for now, then in zip(sums, before, strict=True)]
         won["_reward"] = [_won(better, worse) for better, worse in rewards]
@@ -81,22 +81,22 @@ def pairwise_accuracy(
 
 def prepare_pairs(
     reference: ReferencePolicy,
-    llava: Llava,
+    vlm: VLM,
     pairs: Sequence[Example],
     scoring: Scoring,
     batch_size: int,
     max_tokens: int | None = None,
 ) -> None:
     """Let `reference` see the pairs before training changes the model."""
-    reference.prepare(Items(pairs, 1), scoring.collator(llava.encoder(), (PAIR,), max_tokens=max_tokens), batch_size)
+    reference.prepare(Items(pairs, 1), scoring.collator(vlm.encoder(), (PAIR,), max_tokens=max_tokens), batch_size)
 
 
-def comparable(pairs: Sequence[Example], llava: Llava, lengths: Lengths) -> list[Example]:
+def comparable(pairs: Sequence[Example], vlm: VLM, lengths: Lengths) -> list[Example]:
     """The pairs that fit whole, as they are and as a question about both; the others are counted in the log.
 
     Raises `UserError` where `lengths` refuses one.
     """
-    encoder = llava.encoder()
+    encoder = vlm.encoder()
     long = overlong(pairs, encoder, lengths, PAIR)
     long |= overlong([_question(pair, *PAIR) for pair in pairs], encoder, lengths, LETTERS)
     if long:

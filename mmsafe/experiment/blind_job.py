@@ -32,13 +32,13 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     loaded = counted(config.data.prompts())
     need_images(loaded.examples, "a blind response")
     own_device(config.accelerator)  # refused before a model is loaded
-    llava = on_device(config.model.load(), config.accelerator)
-    prompts, lengths = fitting(loaded.examples, llava.encoder(), (), config.lengths)
+    vlm = on_device(config.model.load(), config.accelerator)
+    prompts, lengths = fitting(loaded.examples, vlm.encoder(), (), config.lengths)
     tell(lengths, config.lengths)
-    examples = with_generated_responses(llava, prompts, {BLIND}, config.generation)
+    examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation)
     path = folder.path / "blind.jsonl"
     if is_first():
         write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
-    folder.note(model=llava.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
+    folder.note(model=vlm.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
     log.info("wrote %d blind responses to %s", len(examples), path)
     return path

@@ -10,7 +10,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import about_run
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.models.adapters import add_lora, merge
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.training.checkpoint_files import PREFIX, trained_weights
 from mmsafe.training.checkpointing import current_checkpoint
 
@@ -20,19 +20,19 @@ def is_unfinished(folder: Path) -> bool:
     return not (folder / "model").exists() and current_checkpoint(folder) is not None
 
 
-def consolidated(folder: Path) -> Llava:
+def consolidated(folder: Path) -> VLM:
     """The model of the last checkpoint in the run folder, its adapter merged; raises `UserError` if it does not fit."""
     path = current_checkpoint(folder)
     assert path is not None
     if not (about := about_run(folder)):
         raise UserError(f"{folder}: has no run.json, which says what model its checkpoint is of; name a run folder")
     config = recorded(about["config"], TrainConfig)
-    llava = config.model.load()
-    add_lora(llava, config.peft)
+    vlm = config.model.load()
+    add_lora(vlm, config.peft)
     trained = {name.removeprefix(PREFIX): tensor for name, tensor in trained_weights(path).items()}
-    found: Any = llava.model.load_state_dict(trained, strict=False)
-    wanted = {name for name, parameter in llava.model.named_parameters() if parameter.requires_grad}
+    found: Any = vlm.model.load_state_dict(trained, strict=False)
+    wanted = {name for name, parameter in vlm.model.named_parameters() if parameter.requires_grad}
     if found.unexpected_keys or wanted - trained.keys():
         raise UserError(f"{path}: does not fit the model that the run was started with; was that changed since?")
-    merge(llava)
-    return llava
+    merge(vlm)
+    return vlm

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mmsafe.evaluation.benchmark import Judged
     from mmsafe.evaluation.measuring import EvaluationTask
     from mmsafe.experiment.evaluate_config import EvaluateConfig
-    from mmsafe.models.llava import Llava
+    from mmsafe.models.vlm import VLM
     from mmsafe.reference.policies import ReferencePolicy
     from mmsafe.runs.run_context import RunContext
 
@@ -96,26 +96,26 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
     task.judge.check()
     task.prompts()
-    llava = from_checkpoint(config.checkpoint, "checkpoint", config.model)
-    folder.note(seed=config.seed, model=llava.fingerprint())
-    reference = _against(config, llava, task) if config.against else None
-    llava = on_device(llava, config.accelerator)
+    vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
+    folder.note(seed=config.seed, model=vlm.fingerprint())
+    reference = _against(config, vlm, task) if config.against else None
+    vlm = on_device(vlm, config.accelerator)
     folder.note(dropped_prompts=task.dropped())
-    metrics = evaluate(llava, task, folder.path, reference)
+    metrics = evaluate(vlm, task, folder.path, reference)
     return declare(task.benchmark, task.judge, metrics, folder)
 
 
-def _against(config: EvaluateConfig, llava: Llava, task: EvaluationTask) -> ReferencePolicy:
+def _against(config: EvaluateConfig, vlm: VLM, task: EvaluationTask) -> ReferencePolicy:
     """Log-probs of the benchmark's pairs under the model of `config.against`, which is there only while they are made.
 
-    It is shown what `llava` is shown: both are scored on the same tokens and pixels.
+    It is shown what `vlm` is shown: both are scored on the same tokens and pixels.
     """
     from mmsafe.evaluation.evaluating import prepare_reference
     from mmsafe.models.loading import from_checkpoint, on_device
     from mmsafe.reference.cached import CachedLogProbs
 
     model = from_checkpoint(config.against, "against", config.model).model
-    against = on_device(replace(llava, model=model, adapter=None), config.accelerator)
+    against = on_device(replace(vlm, model=model, adapter=None), config.accelerator)
     reference = CachedLogProbs(against, task.scoring, task.precision)
     prepare_reference(reference, against, task)
     reference.let_go()

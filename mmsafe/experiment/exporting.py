@@ -15,11 +15,11 @@ from mmsafe.core.run_record import run_options
 from mmsafe.experiment.consolidate import consolidated, is_unfinished
 from mmsafe.models.checkpoints import CheckpointError, WeightFiles
 from mmsafe.models.formats import Format, format_of
-from mmsafe.models.llava import Llava
 from mmsafe.models.locate import base_of, is_adapter, located
 from mmsafe.models.model_source import Pretrained
 from mmsafe.models.original.save import save_original
 from mmsafe.models.pretrained import in_one_line
+from mmsafe.models.vlm import VLM
 
 log = logging.getLogger(__name__)
 DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
@@ -49,8 +49,8 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
         elif base is not None:
             raise CheckpointError("is a whole model; base is for LoRA adapters")
         with in_one_line(f"checkpoint={checkpoint}"):
-            llava = _loaded(folder, whole, allow_pickle=allow_pickle)
-        _write(llava, target, form, whole)
+            vlm = _loaded(folder, whole, allow_pickle=allow_pickle)
+        _write(vlm, target, form, whole)
     except CheckpointError as error:
         raise UserError(_in_our_words(f"checkpoint={checkpoint}: {error}")) from error
     except UserError as error:
@@ -67,7 +67,7 @@ def _in_our_words(said: str) -> str:
     return said.replace("model.allow_pickle", "allow_pickle").replace("model.base", "base")
 
 
-def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> Llava:
+def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> VLM:
     """The checkpoint in `folder`; type and preprocessing are those of the `whole` model in it, or under it."""
     weights = format_of(whole, allow_pickle=allow_pickle)[1]
     source = Pretrained(
@@ -87,15 +87,15 @@ def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float
     return DTYPES[weights.dtype]
 
 
-def _write(llava: Llava, target: Path, form: Format, source: Path) -> None:
+def _write(vlm: VLM, target: Path, form: Format, source: Path) -> None:
     """Fill a folder beside `target` and rename it: a half-written one never has that name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         if form == "original":
-            save_original(llava, unfinished, beside=source)
+            save_original(vlm, unfinished, beside=source)
         else:
-            llava.save(unfinished)
+            vlm.save(unfinished)
             if (source / "tokenizer.model").is_file():  # for the way back; `transformers` drops it
                 shutil.copyfile(source / "tokenizer.model", unfinished / "tokenizer.model")
         unfinished.chmod(0o755)

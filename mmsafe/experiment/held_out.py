@@ -27,8 +27,8 @@ from mmsafe.evaluation.stages import (
 )
 from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.generation.responses import responses
-from mmsafe.models.llava import Llava
 from mmsafe.models.loading import set_aside
+from mmsafe.models.vlm import VLM
 from mmsafe.reporting.run_samples import Sample, SampledRun
 from mmsafe.reporting.sample_browser import write_page
 
@@ -67,21 +67,21 @@ def held_out(config: TrainConfig) -> list[Example]:
 
 
 class Asked:
-    """Prompts of a task that are answered by `llava` as it is now, the reference, and again while it is trained.
+    """Prompts of a task that are answered by `vlm` as it is now, the reference, and again while it is trained.
 
     The judge judges both; each time a page stands in `folder/validation`, and `show` is given what is on it.
     """
 
-    def __init__(self, llava: Llava, task: EvaluationTask, count: int, seed: int, folder: Path, show: Show) -> None:
-        self.llava = llava
+    def __init__(self, vlm: VLM, task: EvaluationTask, count: int, seed: int, folder: Path, show: Show) -> None:
+        self.vlm = vlm
         self.task = task
         self.folder = folder / "validation"
         self.show = show
         prompts = task.prompts()
-        long = too_long(prompts, llava, task.lengths)
+        long = too_long(prompts, vlm, task.lengths)
         fitting = [prompt for position, prompt in enumerate(prompts) if position not in long]
         self.prompts = chosen(fitting, count, seed, task.benchmark.shared_tag)
-        before = responses(llava, self.prompts, task.settings.generation(), "validation: answers of the reference")
+        before = responses(vlm, self.prompts, task.settings.generation(), "validation: answers of the reference")
         self.reference = self._judged("reference", before)[0]
 
     def __call__(self, step: int) -> dict[str, float]:
@@ -89,7 +89,7 @@ class Asked:
         own = range(rank(), len(self.prompts), world_size())
         made: dict[int, Response] = {}
         draws = [Prompt(self.prompts[position]) for position in own]
-        for batch in generate(self.llava, draws, self.task.settings.generation()):
+        for batch in generate(self.vlm, draws, self.task.settings.generation()):
             made |= {own[position]: response for position, response in batch}
         answers = {position: response for part in gathered(made) for position, response in part.items()}
         policy, metrics = self._judged(f"step={step}", [answers[position] for position in range(len(self.prompts))])
@@ -107,7 +107,7 @@ class Asked:
         folder.mkdir(parents=True, exist_ok=True)
         answers: Answers = [(response.text, response.finished) for response in made]
         write_generations(folder, benchmark, self.prompts, answers)
-        with set_aside(self.llava) if judge.on_devices else nullcontext():
+        with set_aside(self.vlm) if judge.on_devices else nullcontext():
             judged = judge_answers(folder, benchmark, judge, self.prompts, answers)
         generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
         samples = [Sample(p, benchmark.criterion(p), generations[p.id], judgements[p.id]) for p in self.prompts]

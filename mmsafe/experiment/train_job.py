@@ -23,8 +23,8 @@ from mmsafe.experiment.job import complete, declare, evaluation_task, show
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.compiling import compiled
-from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source, on_device, to_train
+from mmsafe.models.vlm import VLM
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.reporting.logged_run import this_run
@@ -91,46 +91,46 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show)
     recipe = _recipe(config)
     asks = config.evaluate or config.validate.generate
     task = evaluation_task(config, "holdout", recipe.parallel.precision) if asks else None
-    loss, data, llava, validation = _prepared(config, recipe, task, folder, show)
-    policy = llava.model if llava else partial(_load_part, config, recipe.parallel)
+    loss, data, vlm, validation = _prepared(config, recipe, task, folder, show)
+    policy = vlm.model if vlm else partial(_load_part, config, recipe.parallel)
     with compiled(policy) if config.model.compile else nullcontext():
         fitted = fit(policy, data, loss, recipe, output, validation=validation)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
     for value, step in fitted.best.ranked[:1]:
         metrics |= {"best/step": step, f"best/{config.checkpoint.monitor}": value}
-    llava = _keep(config, recipe.parallel, llava, fitted, folder)
+    vlm = _keep(config, recipe.parallel, vlm, fitted, folder)
     if task is not None and config.evaluate:
         folder.note(dropped_prompts=task.dropped())
-        metrics |= evaluate(llava, task, folder.path, loss.reference)
+        metrics |= evaluate(vlm, task, folder.path, loss.reference)
         declare(task.benchmark, task.judge, metrics, folder)
     if is_first():
-        _keep_merged(llava, folder)
+        _keep_merged(vlm, folder)
     return metrics
 
 
 def _prepared(
     config: TrainConfig, recipe: Recipe, task: EvaluationTask | None, folder: RunFolder, show: Show
-) -> tuple[Loss, PreferenceData, Llava | None, Validation | None]:
+) -> tuple[Loss, PreferenceData, VLM | None, Validation | None]:
     """All that has to be there before the first step; no model where each process is to load its part of one."""
     (loaded, held), parallel = _read(config, task), recipe.parallel
-    llava = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
-    folder.note_inputs(model=llava.fingerprint())
+    vlm = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
+    folder.note_inputs(model=vlm.fingerprint())
     if task is not None:
-        check_lengths(llava, task)
-    examples = _with_responses(config, llava, loaded, folder)
+        check_lengths(vlm, task)
+    examples = _with_responses(config, vlm, loaded, folder)
     if held:
-        held, _ = _completed(config, llava, held)
+        held, _ = _completed(config, vlm, held)
     asked = None
     if task is not None and (count := config.validate.generate):
-        asked = Asked(llava, task, count, config.seed, folder.path, show)
-    loss = _loss(config, llava, task, parallel.precision)
-    show_trained(llava.model, folder)
-    data = PreferenceData(llava, examples, loss, recipe)
+        asked = Asked(vlm, task, count, config.seed, folder.path, show)
+    loss = _loss(config, vlm, task, parallel.precision)
+    show_trained(vlm.model, folder)
+    data = PreferenceData(vlm, examples, loss, recipe)
     validation = None
     if held:
-        validation = Validation(PreferenceData(llava, held, loss, _for_validation(recipe, held)), asked)
-    if not parallel.loads_in_parts(llava.source):
-        return loss, data, llava, validation
+        validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), asked)
+    if not parallel.loads_in_parts(vlm.source):
+        return loss, data, vlm, validation
     if loss.reference is not None:
         loss.reference.let_go()
     return loss, data, None, validation
@@ -178,28 +178,28 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
     return loaded, [] if config.trainer.validate_every is None else held_out(config)
 
 
-def _with_responses(config: TrainConfig, llava: Llava, loaded: Loaded, folder: RunFolder) -> list[Example]:
+def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFolder) -> list[Example]:
     """The examples with all that the objective reads; what is missing is generated."""
-    examples, lengths = _completed(config, llava, loaded.examples)
+    examples, lengths = _completed(config, vlm, loaded.examples)
     folder.note_inputs(data=fingerprint(examples))
     folder.note(lengths=lengths)
     folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)
     return examples
 
 
-def _completed(config: TrainConfig, llava: Llava, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
+def _completed(config: TrainConfig, vlm: VLM, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
     made = config.objective, config.generation, config.corruption
-    return with_all_responses(llava, examples, *made, config.lengths)
+    return with_all_responses(vlm, examples, *made, config.lengths)
 
 
-def _loss(config: TrainConfig, llava: Llava, task: EvaluationTask | None, precision: str) -> Loss:
+def _loss(config: TrainConfig, vlm: VLM, task: EvaluationTask | None, precision: str) -> Loss:
     """The loss, its reference being the model as it is now; adds to the model what `peft` trains."""
-    features, reference = feature_cache(config.vision_cache, llava, precision), None
+    features, reference = feature_cache(config.vision_cache, vlm, precision), None
     if config.objective.needs_reference:
-        reference = config.reference.policy(llava, config.scoring, precision)
-    add_lora(llava, config.peft)  # after the reference is keyed: a fresh adapter changes nothing
+        reference = config.reference.policy(vlm, config.scoring, precision)
+    add_lora(vlm, config.peft)  # after the reference is keyed: a fresh adapter changes nothing
     if task is not None and reference is not None:
-        prepare_reference(reference, llava, task)
+        prepare_reference(reference, vlm, task)
     return Loss(config.objective, config.scoring, reference, features)
 
 
@@ -209,37 +209,37 @@ def _load_part(config: TrainConfig, parallel: Parallel) -> Any:
     return _loaded(config, parallel).model
 
 
-def _keep(config: TrainConfig, parallel: Parallel, llava: Llava | None, fitted: Fitted, folder: RunFolder) -> Llava:
+def _keep(config: TrainConfig, parallel: Parallel, vlm: VLM | None, fitted: Fitted, folder: RunFolder) -> VLM:
     """Save what was trained; returns the model to evaluate, whole on every device.
 
     An adapter is saved by itself. It stays in the model that is returned, whose reference may be the policy without it,
     unless the weights were trained in parts: then the model is saved, merged, and read again.
     """
     if parallel.whole:
-        assert llava is not None
+        assert vlm is not None
         if is_first():
-            folder.save_trained(llava)
-        return llava
+            folder.save_trained(vlm)
+        return vlm
     if is_first():
-        llava = _loaded(config, parallel)
+        vlm = _loaded(config, parallel)
         assert fitted.weights is not None
-        llava.model.load_state_dict(fitted.weights)
-        folder.save_trained(llava)
-        _keep_merged(llava, folder)
+        vlm.model.load_state_dict(fitted.weights)
+        folder.save_trained(vlm)
+        _keep_merged(vlm, folder)
     barrier()
     saved = loaded_for(parallel, checkpoint_source(str(folder.path), "checkpoint", config.model))
     return on_device(saved, config.trainer.accelerator)
 
 
-def _keep_merged(llava: Llava, folder: RunFolder) -> None:
+def _keep_merged(vlm: VLM, folder: RunFolder) -> None:
     """Make the adapter, where there is one, part of the weights, and save them."""
-    if llava.adapter is not None:
-        merge(llava)
-        folder.save_model(llava)
+    if vlm.adapter is not None:
+        merge(vlm)
+        folder.save_model(vlm)
 
 
-def _loaded(config: TrainConfig, parallel: Parallel) -> Llava:
+def _loaded(config: TrainConfig, parallel: Parallel) -> VLM:
     """The model that training starts from, with fresh adapters where `peft` trains such."""
-    llava = loaded_for(parallel, config.model)
-    add_lora(llava, config.peft)
-    return llava
+    vlm = loaded_for(parallel, config.model)
+    add_lora(vlm, config.peft)
+    return vlm

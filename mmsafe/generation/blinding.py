@@ -11,7 +11,7 @@ from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.generation.generate import Response
 from mmsafe.generation.responses import responses
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.scoring.collate import view
 from mmsafe.scoring.lengths import fitting, tell
@@ -24,7 +24,7 @@ LABELS = {"none": "blind", "corrupted": "weakened", "real": "sighted"}
 
 
 def with_generated_responses(
-    llava: Llava,
+    vlm: VLM,
     examples: Sequence[Example],
     columns: Collection[str],
     settings: Generation,
@@ -43,7 +43,7 @@ def with_generated_responses(
     label = " and ".join(dict.fromkeys(LABELS[row.image] for row in rows)) + " responses"
     samples = settings.num_return_sequences
     # Sample after sample, so that the first of every prompt is the same however many follow.
-    made = responses(llava, [view(examples[i], row, corruption) for i, row in lacking] * samples, settings, label)
+    made = responses(vlm, [view(examples[i], row, corruption) for i, row in lacking] * samples, settings, label)
     mark = _mark(examples)
     numbers = ["", *(f"{mark}{number}" for number in range(2, samples + 1))]
     copies = {i: [replace(examples[i], id=examples[i].id + number) for number in numbers] for i, _ in lacking}
@@ -63,7 +63,7 @@ def with_generated_responses(
 
 
 def with_all_responses(
-    llava: Llava,
+    vlm: VLM,
     examples: Sequence[Example],
     objective: Objective,
     settings: Generation,
@@ -74,9 +74,9 @@ def with_all_responses(
 
     An example that is too long already is dropped before anything is generated for it.
     """
-    encoder, names = llava.encoder(), objective.responses
+    encoder, names = vlm.encoder(), objective.responses
     short, early = fitting(examples, encoder, names, rule)
-    made = with_generated_responses(llava, short, names, settings, corruption)
+    made = with_generated_responses(vlm, short, names, settings, corruption)
     kept, report = fitting(made, encoder, names, rule, objective.groups)
     report["dropped"] += early["dropped"]
     tell(report, rule)

@@ -20,7 +20,7 @@ from transformers import (
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, digest
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.scoring.ways import agreed_images
 
 BY_TOKEN = ("input_ids", "attention_mask", "position_ids")
@@ -72,18 +72,18 @@ class GumbelNoise(LogitsProcessor):
 
 
 @torch.no_grad()
-def generate(llava: Llava, prompts: Sequence[Prompt], settings: Generation) -> Iterator[list[tuple[int, Response]]]:
+def generate(vlm: VLM, prompts: Sequence[Prompt], settings: Generation) -> Iterator[list[tuple[int, Response]]]:
     """Answer every prompt; yields, batch by batch, (position in `prompts`, response).
 
     Prompts of similar length share a batch, samples of one prompt its pass through the model. The longest come first: a
     batch that does not fit into memory says so at once. The model is put into evaluation mode and left as it was.
     """
-    encoder, ends = llava.encoder(), llava.ends()
+    encoder, ends = vlm.encoder(), vlm.ends()
     order = longest_first(encoder, prompts)
-    with evaluating(llava.model), _plain(llava.model):
+    with evaluating(vlm.model), _plain(vlm.model):
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
-            answers = _answer(llava.model, encoder, [prompts[i] for i in chosen], settings, ends)
+            answers = _answer(vlm.model, encoder, [prompts[i] for i in chosen], settings, ends)
             yield list(zip(chosen, answers, strict=True))
 
 

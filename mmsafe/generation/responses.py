@@ -20,7 +20,7 @@ from mmsafe.data.example import Example, digest
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Prompt, Response
-    from mmsafe.models.llava import Llava
+    from mmsafe.models.vlm import VLM
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,15 @@ class ResponseStore(RowStore["Response"]):
         return Response(row["response"], row["finished"])
 
 
-def store_key(llava: Llava, settings: Generation) -> str:
+def store_key(vlm: VLM, settings: Generation) -> str:
     """Hash of the model and of every setting that changes a response; neither batch size nor number of samples does."""
     idle = {"batch_size", "image_view", "num_return_sequences"}
     idle |= {"seed", "top_p"} if settings.temperature == 0 else set()
     chosen = {name: value for name, value in asdict(settings).items() if name not in idle}
-    return digest([llava.fingerprint(), chosen])
+    return digest([vlm.fingerprint(), chosen])
 
 
-def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:
+def responses(vlm: VLM, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:
     """A response to every prompt, from the cache or generated now; processes that want the same share the work.
 
     The same prompt given twice is sampled twice (once, if decoding is greedy). Interrupted at any moment, the next call
@@ -62,11 +62,11 @@ def responses(llava: Llava, prompts: Sequence[Example], settings: Generation, la
     draw_of = dict(zip(keys, draws, strict=True))
 
     def make(claimed: list[str]) -> Iterator[list[tuple[str, Response]]]:
-        for batch in generate(llava, [draw_of[key] for key in claimed], settings):
+        for batch in generate(vlm, [draw_of[key] for key in claimed], settings):
             yield [(claimed[position], response) for position, response in batch]
 
-    folder = cache_dir("responses") / store_key(llava, settings)
-    order = [keys[i] for i in longest_first(llava.encoder(), draws)]
+    folder = cache_dir("responses") / store_key(vlm, settings)
+    order = [keys[i] for i in longest_first(vlm.encoder(), draws)]
     response_of = kept_responses(folder, order, make, settings.batch_size, label)
     return [response_of[key] for key in keys]
 

@@ -10,14 +10,14 @@ from mmsafe.models.model_source import ModelSource
 
 if TYPE_CHECKING:
     from mmsafe.models.encoding import Encoder
-    from mmsafe.models.llava import Llava
+    from mmsafe.models.vlm import VLM
 
 
 @options
 class TinyModel(TinyOptions, ModelSource):
     """A tiny LLaVA, built and pre-trained by code, cached under a key of everything that it is made from."""
 
-    def load(self) -> Llava:
+    def load(self) -> VLM:
         """From the cache, or built now with a progress bar."""
         from mmsafe.microworld.tiny_build import load_tiny
 

@@ -27,10 +27,10 @@ from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, TinyOptio
 from mmsafe.microworld.tower import pretrain_tower
 from mmsafe.models.families.llava import make_processor
 from mmsafe.models.family import family_of
-from mmsafe.models.llava import Llava, chosen_template, set_trained
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import Pretrained
 from mmsafe.models.pretrained import in_one_line, new_model
+from mmsafe.models.vlm import VLM, chosen_template, set_trained
 from mmsafe.objectives.sft import SFT
 from mmsafe.scoring.ways import SharedPrefix
 from mmsafe.training.fit import fit
@@ -54,7 +54,7 @@ CHAT_TEMPLATE = (
 MADE_FROM: tuple[ModuleType, ...] = (drawings, icons, language, pretraining, things, world, tower)
 
 
-def load_tiny(source: TinyOptions) -> Llava:
+def load_tiny(source: TinyOptions) -> VLM:
     """Random weights, or the pre-trained model from the cache, made there when missing."""
     if source.pretraining is None:
         return build(source)
@@ -69,7 +69,7 @@ def load_tiny(source: TinyOptions) -> Llava:
     return dataclasses.replace(loaded.load(), source=source)
 
 
-def build(source: TinyOptions) -> Llava:
+def build(source: TinyOptions) -> VLM:
     """A model of a family with random weights and its processor; that of LLaVA knows the words of the micro-world."""
     config, processor = parts(source)
     with in_one_line(f"model.family={source.family}"):
@@ -81,7 +81,7 @@ def build(source: TinyOptions) -> Llava:
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(model.generation_config, name, getattr(processor.tokenizer, name))
     set_trained(model, source.train)
-    return Llava(model, processor, source)
+    return VLM(model, processor, source)
 
 
 def parts(source: TinyOptions) -> tuple[Any, Any]:
@@ -147,15 +147,15 @@ def make_config(sizes: Architecture, tokenizer: Any) -> LlavaConfig:
     )
 
 
-def pretrain(source: TinyOptions) -> Llava:
+def pretrain(source: TinyOptions) -> VLM:
     """Teach a random model: its tower to see, then all the rest to chat by the project's own SFT."""
     assert source.pretraining is not None
     log.info("building model=tiny once (seed %d); it is cached for later runs", source.seed)
-    llava = build(source)
+    vlm = build(source)
     stages, size = source.pretraining, source.architecture.image_size
-    seen = pretrain_tower(llava.model.model.vision_tower, llava.encoder(), size, stages.tower, source.seed)
+    seen = pretrain_tower(vlm.model.model.vision_tower, vlm.encoder(), size, stages.tower, source.seed)
     log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
-    set_trained(llava.model, Trained())
+    set_trained(vlm.model, Trained())
     examples = pretraining.pretraining_examples(source.seed, stages.chat.examples, image_size=size)
     recipe = Recipe(
         AdamW(lr=stages.chat.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
@@ -164,9 +164,9 @@ def pretrain(source: TinyOptions) -> Llava:
         source.seed,
     )
     loss = Loss(SFT(), SharedPrefix())
-    fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe)
-    set_trained(llava.model, source.train)
-    return llava
+    fit(vlm.model, PreferenceData(vlm, examples, loss, recipe), loss, recipe)
+    set_trained(vlm.model, source.train)
+    return vlm
 
 
 def _template(source: TinyOptions, own: str | None = None) -> str:

@@ -25,12 +25,12 @@ from mmsafe.models.checkpoints import (
     tensors_in,
 )
 from mmsafe.models.family import family_of
-from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.locate import OTHER_BASE, base_of
 from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.parts import Parts
 from mmsafe.models.pretrained import about_part
 from mmsafe.models.quantised import dequantised, is_quantised, quantised
+from mmsafe.models.vlm import VLM, set_trained
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINED_WHOLE = "non_lora_trainables.bin"
@@ -47,8 +47,8 @@ NAMES = {
 """Beginnings of names in the original format, and in `transformers` before 4.52, and what they are now."""
 
 
-def add_lora(llava: Llava, options: Peft) -> None:
-    """Put fresh adapters into `llava.model` in place; everything but them and a trained projector is frozen.
+def add_lora(vlm: VLM, options: Peft) -> None:
+    """Put fresh adapters into `vlm.model` in place; everything but them and a trained projector is frozen.
 
     Nothing changes for `peft=none`.
 
@@ -59,22 +59,22 @@ def add_lora(llava: Llava, options: Peft) -> None:
         return
     from peft import LoraConfig, PeftModel
 
-    parts = family_of(llava.model.config.model_type).parts
-    connectors = parts.connectors(llava.model) if llava.source.train.projector else {}
+    parts = family_of(vlm.model.config.model_type).parts
+    connectors = parts.connectors(vlm.model) if vlm.source.train.projector else {}
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=_matrices(llava.model, parts),
+        target_modules=_matrices(vlm.model, parts),
         modules_to_save=list(connectors) or None,
-        base_model_name_or_path=_base(llava),
+        base_model_name_or_path=_base(vlm),
     )
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        llava.adapter = PeftModel(llava.model, config)
-    llava.model.disable_input_require_grads()  # PEFT's way of checkpointing, in which a frozen tower keeps a graph
+        vlm.adapter = PeftModel(vlm.model, config)
+    vlm.model.disable_input_require_grads()  # PEFT's way of checkpointing, in which a frozen tower keeps a graph
     for name in connectors:
-        wrapper: Any = llava.model.get_submodule(name)
+        wrapper: Any = vlm.model.get_submodule(name)
         wrapper.modules_to_save["default"].float().register_forward_pre_hook(_in_own_dtype)
 
 
@@ -85,9 +85,9 @@ def _matrices(model: Any, parts: Parts) -> str:
     return rf"{re.escape(parts.language[0])}\..*\.({'|'.join(kinds)})"
 
 
-def _base(llava: Llava) -> str | None:
+def _base(vlm: VLM) -> str | None:
     """Where the adapter's base can be loaded from again; None lets PEFT ask the model."""
-    path = getattr(llava.source, "path", None)
+    path = getattr(vlm.source, "path", None)
     folder = Path(path or "").expanduser()
     return str(folder.resolve()) if path and folder.is_dir() else path
 
@@ -98,27 +98,27 @@ def _in_own_dtype(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     return tuple(features.to(dtype) for features in inputs)
 
 
-def merge(llava: Llava) -> None:
+def merge(vlm: VLM) -> None:
     """Make the adapter part of the weights, in place, and drop it; the projector that was trained stays.
 
     An adapter of 4-bit weights is added to what these stand for: PEFT itself would round the sum to 4 bits again.
     """
-    adapter = llava.adapter
+    adapter = vlm.adapter
     if adapter is None:
         return
-    dtype = llava.model.dtype
-    if is_quantised(llava.model):
+    dtype = vlm.model.dtype
+    if is_quantised(vlm.model):
         from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
         config, state = adapter.peft_config["default"], get_peft_model_state_dict(adapter)
         adapter = PeftModel(dequantised(adapter.unload()), config)
         set_peft_model_state_dict(adapter, state)
-    llava.model, llava.adapter = adapter.merge_and_unload(), None
-    for connector in family_of(llava.model.config.model_type).parts.connectors(llava.model).values():
+    vlm.model, vlm.adapter = adapter.merge_and_unload(), None
+    for connector in family_of(vlm.model.config.model_type).parts.connectors(vlm.model).values():
         connector.to(dtype)
 
 
-def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[CheckpointOptions, Path], Llava]) -> Llava:
+def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[CheckpointOptions, Path], VLM]) -> VLM:
     """The base of the adapter in `folder`, which `load` reads, with the adapter and all that was trained beside it.
 
     An adapter that a run trained on 4-bit weights is merged into what those stand for. Raises `CheckpointError` for
@@ -130,22 +130,22 @@ def load_merged(source: CheckpointOptions, folder: Path, load: Callable[[Checkpo
     state = _state(folder, allow_pickle=source.allow_pickle)
     base = base_of(folder, source.base, allow_pickle=source.allow_pickle)
     with about_part(f"its base {base}", OTHER_BASE):
-        llava = load(source, base)
+        vlm = load(source, base)
     if run_options(folder, "peft").get("method") == "qlora":
-        llava = quantised(llava, llava.model.dtype, torch.device("cpu"))
-        llava.model = dequantised(llava.model)
-    state = {_renamed(name, llava.model): tensor for name, tensor in state.items()}
+        vlm = quantised(vlm, vlm.model.dtype, torch.device("cpu"))
+        vlm.model = dequantised(vlm.model)
+    state = {_renamed(name, vlm.model): tensor for name, tensor in state.items()}
     lora = {name: tensor for name, tensor in state.items() if LORA in name}
     try:
-        unknown = llava.model.load_state_dict({n: w for n, w in state.items() if n not in lora}, strict=False)
+        unknown = vlm.model.load_state_dict({n: w for n, w in state.items() if n not in lora}, strict=False)
         if unknown.unexpected_keys:
             raise CheckpointError(f"holds weights that its base does not have: {first_few(unknown.unexpected_keys)}")
-        _attach(llava, about, lora)
+        _attach(vlm, about, lora)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"does not fit its base: {' '.join(str(error).split())[:200]}") from error
-    merge(llava)
-    set_trained(llava.model, source.train)
-    return llava
+    merge(vlm)
+    set_trained(vlm.model, source.train)
+    return vlm
 
 
 def _state(folder: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
@@ -169,12 +169,12 @@ def _renamed(name: str, model: Any) -> str:
     return name if nested else name.replace("model.vision_tower.vision_model.", "model.vision_tower.", 1)
 
 
-def _attach(llava: Llava, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
+def _attach(vlm: VLM, about: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Adapters on the modules that the file has weights for, whatever pattern once chose them."""
     from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 
     modules = {name.partition(LORA)[0] for name in weights}
-    if not modules or (unknown := modules - {name for name, _ in llava.model.named_modules()}):
+    if not modules or (unknown := modules - {name for name, _ in vlm.model.named_modules()}):
         adapted = first_few(unknown) if modules else "nothing"
         raise CheckpointError(f"does not fit its base: it adapts {adapted}")
     ranks = {weight.shape[0] for name, weight in weights.items() if f"{LORA}A." in name}
@@ -184,7 +184,7 @@ def _attach(llava: Llava, about: dict[str, Any], weights: dict[str, Tensor]) -> 
     config.target_modules = modules
     config.modules_to_save = config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.layer_replication = config.megatron_config = None  # would copy layers, or import a module
-    llava.adapter = PeftModel(llava.model, config)
-    incompatible: Any = set_peft_model_state_dict(llava.adapter, {PEFT_PREFIX + name: w for name, w in weights.items()})
+    vlm.adapter = PeftModel(vlm.model, config)
+    incompatible: Any = set_peft_model_state_dict(vlm.adapter, {PEFT_PREFIX + name: w for name, w in weights.items()})
     if lost := [*incompatible.unexpected_keys, *(name for name in incompatible.missing_keys if LORA in name)]:
         raise CheckpointError(f"is incomplete: {len(lost)} weights do not pair up, such as {lost[0]}")

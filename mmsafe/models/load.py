@@ -17,16 +17,16 @@ from mmsafe.models.encoding import Encoder
 from mmsafe.models.families.llava import make_processor
 from mmsafe.models.family import family_of
 from mmsafe.models.formats import Format, format_of, format_of_config
-from mmsafe.models.llava import Llava, chosen_template, set_trained
 from mmsafe.models.locate import OTHER_BASE, base_of, is_adapter, located
 from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.original.read import load_original, read_parts
 from mmsafe.models.pretrained import TEMPLATE, about_part, check_files, from_pretrained, in_one_line, load_model
 from mmsafe.models.processors import own_template
 from mmsafe.models.rendering import rendered
+from mmsafe.models.vlm import VLM, chosen_template, set_trained
 
 
-def load_pretrained(source: CheckpointOptions) -> Llava:
+def load_pretrained(source: CheckpointOptions) -> VLM:
     """Load `source.path`; raises `UserError` in one line where it is missing, damaged or of no family that is known."""
     with _folder_of(source, weights=True) as folder:
         return load_merged(source, folder, _whole_model) if is_adapter(folder) else _whole_model(source, folder)
@@ -55,7 +55,7 @@ def _folder_of(source: CheckpointOptions, *, weights: bool) -> Iterator[Path]:
         yield folder
 
 
-def _whole_model(source: CheckpointOptions, folder: Path) -> Llava:
+def _whole_model(source: CheckpointOptions, folder: Path) -> VLM:
     """The model in `folder`, which is no adapter."""
     check_files(folder)
     form, weights = format_of(folder, allow_pickle=source.allow_pickle)
@@ -68,7 +68,7 @@ def _whole_model(source: CheckpointOptions, folder: Path) -> Llava:
     if source.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     set_trained(model, source.train)
-    return Llava(model, processor, source)
+    return VLM(model, processor, source)
 
 
 def _processing(source: CheckpointOptions, folder: Path, form: Format) -> tuple[Any, Any]:

@@ -15,14 +15,14 @@ from mmsafe.core.precision import forward_dtype
 from mmsafe.core.ranks import local_rank
 from mmsafe.core.run_record import run_options
 from mmsafe.core.settings import Peft
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import ModelSource, Pretrained
+from mmsafe.models.vlm import VLM
 
 KEPT = ("append_eos", "image_aspect_ratio", "dtype", "attention", "allow_pickle", "chat_template")
 """Options that go with a checkpoint: of the run that made it, or else of the chosen model."""
 
 
-def from_checkpoint(path: str | None, option: str, model: ModelSource) -> Llava:
+def from_checkpoint(path: str | None, option: str, model: ModelSource) -> VLM:
     """The folder `path`, which `option` named, or where it is None the chosen model."""
     return model.load() if path is None else checkpoint_source(path, option, model).load()
 
@@ -42,18 +42,18 @@ def checkpoint_source(path: str, option: str, model: ModelSource) -> Pretrained:
     return source
 
 
-def on_device(llava: Llava, accelerator: str = "auto") -> Llava:
+def on_device(vlm: VLM, accelerator: str = "auto") -> VLM:
     """The model on the accelerator, unless that is `cpu` or there is none."""
-    model: torch.nn.Module = llava.model
+    model: torch.nn.Module = vlm.model
     model.to(own_device(accelerator))
-    return llava
+    return vlm
 
 
 @contextmanager
-def set_aside(llava: Llava) -> Iterator[None]:
+def set_aside(vlm: VLM) -> Iterator[None]:
     """The device without the model for the block; a quantised model, which is small and may not be moved, stays."""
-    model: torch.nn.Module = llava.model
-    device = llava.model.device
+    model: torch.nn.Module = vlm.model
+    device = vlm.model.device
     if device.type == "cpu" or getattr(model, "is_quantized", False):
         yield
         return
@@ -65,13 +65,13 @@ def set_aside(llava: Llava) -> Iterator[None]:
         model.to(device)
 
 
-def to_train(llava: Llava, peft: Peft, precision: str, accelerator: str) -> Llava:
+def to_train(vlm: VLM, peft: Peft, precision: str, accelerator: str) -> VLM:
     """What training starts from, on its device; `peft=qlora` quantises it on the way, before anything is scored."""
     if peft.method != "qlora":
-        return on_device(llava, accelerator)
+        return on_device(vlm, accelerator)
     from mmsafe.models.quantised import quantised
 
-    return quantised(llava, forward_dtype(precision, llava.model.dtype), own_device(accelerator))
+    return quantised(vlm, forward_dtype(precision, vlm.model.dtype), own_device(accelerator))
 
 
 def own_device(accelerator: str) -> torch.device:

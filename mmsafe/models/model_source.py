@@ -10,7 +10,7 @@ from mmsafe.models.model_options import CheckpointOptions, ModelOptions
 
 if TYPE_CHECKING:
     from mmsafe.models.encoding import Encoder
-    from mmsafe.models.llava import Llava
+    from mmsafe.models.vlm import VLM
 
 
 @options
@@ -18,7 +18,7 @@ class ModelSource(ModelOptions, ABC):
     """Base of all models."""
 
     @abstractmethod
-    def load(self) -> Llava:
+    def load(self) -> VLM:
         """Model and processor, ready to use; raises `UserError` saying what to download where it is missing."""
 
     def encoder(self) -> Encoder:
@@ -33,7 +33,7 @@ class Pretrained(CheckpointOptions, ModelSource):
     LLaVA-1.5 may also be in its original format. A folder with a LoRA adapter means its base with the adapter merged.
     """
 
-    def load(self) -> Llava:
+    def load(self) -> VLM:
         """Load weights and processor from `path`."""
         from mmsafe.models.load import load_pretrained
 

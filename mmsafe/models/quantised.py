@@ -14,7 +14,7 @@ from mmsafe.models.family import family_of
 from mmsafe.models.pretrained import from_pretrained
 
 if TYPE_CHECKING:
-    from mmsafe.models.llava import Llava
+    from mmsafe.models.vlm import VLM
 
 REPACKS = "support_avx512bf16_for_cpu"
 """Where a CPU can, bitsandbytes would repack weights for evaluation and compute in bf16, and not so in training: then
@@ -22,13 +22,13 @@ reference and policy would be scored in two arithmetics."""
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it misses a kernel that is not used here
 
 
-def quantised(llava: Llava, compute: torch.dtype, device: torch.device) -> Llava:
+def quantised(vlm: VLM, compute: torch.dtype, device: torch.device) -> VLM:
     """The same model on `device`, frozen, its language model's matrices in NF4 with double quantisation.
 
     Works on the weights in hand, one matrix at a time, so that every model can be quantised, wherever it came from;
     `compute` is the type of matrix products. Raises `UserError` where bitsandbytes cannot work on this machine.
     """
-    old: Any = llava.model
+    old: Any = vlm.model
     parts = family_of(old.config.model_type).parts
     whole = [*parts.vision, *parts.connector, *parts.language[1:]]
     try:
@@ -55,9 +55,9 @@ def quantised(llava: Llava, compute: torch.dtype, device: torch.device) -> Llava
             setattr(module, REPACKS, False)
     model.name_or_path = old.name_or_path
     model.generation_config = old.generation_config
-    if getattr(llava.source, "gradient_checkpointing", False):
+    if getattr(vlm.source, "gradient_checkpointing", False):
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return dataclasses.replace(llava, model=model.requires_grad_(False))
+    return dataclasses.replace(vlm, model=model.requires_grad_(False))
 
 
 def is_quantised(model: Any) -> bool:

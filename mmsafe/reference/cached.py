@@ -21,7 +21,7 @@ from mmsafe.core.progress import progress
 from mmsafe.data.example import digest
 from mmsafe.generation.generate import evaluating
 from mmsafe.models.family import family_of
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring.collate import Batch, Collator, Item, Items, guarded, opened
@@ -37,11 +37,11 @@ CHUNK = 256
 """Items in a file: what a kill can lose, and what one process takes on at a time."""
 
 
-def store_key(llava: Llava, scoring: Scoring, precision: str) -> str:
+def store_key(vlm: VLM, scoring: Scoring, precision: str) -> str:
     """Hash of everything but the data that log-probs depend on: model, scoring, attention, arithmetic, libraries."""
-    attention = family_of(llava.model.config.model_type).attention(llava.model)
-    way = [type(scoring).__name__, asdict(scoring), attention, precision, llava.model.device.type]
-    return digest([llava.fingerprint(), way, torch.__version__, transformers.__version__])
+    attention = family_of(vlm.model.config.model_type).attention(vlm.model)
+    way = [type(scoring).__name__, asdict(scoring), attention, precision, vlm.model.device.type]
+    return digest([vlm.fingerprint(), way, torch.__version__, transformers.__version__])
 
 
 class CachedLogProbs(ReferencePolicy):
@@ -51,15 +51,15 @@ class CachedLogProbs(ReferencePolicy):
     """
 
     def __init__(
-        self, llava: Llava, scoring: Scoring, precision: str, label: str = "reference", chunk: int | None = None
+        self, vlm: VLM, scoring: Scoring, precision: str, label: str = "reference", chunk: int | None = None
     ) -> None:
         super().__init__()
-        self._llava = [llava]  # not a submodule: it is the policy
+        self._llava = [vlm]  # not a submodule: it is the policy
         self.scoring = scoring
         self.precision = precision
         self.label = label
         self.chunk = chunk or CHUNK
-        self.store = LogProbStore(cache_dir("reference") / store_key(llava, scoring, precision))
+        self.store = LogProbStore(cache_dir("reference") / store_key(vlm, scoring, precision))
 
     def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
         """Score the rows that are not in the cache; several processes share the work, chunk by chunk."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmsafe.core.errors import UserError
 from mmsafe.models.family import family_of
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.scoring.collate import Batch, Collator, Item, Items
 from mmsafe.scoring.token_batches import batches_of
 from mmsafe.scoring.vision import tower_is_frozen
@@ -80,17 +80,17 @@ def frozen_copy(model: Any) -> Any:
 class WithoutAdapter(ReferencePolicy):
     """The policy with its adapter switched off for the time of a forward pass."""
 
-    def __init__(self, llava: Llava, scoring: Scoring) -> None:
+    def __init__(self, vlm: VLM, scoring: Scoring) -> None:
         super().__init__()
-        self._llava = [llava]  # not a submodule: it belongs to the module that trains it
+        self._llava = [vlm]  # not a submodule: it belongs to the module that trains it
         self.scoring = scoring
 
     def prepare(self, items: Items, collator: Collator, batch_size: int, num_workers: int = 0) -> None:
         """Raises `UserError` if the model has no adapter, or if more than the adapter is trained."""
-        (llava,) = self._llava
-        if llava.adapter is None:
+        (vlm,) = self._llava
+        if vlm.adapter is None:
             raise UserError("reference=adapter_off: the model has no adapter; choose one by peft=lora")
-        others = [name for name, p in llava.model.named_parameters() if p.requires_grad and not _is_adapter(name)]
+        others = [name for name, p in vlm.model.named_parameters() if p.requires_grad and not _is_adapter(name)]
         if others:
             raise UserError(
                 f"reference=adapter_off: {len(others)} weights beside the adapter are trained, such as {others[0]}; "
@@ -100,9 +100,9 @@ class WithoutAdapter(ReferencePolicy):
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
         """Log-probs from one more forward pass, without gradient."""
-        (llava,) = self._llava
-        with llava.adapter.disable_adapter():
-            return self.scoring.log_probs(llava.model, batch)
+        (vlm,) = self._llava
+        with vlm.adapter.disable_adapter():
+            return self.scoring.log_probs(vlm.model, batch)
 
 
 def _is_adapter(name: str) -> bool:

@@ -78,21 +78,21 @@ class RunFolder:
             write_by_tag(self.path, metrics)
             write_json(self.path / METRICS, dict(sorted(metrics.items())))
 
-    def save_trained(self, llava: Any) -> None:
+    def save_trained(self, vlm: Any) -> None:
         """Write what was trained: `adapter/`, where the model has one, else `model/`."""
-        if llava.adapter is None:
-            self.save_model(llava)
+        if vlm.adapter is None:
+            self.save_model(vlm)
             return
         with needs_room(self.path / "adapter"):
-            llava.adapter.save_pretrained(self.path / "adapter")
+            vlm.adapter.save_pretrained(self.path / "adapter")
 
-    def save_model(self, llava: Any) -> Path:
+    def save_model(self, vlm: Any) -> Path:
         """Write `model/`; a kill in between leaves no half-written folder."""
         folder, unfinished = self.path / "model", self.path / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             with needs_room(folder):
-                llava.save(unfinished)
+                vlm.save(unfinished)
         except UserError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise

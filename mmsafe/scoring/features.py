@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mmsafe.core.settings import VisionCache
     from mmsafe.models.encoding import Encoder
-    from mmsafe.models.llava import Llava
+    from mmsafe.models.vlm import VLM
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -104,7 +104,7 @@ class DiskFeatures(FeatureCache):
         return self.folder / f"{digest(key)}.safetensors"
 
 
-def feature_cache(options: VisionCache, llava: Llava, precision: str) -> FeatureCache | None:
+def feature_cache(options: VisionCache, vlm: VLM, precision: str) -> FeatureCache | None:
     """The cache that `options` ask for; `precision` is the arithmetic of the forward pass.
 
     Raises `UserError` where the connector is trained and is a part of what would be kept.
@@ -112,22 +112,22 @@ def feature_cache(options: VisionCache, llava: Llava, precision: str) -> Feature
     limit = int(options.max_gib * GIB)
     if options.store == "none":
         return None
-    tower_parts = family_of(llava.model.config.model_type).tower_parts
-    if "connector" in tower_parts and llava.source.train.projector:
+    tower_parts = family_of(vlm.model.config.model_type).tower_parts
+    if "connector" in tower_parts and vlm.source.train.projector:
         raise UserError(
             "vision_cache: in this model the connector is a part of the tower, and is trained; choose "
             "vision_cache=none, or model.train.projector=false"
         )
     if options.store == "memory":
         return MemoryFeatures(limit)
-    return DiskFeatures(cache_dir("features") / features_key(llava, precision), limit)
+    return DiskFeatures(cache_dir("features") / features_key(vlm, precision), limit)
 
 
-def features_key(llava: Llava, precision: str) -> str:
+def features_key(vlm: VLM, precision: str) -> str:
     """Hash of all but the image that features depend on: tower, layer, image processor, arithmetic, libraries."""
-    from mmsafe.models.llava import weights_hash
+    from mmsafe.models.vlm import weights_hash
 
-    model = llava.model
+    model = vlm.model
     towers = family_of(model.config.model_type).towers(model)
     config: Any = model.config
     return digest(
@@ -136,7 +136,7 @@ def features_key(llava: Llava, precision: str) -> str:
             config.vision_config.to_dict(),
             getattr(config, "vision_feature_layer", None),
             getattr(config, "vision_feature_select_strategy", None),
-            llava.processor.image_processor.to_dict(),
+            vlm.processor.image_processor.to_dict(),
             precision,
             model.device.type,
             torch.__version__,

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mmsafe.core.endings import STOP
 from mmsafe.core.ranks import rank, world_size
 from mmsafe.data.example import Example
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import Collate
 from mmsafe.scoring.collate import Collator, Items, guarded, opened
@@ -53,10 +53,10 @@ class ResumableLoader(DataLoader[Any]):
 class PreferenceData(pl.LightningDataModule):
     """Shuffled by seed and epoch; resumed exactly in mid-epoch, with any number of workers (docs/adr/0007)."""
 
-    def __init__(self, llava: Llava, examples: Sequence[Example], loss: Loss, recipe: Recipe) -> None:
-        """Has the reference score the examples under `llava`, which is not kept, before anything is trained."""
+    def __init__(self, vlm: VLM, examples: Sequence[Example], loss: Loss, recipe: Recipe) -> None:
+        """Has the reference score the examples under `vlm`, which is not kept, before anything is trained."""
         super().__init__()
-        encoder, objective, batching = llava.encoder(), loss.objective, recipe.batching
+        encoder, objective, batching = vlm.encoder(), loss.objective, recipe.batching
         self.slices = slices_of(examples, recipe.trainer.metrics_by)
         collator = loss.scoring.collator(
             encoder,
@@ -65,7 +65,7 @@ class PreferenceData(pl.LightningDataModule):
             batching.corruption,
             loss.features,
             self.slices,
-            blank_image=world_size() > 1 or not llava.source.train.language,  # else a batch may have no gradient
+            blank_image=world_size() > 1 or not vlm.source.train.language,  # else a batch may have no gradient
             max_tokens=batching.max_tokens,
         )
         left_out = equal_items(examples, objective.groups, encoder, batching.max_length)

@@ -19,7 +19,7 @@ from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.family import ImageBatch, family_of
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.dpo import DPO
 from mmsafe.reference.reference import Cached
 from mmsafe.scoring.collate import Item
@@ -36,7 +36,7 @@ BYTES = 9 * 16 * 4  # 9 patches of width 16, fp32
 
 
 @pytest.fixture(scope="module")
-def base() -> Llava:
+def base() -> VLM:
     return TinyModel(pretraining=None, architecture=SIZES).load()
 
 
@@ -60,7 +60,7 @@ def pictured(size: int = 6) -> list[Example]:
     return [e for e in MicroWorld(size=20, image_size=24, neutral_share=0).train().examples if e.images][:size]
 
 
-def scored(llava: Llava, examples: list[Example], cache: FeatureCache | None) -> Any:
+def scored(llava: VLM, examples: list[Example], cache: FeatureCache | None) -> Any:
     collator = SCORING.collator(llava.encoder(), DPO().groups, features=cache)
     batch = SCORING.with_features(llava.model, collator([Item(e) for e in examples]), cache)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_any_layer_and_strategy_of_a_checkpoint(layers: Any, strategy: str):
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["memory", "disk"])
 def test_what_is_kept_is_not_decoded_again_and_scores_the_same(
-    base: Llava, tmp_path: Path, decoded: list[str], kind: int
+    base: VLM, tmp_path: Path, decoded: list[str], kind: int
 ):
     cache, examples = caches(tmp_path)[kind], pictured()
     plain = scored(base, examples, None)
@@ -99,7 +99,7 @@ def test_what_is_kept_is_not_decoded_again_and_scores_the_same(
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-6, rtol=1e-6)
 
 
-def test_disk_features_outlive_the_process(base: Llava, tmp_path: Path, decoded: list[str]):
+def test_disk_features_outlive_the_process(base: VLM, tmp_path: Path, decoded: list[str]):
     scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
     del decoded[:]
     scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
@@ -108,7 +108,7 @@ def test_disk_features_outlive_the_process(base: Llava, tmp_path: Path, decoded:
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["memory", "disk"])
 def test_a_full_cache_keeps_what_it_has_and_says_so_once(
-    base: Llava, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: int
+    base: VLM, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: int
 ):
     limit = 2 * BYTES + 400  # a safetensors file has a header
     cache = [MemoryFeatures(limit), DiskFeatures(tmp_path, limit)][kind]
@@ -121,7 +121,7 @@ def test_a_full_cache_keeps_what_it_has_and_says_so_once(
         torch.testing.assert_close(found[name].log_probs, row.log_probs, atol=1e-6, rtol=1e-6)
 
 
-def test_a_damaged_file_is_named(base: Llava, tmp_path: Path):
+def test_a_damaged_file_is_named(base: VLM, tmp_path: Path):
     scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:-5])
@@ -129,20 +129,20 @@ def test_a_damaged_file_is_named(base: Llava, tmp_path: Path):
         scored(base, pictured(), DiskFeatures(tmp_path, 1 << 30))
 
 
-def changed(**attributes: Any) -> Callable[[Llava], None]:
-    def change(llava: Llava) -> None:
+def changed(**attributes: Any) -> Callable[[VLM], None]:
+    def change(llava: VLM) -> None:
         for name, value in attributes.items():
             setattr(llava.model.config, name, value)
 
     return change
 
 
-def other_tower(llava: Llava) -> None:
+def other_tower(llava: VLM) -> None:
     with torch.no_grad():
         next(llava.model.model.vision_tower.parameters()).add_(1e-3)
 
 
-def other_processor(llava: Llava) -> None:
+def other_processor(llava: VLM) -> None:
     llava.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
 
 
@@ -157,8 +157,8 @@ def other_processor(llava: Llava) -> None:
     ],
     ids=["tower", "processor", "layer", "strategy", "dtype"],
 )
-def test_each_part_of_the_key(base: Llava, change: Callable[[Llava], Any]):
-    other = Llava(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
+def test_each_part_of_the_key(base: VLM, change: Callable[[VLM], Any]):
+    other = VLM(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
     assert features_key(other, "32-true") == features_key(base, "32-true")
     change(other)
     assert features_key(other, "32-true") != features_key(base, "32-true")
@@ -166,7 +166,7 @@ def test_each_part_of_the_key(base: Llava, change: Callable[[Llava], Any]):
 
 
 @pytest.mark.parametrize(("store", "workers"), [("memory", 0), ("disk", 2)])
-def test_training_with_a_cache_ends_at_the_same_weights(base: Llava, decoded: list[str], store: Any, workers: int):
+def test_training_with_a_cache_ends_at_the_same_weights(base: VLM, decoded: list[str], store: Any, workers: int):
     ends = []
     for kept in ("none", store):
         llava = dataclasses.replace(base, model=copy.deepcopy(base.model))

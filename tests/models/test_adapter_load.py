@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmsafe.experiment.exporting import export
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.vlm import VLM
 
 RUN = (*(word for word in QUICK if word != "model=random"), "objective=dpo", "peft.rank=4", "peft.alpha=8")
 SHORT = ("data.batch_size=16", "optimizer.lr=5e-3", "optimizer.warmup_steps=0", "trainer.max_steps=2", "evaluate=false")
@@ -46,7 +46,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: fl
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, llava: Llava) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, llava: VLM) -> Path:
     """A folder with `base`, and a run that started from it."""
     folder = tmp_path_factory.mktemp("adapters")
     llava.save(folder / "base")
@@ -114,7 +114,7 @@ def old_names(name: str) -> str:
 
 @pytest.mark.parametrize("names", ["new", "old"])
 def test_an_adapter_of_others_that_reaches_into_the_tower_is_merged_there_too(
-    llava: Llava, place: Path, tmp_path: Path, names: str
+    llava: VLM, place: Path, tmp_path: Path, names: str
 ):
     """A bare `q_proj` adapts CLIP as well: what was trained is what is merged."""
     other = copy.deepcopy(llava)

@@ -21,11 +21,11 @@ from transformers import LlavaForConditionalGeneration
 from mmsafe.core.settings import Peft
 from mmsafe.experiment.exporting import export
 from mmsafe.models.adapters import add_lora, merge
-from mmsafe.models.llava import Llava, weights_hash
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.parameters import count_parameters
 from mmsafe.models.quantised import dequantised, is_quantised, quantised
+from mmsafe.models.vlm import VLM, weights_hash
 from mmsafe.training.module import PreferenceModule
 
 LN2 = 0.6931472
@@ -36,13 +36,13 @@ METHODS = pytest.mark.parametrize("method", ["lora", "qlora"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
-def copied(llava: Llava, method: str, dtype: torch.dtype = torch.float32) -> Llava:
+def copied(llava: VLM, method: str, dtype: torch.dtype = torch.float32) -> VLM:
     """What `method` puts its adapters on."""
     other = dataclasses.replace(llava, model=copy.deepcopy(llava.model).to(dtype))
     return quantised(other, dtype, torch.device("cpu")) if method == "qlora" else other
 
 
-def adapted(llava: Llava, method: str, dtype: torch.dtype = torch.float32) -> Llava:
+def adapted(llava: VLM, method: str, dtype: torch.dtype = torch.float32) -> VLM:
     """With adapters and a projector that have moved."""
     changed = copied(llava, method, dtype)
     add_lora(changed, dataclasses.replace(LORA, method=method))
@@ -54,7 +54,7 @@ def adapted(llava: Llava, method: str, dtype: torch.dtype = torch.float32) -> Ll
     return changed
 
 
-def answer(llava: Llava, *, training: bool = False) -> Tensor:
+def answer(llava: VLM, *, training: bool = False) -> Tensor:
     """Log-probs of every next token."""
     ids = torch.tensor([[1, *[llava.processor.image_token_id] * 16, 300, 301, 302]])
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(llava.model.dtype)
@@ -64,7 +64,7 @@ def answer(llava: Llava, *, training: bool = False) -> Tensor:
 
 @METHODS
 @DTYPES
-def test_only_adapters_and_the_projector_are_trained_in_full_precision(llava: Llava, method: str, dtype: torch.dtype):
+def test_only_adapters_and_the_projector_are_trained_in_full_precision(llava: VLM, method: str, dtype: torch.dtype):
     trained = {name: p for name, p in adapted(llava, method, dtype).model.named_parameters() if p.requires_grad}
     assert {p.dtype for p in trained.values()} == {torch.float32}
     lora = {name for name in trained if "lora_" in name}
@@ -74,14 +74,14 @@ def test_only_adapters_and_the_projector_are_trained_in_full_precision(llava: Ll
     assert trained.keys() - lora == {f"{projector}{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
 
 
-def test_a_frozen_projector_stays_frozen(llava: Llava):
+def test_a_frozen_projector_stays_frozen(llava: VLM):
     source = dataclasses.replace(llava.source, train=Trained(projector=False))
     changed = dataclasses.replace(copied(llava, "lora"), source=source)
     add_lora(changed, LORA)
     assert all("lora_" in name for name, p in changed.model.named_parameters() if p.requires_grad)
 
 
-def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_it(llava: Llava):
+def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_it(llava: VLM):
     weights = []
     for seed in (0, 0, 1):
         changed = copied(llava, "lora")
@@ -95,7 +95,7 @@ def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_it(llava: Llava):
 
 
 @METHODS
-def test_switched_off_it_gives_back_the_base_model_projector_included(llava: Llava, method: str):
+def test_switched_off_it_gives_back_the_base_model_projector_included(llava: VLM, method: str):
     changed, base = adapted(llava, method), answer(copied(llava, method))
     assert not torch.allclose(answer(changed), base, atol=0.1)
     with changed.adapter.disable_adapter():
@@ -106,7 +106,7 @@ def test_switched_off_it_gives_back_the_base_model_projector_included(llava: Lla
 @pytest.mark.parametrize(
     ("method", "dtype"), [("lora", torch.float32), ("qlora", torch.float32), ("qlora", torch.bfloat16)], ids=str
 )
-def test_merged_it_says_the_same_and_is_a_plain_model(llava: Llava, method: str, dtype: torch.dtype, tmp_path: Path):
+def test_merged_it_says_the_same_and_is_a_plain_model(llava: VLM, method: str, dtype: torch.dtype, tmp_path: Path):
     changed = adapted(llava, method, dtype)
     expected = answer(changed)
     merge(changed)
@@ -120,7 +120,7 @@ def test_merged_it_says_the_same_and_is_a_plain_model(llava: Llava, method: str,
     assert torch.equal(answer(dataclasses.replace(changed, model=plain)), answer(changed))
 
 
-def test_only_the_matrices_of_the_language_model_are_in_4_bits(llava: Llava):
+def test_only_the_matrices_of_the_language_model_are_in_4_bits(llava: VLM):
     model = copied(llava, "qlora").model
     packed = {name for name, p in model.named_parameters() if p.dtype == torch.uint8}
     assert len(packed) == 3 * 7  # layers × projections
@@ -131,7 +131,7 @@ def test_only_the_matrices_of_the_language_model_are_in_4_bits(llava: Llava):
     assert {part: count.total for part, count in after.items()} == {p: c.total for p, c in before.items()}
 
 
-def test_values_are_the_nearest_of_nf4s_sixteen(llava: Llava):
+def test_values_are_the_nearest_of_nf4s_sixteen(llava: VLM):
     """Each block of 64 is scaled to [-1, 1] and rounded to NF4's values (arXiv 2305.14314, appendix E)."""
     negative = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911]
     values = torch.tensor([*negative, 0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0])
@@ -143,7 +143,7 @@ def test_values_are_the_nearest_of_nf4s_sixteen(llava: Llava):
     assert ((rounded - nearest).abs() <= 0.03 * scale).float().mean() > 0.999
 
 
-def test_what_is_quantised_is_another_model_with_a_fingerprint_of_its_own(llava: Llava):
+def test_what_is_quantised_is_another_model_with_a_fingerprint_of_its_own(llava: VLM):
     first, second = copied(llava, "qlora"), copied(llava, "qlora")
     assert first.fingerprint() == second.fingerprint() != llava.fingerprint()
     with torch.no_grad():
@@ -152,14 +152,14 @@ def test_what_is_quantised_is_another_model_with_a_fingerprint_of_its_own(llava:
 
 
 @DTYPES
-def test_training_and_evaluation_compute_alike(llava: Llava, dtype: torch.dtype):
+def test_training_and_evaluation_compute_alike(llava: VLM, dtype: torch.dtype):
     """The reference is scored in evaluation, the policy in training: step 0 needs both to be equal."""
     changed = adapted(llava, "qlora", dtype)
     with torch.no_grad():
         assert torch.equal(answer(changed), answer(changed, training=True))
 
 
-def test_gradients_reach_adapters_and_projector_only_and_the_4_bit_base_stays_as_it_is(llava: Llava):
+def test_gradients_reach_adapters_and_projector_only_and_the_4_bit_base_stays_as_it_is(llava: VLM):
     before = weights_hash(copied(llava, "qlora").model)
     changed = adapted(llava, "qlora")
     trained = [p for p in changed.model.parameters() if p.requires_grad]
@@ -173,7 +173,7 @@ def test_gradients_reach_adapters_and_projector_only_and_the_4_bit_base_stays_as
     assert weights_hash(changed.model) == before
 
 
-def test_gradient_checkpointing_is_kept(llava: Llava, tmp_path: Path):
+def test_gradient_checkpointing_is_kept(llava: VLM, tmp_path: Path):
     llava.save(tmp_path)
     source = PretrainedLlava(path=str(tmp_path), gradient_checkpointing=True)
     model = quantised(source.load(), torch.float32, torch.device("cpu")).model
@@ -203,7 +203,7 @@ def checkpoint(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, llava: Llava) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, llava: VLM) -> Path:
     """A folder with the random model as `base`, and a run of each method."""
     folder = tmp_path_factory.mktemp("runs") / "place"
     llava.save(folder / "base")
@@ -229,7 +229,7 @@ def test_a_run_starts_at_ln_2_and_learns_what_it_says_at_its_start(place: Path, 
 
 
 @METHODS
-def test_the_model_of_a_run_is_its_base_with_its_adapter(place: Path, llava: Llava, method: str, tmp_path: Path):
+def test_the_model_of_a_run_is_its_base_with_its_adapter(place: Path, llava: VLM, method: str, tmp_path: Path):
     """W = W₀ or NF4(W₀), + α/r · B A, the projector as trained, all else as it was; also what `export` makes of it."""
     run = place / method
     adapter = load_file(run / "adapter" / "adapter_model.safetensors")

@@ -18,7 +18,7 @@ from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.compiling import compiled
 from mmsafe.models.family import Family, families
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.dpo import DPO
 from mmsafe.reference.policies import Model, frozen_copy
 from mmsafe.scoring.ways import SharedPrefix
@@ -41,7 +41,7 @@ def compile_by(monkeypatch: pytest.MonkeyPatch) -> Compile:
     return choose
 
 
-def trained(llava: Llava, *, compile: bool) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def trained(llava: VLM, *, compile: bool) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     reference = Model(frozen_copy(llava.model), SharedPrefix())
     add_lora(llava, Peft(method="lora", rank=2, alpha=4))
     llava.model.gradient_checkpointing_enable({"use_reentrant": False})

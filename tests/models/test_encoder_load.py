@@ -13,9 +13,9 @@ from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.icons import IconImage
 from mmsafe.microworld.tiny import TinyModel
-from mmsafe.models.llava import Llava
 from mmsafe.models.loading import checkpoint_source
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.vlm import VLM
 
 TURNS = (Turn("user", "What is a chat?"), Turn("assistant", "The answers."), Turn("user", "Why?", images=(0,)))
 EXAMPLE = Example("1", TURNS, (IconImage("knife", 1, "red"),), {"chosen": "To the user's questions."})
@@ -32,7 +32,7 @@ def without_weights(folder: Path) -> Path:
     return folder
 
 
-def test_hugging_face_s_format(tmp_path: Path, llava: Llava) -> None:
+def test_hugging_face_s_format(tmp_path: Path, llava: VLM) -> None:
     llava.save(tmp_path)
     source = PretrainedLlava(path=str(tmp_path), append_eos=False)
     with_weights = ids(source.load().encoder())
@@ -49,7 +49,7 @@ def test_the_original_format(tmp_path: Path) -> None:
     assert ids(source.encoder()) == with_weights
 
 
-def test_an_adapter_has_that_of_its_base(tmp_path: Path, llava: Llava) -> None:
+def test_an_adapter_has_that_of_its_base(tmp_path: Path, llava: VLM) -> None:
     llava.save(tmp_path / "base")
     without_weights(tmp_path / "base")
     (tmp_path / "adapter").mkdir()
@@ -58,7 +58,7 @@ def test_an_adapter_has_that_of_its_base(tmp_path: Path, llava: Llava) -> None:
     assert ids(PretrainedLlava(path=str(tmp_path / "adapter")).encoder()) == ids(llava.encoder())
 
 
-def test_the_tiny_model_is_not_trained_for_it(llava: Llava, own_cache: Path) -> None:
+def test_the_tiny_model_is_not_trained_for_it(llava: VLM, own_cache: Path) -> None:
     assert ids(TinyModel().encoder()) == ids(llava.encoder())
     assert not any(own_cache.iterdir())
 
@@ -82,7 +82,7 @@ def test_what_is_missing_is_one_line(tmp_path: Path, config: dict[str, Any] | No
 
 @pytest.mark.parametrize("name", ["bpo_v1", "vicuna_v1"])
 def test_a_chosen_template_comes_back_from_the_folder_of_a_run_and_changes_the_fingerprint(
-    tmp_path: Path, llava: Llava, name: Any
+    tmp_path: Path, llava: VLM, name: Any
 ) -> None:
     source = TinyModel(pretraining=None, chat_template=name)
     chosen = source.load()

@@ -24,11 +24,11 @@ from mmsafe.generation.generate import Prompt, generate, left_padded
 from mmsafe.models.adapters import add_lora, load_merged, merge
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, ImageBatch, families, family_of
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_options import ModelOptions, Trained
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.parameters import count_parameters
 from mmsafe.models.quantised import quantised
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective, Scores
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -182,7 +182,7 @@ LORA = Peft(method="lora", rank=4, alpha=8)
 
 
 def scored(
-    llava: Llava, scoring: Scoring, objective: Objective, max_tokens: int | None = None
+    llava: VLM, scoring: Scoring, objective: Objective, max_tokens: int | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss, the reference being without the adapter, and the summed log-probs of every row."""
     collator = scoring.collator(llava.encoder(), objective.groups, corruption=Crop(), max_tokens=max_tokens)
@@ -193,7 +193,7 @@ def scored(
     return torch.stack([term.mean() for term in terms.values()]).sum(), [row.log_probs.sum(1) for row in rows.values()]
 
 
-def moved(llava: Llava, method: Literal["lora", "qlora"] = "lora") -> Llava:
+def moved(llava: VLM, method: Literal["lora", "qlora"] = "lora") -> VLM:
     """With adapters and a connector that have moved."""
     add_lora(llava, dataclasses.replace(LORA, method=method))
     generator = torch.Generator().manual_seed(0)
@@ -238,7 +238,7 @@ def test_adapters_have_the_loss_and_gradients_of_the_model_s_own_forward_whateve
 def test_an_adapter_is_nothing_at_first_and_switched_off_and_the_same_merged_and_read_back(
     family: Family, method: Literal["lora", "qlora"], tmp_path: Path
 ):
-    def model() -> Llava:
+    def model() -> VLM:
         llava = of_family(family)
         return quantised(llava, torch.float32, torch.device("cpu")) if method == "qlora" else llava
 

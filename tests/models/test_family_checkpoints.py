@@ -22,9 +22,9 @@ from mmsafe.generation.generate import Prompt, generate, left_padded
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import Family, families
-from mmsafe.models.llava import Llava, weights_hash
 from mmsafe.models.model_source import Pretrained
 from mmsafe.models.processors import COUNTS, UnreadVideo
+from mmsafe.models.vlm import VLM, weights_hash
 
 END = "<unk>"
 TEMPLATE = (
@@ -47,7 +47,7 @@ def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
 
-def tiny(family: Family) -> Llava:
+def tiny(family: Family) -> VLM:
     llava = TinyModel(pretraining=None, family=family.name).load()
     llava.processor.chat_template = TEMPLATE.replace("PLACEHOLDER", llava.processor.image_token)
     if hasattr(llava.processor, "video_processor"):
@@ -61,7 +61,7 @@ def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(value))
 
 
-def write_apart(llava: Llava, folder: Path) -> None:
+def write_apart(llava: VLM, folder: Path) -> None:
     """A file for each part of the processor, as `transformers` wrote them before version 5."""
     processor = llava.processor
     llava.model.save_pretrained(folder)

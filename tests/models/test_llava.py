@@ -16,9 +16,9 @@ from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
-from mmsafe.models.llava import Llava, processor_hash, weights_hash
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.vlm import VLM, processor_hash, weights_hash
 
 SIZES = Architecture(
     image_size=16, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -26,12 +26,12 @@ SIZES = Architecture(
 
 
 @pytest.fixture(scope="module")
-def original() -> Llava:
+def original() -> VLM:
     return TinyModel(architecture=SIZES, pretraining=None).load()
 
 
 @pytest.fixture(scope="module")
-def saved(original: Llava, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(original: VLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "model"
     original.save(folder)
     return folder
@@ -51,7 +51,7 @@ def refused(path: Path | str | None, match: str) -> None:
     assert len(str(error.value)) < 600
 
 
-def same(one: Llava, other: Llava) -> bool:
+def same(one: VLM, other: VLM) -> bool:
     return weights_hash(one.model) == weights_hash(other.model) and processor_hash(one.processor) == processor_hash(
         other.processor
     )
@@ -80,7 +80,7 @@ def test_a_missing_file_is_one_line(broken: Path, name: str):
     refused(broken, f"^model.path={broken}: ")
 
 
-def test_a_checkpoint_without_chat_template_needs_one(broken: Path, tmp_path: Path, original: Llava):
+def test_a_checkpoint_without_chat_template_needs_one(broken: Path, tmp_path: Path, original: VLM):
     (broken / "chat_template.jinja").unlink()
     refused(broken, "has no chat template; set model.chat_template to a Jinja file")
     template = tmp_path / "mine.jinja"
@@ -94,7 +94,7 @@ def test_a_missing_template_file_is_one_line(saved: Path, tmp_path: Path):
         PretrainedLlava(path=str(saved), chat_template=tmp_path / "mine.jinja").load()
 
 
-def test_a_run_folder_stands_for_the_model_in_it(saved: Path, original: Llava):
+def test_a_run_folder_stands_for_the_model_in_it(saved: Path, original: VLM):
     assert saved.name == "model"
     assert same(PretrainedLlava(path=str(saved.parent)).load(), original)
 
@@ -124,7 +124,7 @@ def test_options_are_applied(saved: Path):
     assert llava.source is source
 
 
-def test_image_tokens_agree_with_the_vision_tower_whatever_the_checkpoint_says(broken: Path, original: Llava):
+def test_image_tokens_agree_with_the_vision_tower_whatever_the_checkpoint_says(broken: Path, original: VLM):
     """Older checkpoints leave `num_additional_image_tokens` out and count one token too few."""
     edited(broken / "processor_config.json", num_additional_image_tokens=0, patch_size=None)
     llava = PretrainedLlava(path=str(broken)).load()

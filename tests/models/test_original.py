@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import WeightFiles
-from mmsafe.models.llava import Llava, weights_hash
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.original.layout import TOWERS
 from mmsafe.models.original.tokenizer import load_tokenizer, merges
+from mmsafe.models.vlm import VLM, weights_hash
 
 
-def load(folder: Path, **options: Any) -> Llava:
+def load(folder: Path, **options: Any) -> VLM:
     return PretrainedLlava(path=str(folder), **options).load()
 
 
@@ -38,7 +38,7 @@ def refused(folder: Path, match: str, **options: Any) -> str:
     return str(error.value)
 
 
-def state_in(llava: Llava) -> dict[str, torch.Tensor]:
+def state_in(llava: VLM) -> dict[str, torch.Tensor]:
     """Every weight by its original name; this map is the test's own."""
     inner: Any = llava.model.model
     found = {"lm_head.weight": llava.model.lm_head.weight}
@@ -50,7 +50,7 @@ def state_in(llava: Llava) -> dict[str, torch.Tensor]:
     return found
 
 
-def assert_holds(llava: Llava, state: dict[str, torch.Tensor]) -> None:
+def assert_holds(llava: VLM, state: dict[str, torch.Tensor]) -> None:
     """The model has these weights, bit by bit, and no others."""
     found = state_in(llava)
     assert found.keys() == state.keys()

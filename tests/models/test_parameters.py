@@ -19,10 +19,10 @@ from mmsafe.estimate.memory import trained
 from mmsafe.estimate.plan import MemoryPlan
 from mmsafe.estimate.shape import measured
 from mmsafe.models.adapters import add_lora
-from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.parameters import Count, count_parameters
+from mmsafe.models.vlm import VLM, set_trained
 from mmsafe.reporting.table import trained_table
 
 VISION = {
@@ -58,7 +58,7 @@ LORA = {"7b": 2_498_560, "13b": 3_911_680}
 LARGE = pytest.mark.parametrize("size", ["7b", "13b"])
 
 
-def on_meta(size: str, **trained: bool) -> Llava:
+def on_meta(size: str, **trained: bool) -> VLM:
     """LLaVA-1.5 without its weights."""
     text = LlamaConfig(vocab_size=32_064, tie_word_embeddings=False, **SIZES[size])
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def on_meta(size: str, **trained: bool) -> Llava:
     source = PretrainedLlava(path="nowhere/here", train=Trained(**trained))
     set_trained(model, source.train)
     nobody: Any = None
-    return Llava(model, nobody, source)
+    return VLM(model, nobody, source)
 
 
 def trainable(model: torch.nn.Module) -> dict[str, int]:
@@ -176,7 +176,7 @@ def test_the_doctor_says_so_too(tmp_path: Any):
     assert f"7.06 G parameters × 4 bytes, and LoRA of rank {rank}" in said
 
 
-def test_a_copy_that_stands_in_for_a_part_counts_once(llava: Llava):
+def test_a_copy_that_stands_in_for_a_part_counts_once(llava: VLM):
     adapted = dataclasses.replace(llava, model=copy.deepcopy(llava.model))
     before = count_parameters(adapted.model)["projector"]
     add_lora(adapted, Peft(method="lora", rank=4, alpha=8))

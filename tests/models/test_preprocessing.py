@@ -12,8 +12,8 @@ from PIL import Image
 
 from mmsafe.data.example import Example, Turn
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.vlm import VLM
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])  # of CLIP's training images
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -22,7 +22,7 @@ SIDE = tiny.IMAGE
 
 
 @pytest.fixture(scope="module", params=["original", "hf"])
-def llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Llava:
+def llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VLM:
     """The same model, loaded from either format."""
     folder = tiny.write_original(tmp_path_factory.mktemp("original"))
     loaded = PretrainedLlava(path=str(folder)).load()
@@ -33,7 +33,7 @@ def llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def encoder(llava: Llava) -> Encoder:
+def encoder(llava: VLM) -> Encoder:
     return llava.encoder()
 
 
@@ -189,12 +189,12 @@ def test_a_system_message_replaces_the_default(encoder: Encoder):
     assert rendered == "A user. USER: A user. ASSISTANT:"
 
 
-def test_an_image_stands_for_its_patches(llava: Llava):
+def test_an_image_stands_for_its_patches(llava: VLM):
     """16 pixels in patches of 8; the class token is dropped."""
     assert llava.encoder().image_tokens == llava.model.config.image_seq_length == 4
 
 
-def test_llava_hf_is_the_template_of_the_hub_s_checkpoints(llava: Llava, tmp_path: Path):
+def test_llava_hf_is_the_template_of_the_hub_s_checkpoints(llava: VLM, tmp_path: Path):
     """As `llava-hf/llava-1.5-7b-hf` renders it: no system prompt, a space after each text, no `</s>`."""
     llava.save(tmp_path)
     encoder = PretrainedLlava(path=str(tmp_path), chat_template="llava_hf").load().encoder()

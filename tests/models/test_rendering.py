@@ -15,9 +15,9 @@ import pytest
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
 from mmsafe.models.encoding import Encoder
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_source import PretrainedLlava
 from mmsafe.models.rendering import MEMORY, CannotShowError, rendered
+from mmsafe.models.vlm import VLM
 
 EXAMPLE = Example("1", (Turn("user", "?"),), (), {})
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
@@ -43,7 +43,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_template_that_takes_too_much_is_stopped(llava: Llava, template: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_template_that_takes_too_much_is_stopped(llava: VLM, template: str, monkeypatch: pytest.MonkeyPatch):
     """Two seconds of it, here a fifth of one."""
     monkeypatch.setattr("mmsafe.models.rendering.SECONDS", 0.2)
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
@@ -55,7 +55,7 @@ def test_a_template_that_takes_too_much_is_stopped(llava: Llava, template: str, 
     assert resource.getrlimit(resource.RLIMIT_AS) == (resource.RLIM_INFINITY,) * 2, "as it was"
 
 
-def test_it_is_told_when_the_model_is_loaded_and_of_a_later_prompt_too(llava: Llava, tmp_path: Path):
+def test_it_is_told_when_the_model_is_loaded_and_of_a_later_prompt_too(llava: VLM, tmp_path: Path):
     llava.save(tmp_path)
     template = tmp_path / "chat_template.jinja"
     template.write_text(HOSTILE["macro"])
@@ -80,12 +80,12 @@ def test_it_is_told_when_the_model_is_loaded_and_of_a_later_prompt_too(llava: Ll
         ("{{ messages[0].content.text.upper() + 1 }}", "."),
     ],
 )
-def test_a_template_that_cannot_show_a_conversation_says_why(llava: Llava, template: str, told: str):
+def test_a_template_that_cannot_show_a_conversation_says_why(llava: VLM, template: str, told: str):
     with pytest.raises(CannotShowError, match=f"cannot show a conversation: .*{told}"):
         rendered(llava.processor, MESSAGES, chat_template=template)
 
 
-def test_bounds_change_nothing_else(llava: Llava):
+def test_bounds_change_nothing_else(llava: VLM):
     """Also from several threads, as the limit of memory is that of the process."""
     template = "{% for m in messages %}{{ m['role'] | upper }}: {{ loop.index }}{% endfor %}"
     expected = llava.processor.apply_chat_template(MESSAGES, chat_template=template, tokenize=False)

@@ -20,9 +20,9 @@ from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.things import COLOURS, THINGS
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture, Pretraining, PretrainingStage
-from mmsafe.models.llava import Llava, weights_hash
 from mmsafe.models.model_options import Trained
 from mmsafe.models.model_source import PretrainedLlava
+from mmsafe.models.vlm import VLM, weights_hash
 
 SIZES = Architecture(
     image_size=32, patch_size=16, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -39,13 +39,13 @@ def changed(options: Any, /, **changes: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def saved(llava: Llava, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(llava: VLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "model"
     llava.save(folder)
     return folder
 
 
-def test_it_is_a_real_llava_of_a_million_parameters(llava: Llava):
+def test_it_is_a_real_llava_of_a_million_parameters(llava: VLM):
     assert type(llava.model) is LlavaForConditionalGeneration
     assert 500_000 < sum(parameter.numel() for parameter in llava.model.parameters()) < 3_000_000
     assert llava.model.config.image_seq_length == llava.encoder().image_tokens == 16
@@ -67,7 +67,7 @@ def test_random_weights_are_a_function_of_the_seed():
     assert weights_hash(changed(source, seed=1).load().model) != weights_hash(first.model)
 
 
-def test_plain_transformers_loads_the_saved_folder_and_says_the_same(llava: Llava, saved: Path):
+def test_plain_transformers_loads_the_saved_folder_and_says_the_same(llava: VLM, saved: Path):
     """No torchvision needed: `AutoProcessor` falls back to the image processor on Pillow."""
     model = LlavaForConditionalGeneration.from_pretrained(saved)
     processor = AutoProcessor.from_pretrained(saved)
@@ -111,7 +111,7 @@ def test_the_fingerprint_depends_on_everything_a_response_depends_on(part: str):
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text())
-def test_any_text_survives_the_tokenizer(llava: Llava, text: str):
+def test_any_text_survives_the_tokenizer(llava: VLM, text: str):
     tokenizer = llava.processor.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
@@ -137,7 +137,7 @@ def test_pretraining_happens_once_and_the_cache_gives_the_same_model(monkeypatch
     torch.rand(3)  # whatever was drawn before does not matter
     assert weights_hash(tiny_build.pretrain(SOURCE).model) == weights_hash(built.model)
 
-    def never(source: TinyModel) -> Llava:
+    def never(source: TinyModel) -> VLM:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(tiny_build, "pretrain", never)
@@ -156,7 +156,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[TinyModel]:
     """What was built, with a build that takes no time."""
     found: list[TinyModel] = []
 
-    def build(source: TinyModel) -> Llava:
+    def build(source: TinyModel) -> VLM:
         found.append(source)
         return tiny_build.build(source)
 

@@ -25,7 +25,7 @@ from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
@@ -42,7 +42,7 @@ PAIRWISE = BPO()
 
 
 @pytest.fixture(scope="module")
-def base() -> Llava:
+def base() -> VLM:
     return small_model()
 
 
@@ -66,7 +66,7 @@ def world(size: int = 9) -> list[Example]:
 
 
 def prepared(
-    llava: Llava,
+    llava: VLM,
     data: Sequence[Example],
     objective: Objective = PAIRWISE,
     max_length: int | None = None,
@@ -92,7 +92,7 @@ def prepared(
     ],
     ids=["bpo", "padded", "concat", "mdpo in workers"],
 )
-def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Objective, scoring: Scoring, workers: int):
+def test_the_log_probs_are_those_of_a_frozen_copy(base: VLM, objective: Objective, scoring: Scoring, workers: int):
     reference, collator, items = prepared(base, world(), objective, scoring=scoring, num_workers=workers)
     frozen = Frozen().policy(base, scoring, "32-true")
     batch = reference.collate(collator)([items[i] for i in range(len(items))])
@@ -105,7 +105,7 @@ def test_the_log_probs_are_those_of_a_frozen_copy(base: Llava, objective: Object
 
 @pytest.mark.parametrize("objective", [BPO(), BPO(mode="concat"), MDPO()], ids=["bpo", "concat", "mdpo"])
 def test_many_prompts_in_a_line_have_the_log_probs_and_sums_of_a_line_for_each(
-    base: Llava, scored: list[int], objective: Objective, own_cache: Path
+    base: VLM, scored: list[int], objective: Objective, own_cache: Path
 ):
     frozen, found = Frozen().policy(base, SCORING, "32-true"), []
     for max_tokens, other in ((None, 250), (250, None)):
@@ -123,7 +123,7 @@ def test_many_prompts_in_a_line_have_the_log_probs_and_sums_of_a_line_for_each(
                 assert row[name] == (pytest.approx(total, abs=1e-4), count)
 
 
-def test_only_what_is_new_is_computed(base: Llava, scored: list[int]):
+def test_only_what_is_new_is_computed(base: VLM, scored: list[int]):
     """Of objectives, of data, and of what a run asks for twice: the pairs of its evaluation, then its training data."""
     prepared(base, world()[:5], DPO())
     prepared(base, world(), DPO())
@@ -144,20 +144,20 @@ def test_only_what_is_new_is_computed(base: Llava, scored: list[int]):
 # Never stale: each part of the key
 
 
-def changed_weights(llava: Llava) -> None:
+def changed_weights(llava: VLM) -> None:
     with torch.no_grad():
         llava.model.lm_head.weight[0, 0] += 1e-3
 
 
-def other_template(llava: Llava) -> None:
+def other_template(llava: VLM) -> None:
     llava.processor.chat_template += " "
 
 
-def no_eos(llava: Llava) -> Llava:
+def no_eos(llava: VLM) -> VLM:
     return dataclasses.replace(llava, source=dataclasses.replace(llava.source, append_eos=False))
 
 
-MODEL_CHANGES: dict[str, Callable[[Llava], Any]] = {
+MODEL_CHANGES: dict[str, Callable[[VLM], Any]] = {
     "weights": changed_weights,
     "adapter": lambda llava: add_lora(llava, Peft(method="lora", rank=2)),
     "template": other_template,
@@ -170,14 +170,14 @@ MODEL_CHANGES: dict[str, Callable[[Llava], Any]] = {
 
 
 @pytest.mark.parametrize("name", MODEL_CHANGES)
-def test_another_model_has_a_store_of_its_own(base: Llava, name: str):
-    other = Llava(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
+def test_another_model_has_a_store_of_its_own(base: VLM, name: str):
+    other = VLM(copy.deepcopy(base.model), copy.deepcopy(base.processor), base.source)
     before = store_key(base, SCORING, "32-true")
     assert store_key(other, SCORING, "32-true") == before, "a copy is the same model"
     assert store_key(MODEL_CHANGES[name](other) or other, SCORING, "32-true") != before
 
 
-def test_another_way_of_computing_has_a_store_of_its_own(base: Llava, monkeypatch: pytest.MonkeyPatch):
+def test_another_way_of_computing_has_a_store_of_its_own(base: VLM, monkeypatch: pytest.MonkeyPatch):
     before = store_key(base, SCORING, "32-true")
     keys = [store_key(base, Padded(), "32-true"), store_key(base, SCORING, "bf16-mixed")]
     for library in ("torch", "transformers"):
@@ -207,14 +207,14 @@ def pictured(example: Example) -> Example:
     ],
     ids=["response", "cut", "question", "image", "no image"],
 )
-def test_another_row_is_scored_anew(base: Llava, scored: list[int], change: Callable[[Example], Example], new: int):
+def test_another_row_is_scored_anew(base: VLM, scored: list[int], change: Callable[[Example], Example], new: int):
     data = [example for example in world(12) if example.images][:3]
     prepared(base, data)
     prepared(base, [change(data[0]), *data[1:]])
     assert sum(scored) == 9 + new
 
 
-def test_another_length_rule_or_corruption_is_scored_anew(base: Llava, scored: list[int]):
+def test_another_length_rule_or_corruption_is_scored_anew(base: VLM, scored: list[int]):
     data = [example for example in world(12) if example.images][:3]
     for limit in (None, 40, 41):
         reference, collator, items = prepared(base, data, max_length=limit)
@@ -303,7 +303,7 @@ def test_processes_share_the_pass(own_cache: Path, monkeypatch: pytest.MonkeyPat
     assert len(rows_on_disk(own_cache)) == 75
 
 
-def test_another_process_s_chunk_is_waited_for(own_cache: Path, base: Llava, monkeypatch: pytest.MonkeyPatch):
+def test_another_process_s_chunk_is_waited_for(own_cache: Path, base: VLM, monkeypatch: pytest.MonkeyPatch):
     """It has claimed the file, which appears later."""
     monkeypatch.setattr(claims, "WAIT", 0.01)
     prepared(base, world())
@@ -330,7 +330,7 @@ def test_another_process_s_chunk_is_waited_for(own_cache: Path, base: Llava, mon
 
 
 def test_a_damaged_file_is_named_and_a_full_disk_leaves_nothing_half_written(
-    own_cache: Path, base: Llava, monkeypatch: pytest.MonkeyPatch
+    own_cache: Path, base: VLM, monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -347,7 +347,7 @@ def test_a_damaged_file_is_named_and_a_full_disk_leaves_nothing_half_written(
         prepared(base, world(2))
 
 
-def test_the_pass_leaves_the_model_as_it_was(base: Llava):
+def test_the_pass_leaves_the_model_as_it_was(base: VLM):
     llava = copied(base)
     llava.model.train()
     before = {name: weight.clone() for name, weight in llava.model.state_dict().items()}
@@ -360,7 +360,7 @@ def test_the_pass_leaves_the_model_as_it_was(base: Llava):
 # The adapter switched off
 
 
-def adapted(base: Llava) -> Llava:
+def adapted(base: VLM) -> VLM:
     llava = copied(base)
     add_lora(llava, Peft(method="lora", rank=2))
     with torch.no_grad():
@@ -370,13 +370,13 @@ def adapted(base: Llava) -> Llava:
     return llava
 
 
-def answered(reference: Any, llava: Llava) -> Any:
+def answered(reference: Any, llava: VLM) -> Any:
     policy = reference.policy(llava, SCORING, "32-true")
     policy.prepare(Items(world(2), 1), SCORING.collator(llava.encoder(), BPO().groups), 4)
     return policy
 
 
-def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
+def test_without_its_adapter_the_policy_is_the_base_model(base: VLM):
     llava = adapted(base)
     collator = SCORING.collator(llava.encoder(), BPO().groups)
     batch = collator([Items(world(4), 1)[i] for i in range(4)])
@@ -389,7 +389,7 @@ def test_without_its_adapter_the_policy_is_the_base_model(base: Llava):
         assert not torch.allclose(policy[name].log_probs, row.log_probs, atol=1e-3), "the adapter is on again"
 
 
-def test_no_adapter_or_more_than_one_trained_is_refused(base: Llava):
+def test_no_adapter_or_more_than_one_trained_is_refused(base: VLM):
     with pytest.raises(UserError, match=r"reference=adapter_off: the model has no adapter"):
         answered(AdapterOff(), base)
     llava = adapted(base)
@@ -398,8 +398,8 @@ def test_no_adapter_or_more_than_one_trained_is_refused(base: Llava):
         answered(AdapterOff(), llava)
 
 
-def test_a_frozen_copy_shares_only_a_frozen_tower(base: Llava):
-    def shares(policy: Llava) -> set[str]:
+def test_a_frozen_copy_shares_only_a_frozen_tower(base: VLM):
+    def shares(policy: VLM) -> set[str]:
         reference: Any = Frozen().policy(policy, SCORING, "32-true")
         own = {parameter.data_ptr() for parameter in policy.model.parameters()}
         return {name.split(".")[1] for name, p in reference.model.named_parameters() if p.data_ptr() in own}

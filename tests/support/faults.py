@@ -30,7 +30,7 @@ POINTS = {
     "pointer is written": ("mmsafe.training.checkpointing", "write_json"),
     "old one is removed": ("mmsafe.training.checkpointing", "_remove"),
     "best is loaded": ("mmsafe.training.fit", "load_trained"),
-    "model is saved": ("mmsafe.models.llava", "Llava.save"),
+    "model is saved": ("mmsafe.models.vlm", "VLM.save"),
     "model is put in place": ("pathlib", "Path.rename"),
     "evaluation": ("mmsafe.experiment.train_job", "evaluate"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmsafe.core.settings import Checkpoint, EarlyStopping, Trainer
 from mmsafe.data.example import Example
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.policies import ReferencePolicy
 from mmsafe.scoring.features import FeatureCache
@@ -21,7 +21,7 @@ from mmsafe.training.validation import Validation
 
 
 def fitted(
-    llava: Llava,
+    llava: VLM,
     examples: Sequence[Example],
     *,
     objective: Objective,

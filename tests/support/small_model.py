@@ -14,8 +14,8 @@ from transformers import AutoModelForImageTextToText
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
 from mmsafe.models.family import Family
-from mmsafe.models.llava import Llava, set_trained
 from mmsafe.models.model_options import ModelOptions
+from mmsafe.models.vlm import VLM, set_trained
 
 SIZES = Architecture(
     image_size=24, patch_size=8, vision_width=16, vision_layers=1, width=32, layers=1, heads=2, vocabulary=512
@@ -23,12 +23,12 @@ SIZES = Architecture(
 
 
 @cache
-def small_model(sizes: Architecture = SIZES) -> Llava:
+def small_model(sizes: Architecture = SIZES) -> VLM:
     """The same random weights for all; tests that change them take a copy."""
     return TinyModel(pretraining=None, architecture=sizes).load()
 
 
-def of_family(family: Family, attention: str = "sdpa", window: int | None = None) -> Llava:
+def of_family(family: Family, attention: str = "sdpa", window: int | None = None) -> VLM:
     """A tiny model of a family, the same random weights for all; with a window, most of its layers slide it."""
     config, processor = family.tiny()
     processor.chat_template = processor.tokenizer.chat_template
@@ -45,10 +45,10 @@ def of_family(family: Family, attention: str = "sdpa", window: int | None = None
                 weight.normal_(0, 0.3)
     source = ModelOptions()
     set_trained(model, source.train)
-    return Llava(model, processor, source)
+    return VLM(model, processor, source)
 
 
-def copied(llava: Llava) -> Llava:
+def copied(llava: VLM) -> VLM:
     return dataclasses.replace(llava, model=copy.deepcopy(llava.model))
 
 

@@ -23,7 +23,7 @@ from mmsafe.core.settings import Peft, Trainer
 from mmsafe.data.example import Example, Turn
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import Family, families
-from mmsafe.models.llava import set_trained
+from mmsafe.models.vlm import set_trained
 from mmsafe.objectives.simpo import SimPO
 from mmsafe.reporting.csv_log import CsvLog
 from mmsafe.scoring.ways import SharedPrefix

@@ -21,7 +21,7 @@ from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_build import build
 from mmsafe.microworld.tiny_options import Architecture
-from mmsafe.models.llava import Llava
+from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.simpo import SimPO
@@ -54,7 +54,7 @@ def main() -> None:
     )
 
 
-def train(llava: Llava, case: dict[str, Any], batch_size: int) -> None:
+def train(llava: VLM, case: dict[str, Any], batch_size: int) -> None:
     """A few optimiser steps of `mmsafe.training.fit.fit`, as a user's run makes them."""
     if case.get("lora"):
         add_lora(llava.model)
@@ -85,7 +85,7 @@ def add_lora(model: Any) -> None:
     model.model.multi_modal_projector.requires_grad_(True)
 
 
-def plan_of(llava: Llava, case: dict[str, Any]) -> MemoryPlan:
+def plan_of(llava: VLM, case: dict[str, Any]) -> MemoryPlan:
     """What the estimator is told."""
     (example,) = examples(llava, 1)
     encoder, objective = llava.encoder(), objective_of(case)
@@ -105,7 +105,7 @@ def plan_of(llava: Llava, case: dict[str, Any]) -> MemoryPlan:
     )
 
 
-def examples(llava: Llava, count: int, *, uneven: bool = False) -> list[Example]:
+def examples(llava: VLM, count: int, *, uneven: bool = False) -> list[Example]:
     """All of one length, so that every batch is the largest; `uneven`: a shorter one too, so that there is a mask."""
     found = MicroWorld(size=count, image_size=llava.model.config.vision_config.image_size).train().examples
     first = found[0]

@@ -41,9 +41,9 @@ class LocalRewording(Rewording):
         from mmsafe.models.loading import on_device
         from mmsafe.scoring.lengths import overlong
 
-        llava = on_device(site.model.load())
-        long = overlong(requests, llava.encoder(), Lengths(max_length=self.max_length + 1))  # and a token of reply
+        vlm = on_device(site.model.load())
+        long = overlong(requests, vlm.encoder(), Lengths(max_length=self.max_length + 1))  # and a token of reply
         settings = Evaluation(max_new_tokens=self.max_new_tokens, batch_size=self.batch_size).generation()
         answered = [request for position, request in enumerate(requests) if position not in long]
-        made = iter(responses(llava, answered, settings, LABEL))
+        made = iter(responses(vlm, answered, settings, LABEL))
         return ["request too long" if position in long else next(made) for position in range(len(requests))]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mmsafe.core.precision import resolved
 from mmsafe.core.settings import Trainer
-from mmsafe.models.llava import Llava
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.model_source import ModelSource, Pretrained
+from mmsafe.models.vlm import VLM
 from mmsafe.training.optimizers.optimizer import Optimizer
 
 
@@ -76,14 +76,14 @@ class Parallel:
         return {name: tensor.detach().cpu() for name, tensor in module.policy.state_dict().items()}
 
 
-def loaded_for(parallel: Parallel, source: ModelSource) -> Llava:
+def loaded_for(parallel: Parallel, source: ModelSource) -> VLM:
     """The model with weights in the type that the forward passes of training read."""
     if not parallel.half:
         return source.load()
     if isinstance(source, Pretrained):
         source = replace(source, dtype="bfloat16")
-    llava = source.load()
-    for parameter in llava.model.parameters():  # not buffers: rotary frequencies in bf16 are wrong by 2e-4
+    vlm = source.load()
+    for parameter in vlm.model.parameters():  # not buffers: rotary frequencies in bf16 are wrong by 2e-4
         parameter.data = parameter.data.to(torch.bfloat16)
-    llava.model.config.dtype = torch.bfloat16
-    return llava
+    vlm.model.config.dtype = torch.bfloat16
+    return vlm

@@ -21,7 +21,7 @@ transformers_logging.disable_progress_bar()  # of a model's shards: noise beside
 
 
 @dataclass
-class Llava:
+class VLM:
     """Model, processor and the options that decide how they are used."""
 
     model: Any
