@@ -20,6 +20,7 @@ from transformers import (
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, digest
 from mmsafe.models.encoding import Encoder
+from mmsafe.models.family import position_ids
 from mmsafe.models.vlm import VLM
 from mmsafe.scoring.ways import agreed_images
 
@@ -164,12 +165,11 @@ def left_padded(encoder: Encoder, prompts: Sequence[Example], config: Any) -> di
     prompted = [encoder.prompt(prompt) for prompt in prompts]
     width = max(len(ids) for ids, _ in prompted)
     positions = [family.positions(ids, encoder.image_token, places) for ids, places in prompted]
-    axes = [_left([line[axis] for line in positions], 0, width) for axis in range(len(positions[0]))]
     ids = _left([ids for ids, _ in prompted], encoder.pad_id, width)
     return {
         "input_ids": ids,
         "attention_mask": _left([[1] * len(ids) for ids, _ in prompted], 0, width),
-        "position_ids": torch.stack(axes) if len(axes) > 1 else axes[0],
+        "position_ids": position_ids(positions, lambda axis: _left(axis, 0, width)),
         **family.token_kinds(ids, config),
         **family.forward_inputs([encoder.image_inputs(prompt.images) for prompt in prompts]),
     }

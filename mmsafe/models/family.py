@@ -201,6 +201,15 @@ class Family(ABC):
         return {kind: table[kind] for kind in sorted(kinds)}
 
 
+def position_ids(lines: Sequence[Sequence[list[int]]], table: Callable[[list[list[int]]], Tensor]) -> Tensor:
+    """Positions of lines on each axis as models take them; `table` fills the lines of an axis up.
+
+    `[lines, time]`, or `[axes, lines, time]` where there are several axes.
+    """
+    axes = [table(list(axis)) for axis in zip(*lines, strict=True)]
+    return torch.stack(axes) if len(axes) > 1 else axes[0]
+
+
 @cache
 def family_of(name: str) -> Family:
     """The family of this `model_type`, or of a processor of this class; raises `UserError` that lists what is known."""

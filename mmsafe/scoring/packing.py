@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from mmsafe.models.family import Mask
+from mmsafe.models.family import Mask, position_ids
 from mmsafe.scoring.collate import Batch, Collator, Item, padded
 from mmsafe.scoring.features import BlankImage, Images
 from mmsafe.scoring.masks import dense
@@ -126,7 +126,6 @@ class PackedCollator(Collator):
         def table(values: Sequence[list[int]], fill: int) -> Tensor:
             return padded(list(values) if alone else [list(chain.from_iterable(values))], fill, time)
 
-        axes = [table([tree.positions[axis] for tree in trees], 0) for axis in range(len(trees[0].positions))]
         ordered = [sequences[place] for place in range(len(sequences))]
         lengths = torch.tensor([len(tokens) for _, _, tokens in ordered])
         source = [begins[tree] + column for tree, columns, _ in ordered for column in columns]
@@ -134,7 +133,7 @@ class PackedCollator(Collator):
         return PackedBatch(
             rows=names,
             input_ids=table([tree.ids for tree in trees], self.encoder.pad_id),
-            position_ids=torch.stack(axes) if len(axes) > 1 else axes[0],
+            position_ids=position_ids([tree.positions for tree in trees], lambda axis: table(axis, 0)),
             order=table([tree.order for tree in trees], 0),
             tree=table([[number] * size for number, size in zip(numbers, sizes, strict=True)], numbers[-1]),
             segment=segment,

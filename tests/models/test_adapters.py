@@ -15,10 +15,10 @@ import pytest
 import torch
 from launching import QUICK, Ended, launch
 from safetensors.torch import load_file
+from small_model import LORA, moved
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from mmsafe.core.settings import Peft
 from mmsafe.experiment.exporting import export
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.model_options import Trained
@@ -29,7 +29,6 @@ from mmsafe.models.vlm import VLM, weights_hash
 from mmsafe.training.module import PreferenceModule
 
 LN2 = 0.6931472
-LORA = Peft(method="lora", rank=4, alpha=8)
 LEARNING = ("data.batch_size=16", "optimizer.lr=5e-3", "optimizer.warmup_steps=0", "trainer.max_steps=4")
 WORDS = (*QUICK, "objective=dpo", "peft.rank=4", "peft.alpha=8", *LEARNING)
 METHODS = pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -42,16 +41,9 @@ def copied(llava: VLM, method: str, dtype: torch.dtype = torch.float32) -> VLM:
     return quantised(other, dtype, torch.device("cpu")) if method == "qlora" else other
 
 
-def adapted(llava: VLM, method: str, dtype: torch.dtype = torch.float32) -> VLM:
+def adapted(llava: VLM, method: Any, dtype: torch.dtype = torch.float32) -> VLM:
     """With adapters and a projector that have moved."""
-    changed = copied(llava, method, dtype)
-    add_lora(changed, dataclasses.replace(LORA, method=method))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in changed.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    return changed
+    return moved(copied(llava, method, dtype), method)
 
 
 def answer(llava: VLM, *, training: bool = False) -> Tensor:

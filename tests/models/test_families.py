@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_model import of_family
+from small_model import LORA, moved, of_family
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Generation, Peft, VisionCache
+from mmsafe.core.settings import Generation, VisionCache
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
 from mmsafe.generation.generate import Prompt, generate, left_padded
@@ -178,9 +178,6 @@ def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forwar
             assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-4, name
 
 
-LORA = Peft(method="lora", rank=4, alpha=8)
-
-
 def scored(
     llava: VLM, scoring: Scoring, objective: Objective, max_tokens: int | None = None
 ) -> tuple[Tensor, list[Tensor]]:
@@ -191,17 +188,6 @@ def scored(
     without = WithoutAdapter(llava, scoring).log_probs(batch) if llava.adapter else rows
     terms = objective({name: Scores(*row, without[name].log_probs) for name, row in rows.items()})
     return torch.stack([term.mean() for term in terms.values()]).sum(), [row.log_probs.sum(1) for row in rows.values()]
-
-
-def moved(llava: VLM, method: Literal["lora", "qlora"] = "lora") -> VLM:
-    """With adapters and a connector that have moved."""
-    add_lora(llava, dataclasses.replace(LORA, method=method))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in llava.model.parameters():
-            if weight.requires_grad:
-                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.05)
-    return llava
 
 
 @pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])

@@ -6,13 +6,16 @@ import copy
 import dataclasses
 import random
 from functools import cache
+from typing import Literal
 
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from mmsafe.core.settings import Peft
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.microworld.tiny_options import Architecture
+from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import Family
 from mmsafe.models.model_options import ModelOptions
 from mmsafe.models.vlm import VLM, set_trained
@@ -46,6 +49,20 @@ def of_family(family: Family, attention: str = "sdpa", window: int | None = None
     source = ModelOptions()
     set_trained(model, source.train)
     return VLM(model, processor, source)
+
+
+LORA = Peft(method="lora", rank=4, alpha=8)
+
+
+def moved(vlm: VLM, method: Literal["lora", "qlora"] = "lora") -> VLM:
+    """With adapters and a connector that have moved."""
+    add_lora(vlm, dataclasses.replace(LORA, method=method))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in vlm.model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.05)
+    return vlm
 
 
 def copied(llava: VLM) -> VLM:
