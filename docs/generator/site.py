@@ -1,7 +1,7 @@
 """What MkDocs calls: which pages the site has, in which order, and what becomes of links to files of the repository.
 
-A page is called by its place in the repository, so that the links in it are those that work in a checkout. A file that is
-no page, but that a page links to, becomes one that shows it.
+A page is called by its place in the repository, so that the links in it are those that work in a checkout. A file that
+is no page, but that a page links to, becomes one that shows it.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def _written() -> list[Path]:
 
 def _navigation(pages: list[str]) -> list[Any]:
     def below(folder: str) -> list[str]:
-        return sorted(name for name in pages if posixpath.dirname(name) == folder)
+        return sorted((name for name in pages if posixpath.dirname(name) == folder), key=lambda name: name[:-3])
 
     def place(name: str) -> tuple[int, str]:
         stem = Path(name).name.partition(".")[0]
         return (FIRST.index(stem) if stem in FIRST else len(FIRST), stem)
 
     project = [f"docs/{stem}.md" for stem in PROJECT]
-    book = [name for name in sorted(pages) if name.startswith("experiments/") and name.endswith("/README.md")]
+    book = [name for name in sorted(pages) if re.fullmatch(r"experiments/\w+/README.md", name)]
     return [
         {"Start": "README.md"},
         {"How to": sorted((name for name in below("docs") if name not in project), key=place)},
@@ -78,13 +78,21 @@ def _navigation(pages: list[str]) -> list[Any]:
                 {"Python": _short(below("reference/python"))},
             ]
         },
-        {"Lab book": ["experiments/README.md", *({Path(name).parts[1]: name} for name in book if name.count("/") == 2)]},
-        {"Project": [*project, {"Decisions": ["docs/adr/README.md", *below("docs/adr")[:-1]]}, *_changes()]},
+        {
+            "Lab book": [
+                "experiments/README.md",
+                *({Path(name).parts[1]: name} for name in book),
+            ]
+        },
+        {
+            "Project": [
+                *project,
+                {"Decisions": below("docs/adr")[-1:] + below("docs/adr")[:-1]},
+                "CONTRIBUTING.md",
+                "CHANGELOG.md",
+            ]
+        },
     ]
-
-
-def _changes() -> list[Any]:
-    return [{"Contributing": "CONTRIBUTING.md"}, {"Changelog": "CHANGELOG.md"}]
 
 
 def _short(names: list[str]) -> list[dict[str, str]]:
