@@ -110,7 +110,8 @@ def _about(said: CommandHelp) -> list[str]:
 
 def _table(options: list[Option]) -> list[str]:
     lines = [f"| {row.name} | {row.type} | {row.default} | {row.meaning} |" for row in options]
-    return ["| option | type | default | meaning |", "|---|---|---|---|", *lines]
+    head = ["| option | type | default | meaning |", "|---|---|---|---|"]
+    return ['<div class="options" markdown>', "", *head, *lines, "", "</div>"]
 
 
 def _field(cls: type[Any], path: list[str]) -> tuple[str, str]:

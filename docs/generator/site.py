@@ -32,6 +32,7 @@ def on_files(files: Files, config: Any) -> Files:
     notebooks = {path.relative_to(ROOT).as_posix(): _of_notebook(path) for path in (ROOT / "docs").glob("*.ipynb")}
     made = _decisions(written) | config_pages() | python_pages(ROOT / "mmsafe")
     pages = written | {f"{name}.md": text for name, text in notebooks.items()} | made
+    pages["README.md"] = f"---\nhide: [navigation]\n---\n\n{pages['README.md']}"
     linked = {path for name, text in pages.items() for path in _targets(name, text) if (ROOT / path).is_file()}
     for name in sorted(linked - set(written) - set(notebooks)):
         if Path(name).suffix in SHOWN_AS_THEY_ARE:
