@@ -48,7 +48,7 @@ $(BOOK): setup
 
 docs: ## the documentation as a site, into site/; python3 -m http.server -d site: to look at it
 	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),docs
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict   # with --quiet it would pass over warnings
 
 build: setup ## source distribution and wheel into dist/
 	rm -rf dist

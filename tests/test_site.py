@@ -1,8 +1,11 @@
-"""The documentation site builds without a warning, has every option with its meaning, and asks nobody else for anything."""
+"""The documentation site builds without a warning, loads nothing from elsewhere, and has every option with its meaning."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -16,15 +19,44 @@ from mmsafe.runs.help_page import described
 
 pytest.importorskip("mkdocs", reason="`make docs` installs it")
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (
+    "docs",
+    "experiments",
+    "conf",
+    "mmsafe",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "mkdocs.yml",
+    "tests",
+)
 pytestmark = pytest.mark.slow
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": "markdown", "source": ["# A notebook\n", "by [its page](runs.md#the-metrics)"]},
+        {
+            "cell_type": "code",
+            "source": "print(6 * 7)",
+            "outputs": [
+                {"output_type": "stream", "text": ["42\n"]},
+                {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"}},
+                {"output_type": "error", "ename": "ValueError", "evalue": "too <b>long</b>", "traceback": []},
+            ],
+        },
+    ]
+}
+
+
+def build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Strictly: a warning, such as one of a link that leads nowhere, ends it."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built strictly: a warning, such as a link that leads nowhere, ends it."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "--quiet", "build", "--strict", "--site-dir", str(folder)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ended = build(ROOT, folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return folder
 
@@ -74,6 +106,38 @@ def test_python_is_documented_where_options_point_to(site: Path):
     page = (site / "reference/python/mmsafe.objectives.html").read_text(encoding="utf-8")
     assert 'id="mmsafe.objectives.bpo.BPO"' in page
     assert "the chosen response also beats the blind one" in page
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the site is made of, to be changed; the package itself is not copied."""
+    for name in SOURCES:
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "docs").unlink()
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    return tmp_path
+
+
+def test_a_new_page_and_a_notebook_are_on_the_site_without_an_edit(checkout: Path):
+    (checkout / "docs/chat_with_it.md").write_text(
+        "# Chat with it\n\n[More](a_notebook.ipynb) and [code](../mmsafe/cli.py)\n"
+    )
+    (checkout / "docs/a_notebook.ipynb").write_text(json.dumps(NOTEBOOK))
+    ended = build(checkout, checkout / "site")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    page = (checkout / "site/chat_with_it.html").read_text()
+    assert 'href="a_notebook.html"' in page
+    assert 'href="source/mmsafe/cli.py.html"' in page
+    shown = unescape(re.sub("<(?!img).*?>", "", (checkout / "site/a_notebook.html").read_text()))
+    assert all(words in shown for words in ("print(6 * 7)", "42", "base64,iVBORw0KGgo=", "ValueError: too"))
+    assert "Chat with it" in (checkout / "site/training.html").read_text()  # its navigation
+
+
+def test_a_link_that_leads_nowhere_is_an_error(checkout: Path):
+    (checkout / "docs/new.md").write_text("# New\n\n[there](runs.md#no-such-heading)\n")
+    ended = build(checkout, checkout / "site")
+    assert ended.returncode != 0
+    assert "no-such-heading" in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])

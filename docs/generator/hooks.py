@@ -6,7 +6,6 @@ is no page, but that a page links to, becomes one that shows it.
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from config_pages import config_pages
 from mkdocs.structure.files import File, Files, InclusionLevel
+from notebooks import as_markdown
 from python_pages import python_pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def on_files(files: Files, config: Any) -> Files:
     for file in [file for file in files if file.abs_src_path and Path(file.abs_src_path).is_relative_to(ROOT / "docs")]:
         files.remove(file)
     written = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in _written()}
-    notebooks = {path.relative_to(ROOT).as_posix(): _of_notebook(path) for path in (ROOT / "docs").glob("*.ipynb")}
+    notebooks = {path.relative_to(ROOT).as_posix(): as_markdown(path) for path in (ROOT / "docs").glob("*.ipynb")}
     made = _decisions(written) | config_pages() | python_pages(ROOT / "mmsafe")
     pages = written | {f"{name}.md": text for name, text in notebooks.items()} | made
     pages["README.md"] = f"---\nhide: [navigation]\n---\n\n{pages['README.md']}"
@@ -45,7 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
         if file.dest_uri.startswith("source/"):
             file.inclusion = InclusionLevel.NOT_IN_NAV
         files.append(file)
-    files.append(File.generated(config, "assets/site.css", abs_src_path=str(Path(__file__).with_suffix(".css"))))
+    files.append(File.generated(config, "assets/site.css", abs_src_path=str(Path(__file__).with_name("site.css"))))
     config["nav"] = _navigation(list(pages))
     return files
 
@@ -140,18 +140,3 @@ def _decisions(written: dict[str, str]) -> dict[str, str]:
     titles = {Path(name).name: text.partition("\n")[0][2:] for name, text in written.items() if "docs/adr/" in name}
     lines = [f"- [{title}]({name})" for name, title in titles.items()]
     return {"docs/adr/README.md": "\n".join(["# Decisions", "", "What was decided, and why.", "", *lines, ""])}
-
-
-def _of_notebook(path: Path) -> str:
-    """A notebook as it was saved: words, code, printed results and images; nothing is executed."""
-    parts: list[str] = []
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        text = "".join(cell["source"])
-        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-        for output in cell.get("outputs", []):
-            shown = output.get("data", {})
-            if "image/png" in shown:
-                parts.append(f'<img alt="figure" src="data:image/png;base64,{"".join(shown["image/png"]).strip()}">')
-            elif words := "".join(output.get("text", shown.get("text/plain", []))):
-                parts.append(f"```text\n{words}\n```")
-    return "\n\n".join(parts) + "\n"
