@@ -17,7 +17,7 @@ import mmsafe
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TUTORIAL = DOCS / "tutorial.ipynb"
-SMALL = 'model, size, scenes = "random", 48, 8  #'
+SMALL = 'model, size, scenes = "random", 48, 16  #'
 MOST = 300_000
 """Bytes."""
 
