@@ -31,7 +31,7 @@ def progress_bar(total: int) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first())
+    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), disable=total == 0 or not is_first())
 
 
 def once_each(advance: Callable[[int], None]) -> Callable[[Iterable[str]], None]:

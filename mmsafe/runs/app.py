@@ -9,7 +9,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import TypeVar
 
@@ -30,6 +30,8 @@ from mmsafe.runs.preflight import check_arguments
 from mmsafe.runs.run_context import RunContext
 
 Root = TypeVar("Root")
+Job = Callable[[Root, RunContext], object]
+Around = Callable[[RunContext], AbstractContextManager[None]]
 
 
 def on_all_devices(devices: Devices, run: RunContext, group: str = "", *, exactly: bool = False) -> bool:
@@ -53,7 +55,7 @@ def on_all_devices(devices: Devices, run: RunContext, group: str = "", *, exactl
     return True
 
 
-def entry_point(command: str, root: type[Root], job: Callable[[Root, RunContext], object]) -> Callable[..., None]:
+def entry_point(command: str, root: type[Root], job: Job[Root]) -> Callable[..., None]:
     """The `main` of a command, which runs `job` with the config `conf/<command>.yaml` as the command line changes it.
 
     It takes other words in their place, and ends the process with status 2 and one line on bad input, and where it
@@ -62,21 +64,21 @@ def entry_point(command: str, root: type[Root], job: Callable[[Root, RunContext]
 
     def main(words: Sequence[str] | None = None) -> None:
         with told(f"mmsafe.{command}"):
-            launch(command, root, job, words_typed() if words is None else words)
+            launch(command, root, job, words_typed() if words is None else words, lambda _: told(f"mmsafe.{command}"))
 
     return main
 
 
-def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], object], words: Sequence[str]) -> None:
-    """Read `words`, check every job that they ask for, and run them, or print the help."""
+def launch(command: str, root: type[Root], job: Job[Root], words: Sequence[str], around: Around) -> None:
+    """Read `words`, check every job that they ask for, and run each within `around`, or print the help."""
 
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
-        with requeued(), told(f"mmsafe.{command}"), killed_workers():  # here too: submitit starts with the task
-            run = run_context(cfg)
-            with held(run.folder) if getattr(root, "runs_here", True) else nullcontext():
-                allow_plugins(plugins_of(cfg))
-                return job(typed(without_hydra(cfg), root), run)
+        run = run_context(cfg)
+        here = held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
+        with requeued(), around(run), killed_workers(), here:  # around this, too: submitit starts with the task
+            allow_plugins(plugins_of(cfg))
+            return job(typed(without_hydra(cfg), root), run)
 
     ranks.end_with_parent()
     old = getattr(root, "old_spelling", {})
