@@ -62,6 +62,7 @@ def _talk(conversation: Conversation) -> None:
             if word in ("/image", "/other"):
                 shown = FileImage(Path(value.strip()).expanduser())
                 shown.check(decode=True)
+                print("{1} x {0} pixels".format(*shown.shape))
                 conversation.other, image = (shown, image) if word == "/other" else (conversation.other, shown)
             elif word == "/reset":
                 conversation.reset()

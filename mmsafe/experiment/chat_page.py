@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.policy
 import ipaddress
 import re
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from threading import Lock
@@ -40,7 +41,7 @@ class Server(ThreadingTCPServer):
                     self.conversation.reset()
                 else:
                     self.conversation.other = other or self.conversation.other
-                    list(self.conversation.ask(form["question"].decode(errors="replace"), image))
+                    list(self.conversation.ask(form.get("question", b"").decode(errors="replace"), image))
             except UserError as error:
                 self.problem = str(error)
 
@@ -76,21 +77,28 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     timeout = 60
 
+    def parse_request(self) -> bool:
+        """Refuses what other sites ask: they have another origin, or a name that they have led to this address."""
+        if not super().parse_request():
+            return False
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        if re.fullmatch(r"(localhost|[\d.]+)(:\d+)?", host) and (origin == f"http://{host}" or self.command == "GET"):
+            return True
+        self.send_error(403, "only the page itself may ask; open it by its address")
+        return False
+
     def do_GET(self) -> None:
         values = {"chat": self.server.conversation, "problem": self.server.problem, "other_view": OTHER}
         page = rendered("chat", styles=("samples", "chat"), scripts=(), plain=plain, thumbnail=thumbnail, **values)
         self._reply(200, page.encode(), **{"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"})
 
     def do_POST(self) -> None:
-        host, size = self.headers.get("Host", ""), int(self.headers.get("Content-Length", 0))
-        # Another site has another origin, or a name that it has led to this address.
-        if not re.fullmatch(r"(localhost|[\d.]+)(:\d+)?", host) or self.headers.get("Origin") != f"http://{host}":
-            self._reply(403, b"only the page itself may ask; open it by its address")
-        elif size > LARGEST:
+        size = self.headers.get("Content-Length", "")
+        if not size.isdecimal() or int(size) > LARGEST:
             self._reply(413, f"more than {LARGEST >> 20} MiB; choose smaller images".encode())
         else:
             head = f"Content-Type: {self.headers['Content-Type']}\n\n".encode()
-            message: Any = email.message_from_bytes(head + self.rfile.read(size), policy=email.policy.HTTP)
+            message: Any = email.message_from_bytes(head + self.rfile.read(int(size)), policy=email.policy.HTTP)
             parts = message.iter_parts()
             self.server.take(
                 {p.get_param("name", header="Content-Disposition"): p.get_payload(decode=True) for p in parts}
@@ -98,11 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(303, Location="/#last")
 
     def _reply(self, status: int, content: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"X-Frame-Options": "DENY", "Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the browser may have gone
+            self.send_response(status)
+            for name, value in {"X-Frame-Options": "DENY", "Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
         """Nothing is logged."""

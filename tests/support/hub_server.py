@@ -46,7 +46,10 @@ def hub_server() -> Iterator[Hub]:
                 hub.repositories[f"{asked.get('organization')}/{asked['name']}"] = asked
                 self._say(200, {"url": f"{hub.url}/{asked.get('organization')}/{asked['name']}"})
             elif "/preupload/" in self.path:
-                files = [{"path": one["path"], "uploadMode": "regular"} for one in json.loads(body)["files"]]
+                files = [
+                    {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for one in json.loads(body)["files"]
+                ]
                 self._say(200, {"files": files})
             elif "/commit/" in self.path and hub.refuses_commits:
                 self._say(403, {"error": "Forbidden"})
