@@ -52,7 +52,7 @@ def bound(host: str, port: int) -> Server:
         server = Server((host, port), _Handler)
     except OSError as error:
         raise UserError(f"host={host} port={port}: {error.strerror}; choose another port, or port=0") from error
-    if not ipaddress.ip_address(server.server_address[0]).is_loopback:
+    if not ipaddress.ip_address(str(server.server_address[0])).is_loopback:
         report(f"host={host}: whoever reaches this machine can use the models: there is no password", "mmsafe.chat")
     return server
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from mmsafe.core.run_record import ABOUT
 from mmsafe.reporting.summary import Run, read_runs
@@ -28,27 +29,26 @@ def model_card(checkpoint: Path, name: str) -> str:
         (_inert(metric.label), *(run.metrics.get(f"{metric.key}{end}") for end in ("", "_low", "_high", "_n")))
         for metric in measured
     ]
-    facts = run.config | {
-        f"{key}.fingerprint" if key in ("data", "model") else key: value for key, value in run.about.items()
-    }
-    base, benchmark = str(run.config.get("model.path")), str(run.config.get("benchmark._target_")).rpartition(".")[2]
-    about = ModelCardData(
-        base_model=base if "/" in base and isinstance(try_to_load_from_cache(base, "config.json"), str) else None,
+    about = {f"{key}.fingerprint" if key in ("data", "model") else key: value for key, value in run.about.items()}
+    facts = {**run.config, **about}
+    benchmark = _inert(str(run.config.get("benchmark._target_")).rpartition(".")[2])
+    data = ModelCardData(
+        base_model=_hub_name(run.config.get("model.path")),
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["mmsafe", "safety"],
         model_name=name,
         eval_results=[
-            EvalResult("image-text-to-text", "mmsafe", _inert(benchmark), _inert(metric.name), run.metrics[metric.key])
+            EvalResult("image-text-to-text", "mmsafe", benchmark, _inert(metric.name), run.metrics[metric.key])
             for metric in measured
         ]
         or None,
     )
     card = ModelCard.from_template(
-        about,
+        data,
         template_path=str(Path(__file__).parent / "templates" / "model_card.md.j2"),
         name=name,
-        benchmark=_inert(benchmark),
+        benchmark=benchmark,
         judge=_inert(run.declared.judged_by([run.metrics]) or ""),
         overrides=[tuple(map(_inert, word.split("=", 1))) for word in run.overrides],
         results=results,
@@ -59,6 +59,14 @@ def model_card(checkpoint: Path, name: str) -> str:
         recorded=folder is not None,
     )
     return str(card)
+
+
+def _hub_name(path: Any) -> str | None:
+    """The path where it surely is a name of the hub: that of a model that was fetched from there."""
+    try:
+        return path if isinstance(try_to_load_from_cache(str(path), "config.json"), str) else None
+    except HFValidationError:
+        return None
 
 
 def _inert(value: Any) -> str:

@@ -57,7 +57,9 @@ def hub_server() -> Iterator[Hub]:
                 for row in map(json.loads, body.splitlines()):
                     if row["key"] == "file":
                         hub.files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
-                self._say(200, {"success": True, "commitOid": "0" * 40, "commitUrl": f"{hub.url}/commit"})
+                self._say(
+                    200, {"success": True, "commitOid": "0" * 40, "commitUrl": f"{hub.url}/me/it/commit/{'0' * 40}"}
+                )
             else:
                 self._say(200, {})
 
