@@ -12,12 +12,11 @@ def job(config: ExportConfig, run: RunContext) -> None:
 
     if config.push and not config.push_dry_run:
         push(config.push)  # refused before work is done
-    out = str(config.out)
-    folder = export(config.checkpoint, out, config.format, base=config.base, allow_pickle=config.allow_pickle)
+    out = export(config.checkpoint, str(config.out), config.format, base=config.base, allow_pickle=config.allow_pickle)
     if config.push_dry_run:
-        print(*(f"would upload {path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()), sep="\n")
+        print(*(f"would upload {path.relative_to(out)}" for path in out.rglob("*") if path.is_file()), sep="\n")
     elif config.push:
-        push(config.push, folder)
+        push(config.push, out)
     show_results(config.out, "python -m mmsafe.evaluate checkpoint={}")
 
 

@@ -28,7 +28,7 @@ from small_model import Noise
 from mmsafe.core.config import typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.experiment import chat_page, conversation
-from mmsafe.experiment.chat_job import ChatConfig
+from mmsafe.experiment.chat_config import ChatConfig
 from mmsafe.experiment.conversation import Conversation, plain
 from mmsafe.generation.generate import Response
 from mmsafe.objectives.base import ScoredRow
@@ -64,7 +64,7 @@ def cached(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def config(*words: str) -> ChatConfig:
     with composing("chat", None):
         return typed(
-            without_hydra(composed("chat", ["generation.max_new_tokens=6", "model=random", *words])), ChatConfig
+            without_hydra(composed("chat", ["evaluation.max_new_tokens=6", "model=random", *words])), ChatConfig
         )
 
 
@@ -179,7 +179,7 @@ def test_a_port_in_use_is_told_before_a_model_is_loaded(runs: Path):
 
 
 def started(runs: Path, *words: str, **options: Any) -> subprocess.Popen[Any]:
-    command = [sys.executable, "-m", "mmsafe.chat", "checkpoint=full", "generation.max_new_tokens=6", *words]
+    command = [sys.executable, "-m", "mmsafe.chat", "checkpoint=full", "evaluation.max_new_tokens=6", *words]
     environment = os.environ | {"MMSAFE_CACHE": str(runs / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(command, cwd=runs, env=environment, **options)
 

@@ -1,40 +1,19 @@
-"""`mmsafe.chat`: its options, and the conversation in a terminal."""
+"""`mmsafe.chat`: the conversation in a terminal; that on a page is `chat_page`'s."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.options import Count, InputName, options
-from mmsafe.core.settings import Generation
 from mmsafe.data.images import FileImage
-from mmsafe.models.model_source import ModelSource
+from mmsafe.experiment.chat_config import ChatConfig
 from mmsafe.runs.run_context import RunContext
 
 if TYPE_CHECKING:
     from mmsafe.experiment.conversation import Conversation
 
 KEYS = "/image FILE: with the next question   /other FILE: to compare with   /reset   /quit"
-
-
-@options
-class ChatConfig:
-    """`conf/chat.yaml`, typed."""
-
-    checkpoint: InputName | None
-    against: InputName | None
-    compare: bool
-    ui: Literal["terminal", "web"]
-    host: str
-    port: Annotated[int, Field(ge=0, le=65535)]
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    max_length: Count
-    generation: Generation
-    model: ModelSource
-    runs_here: ClassVar[bool] = False
 
 
 def chat(config: ChatConfig, run: RunContext) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,7 @@ from mmsafe.core.config import built
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import about_run, run_options
 from mmsafe.data.example import Example, ImageSource, Turn
+from mmsafe.experiment.chat_config import ChatConfig
 from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.models.loading import checkpoint_source, from_checkpoint, on_device
 from mmsafe.models.quantised import dequantised, quantised
@@ -21,9 +22,6 @@ from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import ScoredRow
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded
-
-if TYPE_CHECKING:
-    from mmsafe.experiment.chat_job import ChatConfig
 
 ROWS, OTHER = {"answer": ScoredRow("answer")}, "with another image"
 
@@ -92,11 +90,11 @@ class Conversation:
         if images and self.other is not None:
             views[OTHER] = replace(prompt, images=(*images[:-1], self.other))
         length = max(len(self.models["policy"].encoder().prompt_ids(view)) for view in views.values())
-        if length + self.config.generation.max_new_tokens > self.config.max_length:
+        if length + self.config.evaluation.max_new_tokens > self.config.max_length:
             raise UserError(f"max_length={self.config.max_length}: no room for an answer; begin a new conversation")
         prompts = [Prompt(view) for view in views.values()]
         for name, vlm in self.models.items():
-            made = dict(pair for batch in generate(vlm, prompts, self.config.generation) for pair in batch)
+            made = dict(pair for batch in generate(vlm, prompts, self.config.evaluation.generation()) for pair in batch)
             for number, view in enumerate(views):
                 answers.append(
                     Answer(name, view, *made[number], self._log_ratios(prompts[number].example, made[number]))
