@@ -10,11 +10,11 @@ PY   := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check bench bench-gpu experiments build clean
+.PHONY: help setup demo test lint type check bench bench-gpu experiments docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON=$(PYTHON)  EXTRAS=$(EXTRAS) (of dev,wandb,board,deepspeed)  ARGS= (for pytest and the benchmark)"
+	@echo "Variables: PYTHON=$(PYTHON)  EXTRAS=$(EXTRAS) (of dev,docs,wandb,board,deepspeed)  ARGS= (for pytest and the benchmark)"
 
 setup: $(STAMP) ## create .venv and install mmsafe into it, editable, with the tested versions
 
@@ -46,12 +46,16 @@ experiments: $(BOOK) ## re-run the lab book, hours of CPU, and put the results i
 $(BOOK): setup
 	PYTHON=$(PY) bash $@
 
+docs: ## the documentation as a site, into site/; python3 -m http.server -d site: to look at it
+	@$(MAKE) --no-print-directory setup EXTRAS=$(EXTRAS),docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict   # with --quiet it would pass over warnings
+
 build: setup ## source distribution and wheel into dist/
 	rm -rf dist
 	$(PY) -m build
 
 clean: ## remove what tools and builds left; runs and .venv stay
-	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find mmsafe tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A .venv whose Python does not run or is too old is made anew.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import re
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -28,9 +26,8 @@ from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
 from mmsafe.runs.preflight import check
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs/datasets.md"
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
-CONF = DOCUMENT.parents[1] / "conf/data"
+CONF = Path(__file__).resolve().parents[2] / "conf/data"
 ASKED = (Turn("user", "What is it?", images=(0,)),)
 SAID = {"chosen": "A tree.", "rejected": "A house."}
 SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
@@ -695,19 +692,6 @@ def test_one_image_by_several_names_stays_on_one_side(tmp_path: Path) -> None:
     sides = [{example.images[0].name for example in part.examples} for part in (data.train(), data.holdout())]
     assert not sides[0] & sides[1]
     assert all(sides)
-
-
-def test_documented_commands_pass_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```bash\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), flags=re.M | re.S)
-    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert len(lines) > 3
-    for _, _, module, *words in lines:
-        name = module.removeprefix("mmsafe.")
-        for option, _, value in (word.partition("=") for word in words):
-            if option.endswith(("path", "image_dir", "categories", "checkpoint")):
-                Path(value).mkdir(parents=True, exist_ok=True)
-        check(name, ROOTS[name], words)
 
 
 def test_importing_the_readers_is_cheap() -> None:
