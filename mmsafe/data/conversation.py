@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mmsafe.data.categories import LONGEST_TAG
-from mmsafe.data.column_source import IMAGE, MEANING, UNREAD, plain_name
+from mmsafe.data.column_source import IMAGE, MEANING, TEMPLATES, UNREAD, plain_name
 from mmsafe.data.example import Turn
 from mmsafe.data.records import checked_text, kind
 from mmsafe.data.row_error import RowError
@@ -16,11 +16,6 @@ from mmsafe.data.splits import listed
 PLACEHOLDER = "<image>"
 SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
 ROLES = ("user", "assistant")
-TEMPLATES = {
-    "mmsafe_po": re.compile(r"\s*(?:A chat between\s[^\n]*?)?USER:.*(?:<image>|\sASSISTANT:)", re.DOTALL),
-    "hh_text": re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL),
-}
-"""Whole conversations in one text, by the data set that reads them."""
 
 
 def parse_question(question: str, images: int = 1) -> tuple[Turn, ...]:
@@ -42,11 +37,11 @@ def parse_conversation(text: str, field: str) -> tuple[Turn, ...]:
 
 def format_conversation(turns: Iterable[Turn]) -> str:
     """`"USER: … ASSISTANT: … USER: … ASSISTANT:"`, which `parse_conversation` splits into these turns again."""
-    return " ".join([*(f"{turn.role.upper()}: {_written(turn)}" for turn in turns), "ASSISTANT:"])
+    return " ".join([*(f"{turn.role.upper()}: {written(turn)}" for turn in turns), "ASSISTANT:"])
 
 
-def _written(turn: Turn) -> str:
-    """The text with placeholders; those at its start are on lines of their own."""
+def written(turn: Turn) -> str:
+    """The text with a placeholder for each image; those at its start are on lines of their own."""
     first = turn.images.count(0)
     rest = replace(turn, images=turn.images[first:])
     return f"{PLACEHOLDER}\n" * first + "".join(PLACEHOLDER if piece is None else piece for piece in rest.pieces())
