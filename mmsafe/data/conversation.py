@@ -82,7 +82,8 @@ def messages(
     calls of tools.
     """
     if not isinstance(value, list) or not value:
-        raise RowError("wrong type", f"'{field}' is {kind(value)}, where a list of messages is expected")
+        what = "an empty list" if value == [] else kind(value)
+        raise RowError("wrong type", f"'{field}' is {what}, where a list of messages is expected")
     said: list[tuple[str, str]] = []
     for message in value:
         if not isinstance(message, dict):
@@ -94,6 +95,8 @@ def messages(
                 raise RowError(
                     "system message", f"'{field}' holds a system message that is not the first; move it there"
                 )
+        if message.get("loss") is False:
+            raise RowError(UNREAD, f"'{field}' has a message whose 'loss' is false; leave those out, or remove 'loss'")
         for name in filter(message.get, message):
             if MEANING.search(plain_name(name)) or IMAGE.search(plain_name(name)):
                 raise RowError(UNREAD, f"'{field}' has '{listed([name])}' in a message, which is not read; remove it")

@@ -98,7 +98,10 @@ class LLaMAFactory(TRLSupervised):
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """A pair, or an example of every answer."""
         said, pair = record.value["said"], record.value["pair"]
-        return self.learnt(record, find, said) if pair is None else iter([trl_row(record, find, said, pair)])
+        field = self._form(record.file).columns.get("messages", "instruction")
+        return (
+            self.learnt(record, find, said, field) if pair is None else iter([trl_row(record, find, said, pair, field)])
+        )
 
 
 def form_of(entry: Mapping[str, Any], where: str) -> Form:

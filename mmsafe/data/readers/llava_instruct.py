@@ -35,4 +35,4 @@ class LLaVAInstruct(TRLSupervised):
         """An example of every answer."""
         spoken = messages(record.value.get("conversations"), "conversations", ("from", "value"))
         said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
-        yield from self.learnt(record._replace(value={**record.value, "id": None}), find, said)
+        yield from self.learnt(record._replace(value={**record.value, "id": None}), find, said, "conversations")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
@@ -49,6 +50,12 @@ class TRLPreference(RowSource):
     )  # fmt: skip
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
 
+    def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:
+        """Without `prompt`, conversations have to hold it."""
+        if row.get("prompt") is None and isinstance(row.get("chosen"), str):
+            raise RowError("missing field", "no prompt")
+        return super().recognised(row, file)
+
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""
         value = record.value
@@ -82,7 +89,13 @@ def _of_messages(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trl_row(
-    record: Record, find: RowImages, prompt: Said, responses: Mapping[str, str], end: int | None = None, part: str = ""
+    record: Record,
+    find: RowImages,
+    prompt: Said,
+    responses: Mapping[str, str],
+    field: str = "prompt",
+    end: int | None = None,
+    part: str = "",
 ) -> ReadRow:
     """The example of a prompt, or of its turns up to an `end`, with its responses; `part` ends its id.
 
@@ -91,7 +104,7 @@ def trl_row(
     value = record.value
     generated = {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
     images, groups = find.all(shown) if (shown := _shown(value)) else ((), (digest(prompt),))
-    turns = with_images(as_turns(prompt, "prompt"), len(images), "prompt")[:end]
+    turns = with_images(as_turns(prompt, field), len(images), field)[:end]
     images = images[: sum(len(turn.images) for turn in turns)]
     # A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each.
     name = checked_text(value["id"], "id") if isinstance(value.get("id"), str) else row_id(record)

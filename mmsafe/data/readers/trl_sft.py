@@ -35,7 +35,7 @@ class TRLSupervised(RowSource):
         if record.value.get("label") is False:
             raise RowError("labelled false", "has a 'completion' that 'label' calls a bad one; remove the row")
         if "messages" in record.value:
-            yield from self.learnt(record, find, said(record.value["messages"], "messages"))
+            yield from self.learnt(record, find, said(record.value["messages"], "messages"), "messages")
             return
         prompt = said(record.value.get("prompt"), "prompt", role="user")
         completion, responses = record.value.get("completion"), {}
@@ -43,12 +43,13 @@ class TRLSupervised(RowSource):
             responses["chosen"] = response(answer(said(completion, "completion"), prompt, "completion"), "completion")
         yield trl_row(record, find, prompt, responses)
 
-    def learnt(self, record: Record, find: RowImages, spoken: Said) -> Iterator[ReadRow]:
+    def learnt(self, record: Record, find: RowImages, spoken: Said, field: str) -> Iterator[ReadRow]:
         """An example of every answer in a conversation; what is answered before an image is answered without it."""
         if spoken[-1][0] != "assistant":
-            yield trl_row(record, find, spoken, {})
+            yield trl_row(record, find, spoken, {}, field)
             return
-        first = len(spoken) - 1 if self.answers == "last" else 1 + (spoken[0][0] == "system")
-        for number, end in enumerate(ends := range(first, len(spoken), 2), 1):
-            answers = {"chosen": response(spoken[end][1], "messages")}
-            yield trl_row(record, find, spoken[:-1], answers, end, f"/{number}" if len(ends) > 1 else "")
+        last = len(spoken) - 1
+        ends = range(last if self.answers == "last" else min(last, 1 + (spoken[0][0] == "system")), len(spoken), 2)
+        for number, end in enumerate(ends, 1):
+            part = f"/{number}" if len(ends) > 1 else ""
+            yield trl_row(record, find, spoken[:-1], {"chosen": response(spoken[end][1], field)}, field, end, part)
