@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,28 +71,26 @@ class ColumnSource(DataSource):
 
     def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
         """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
-        expected, shown = self.expected, ()
-        if self.image_column is not None:
-            expected, shown = tuple(name for name in expected if name not in self.image_columns), (self.image_column,)
-        if found and (missing := self._missing(found, expected) or tuple(name for name in shown if name not in found)):
-            forms = " or ".join(", ".join(form) for form in (expected, *self.instead))
+        if found and (missing := self._missing(found)):
+            forms = " or ".join(", ".join(form) for form in (self.expected, *self.instead))
             told = f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; expected: {forms}"
             raise UserError(f"{told}; data=auto says which data set has these")
 
-    def _missing(self, found: Collection[str], expected: Sequence[str]) -> tuple[str, ...]:
-        """Those expected that are not among all `found`, unless they may be missing together."""
-        missing = tuple(name for name in expected if name not in found)
-        other = any(set(form) <= set(found) for form in self.instead)
-        return () if other or missing in self.optional else missing
+    def _missing(self, found: Collection[str]) -> tuple[str, ...]:
+        """Fields that have to be among all `found`, and are not."""
+        read = self.image_columns if self.image_column is None else (self.image_column,)
+        missing = tuple(name for name in self.expected if name not in (*found, *self.image_columns))
+        if missing in self.optional or any(set(form) <= set(found) for form in self.instead):
+            missing = ()
+        needed = any(name in self.expected for name in self.image_columns) or self.image_column is not None
+        return missing if not needed or any(name in found for name in read) else (*missing, read[0])
 
     def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:
         """The columns that are read of a row of this set; raises `RowError` that says what it lacks to be one.
 
         `data=auto` asks each data set so, and takes the one that reads most.
         """
-        if self.image_column is not None and self.image_column in row:
-            row = {**row, **dict.fromkeys(self.image_columns)}
-        if missing := self._missing(row, self.expected) or tuple(name for name in self.marks if name not in row):
+        if missing := self._missing(row) or tuple(name for name in self.marks if name not in row):
             raise RowError("missing field", f"no {', '.join(missing)}")
         for name in self.expected:
             text, awaited = row.get(name), name in self.transcripts

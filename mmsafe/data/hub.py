@@ -16,7 +16,7 @@ def is_here(path: Path | None) -> bool:
     return path is not None and os.path.exists(_local(path))
 
 
-def fetched(path: Path, option: str) -> Path:
+def fetched(path: Path) -> Path:
     """The path, or the folder of the hub's data set of that name, downloaded now if need be."""
     folder = _local(path)
     if folder == path or folder.is_dir():
@@ -34,9 +34,8 @@ def fetched(path: Path, option: str) -> Path:
             unfinished.rename(folder)
     except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise UserError(
-            f"{option}={path}: is not in {os.getcwd()}, and the hub cannot be reached or has no such data set "
-            f"({type(error).__name__}); where there is a network run `hf download {path} --repo-type dataset "
-            f"--local-dir DIR`, then set {option}=DIR"
+            f"{path}: is not in {os.getcwd()}, and the hub cannot be reached or has no such data set "
+            f"({type(error).__name__}); with a network, run `hf download --repo-type dataset {path} --local-dir DIR`"
         ) from error
     return folder
 

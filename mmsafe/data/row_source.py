@@ -136,14 +136,12 @@ class RowSource(ColumnSource):
     @property
     def root(self) -> Path:
         """Where the rows of `path` are: a file, or a folder of files."""
-        assert self.path is not None  # __post_init__ has refused that
-        return fetched(self.path, "data.path")
+        return fetched(self.path or Path())  # __post_init__ has refused None
 
     @property
     def evaluated(self) -> tuple[Path, str]:
         """Where other rows that are evaluated on are, and the option that says so."""
-        option = "data.eval_path"
-        return (fetched(self.eval_path, option), option) if self.eval_path else (self.root, "data.path")
+        return (fetched(self.eval_path), "data.eval_path") if self.eval_path else (self.root, "data.path")
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of `path`, as `read_records` reads them."""
@@ -246,8 +244,7 @@ class RowSource(ColumnSource):
             if not self.image_dir.is_dir():
                 raise UserError(f"data.image_dir: no such folder: {self.image_dir}")
             return [self.image_dir]
-        if METADATA.match(file.name):  # of an image folder
-            return [file.parent]
-        names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
+        folders = () if METADATA.match(file.name) else self.image_folders
+        names = [name.format(file=file.name.split(".")[0]) for name in folders]
         parents = dict.fromkeys((file.parent, path.parent, file.parent.parent))
         return [*(folder for name in names for parent in parents if (folder := parent / name).is_dir()), file.parent]

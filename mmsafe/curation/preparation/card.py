@@ -20,12 +20,9 @@ UNREAD = "; `id`, `tags`, `blind` and `weakened` are read by mmsafe alone"
 def card(about: Mapping[str, Any]) -> str:
     """Markdown with the front matter that names the files of each split; `about` is what `prepared.json` tells."""
     splits, refused = about["splits"], about["refused"]
-    paired = not {"chosen", "rejected_response"}.isdisjoint(about["columns"])
-    form, tags = (
-        about["format"],
-        [*([] if about["format"] in FORMATS else ["trl"]), *(["preference"] if paired else [])],
-    )
+    form, paired = about["format"], not {"chosen", "rejected_response"}.isdisjoint(about["columns"])
     reader = form if form == "llamafactory" else "trl" if paired else "trl_sft"
+    tags = ["trl"] * (form not in FORMATS) + ["preference"] * paired
     # `datasets` caches a local folder by its name and this front matter alone: without words that are others in every
     # set, it would give the rows of one folder for those of another that is called the same.
     config = {

@@ -13,18 +13,13 @@ from PIL import Image
 from mmsafe.data.conversation import written
 from mmsafe.data.example import Example
 
-TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-READ = ("messages", "chosen", "rejected", "images")
-"""Columns of a row that LLaMA-Factory reads."""
-
 
 def peer_row(example: Example, row: Mapping[str, Any], form: str, folder: Path) -> dict[str, Any]:
     """A row in TRL's form in another; the bytes of its images become files of `folder`."""
     said = [{"role": turn.role, "content": written(turn)} for turn in example.turns]
     answers = {name: {"role": "assistant", "content": text} for name, text in example.responses.items()}
-    pair: dict[str, Any] = {}
     if "rejected" in row and form == "llamafactory":
-        pair = {name: answers.get(name) for name in ("chosen", "rejected")}
+        pair: dict[str, Any] = {name: answers.get(name) for name in ("chosen", "rejected")}
     else:
         said += [answers["chosen"]] if "chosen" in answers else []
         pair = {"rejected_response": example.responses.get("rejected")} if "rejected" in row else {}
@@ -46,7 +41,7 @@ def _named(image: Mapping[str, Any], folder: Path) -> str:
 
 def dataset_info(splits: Mapping[str, Mapping[str, Any]], columns: Collection[str]) -> dict[str, Any]:
     """What LLaMA-Factory's `dataset_info.json` tells of a set."""
-    named = {name: name for name in READ if name in columns}
+    named = {name: name for name in ("messages", "chosen", "rejected", "images") if name in columns}
     told = {"formatting": "sharegpt", "ranking": "rejected" in columns, "columns": named}
-    told["tags"] = {**TAGS, "system_tag": "system"}
-    return {name: {"file_name": split["shards"][0], **told} for name, split in splits.items()}
+    tags = {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")}
+    return {name: {"file_name": split["shards"][0], **told, "tags": tags} for name, split in splits.items()}

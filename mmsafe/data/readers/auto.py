@@ -58,25 +58,23 @@ class Auto(RowSource):
         columns = dict.fromkeys(field for rows in samples.values() for record in rows for field in fields_of(record))
         if not columns:
             raise UserError(f"{self.path}: no row is in it" if samples else "; or ".join({*lacking.values()}))
-        found = f"{self.path}: no row has the columns of a known set; found: {listed(list(columns))}; expected: "
-        if not scores:
-            raise UserError(found + "; ".join(f"data={name}: {why}" for name, why in lacking.items()))
-        best, *others = sorted(scores, key=lambda name: -scores[name][0])
-        if alike := [name for name in others if scores[name][0] == scores[best][0]]:
-            names = " and ".join(f"data={name}" for name in (best, *alike))
-            raise UserError(f"{self.path}: found: {listed(list(columns))}, which {names} read alike; choose one")
-        log.info("%s: read by data=%s", self.path, best)
-        return scores[best][1]
+        found = f"{self.path}: found: {listed(list(columns))}"
+        best = [name for name, (score, _) in scores.items() if score == max(score for score, _ in scores.values())]
+        if not best:
+            raise UserError(
+                f"{found}; no known set: {'; '.join(f'data={name}: {why}' for name, why in lacking.items())}"
+            )
+        if len(best) > 1:
+            raise UserError(f"{found}, which {' and '.join(f'data={name}' for name in best)} read alike; choose one")
+        log.info("%s: read by data=%s", self.path, best[0])
+        return scores[best[0]][1]
 
     def _candidates(self) -> dict[str, type[RowSource]]:
         """All data sets that are rows of files, by what chooses them."""
-        files = sorted((conf_dir() / "data").glob("*.yaml"))
-        named = {file.stem: str(OmegaConf.load(file)[TARGET]) for file in files}  # type: ignore[index]
-        known = {name: options_class(target, f"data={name}") for name, target in named.items()}
-        own = {name: options_class(name, "data.readers") for name in self.readers}
-        if other := [name for name, cls in own.items() if not issubclass(cls, RowSource)]:
-            raise UserError(f"data.readers: {listed(other)} is no data set of rows in files, a RowSource")
-        return {name: cls for name, cls in {**known, **own}.items() if issubclass(cls, RowSource) and cls is not Auto}
+        shipped = {file.stem: OmegaConf.load(file).get(TARGET) for file in (conf_dir() / "data").glob("*.yaml")}
+        named = dict(sorted(shipped.items())) | dict(zip(self.readers, self.readers, strict=True))
+        known = {name: options_class(target, "data.readers") for name, target in named.items()}
+        return {name: cls for name, cls in known.items() if issubclass(cls, RowSource) and cls is not Auto}
 
     def brings(self) -> frozenset[str]:
         return self.reader.brings() if is_here(self.path) else PAIR

@@ -99,8 +99,8 @@ class LLaMAFactory(TRLSupervised):
         """A pair, or an example of every answer."""
         said, pair = record.value["said"], record.value["pair"]
         field = self._form(record.file).columns.get("messages", "instruction")
-        return (
-            self.learnt(record, find, said, field) if pair is None else iter([trl_row(record, find, said, pair, field)])
+        yield from (
+            self.learnt(record, find, said, field) if pair is None else [trl_row(record, find, said, pair, field)]
         )
 
 
@@ -111,7 +111,7 @@ def form_of(entry: Mapping[str, Any], where: str) -> Form:
         raise UserError(f"{where}: columns and tags have to be objects of names")
     if "kto_tag" in columns or (ranking and not {"chosen", "rejected"} <= columns.keys()):
         raise UserError(
-            f"{where}: its columns name no pairs: chosen and rejected; unpaired ones (kto_tag) are not read"
+            f"{where}: its columns name no pairs, chosen and rejected; unpaired ones (kto_tag) are not read"
         )
     if entry.get("formatting", "alpaca") == "alpaca":
         return Form(ranking, columns or ALPACA, TAGS)
@@ -121,10 +121,9 @@ def form_of(entry: Mapping[str, Any], where: str) -> Form:
 def _said(cells: Mapping[str, Any], form: Form) -> Said:
     """The conversation; of alpaca's columns, with its answer."""
     if "messages" in cells:
-        roles = {form.tags[f"{role}_tag"]: role for role in ("system", *ROLES)}
-        spoken = messages(
-            cells["messages"], form.columns["messages"], (form.tags["role_tag"], form.tags["content_tag"])
-        )
+        tags, field = form.tags, form.columns["messages"]
+        roles = {tags[f"{role}_tag"]: role for role in ("system", *ROLES)}
+        spoken = messages(cells["messages"], field, (tags["role_tag"], tags["content_tag"]))
         said = [(roles.get(role, role), text) for role, text in spoken]
     else:
         history = cells.get("history") or []
@@ -139,7 +138,7 @@ def _said(cells: Mapping[str, Any], form: Form) -> Said:
 
 def _pair(cells: Mapping[str, Any], form: Form) -> Mapping[str, str] | None:
     """The responses of a ranking, which are texts or messages."""
-    both = ([cell] if isinstance(cell, dict | str) else cell for cell in (cells.get("chosen"), cells.get("rejected")))
+    both = (cells.get("chosen"), cells.get("rejected"))
     one = (cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for cell in both)
     key = form.tags["content_tag"]
     return preference(*(cell.get(key) if isinstance(cell, dict) else cell for cell in one)) if form.ranking else None
