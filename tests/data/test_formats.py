@@ -373,9 +373,7 @@ def test_a_data_set_of_the_hub_is_fetched_once(hub: str, tmp_path: Path) -> None
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     status, told = prepare(tmp_path, "http://127.0.0.1:9", "mine/others")
     assert status == 2
-    assert re.fullmatch(
-        r"mmsafe\.prepare: mine/others: is not in .*; where there is a network run `hf download .*`\n", told
-    )
+    assert re.fullmatch(r"mmsafe\.prepare: mine/others: is not in .*; with a network, run `hf download .*`\n", told)
 
 
 # --- data=auto ---------------------------------------------------------------------------------------------------
@@ -401,7 +399,9 @@ def test_sets_with_the_same_columns_are_told_apart_by_what_is_in_them(folder: Pa
 
 def test_rows_of_no_known_set_and_of_several(folder: Path) -> None:
     error = error_of(reader("auto", json_file(folder / "d.json", [{"text": "a", "label": 1}])))
-    assert "found: text, label; no known set: data=beavertails_v: no question" in error
+    assert (
+        "no row has the fields of a known set; found: text, label; expected: data=beavertails_v: no question" in error
+    )
     assert "data=trl_sft: no prompt, completion" in error
     assert "data=vlguard: no instr-resp, image" in error
     assert "data=rlhf_v: no image" in error

@@ -70,7 +70,7 @@ class SplitWriter:
         if not self._files or self._written + self._waiting > self._max_bytes:
             if self._files:
                 self._close_file()
-            file = (self._folder / f"{self._split}-{len(self._files):05}.{self._suffix}").open("wb")
+            file: IO[bytes] = (self._folder / f"{self._split}-{len(self._files):05}.{self._suffix}").open("wb")
             open_writer = {"parquet": ParquetWriter, "arrow": pa.ipc.new_stream}.get(self._form)
             self._files.append((file, open_writer and open_writer(file, self._schema)))
             self._written = 0

@@ -58,20 +58,22 @@ class Auto(RowSource):
         columns = dict.fromkeys(field for rows in samples.values() for record in rows for field in fields_of(record))
         if not columns:
             raise UserError(f"{self.path}: no row is in it" if samples else "; or ".join({*lacking.values()}))
-        found = f"{self.path}: found: {listed(list(columns))}"
+        found = f"found: {listed(list(columns))}"
         best = [name for name, (score, _) in scores.items() if score == max(score for score, _ in scores.values())]
         if not best:
-            raise UserError(
-                f"{found}; no known set: {'; '.join(f'data={name}: {why}' for name, why in lacking.items())}"
-            )
+            told = "; ".join(f"data={name}: {why}" for name, why in lacking.items())
+            raise UserError(f"{self.path}: no row has the fields of a known set; {found}; expected: {told}")
         if len(best) > 1:
-            raise UserError(f"{found}, which {' and '.join(f'data={name}' for name in best)} read alike; choose one")
+            names = " and ".join(f"data={name}" for name in best)
+            raise UserError(f"{self.path}: {found}, which {names} read alike; choose one")
         log.info("%s: read by data=%s", self.path, best[0])
         return scores[best[0]][1]
 
     def _candidates(self) -> dict[str, type[RowSource]]:
         """All data sets that are rows of files, by what chooses them."""
-        shipped = {file.stem: OmegaConf.load(file).get(TARGET) for file in (conf_dir() / "data").glob("*.yaml")}
+        shipped = {
+            file.stem: OmegaConf.select(OmegaConf.load(file), TARGET) for file in (conf_dir() / "data").glob("*.yaml")
+        }
         named = dict(sorted(shipped.items())) | dict(zip(self.readers, self.readers, strict=True))
         known = {name: options_class(target, "data.readers") for name, target in named.items()}
         return {name: cls for name, cls in known.items() if issubclass(cls, RowSource) and cls is not Auto}

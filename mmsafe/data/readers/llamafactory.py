@@ -138,7 +138,9 @@ def _said(cells: Mapping[str, Any], form: Form) -> Said:
 
 def _pair(cells: Mapping[str, Any], form: Form) -> Mapping[str, str] | None:
     """The responses of a ranking, which are texts or messages."""
+    if not form.ranking:
+        return None
     both = (cells.get("chosen"), cells.get("rejected"))
     one = (cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for cell in both)
-    key = form.tags["content_tag"]
-    return preference(*(cell.get(key) if isinstance(cell, dict) else cell for cell in one)) if form.ranking else None
+    chosen, rejected = (cell.get(form.tags["content_tag"]) if isinstance(cell, dict) else cell for cell in one)
+    return preference(chosen, rejected)
