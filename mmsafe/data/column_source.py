@@ -71,7 +71,8 @@ class ColumnSource(DataSource):
 
     def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
         """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
-        if found and (missing := self._missing(found)):
+        without = self.image_column is not None and self.image_column not in found
+        if found and (missing := self._missing(found) or (str(self.image_column),) * without):
             forms = " or ".join(", ".join(form) for form in (self.expected, *self.instead))
             told = f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; expected: {forms}"
             raise UserError(f"{told}; data=auto says which data set has these")
@@ -82,8 +83,8 @@ class ColumnSource(DataSource):
         missing = tuple(name for name in self.expected if name not in (*found, *self.image_columns))
         if missing in self.optional or any(set(form) <= set(found) for form in self.instead):
             missing = ()
-        needed = any(name in self.expected for name in self.image_columns) or self.image_column is not None
-        return missing if not needed or any(name in found for name in read) else (*missing, read[0])
+        shown = any(name in found for name in read) or not set(self.image_columns).intersection(self.expected)
+        return missing if shown else (*missing, read[0])
 
     def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:
         """The columns that are read of a row of this set; raises `RowError` that says what it lacks to be one.
