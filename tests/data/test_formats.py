@@ -388,6 +388,10 @@ def test_every_data_set_is_known_by_its_rows(folder: Path, name: str, caplog: py
     assert found.brings() == published.brings()
     assert found.has_images() == published.has_images()
     assert f"{path}: read by data={name}" in caplog.messages
+    examples = found.test().examples
+    images = 0 if name == "hh_text" else 1
+    turns = sum(len(example.turns) for example in examples)
+    assert f"{path}: 1 rows, {len(examples)} examples, {images} images, {turns} turns" in caplog.messages
 
 
 def test_sets_with_the_same_columns_are_told_apart_by_what_is_in_them(folder: Path) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 from mmsafe.core.config import TARGET, conf_dir, options_class
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.data.data_source import PAIR
+from mmsafe.data.data_source import PAIR, BadRow
 from mmsafe.data.example import Example
 from mmsafe.data.holdout import fields_of
 from mmsafe.data.hub import is_here
@@ -92,6 +92,13 @@ class Auto(RowSource):
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
         return self.reader._rows_of(record, find)
+
+    def _read(self, records: Sequence[Record], path: Path) -> tuple[list[ReadRow], list[BadRow]]:
+        rows, bad = super()._read(records, path)
+        images = {image for row in rows for image in row.example.images}
+        turns = sum(len(row.example.turns) for row in rows)
+        log.info("%s: %d rows, %d examples, %d images, %d turns", path, len(records), len(rows), len(images), turns)
+        return rows, bad
 
     def _image_folders(self, file: Path, path: Path) -> list[Path]:
         return self.reader._image_folders(file, path)
