@@ -230,6 +230,10 @@ def test_prompts_alone_are_prepared_by_name_and_left_out_of_what_is_trained_on(
     source = READERS[name](path=json_file(folder / "p.json", [prompt]))
     prepared(source, folder / "prompts", splits=["test"])
     same(read_back(source, folder / "prompts", "test"), source.test().examples)
+    prepared(source, folder / "swift", splits=["test"], format="swift")
+    same(read_by_peers(source, folder / "swift", "swift", "test"), source.test().examples)
+    with pytest.raises(UserError, match=r"^format=llamafactory: has no place for prompts without responses"):
+        prepared(source, folder / "other", splits=["test"], format="llamafactory")
     both = READERS[name](path=json_file(folder / "d.json", [prompt, answered]), on_bad="skip", holdout_share=0)
     assert prepared(both, folder / "out")["refused"] == {"no response": 1} == both.train().dropped
     same(read_back(both, folder / "out", "train"), both.train().examples)

@@ -35,7 +35,8 @@ def _named(image: Mapping[str, Any], folder: Path) -> str:
     with Image.open(BytesIO(image["bytes"])) as opened:
         name = f"{hashlib.sha256(image['bytes']).hexdigest()[:32]}.{str(opened.format).lower()}"
     folder.mkdir(exist_ok=True)
-    (folder / name).write_bytes(image["bytes"])
+    if not (folder / name).exists():
+        (folder / name).write_bytes(image["bytes"])
     return f"{folder.name}/{name}"
 
 

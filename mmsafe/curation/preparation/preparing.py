@@ -127,6 +127,8 @@ def _fill(folder: Path, config: PrepareConfig, identity: Mapping[str, Any]) -> N
     parts = passes(config.data, config.splits, scratch)
     survey, refused = _checked(parts, config.images, folder / REFUSED)
     columns = survey.columns(config.data.brings())
+    if config.format == "llamafactory" and frozenset() in survey.answered:
+        raise UserError("format=llamafactory: has no place for prompts without responses; choose splits without such")
     splits, names = _written(parts, config, columns, survey.count, folder / SHARDS)
     shutil.rmtree(scratch)
     about = {
