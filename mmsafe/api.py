@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmsafe.core.command_line import as_text, quoted
+from mmsafe.core.command_line import as_if_typed, as_text, quoted
 from mmsafe.core.config import TARGET, built
 from mmsafe.core.endings import STOP, ended_at_once
 from mmsafe.core.errors import UserError
@@ -131,8 +130,7 @@ def _left_as_it_was(command: str, words: Sequence[str]) -> Iterator[None]:
         after.callback(os.environ.update, dict(os.environ))
         after.callback(os.environ.clear)
         after.callback(restoring())
-        after.callback(setattr, sys, "argv", sys.argv)
-        sys.argv = [f"mmsafe.{command}", *words]  # for the record of the run
+        after.enter_context(as_if_typed([f"mmsafe.{command}", *words]))  # for the record of the run
         after.callback(logging.setLogRecordFactory, logging.getLogRecordFactory())
         logging.setLogRecordFactory(MaskedRecord)
         after.callback(asyncio._set_running_loop, asyncio._get_running_loop())

@@ -504,9 +504,8 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("rlaif_v", {"question": "USER: <image>\nWhy?"}, WHOLE, "data=mmsafe_po reads"),
     ("trl", {"prompt": "\n\nHuman: Hi\n\nAssistant:"}, WHOLE, "in one text, which data=hh_text reads"),
     ("trl", {"prompt": None, **ROWS["hh_text"]}, WHOLE, "which data=hh_text reads"),
-    ("trl", {"prompt": None, **PAIR}, "missing field", "data=mmsafe_po reads conversations in 'question'"),
-    ("trl", {"prompt": None, "chosen": GPT, "conversations": [1]}, "missing field", "messages of role and content"),
-    ("llava_instruct", {"conversations": [HUMAN]}, "malformed conversations", "does not end with an answer"),
+    ("trl", {"prompt": None, **PAIR}, "missing field", "has no 'prompt', and its responses are not"),
+    ("trl", {"prompt": None, "chosen": GPT, "conversations": [1]}, "missing field", "; try data=auto"),
     ("llava_instruct", {"conversations": [GPT]}, "malformed conversations", "beginning with the user"),
     ("llava_instruct", {"conversations": [GPT, HUMAN, GPT]}, "malformed conversations", "beginning with the user"),
     ("llava_instruct", {"conversations": [SYSTEM, GPT]}, "malformed conversations", "beginning with the user"),
@@ -568,7 +567,8 @@ UNREAD = [
     ("trl_sft", WORDS, {"image_path": "a.png"}, "data.image_column=image_path"),
     ("llava_instruct", {"conversations": ROWS["llava_instruct"]["conversations"]}, {"images": ["a.png"]}, "=images"),
     ("hh_text", ROWS["hh_text"], {"image": "a.png"}, "is read as words alone"),
-    *[(name, ROWS[name], {"system": "Be kind."}, "which is not read") for name in READERS],
+    *[(name, ROWS[name], {"system": "Be kind."}, "which is not read") for name in READERS if name != "llamafactory"],
+    ("llamafactory", ROWS["llamafactory"], {"tools": "[]"}, "which is not read"),
     *[
         ("trl", ROWS["trl"], {name: "a"}, "which is not read")
         for name in ("videos", "tools", "systemPrompt", "sys-prompt")
@@ -604,18 +604,11 @@ def test_an_image_column_of_another_name(folder: Path, name: str) -> None:
         found = replace(source, image_column="img_path").test().examples
         assert fingerprint(found) == fingerprint(published.test().examples)
     assert "no row has img" in error_of(replace(published, image_column="img"))
+    column = "image" if "image" in ROWS[name] else "images"
     both = reader(name, json_file(folder / "both.json", [rows[1] | {"id": "1"}, rows[0] | {"id": "2"}]))
-    assert f"no image that is read: data.image_column={both.image_columns[0]} " in error_of(
-        replace(both, image_column="img_path")
-    )
+    assert f"no image that is read: data.image_column={column} " in error_of(replace(both, image_column="img_path"))
     with pytest.raises(UserError, match=r"data\.image_column: this data set is of words alone"):
         reader("hh_text", folder, image_column="image")
-
-
-def test_a_set_of_messages_is_told_how_to_be_written(folder: Path) -> None:
-    path = json_file(folder / "d.json", [{"messages": [USER, TREE], "images": ["a.png"]}])
-    error = error_of(reader("trl_sft", path))
-    assert "found: messages, images; expected: prompt, completion; write the last of 'messages' as" in error
 
 
 @pytest.mark.parametrize(("count", "share", "advice"), [(1, 0.5, "data.eval_path"), (2, 0, "raise data.holdout_share")])
