@@ -191,6 +191,9 @@ def test_documented_command_passes_its_own_check(command: str, tmp_path: Path):
         for option, _, value in (word.partition("=") for word in arguments):
             if option.endswith(("path", "image_dir", "categories", "checkpoint")):
                 (tmp_path / value).mkdir(parents=True, exist_ok=True)
+                # `data=auto` looks at rows, and `data=llamafactory` at the file of a split.
+                row = {"prompt": "What is this?", "chosen": "A fox.", "rejected": "A cup."}
+                (tmp_path / value / "rlhf_v.json").write_text(json.dumps([row]))
         if name in ROOTS:
             check_here(tmp_path, name, arguments)
 
