@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
+from mmsafe.core.libraries import loading
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.engine import Served
@@ -89,9 +90,9 @@ def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dic
 
 def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     """The metrics of `config.checkpoint`, or of the model of `config.model` where it is null."""
-    from mmsafe.evaluation.evaluating import evaluate
-    from mmsafe.models.loading import from_checkpoint, on_device, own_device
-
+    with loading():
+        from mmsafe.evaluation.evaluating import evaluate
+        from mmsafe.models.loading import from_checkpoint, on_device, own_device
     task = evaluation_task(config, "test")
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
     task.judge.check()
