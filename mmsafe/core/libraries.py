@@ -6,6 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmsafe.core.terminal import through_here
+
 
 @contextmanager
 def loading() -> Iterator[None]:
@@ -20,3 +22,4 @@ def loading() -> Iterator[None]:
         if not gc.get_freeze_count():  # once: later on, what is garbage by then would stay, too
             gc.freeze()
         gc.enable()
+        through_here()

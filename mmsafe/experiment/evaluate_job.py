@@ -29,6 +29,7 @@ from mmsafe.evaluation.stages import (
     write_generations,
 )
 from mmsafe.experiment.job import complete, declare, evaluation_task, show
+from mmsafe.experiment.outline import tell_evaluation
 from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     task = evaluation_task(config, "test")
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
     task.judge.check()
-    task.prompts()
+    tell_evaluation(task)
     vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
     folder.note(seed=config.seed, model=vlm.fingerprint())
     reference = _against(config, vlm, task) if config.against else None
@@ -129,6 +130,7 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
     judge.check()
     log.info("pairwise accuracy is left out: it needs the model's own log-probs")
     prompts = task.prompts()
+    tell_evaluation(task)
     folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
     made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{benchmark.name}: answers")
     answers = [(answer.text, answer.finished) for answer in made]

@@ -23,6 +23,7 @@ from mmsafe.core.endings import killed_workers, report, told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
+from mmsafe.core.terminal import VERBOSITY, check_verbosity, shown
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
 from mmsafe.runs.overrides import one_line, readable, to_folder
@@ -74,8 +75,9 @@ def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], obj
         _leave_the_log_to_the_first()
         with requeued(), told(f"mmsafe.{command}"), killed_workers():  # here too: submitit starts with the task
             run = run_context(cfg)
-            with held(run.folder) if getattr(root, "runs_here", True) else nullcontext():
-                allow_plugins(plugins_of(cfg))
+            allow_plugins(plugins := plugins_of(cfg))
+            claim = held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
+            with shown(check_verbosity(cfg.get(VERBOSITY, "normal")), plugins), claim:
                 return job(typed(without_hydra(cfg), root), run)
 
     ranks.end_with_parent()

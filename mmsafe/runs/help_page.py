@@ -11,6 +11,7 @@ import yaml
 
 from mmsafe.core.config import PLUGINS, TARGET, conf_dir, suggestion
 from mmsafe.core.errors import UserError
+from mmsafe.core.terminal import VERBOSITY
 
 WIDTH = 34
 FOOTER = {
@@ -89,8 +90,8 @@ def _read(name: str, folders: Sequence[Path]) -> CommandHelp:
     found.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
     found.options |= dict(_options(root, lines))
     found.options = {name: said for name, said in found.options.items() if name not in found.groups}
-    if PLUGINS in found.options:
-        found.options[PLUGINS] = found.options.pop(PLUGINS)  # last
+    for name in found.options.keys() & {VERBOSITY, PLUGINS}:
+        found.options[name] = found.options.pop(name)  # last
     return found
 
 
