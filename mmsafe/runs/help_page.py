@@ -18,7 +18,8 @@ FOOTER = {
     "groups": "--help GROUP=CHOICE    the options of that choice",
     "command": "hydra.run.dir=FOLDER   where the run is recorded",
     "launcher": "-m OPTION=A,B          one run for each value",
-    "": "--cfg job              print the composed config, without running it",
+    "": "--cfg job              print the composed config, without running it\n"
+    "--schema [GROUP=CHOICE]  the JSON Schema of its YAML files, for an editor",
 }
 """What else can be said, where a command has groups, is recorded in a folder, can be swept, and always."""
 
@@ -43,19 +44,19 @@ def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None 
     Raises `UserError` for a choice that there is not.
     """
     folders = [conf_dir(), *([Path(user_dir)] if user_dir else [])]
-    found = _read(command, folders)
+    found = read_help(command, folders)
     about, *examples = found.comments
     chosen = [word.split("=", 1) for word in overrides if word.partition("=")[0] in found.groups]
     sections = [f"{about}\n", *examples, "\noptions, as OPTION=VALUE:", *_lines(found)]
     if found.groups:
         sections.append("\ngroups, as GROUP=CHOICE:")
         for group, choice in found.groups.items():
-            text = ", ".join(_choices(group, folders))
+            text = ", ".join(choices(group, folders))
             sections.append(fill(f"{f'  {group}={choice}':{WIDTH}}  {text}", 120, subsequent_indent=" " * (WIDTH + 2)))
     for group, choice in chosen:
-        if choice not in (known := _choices(group, folders)):
+        if choice not in (known := choices(group, folders)):
             raise UserError(f"{group}={choice}: no such {group}{suggestion(choice, known)}")
-        sections += [f"\noptions of {group}={choice}:", *_lines(_read(f"{group}/{choice}", folders), f"{group}.")]
+        sections += [f"\noptions of {group}={choice}:", *_lines(read_help(f"{group}/{choice}", folders), f"{group}.")]
     has = {"", *found.bases, *found.groups, *(["groups"] if found.groups else [])}
     return "\n".join([*sections, "", *(line for key, line in FOOTER.items() if key in has)])
 
@@ -65,11 +66,12 @@ def _lines(found: CommandHelp, prefix: str = "") -> Iterator[str]:
         yield f"{f'  {prefix}{name}={value}':{WIDTH}}  {meaning}".rstrip()
 
 
-def _choices(group: str, folders: Sequence[Path]) -> list[str]:
+def choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """What can be chosen of a group."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
-def _read(name: str, folders: Sequence[Path]) -> CommandHelp:
+def read_help(name: str, folders: Sequence[Path]) -> CommandHelp:
     """The file `name`, above which stand those that its defaults list names without a group."""
     path = next(path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists())
     text, found = path.read_text(encoding="utf-8"), CommandHelp()
@@ -78,7 +80,7 @@ def _read(name: str, folders: Sequence[Path]) -> CommandHelp:
     assert isinstance(root, yaml.MappingNode)
     for default in (yaml.safe_load(text) or {}).get("defaults", []):
         if isinstance(default, str) and default != "_self_":
-            base = _read(str(Path(name).parent / default), folders)
+            base = read_help(str(Path(name).parent / default), folders)
             found.bases |= {default, *base.bases}
             found.groups |= base.groups
             found.options |= base.options
