@@ -25,6 +25,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
 from mmsafe.core.terminal import VERBOSITY, check_verbosity, shown
+from mmsafe.runs.completion import SCRIPT
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, composing, run_context, run_hydra
 from mmsafe.runs.overrides import key_of, one_line, parsed, readable, to_folder
@@ -89,6 +90,9 @@ def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], obj
         return
     if args.schema:
         print_schema(command, root, args)
+        return
+    if args.shell_completion and args.overrides == ["install=bash"]:
+        print(SCRIPT)
         return
     args.overrides = as_written_now(command, args, old)
     if not ranks.is_first():
