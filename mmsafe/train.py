@@ -1,7 +1,7 @@
 """`python -m mmsafe.train`: train a policy, making first what it needs, and evaluate it at the end."""
 
 from mmsafe.core.endings import show_results
-from mmsafe.core.libraries import loading
+from mmsafe.core.terminal import loading
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.runs.app import entry_point, on_all_devices
 from mmsafe.runs.run_context import RunContext

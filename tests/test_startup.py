@@ -30,8 +30,7 @@ NOT_NEEDED = {
 }
 NARRATIVE = (
     "16 examples, 16 of them with an image",
-    "to do, except for what is in the cache: 1 blind responses for 16 examples · "
-    "2 reference log-probs of 16 examples · 3 train 2 steps",
+    "to do, unless cached: 1 blind responses for 16 examples · 2 reference log-probs of 16 examples · 3 train 2 steps",
     "blind responses: 16 prompts",
     "reference: 48 responses",
 )
@@ -95,7 +94,7 @@ def test_verbose_shows_what_the_file_has(run: Run):
     _, err, log = run("verbose")
     for line in filter(None, log.splitlines()):
         assert line.rpartition(" - ")[2] in err
-    assert "][mmsafe.data.data_source] 16 examples" in err
+    assert "[mmsafe.data.data_source] 16 examples" in err
 
 
 def _said(level: str, capsys: pytest.CaptureFixture[str]) -> str:

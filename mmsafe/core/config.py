@@ -27,7 +27,7 @@ STARTING = ("hydra", "launcher", "search")
 """Nodes that say how jobs are started and chosen, not what a job does: Hydra's own, and two beside it."""
 PLUGINS = "plugins"
 """The node that names packages of the user's own. It is no option of the job, so no run folder can bring one."""
-SHOWN = ("trainer.progress_bar", "data.num_workers")
+SHOWN = ("trainer.progress_bar", "data.num_workers", VERBOSITY)
 """Options that change no result: a run can be continued with other ones."""
 
 

@@ -12,25 +12,25 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from mmsafe.core import ranks
 from mmsafe.core.command_line import as_text, words_typed
-from mmsafe.core.config import PLUGINS, allow_plugins, plugins_of, typed, without_hydra
+from mmsafe.core.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
 from mmsafe.core.endings import killed_workers, report, told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
-from mmsafe.core.terminal import VERBOSITY, check_verbosity, shown
-from mmsafe.runs.completion import SCRIPT
+from mmsafe.core.terminal import VERBOSITY, shown
 from mmsafe.runs.help_page import help_page
-from mmsafe.runs.hydra_state import arguments, composing, run_context, run_hydra
-from mmsafe.runs.overrides import key_of, one_line, parsed, readable, to_folder
+from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
+from mmsafe.runs.overrides import one_line, readable, to_folder
 from mmsafe.runs.preflight import check_arguments
 from mmsafe.runs.run_context import RunContext
+from mmsafe.runs.schema import schema_of
 
 Root = TypeVar("Root")
 
@@ -79,7 +79,7 @@ def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], obj
             run = run_context(cfg)
             allow_plugins(plugins := plugins_of(cfg))
             claim = held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
-            with shown(check_verbosity(cfg.get(VERBOSITY, "normal")), plugins), claim:
+            with shown(cfg.get(VERBOSITY, "normal"), plugins), claim:
                 return job(typed(without_hydra(cfg), root), run)
 
     ranks.end_with_parent()
@@ -89,10 +89,10 @@ def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], obj
         print(help_page(command, args.overrides, args.config_dir))
         return
     if args.schema:
-        print_schema(command, root, args)
+        print(json.dumps(schema_of(command, root, args.overrides, args.config_dir), indent=1))
         return
     if args.shell_completion and args.overrides == ["install=bash"]:
-        print(SCRIPT)
+        print((conf_dir() / "completion.bash").read_text(encoding="utf-8"))  # Hydra's knows no sub-commands
         return
     args.overrides = as_written_now(command, args, old)
     if not ranks.is_first():
@@ -103,17 +103,6 @@ def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], obj
         run_hydra(command, args, task)
     except HydraException as error:
         raise UserError(one_line(error)) from error
-
-
-def print_schema(command: str, root: type[Any], args: Namespace) -> None:
-    """Print the JSON Schema of the command's file, or of the choice that the command line names."""
-    from mmsafe.runs.schema import schema_of
-
-    with composing(command, args.config_dir):
-        words = parsed(args.overrides)
-    allow_plugins(next((word.value() for word in words if key_of(word) == PLUGINS), []))
-    choices = [str(word.input_line) for word in words if key_of(word) != PLUGINS]
-    print(json.dumps(schema_of(command, root, choices, args.config_dir), indent=1))
 
 
 def _leave_the_log_to_the_first() -> None:

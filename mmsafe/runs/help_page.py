@@ -18,8 +18,7 @@ FOOTER = {
     "groups": "--help GROUP=CHOICE    the options of that choice",
     "command": "hydra.run.dir=FOLDER   where the run is recorded",
     "launcher": "-m OPTION=A,B          one run for each value",
-    "": "--cfg job              print the composed config, without running it\n"
-    "--schema [GROUP=CHOICE]  the JSON Schema of its YAML files, for an editor",
+    "": "--cfg job, --schema    print the composed config, or the JSON Schema of the file, without running it",
 }
 """What else can be said, where a command has groups, is recorded in a folder, can be swept, and always."""
 
@@ -92,8 +91,7 @@ def read_help(name: str, folders: Sequence[Path]) -> CommandHelp:
     found.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
     found.options |= dict(_options(root, lines))
     found.options = {name: said for name, said in found.options.items() if name not in found.groups}
-    for name in found.options.keys() & {VERBOSITY, PLUGINS}:
-        found.options[name] = found.options.pop(name)  # last
+    found.options |= {name: found.options.pop(name) for name in (VERBOSITY, PLUGINS) if name in found.options}  # last
     return found
 
 

@@ -9,112 +9,99 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
-from mmsafe.core.config import PLUGINS, STARTING, TARGET, conf_dir, options_class, suggestion
+from mmsafe.core.config import PLUGINS, STARTING, TARGET, allow_plugins, conf_dir, options_class, suggestion
 from mmsafe.core.errors import UserError
 from mmsafe.core.terminal import LEVELS, VERBOSITY
 from mmsafe.runs.help_page import choices, read_help
 
-Schema = dict[str, Any]
 LATER = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
-"""What OmegaConf puts a value in place of: an interpolation, or what has to be set yet."""
-GLOBAL = "# @package _global_"
+"""What OmegaConf takes in place of a value: an interpolation, or the mark of what has to be set yet."""
 
 
-def schema_of(command: str, root: type[Any], words: Sequence[str], user_dir: str | None = None) -> Schema:
-    """Of `conf/<command>.yaml`, or of the choice that the one of `words` names, as `objective=bpo`.
+class FileSchema(GenerateJsonSchema):
+    """Of what a file says of options: some of them, or an interpolation."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return False
+
+    def dataclass_field_schema(self, schema: Any) -> dict[str, Any]:
+        return {"anyOf": [super().dataclass_field_schema(schema), LATER]}
+
+
+def schema_of(command: str, root: type[Any], words: Sequence[str], user_dir: str | None = None) -> dict[str, Any]:
+    """Of `conf/<command>.yaml`, or of the choice among `words`, as `objective=bpo`, of a class that `plugins=` allows.
 
     Raises `UserError` for a choice that there is not.
     """
     folders = [conf_dir(), *([Path(user_dir)] if user_dir else [])]
-    if not words:
-        return _of_command(command, root, folders)
-    group, _, choice = words[0].partition("=")
-    if choice not in (known := choices(group, folders)):
-        raise UserError(f"{words[0]}: no such choice{suggestion(choice, known)}")
-    if _path(f"{group}/{choice}", folders).read_text(encoding="utf-8").startswith(GLOBAL):
-        return _of_command(command, root, folders)
-    return _file(_of_choice(f"{group}/{choice}", folders))
+    given = dict(word.partition("=")[::2] for word in words)
+    allow_plugins(yaml.safe_load(given.pop(PLUGINS, "[]")))
+    schema = {}
+    for group, choice in given.items():
+        if choice not in (known := choices(group, folders)):
+            raise UserError(f"{group}={choice}: no such choice{suggestion(choice, known)}")
+        if "@package _global_" not in read_help(f"{group}/{choice}", folders).comments:
+            schema = _of_file(f"{group}/{choice}", folders)
+    properties = (schema := schema or _of_command(command, root, folders))["properties"]
+    return {**schema, "properties": {"defaults": {"type": "array"}, "hydra": {"type": "object"}, **properties}}
 
 
-def _of_command(command: str, root: type[Any], folders: Sequence[Path]) -> Schema:
-    """The fields of `root`, in place of a base class all classes of the group's choices, and what is Hydra's."""
-    meanings = _meanings(command, folders)
-    schema = loosened(TypeAdapter(root).json_schema(), meanings)
-    fields, own = schema["properties"], _merged(command, folders)
+def _of_command(command: str, root: type[Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """The fields of `root`, in place of a base class all classes of the group's choices, and what is about starting."""
+    meanings, own = _meanings(command, folders), _merged(command, folders)
+    schema = _of_class(root, meanings, "")
+    fields = schema["properties"] = {name: {} for name in STARTING} | schema["properties"]
     for name in {*read_help(command, folders).groups, *STARTING, *own}:
-        config = own.get(name)
-        allowed = [_of_node(config, _below(name, meanings))] if isinstance(config, dict) and TARGET in config else []
-        allowed += [_of_choice(f"{name}/{choice}", folders) for choice in choices(name, folders)]
-        if allowed:
-            fields[name] = {"anyOf": [*{json.dumps(part): part for part in allowed}.values(), {"type": "null"}]}
-    fields |= {name: {} for name in STARTING if name not in fields}
+        nodes = [_of_file(f"{name}/{choice}", folders) for choice in choices(name, folders)]
+        if isinstance(own.get(name), dict) and TARGET in own[name]:
+            nodes.append(_of_node(own[name], meanings, f"{name}."))
+        if nodes:
+            fields[name] = {"anyOf": [*{json.dumps(node): node for node in nodes}.values(), {"type": "null"}]}
     fields |= {VERBOSITY: {"enum": list(LEVELS)}, PLUGINS: {"type": "array", "items": {"type": "string"}}}
-    return _file(schema)
+    return schema
 
 
-def _file(schema: Schema) -> Schema:
-    """What may stand in any file besides."""
-    properties = {"defaults": {"type": "array"}, "hydra": {"type": "object"}, **schema.get("properties", {})}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "properties": properties}
-
-
-def _of_choice(name: str, folders: Sequence[Path]) -> Schema:
+def _of_file(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     return _of_node(_merged(name, folders), _meanings(name, folders))
 
 
-def _of_node(node: Mapping[str, Any], meanings: Mapping[str, str]) -> Schema:
+def _of_node(node: Mapping[str, Any], meanings: Mapping[str, str], path: str = "") -> dict[str, Any]:
     """Of a mapping in a file: that of its class, or a mapping of such."""
     if TARGET in node:
-        schema: Schema = loosened(TypeAdapter(options_class(node[TARGET], "")).json_schema(), meanings)
-        return schema
-    inner = {key: _of_node(value, _below(key, meanings)) for key, value in node.items() if isinstance(value, dict)}
+        return _of_class(options_class(node[TARGET], path), meanings, path)
+    inner = {key: _of_node(value, meanings, f"{path}{key}.") for key, value in node.items() if isinstance(value, dict)}
     return {"type": "object", "properties": inner}
 
 
-def loosened(schema: Any, meanings: Mapping[str, str], definitions: Mapping[str, Any] | None = None) -> Any:
-    """A schema of whole options as one of what a file says of them: some, under `_target_`, perhaps as interpolations.
+def _of_class(cls: type[Any], meanings: Mapping[str, str], path: str) -> dict[str, Any]:
+    """References put in, so that it can be a part of another; `meanings` are by dotted name, of which `path` begins."""
+    schema = TypeAdapter(cls).json_schema(schema_generator=FileSchema)
+    definitions = schema.pop("$defs", {})
 
-    Definitions are put where they are referred to, and `meanings` beside the options of their names.
-    """
-    if isinstance(schema, list):
-        return [loosened(part, {}, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    definitions = definitions or schema.get("$defs", {})
-    if "$ref" in schema:
-        return loosened(definitions[schema["$ref"].rpartition("/")[2]], meanings, definitions)
-    kept = {key: value for key, value in schema.items() if key not in ("$defs", "required", "title", "properties")}
-    loose = {key: value if key == "default" else loosened(value, {}, definitions) for key, value in kept.items()}
-    if "properties" not in schema:
-        return loose
-    options = {name: _option(name, option, meanings, definitions) for name, option in schema["properties"].items()}
-    return {**loose, "properties": {TARGET: {"type": "string"}, **options}}
+    def inlined(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inlined(part) for part in node]
+        if isinstance(node, dict) and "$ref" in node:
+            return inlined(definitions[node["$ref"].rpartition("/")[2]])
+        return {key: inlined(value) for key, value in node.items()} if isinstance(node, dict) else node
 
-
-def _option(name: str, schema: Schema, meanings: Mapping[str, str], definitions: Mapping[str, Any]) -> Schema:
-    said = {"description": meanings[name]} if meanings.get(name) else {}
-    return {"anyOf": [loosened(schema, _below(name, meanings), definitions), LATER], **said}
+    options = {name: inlined(option) for name, option in schema.get("properties", {}).items()}
+    for name in [name for name in options if f"{path}{name}" in meanings]:
+        options[name]["description"] = meanings[f"{path}{name}"]
+    return {**schema, "properties": {TARGET: {"type": "string"}, **options}}
 
 
 def _meanings(name: str, folders: Sequence[Path]) -> dict[str, str]:
     """What the comments of a file say, by dotted name."""
-    return {option: text for option, (_, text) in read_help(name, folders).options.items()}
-
-
-def _below(name: str, meanings: Mapping[str, str]) -> dict[str, str]:
-    return {key.removeprefix(f"{name}."): text for key, text in meanings.items() if key.startswith(f"{name}.")}
-
-
-def _path(name: str, folders: Sequence[Path]) -> Path:
-    return next(path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists())
+    return {option: text for option, (_, text) in read_help(name, folders).options.items() if text}
 
 
 def _merged(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     """The file `name` on top of those of its group that its defaults list names."""
-    node = yaml.safe_load(_path(name, folders).read_text(encoding="utf-8")) or {}
-    found: dict[str, Any] = {}
-    for default in node.pop("defaults", []):
-        if isinstance(default, str) and default != "_self_":
-            found |= _merged(str(Path(name).parent / default), folders)
-    return found | node
+    path = next(path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists())
+    node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    bases = [default for default in node.pop("defaults", []) if isinstance(default, str) and default != "_self_"]
+    found = [_merged(str(Path(name).parent / base), folders) for base in bases]
+    return {key: value for part in [*found, node] for key, value in part.items()}

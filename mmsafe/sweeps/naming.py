@@ -10,7 +10,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from mmsafe.core.config import SHOWN, STARTING, resolved
-from mmsafe.core.terminal import VERBOSITY
 from mmsafe.data.example import digest
 
 LONGEST = 80
@@ -20,8 +19,7 @@ LONGEST = 80
 def sweep_name(words: Sequence[str]) -> str:
     """The preset or the options that vary, and a hash of the words, whose order and way of starting do not count."""
     ignored = tuple(f"{node}." for node in STARTING)
-    idle = (*SHOWN, VERBOSITY)
-    counting = [word for word in words if not word.startswith(ignored) and word.partition("=")[0] not in idle]
+    counting = [word for word in words if not word.startswith(ignored) and word.partition("=")[0] not in SHOWN]
     overrides = OverridesParser.create().parse_overrides(counting)
     preset = [str(override.value()) for override in overrides if override.key_or_group == "sweep"]
     varied = [_short(str(override.key_or_group)) for override in overrides if override.is_sweep_override()]

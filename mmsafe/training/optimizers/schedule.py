@@ -26,8 +26,6 @@ def factor(options: Optimizer, step: float, *, steps: int, warmup: int, decay: i
     begin = steps - decay if is_wsd else warmup
     if options.schedule == "constant" or step < begin:
         return 1.0
-    if is_wsd and step >= steps:
-        return floor
     if options.schedule == "linear":
         return max(0.0, (steps - step) / max(1, steps - warmup))
-    return 0.5 * (1 + math.cos(math.pi * ((step - begin) / max(1, steps - begin)))) * (1 - floor) + floor
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / max(1, steps - begin)))) * (1 - floor) + floor

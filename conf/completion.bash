@@ -1,6 +1,4 @@
-"""`--shell-completion install=bash`: what bash has to know to complete options and choices."""
-
-SCRIPT = r"""# eval "$(mmsafe train --shell-completion install=bash)": for all commands, and python -m mmsafe.COMMAND
+# eval "$(mmsafe train --shell-completion install=bash)": for all commands, and python -m mmsafe.COMMAND
 _mmsafe() {
   local word=${COMP_LINE##* } known
   local full='^([^ ]*python[0-9.]* +-m +mmsafe\.[a-z]+|[^ ]*mmsafe +[a-z]+) +(.*)$' first='^[^ ]*mmsafe +[a-z]*$'
@@ -12,5 +10,4 @@ _mmsafe() {
   COMPREPLY=($(compgen -W "$known" -- "$word"))
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-for name in mmsafe python python3; do complete -o nospace -o default -F _mmsafe "$name"; done"""
-"""In place of Hydra's own, which knows scripts and programs without sub-commands only; the query is Hydra's."""
+for name in mmsafe python python3; do complete -o nospace -o default -F _mmsafe "$name"; done
