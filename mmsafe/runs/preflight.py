@@ -37,7 +37,7 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
 
 def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
     """The same for a command line that has been read."""
-    if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
+    if args.help or args.schema or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
