@@ -7,18 +7,19 @@ ARGS   ?=
 VENV := .venv
 PY   := $(VENV)/bin/python
 # One stamp per set of extras: asking for more installs more, changing a requirement reinstalls.
-STAMP := $(VENV)/.installed-$(EXTRAS)
+STAMP := $(VENV)/.installed-$(or $(EXTRAS),base)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type check bench bench-gpu experiments docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON=$(PYTHON)  EXTRAS=$(EXTRAS) (of dev,docs,wandb,board,deepspeed)  ARGS= (for pytest and the benchmark)"
+	@echo "Variables: PYTHON=$(PYTHON)  EXTRAS=$(EXTRAS) (of dev,docs,wandb,board,deepspeed; or empty)  ARGS= (for pytest and the benchmark)"
 
 setup: $(STAMP) ## create .venv and install mmsafe into it, editable, with the tested versions
 
-demo: setup ## the whole method in a few minutes on a CPU, nothing downloaded
+# It needs no extras: it takes what is installed, and else the least.
+demo: $(or $(firstword $(wildcard $(VENV)/.installed-*)),$(VENV)/.installed-base) ## the whole method in a few minutes on a CPU
 	$(PY) -m mmsafe.demo
 
 test: setup ## the test suite; ARGS="-m slow" for the slow part
@@ -61,12 +62,12 @@ clean: ## remove what tools and builds left; runs and .venv stay
 # A .venv whose Python does not run or is too old is made anew.
 OLD := import sys; sys.exit(sys.version_info < (3, 11))
 HINT := Install Python 3.11 or newer and name it: make setup PYTHON=python3.12
-$(STAMP): pyproject.toml constraints.txt
+$(VENV)/.installed-%: pyproject.toml constraints.txt
 	@$(PY) -c '$(OLD)' 2>/dev/null || { \
 	  command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. $(HINT)" >&2; exit 1; }; \
 	  $(PYTHON) -c '$(OLD)' || { echo "mmsafe needs Python 3.11; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). $(HINT)" >&2; exit 1; }; \
 	  echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@$(PY) -c 'import pip' 2>/dev/null || $(PY) -m ensurepip
-	@echo "Installing mmsafe[$(EXTRAS)]: a few minutes the first time, PyTorch is large."
-	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	@echo "Installing mmsafe ($*): a few minutes the first time, PyTorch is large."
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.$(if $(filter-out base,$*),[$*])'
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -18,16 +19,18 @@ from omegaconf import DictConfig
 
 from mmsafe.core import ranks
 from mmsafe.core.command_line import as_text, words_typed
-from mmsafe.core.config import allow_plugins, plugins_of, typed, without_hydra
+from mmsafe.core.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
 from mmsafe.core.endings import killed_workers, report, told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
+from mmsafe.core.terminal import VERBOSITY, shown
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
 from mmsafe.runs.overrides import one_line, readable, to_folder
 from mmsafe.runs.preflight import check_arguments
 from mmsafe.runs.run_context import RunContext
+from mmsafe.runs.schema import schema_of
 
 Root = TypeVar("Root")
 Job = Callable[[Root, RunContext], object]
@@ -75,9 +78,10 @@ def launch(command: str, root: type[Root], job: Job[Root], words: Sequence[str],
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
         run = run_context(cfg)
-        here = held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
-        with requeued(), around(run), killed_workers(), here:  # around this, too: submitit starts with the task
-            allow_plugins(plugins_of(cfg))
+        plugins, here = plugins_of(cfg), held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
+        said = shown(cfg.get(VERBOSITY, "normal"), plugins)
+        with requeued(), around(run), killed_workers(), said, here:  # around this, too: submitit starts with the task
+            allow_plugins(plugins)
             return job(typed(without_hydra(cfg), root), run)
 
     ranks.end_with_parent()
@@ -85,6 +89,12 @@ def launch(command: str, root: type[Root], job: Job[Root], words: Sequence[str],
     args = arguments([readable(word) for word in words], [flag for flag in old if flag])
     if args.help:
         print(help_page(command, args.overrides, args.config_dir))
+        return
+    if args.schema:
+        print(json.dumps(schema_of(command, root, args.overrides, args.config_dir), indent=1))
+        return
+    if args.shell_completion and args.overrides == ["install=bash"]:
+        print((conf_dir() / "completion.bash").read_text(encoding="utf-8"))  # Hydra's knows no sub-commands
         return
     args.overrides = as_written_now(command, args, old)
     if not ranks.is_first():

@@ -11,13 +11,14 @@ import yaml
 
 from mmsafe.core.config import PLUGINS, TARGET, conf_dir, suggestion
 from mmsafe.core.errors import UserError
+from mmsafe.core.terminal import VERBOSITY
 
 WIDTH = 34
 FOOTER = {
     "groups": "--help GROUP=CHOICE    the options of that choice",
     "command": "hydra.run.dir=FOLDER   where the run is recorded",
     "launcher": "-m OPTION=A,B          one run for each value",
-    "": "--cfg job              print the composed config, without running it",
+    "": "--cfg job, --schema    print the composed config, or the JSON Schema of the file, without running it",
 }
 """What else can be said, where a command has groups, is recorded in a folder, can be swept, and always."""
 
@@ -106,8 +107,7 @@ def described(name: str, folders: Sequence[Path]) -> CommandHelp:
         found.options[option] = value, meaning or found.options.get(option, ("", ""))[1]
     found.classes |= dict(_classes(root))
     found.options = {name: said for name, said in found.options.items() if name not in found.groups}
-    if PLUGINS in found.options:
-        found.options[PLUGINS] = found.options.pop(PLUGINS)  # last
+    found.options |= {name: found.options.pop(name) for name in (VERBOSITY, PLUGINS) if name in found.options}  # last
     return found
 
 

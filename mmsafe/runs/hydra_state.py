@@ -83,6 +83,7 @@ def arguments(words: Sequence[str], old_flags: Collection[str] = ()) -> Namespac
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     parser.add_argument("--retry-failed", action="store_true", help=SUPPRESS)
+    parser.add_argument("--schema", action="store_true", help=SUPPRESS)
     for flag in old_flags:
         parser.add_argument(flag, dest=flag, action="append", default=[], help=SUPPRESS)
     args = parser.parse_intermixed_args(list(words))

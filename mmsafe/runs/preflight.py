@@ -16,6 +16,7 @@ from mmsafe.core.config import allow_plugins, plugins_of, resolved, typed, witho
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import inputs_must_exist
 from mmsafe.core.run_lock import refuse_held
+from mmsafe.core.terminal import VERBOSITY, check_verbosity
 from mmsafe.runs.expansion import SweepPlan, plan
 from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
@@ -37,7 +38,7 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> list[Any]:
 
 def check_arguments(config_name: str, root: type[Any], args: Namespace) -> list[Any]:
     """The same for a command line that has been read."""
-    if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
+    if args.help or args.schema or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return []
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
@@ -69,6 +70,7 @@ def _check_job(sweep_plan: SweepPlan, root: type[Any], overrides: list[str], mul
     only_choices = all(key_of(word) in groups for word in words)
     cfg = deepcopy(base) if only_choices else composed(sweep_plan.config_name, overrides)
     allow_plugins(plugins_of(cfg))
+    check_verbosity(cfg.get(VERBOSITY, "normal"))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
         check_search(config, search_options(cfg))
