@@ -25,7 +25,8 @@ from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "experiments"
-PAGES = sorted(path.parent.name for path in BOOK.glob("*/run.sh"))
+PAGES = sorted(path.parent.name for path in BOOK.glob("*/run.sh") if "page.py" in path.read_text(encoding="utf-8"))
+"""Those of one form; `rounding` shows curves."""
 WITH_RESULTS = [name for name in PAGES if (BOOK / name / "results.csv").exists()]
 NOT_RUN = "**Verdict.** Not run yet: no result is claimed."
 T = {2: 12.706205, 3: 4.302653, 4: 3.182446, 5: 2.776445, 6: 2.570582}
@@ -234,3 +235,9 @@ def test_make_runs_every_experiment():
 def test_the_list_of_the_book_links_every_page():
     text = (BOOK / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\w+)/README\.md\)", text)) == {path.parent.name for path in BOOK.glob("*/README.md")}
+
+
+def test_the_page_of_curves_is_what_its_results_make():
+    curves = runpy.run_path(str(BOOK / "rounding" / "curves.py"))
+    text = (BOOK / "rounding" / "README.md").read_text(encoding="utf-8")
+    assert curves["table"](curves["read"](BOOK / "rounding" / "results.csv")) in text
