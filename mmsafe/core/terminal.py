@@ -15,7 +15,9 @@ from mmsafe.core.ranks import is_first
 VERBOSITY = "verbosity"
 """The node that says how much is shown; no option of a job, for it changes no result."""
 LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.NOTSET}
-NOISE = re.compile(r"(Future|Deprecation)Warning: |` is deprecated, |building the font cache|Setting accelerator to CPU|load CPU gemm")
+NOISE = re.compile(
+    r"(Future|Deprecation)Warning: |` is deprecated, |building the font cache|Setting accelerator to CPU|load CPU gemm"
+)
 """Warnings of libraries about which whoever runs a command can do nothing."""
 _level = "normal"
 
