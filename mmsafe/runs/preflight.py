@@ -18,7 +18,7 @@ from mmsafe.core.run_lock import refuse_held
 from mmsafe.runs.expansion import SweepPlan, plan
 from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import composed, key_of, parsed, readable, unknown
+from mmsafe.runs.overrides import as_hydra_reads, composed, key_of, parsed, unknown
 from mmsafe.runs.run_folder import refuse_other_config
 from mmsafe.runs.search_options import check_search, search_options
 
@@ -31,7 +31,7 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
 
     Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
     """
-    check_arguments(config_name, root, arguments([readable(word) for word in argv]))
+    check_arguments(config_name, root, arguments(as_hydra_reads(argv)))
 
 
 def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
