@@ -150,6 +150,7 @@ def test_the_tables_show_means_intervals_differences_and_what_is_unfinished(runs
         [
             ["group", "objective=BPO", "objective=DPO"],
             ["runs", "3", "3, 1 unfinished"],
+            ["judge", "rules", "rules"],
             ["safety rate", "0.800 ± 0.329", "0.600 ± 0.248"],  # and no over-refusal, which nobody measured
         ],
         [["group", "objective=BPO"], ["safety rate", "0.200 ± 0.124 (p = 0.02)"]],

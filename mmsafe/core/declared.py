@@ -151,7 +151,7 @@ def by_tag(metrics: Mapping[str, Any]) -> dict[str, Measured]:
         # A name with its count beside it is that of an estimate, whatever a value ends with.
         if (match := TAGGED.fullmatch(key)) and f"{key}_n" in metrics:
             low, high, n = (metrics[f"{key}_{end}"] for end in ("low", "high", "n"))
-            judge = match[3] if BY_JUDGE in key else str(metrics.get(JUDGE, ""))
+            judge = match[3] if f"/{match[2]}=" == BY_JUDGE else str(metrics.get(JUDGE, ""))
             measured[key] = Measured(match[2], match[3], match[1], metrics[key], low, high, n, judge)
     return dict(sorted(measured.items(), key=lambda item: item[1][:3]))
 

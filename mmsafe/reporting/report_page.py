@@ -100,10 +100,10 @@ def compared(groups: Groups, against: str | None) -> list[Table]:
     measured = measured_in(groups)
     labels = [metric.label for metric in measured]
     rows = [
-        [Cell(name), _finished(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured), _judges(runs)]
+        [Cell(name), _finished(runs), _judges(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured)]
         for name, runs in groups.items()
     ]
-    tables = [Table("Groups", ["group", "runs", *labels, "judge"], rows, note(groups, OVER_SEEDS))]
+    tables = [Table("Groups", ["group", "runs", "judge", *labels], rows, note(groups, OVER_SEEDS))]
     if against:
         rows = [
             [Cell(name), *(_difference(paired_difference(runs, groups[against], metric.key)) for metric in measured)]
