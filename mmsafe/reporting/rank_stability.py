@@ -22,7 +22,7 @@ def rank_stability(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, str]]
 
 
 def _ranks(groups: Mapping[str, Sequence[Run]], metric: Metric) -> list[tuple[str, str]]:
-    from numpy import sign
+    from numpy import isnan, sign
     from scipy.stats import kendalltau
 
     prefix, unit = f"{metric.key}{BY_JUDGE}", -1 if metric.better == "lower" else 1
@@ -39,6 +39,7 @@ def _ranks(groups: Mapping[str, Sequence[Run]], metric: Metric) -> list[tuple[st
             alike[x, y] = same and alike.get((x, y), True)
         if len(shared) > 1:
             tau = kendalltau([first[name] for name in shared], [second[name] for name in shared]).statistic
-            rows.append((f"{metric.label} by {a} and {b}", f"τ = {tau:.3f} of {len(shared)} groups"))  # nan: all tied
+            shown = "–" if isnan(tau) else f"{tau:.3f}"  # a judge that finds all alike ranks nothing
+            rows.append((f"{metric.label} by {a} and {b}", f"τ = {shown} of {len(shared)} groups"))
     told = {True: "ordered alike by all judges", False: "ordered otherwise by some judge"}
     return rows + [(f"{metric.label} of {x} and {y}", told[same]) for (x, y), same in alike.items()]
