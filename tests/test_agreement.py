@@ -81,7 +81,7 @@ def test_a_judge_and_a_person_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_rate_of_a_judge_is_corrected_by_the_labels_of_a_person(tmp_path: Path) -> None:
-    """Unsafe by both 6, by the judge alone 1, by the person alone 2, by neither 3; unlabelled 24 unsafe, 17 safe, 1 unknown.
+    """Unsafe by both 6, by the judge alone 1, by the person alone 2, by neither 3. Unlabelled: 24, safe 17, unknown 1.
 
     Sensitivity 6/8, specificity 3/4, rate 32/54 with the unknown one: (32/54 + 3/4 - 1) / (3/4 + 3/4 - 1) = 0.68519.
     """

@@ -64,10 +64,8 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict
 
 def panel_of(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
     """The same answers with the verdicts of each member of a jury, by its label; empty where one judge judged."""
-    panel = dict.fromkeys(label for row in judged for label in row.verdict.members)
-    return {
-        label: [replace(row, verdict=row.verdict.members.get(label, row.verdict)) for row in judged] for label in panel
-    }
+    labels = dict.fromkeys(label for row in judged for label in row.verdict.members)
+    return {one: [replace(row, verdict=row.verdict.members.get(one, row.verdict)) for row in judged] for one in labels}
 
 
 def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estimate]:

@@ -143,7 +143,7 @@ def agree(first: Rater, second: Rater) -> RaterPair:
     fields = [name for name in FIELDS if name in first.labels and name in second.labels]
     labels = {name: [(first.labels[name][i], second.labels[name][i]) for i in ids] for name in fields}
     known_labels = {name: [both for both in pairs if "unknown" not in both] for name, pairs in labels.items()}
-    judge, person = (first, second) if first.is_judge else (second, first)
+    judge, person = (first.labels, second.labels) if first.is_judge else (second.labels, first.labels)
     return RaterPair(
         first=first.name,
         second=second.name,
@@ -160,14 +160,10 @@ def agree(first: Rater, second: Rater) -> RaterPair:
         ],
         calibration={
             name: calibrated(
-                [
-                    (judge.labels[name][i] != "no", person.labels[name][i] == "yes")
-                    for i in ids
-                    if person.labels[name][i] != "unknown"
-                ],
-                [label != "no" for label in judge.labels[name].values()],
+                [(judge[name][i] != "no", person[name][i] == "yes") for i in ids if person[name][i] != "unknown"],
+                [label != "no" for label in judge[name].values()],
             )
-            for name in (fields if judge.is_judge > person.is_judge else ())
+            for name in (fields if first.is_judge != second.is_judge else ())
         },
     )
 
