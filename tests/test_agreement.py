@@ -80,6 +80,31 @@ def test_a_judge_and_a_person_by_hand(tmp_path: Path) -> None:
     assert "secretly" not in ended.out + ended.err + (tmp_path / "out" / "disagreements.jsonl").read_text()
 
 
+def test_the_rate_of_a_judge_is_corrected_by_the_labels_of_a_person(tmp_path: Path) -> None:
+    """Unsafe by both 6, by the judge alone 1, by the person alone 2, by neither 3. Unlabelled: 24, safe 17, unknown 1.
+
+    Sensitivity 6/8, specificity 3/4, rate 32/54 with the unknown one: (32/54 + 3/4 - 1) / (3/4 + 3/4 - 1) = 0.68519.
+    """
+    write_judgements(tmp_path / "run", "u" * 7 + "s" * 5 + "u" * 24 + "s" * 16 + "?s")
+    write_csv(tmp_path / "human.csv", labelled("1" * 6 + "0" + "1" * 2 + "0" * 3))
+    for words, judge in ((("a=run", "b=human.csv"), "keywords"), (("a=human.csv", "b=run"), "human")):
+        ended = agreement(tmp_path, *words)
+        (pair,) = found(tmp_path)
+        assert pair["first"] == judge
+        told = pair["calibration"]["unsafe"]
+        assert [told[name]["value"] for name in ("sensitivity", "specificity", "rate")] == [0.75, 0.75, 32 / 54]
+        assert told["corrected"]["value"] == pytest.approx((32 / 54 - 0.25) / 0.5)
+        assert 0 < told["corrected"]["low"] < 0.68519 < told["corrected"]["high"] <= 1
+        assert f"0.685 [{told['corrected']['low']:.3f}" in ended.out
+    write_csv(tmp_path / "human.csv", labelled("0" * 7 + "1" * 5))
+    ended = agreement(tmp_path, "a=run", "b=human.csv")
+    assert ended.status == 0
+    assert found(tmp_path)[0]["calibration"]["unsafe"]["corrected"] is None
+    assert "there the judge is no better than chance" in " ".join(ended.out.split())
+    agreement(tmp_path, "a=run", "b=run/judgements.jsonl")
+    assert found(tmp_path)[0]["calibration"] == {}, "two judges, and nobody who knows"
+
+
 def test_unknown_is_a_label_and_is_left_out_too(tmp_path: Path) -> None:
     """Alike on 2 of 4, of which one is unknown to both; without unknown 1 of 2."""
     write_judgements(tmp_path / "run", "us??")

@@ -150,6 +150,7 @@ def test_the_tables_show_means_intervals_differences_and_what_is_unfinished(runs
         [
             ["group", "objective=BPO", "objective=DPO"],
             ["runs", "3", "3, 1 unfinished"],
+            ["judge", "rules", "rules"],
             ["safety rate", "0.800 ± 0.329", "0.600 ± 0.248"],  # and no over-refusal, which nobody measured
         ],
         [["group", "objective=BPO"], ["safety rate", "0.200 ± 0.124 (p = 0.02)"]],
@@ -157,6 +158,35 @@ def test_the_tables_show_means_intervals_differences_and_what_is_unfinished(runs
     assert "judge: rules" in said
     assert "Difference from objective=DPO" in " ".join(said.split())
     assert "results: runs/report/report.html\n" in said
+
+
+def test_judges_that_rank_runs_otherwise_are_told_of(tmp_path: Path):
+    """By a: x > y > z. By b the last two change places: of 3 pairs 2 are alike, τ = (2 - 1) / 3. By c all are tied."""
+    scores = {"x": {"a": 0.9, "b": 0.8, "c": 0.5}, "y": {"a": 0.5, "b": 0.2, "c": 0.5}, "z": {"a": 0.4, "b": 0.3}}
+    metric = {"name": "safety_rate", "label": "safety rate", "better": "higher", "is_score": True}
+    for name, by_judge in scores.items():
+        metrics = {SAFE: 0.5, **JUDGED, **{f"{SAFE}/judge={judge}": score for judge, score in by_judge.items()}}
+        ends = {f"{key}_{end}": 0.5 for key in list(metrics) if "judge=" in key for end in ("low", "high", "n")}
+        write_run(tmp_path / "runs" / name, metrics | ends)
+        about = json.loads((tmp_path / "runs" / name / "run.json").read_text())
+        about["config"]["name"], about["declared"] = name, {"metrics": [metric], "judges": {}}
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(about))
+    said = report(tmp_path / "runs").out
+    rows = dict(tables(said)[-1][1:])
+    assert "Ranks by judge" in said
+    assert rows == {
+        "safety rate by a and b": "τ = 0.333 of 3 groups",
+        "safety rate by a and c": "τ = – of 2 groups",
+        "safety rate by b and c": "τ = – of 2 groups",
+        "safety rate of x and y": "ordered otherwise by some judge",  # c finds them alike
+        "safety rate of x and z": "ordered alike by all judges",
+        "safety rate of y and z": "ordered otherwise by some judge",
+    }
+    assert "Ranks by judge" in (tmp_path / "runs" / "report" / "report.html").read_text()
+    for name in scores:
+        path = tmp_path / "runs" / name / "metrics.json"
+        path.write_text(json.dumps({SAFE: 0.5, **JUDGED}))
+    assert "Ranks by judge" not in report(tmp_path / "runs").out
 
 
 def test_many_groups_stand_below_each_other_in_tables_that_can_be_read(tmp_path: Path):

@@ -19,6 +19,8 @@ DECLARED = "declared"
 BESIDE = ("_low", "_high", "_n", "_if_bad", "_if_good")
 """Ends of the names that stand beside an estimate's own."""
 BY_TAG = "metrics_by_tag.csv"
+BY_JUDGE = "/judge="
+"""Behind a metric's name and before the label of a member of a jury, or before two: a tag like others."""
 TAGGED = re.compile(r"eval/([^/]+)/([^/=]+)=(.*)")
 Axis = Literal["safety", "over-refusal"]
 
@@ -139,6 +141,7 @@ class Measured(NamedTuple):
     low: float
     high: float
     n: float
+    judge: str
 
 
 def by_tag(metrics: Mapping[str, Any]) -> dict[str, Measured]:
@@ -147,8 +150,9 @@ def by_tag(metrics: Mapping[str, Any]) -> dict[str, Measured]:
     for key in metrics:
         # A name with its count beside it is that of an estimate, whatever a value ends with.
         if (match := TAGGED.fullmatch(key)) and f"{key}_n" in metrics:
-            estimate = (metrics[key], *(metrics[f"{key}_{end}"] for end in ("low", "high", "n")))
-            measured[key] = Measured(match[2], match[3], match[1], *estimate)
+            low, high, n = (metrics[f"{key}_{end}"] for end in ("low", "high", "n"))
+            judge = match[3] if f"/{match[2]}=" == BY_JUDGE else str(metrics.get(JUDGE, ""))
+            measured[key] = Measured(match[2], match[3], match[1], metrics[key], low, high, n, judge)
     return dict(sorted(measured.items(), key=lambda item: item[1][:3]))
 
 

@@ -151,9 +151,9 @@ class Benchmark(ABC):
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""
-        missing = ", ".join(sorted(self.needs - judge.tells))
-        if missing:
-            raise ValueError(f"judge={judge.name} cannot tell what benchmark={self.name} measures: {missing}")
+        for one in judge.panel.values():
+            if missing := ", ".join(sorted(self.needs - one.tells)):
+                raise ValueError(f"judge={one.name} cannot tell what benchmark={self.name} measures: {missing}")
 
     def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:
         """Tables to print beside the metrics of the run; what they show is written to `folder`, too."""

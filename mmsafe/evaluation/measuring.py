@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
-from mmsafe.core.declared import Declared, undeclared
+from mmsafe.core.declared import BY_JUDGE, Declared, Metric, undeclared
 from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.judges.judge import Judge
-from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.evaluation.statistics import Estimate, fleiss_kappa, kappa, rate
 from mmsafe.scoring.ways import Scoring
 
 NO_LIMIT = Lengths(max_length=None)
+AGREEMENT = (
+    Metric("fleiss_kappa", "Fleiss' κ of all judges", "higher"),
+    Metric("cohen_kappa", "Cohen's κ of two judges", "higher"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,31 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict
     if any(unknown):
         for name, bounds in benchmark.bounds(judged).items():
             metrics |= {f"eval/{name}_if_bad": bounds.bad, f"eval/{name}_if_good": bounds.good}
-    return metrics
+    return metrics | flat(by_judge(benchmark, judged))
+
+
+def panel_of(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """The same answers with the verdicts of each member of a jury, by its label; empty where one judge judged."""
+    labels = dict.fromkeys(label for row in judged for label in row.verdict.members)
+    return {one: [replace(row, verdict=row.verdict.members.get(one, row.verdict)) for row in judged] for one in labels}
+
+
+def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estimate]:
+    """The metrics over all prompts by each member of a jury, and how far the members agree beyond chance.
+
+    Two agree where both say the same of `unsafe`, and of `refused` where the benchmark needs it, or both cannot tell.
+    """
+    panel, questions = panel_of(judged), ("unsafe", *sorted(benchmark.needs & {"refused"}))
+    estimates: dict[str, Estimate | None] = {}
+    said: dict[str, list[str]] = {}
+    for label, rows in panel.items():
+        metrics = {**benchmark.metrics(rows), "unknown_rate": rate([row.verdict.unknown for row in rows])}
+        estimates |= {f"{name}{BY_JUDGE}{label}": estimate for name, estimate in metrics.items()}
+        asked = [row.verdict for row, own in zip(rows, judged, strict=True) if own.verdict.members]
+        said[label] = ["?" if v.unknown else str([getattr(v, question) for question in questions]) for v in asked]
+    estimates["fleiss_kappa"] = fleiss_kappa([*said.values()])
+    estimates |= {f"cohen_kappa{BY_JUDGE}{a} | {b}": kappa(said[a], said[b]) for a, b in combinations(said, 2)}
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
 def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
@@ -62,9 +91,9 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
     from mmsafe.evaluation.pairwise import MEASURES
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    for pairwise in MEASURES:
-        if pairwise.key in metrics:
-            measures.setdefault(pairwise.name, pairwise)
+    for beside in (*MEASURES, *AGREEMENT):
+        if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
+            measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}
     return Declared(tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values()), judges)
 

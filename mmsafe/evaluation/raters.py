@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmsafe.core.errors import UserError
+from mmsafe.evaluation.calibration import calibrated
 from mmsafe.evaluation.stages import JUDGEMENTS
 from mmsafe.evaluation.statistics import Estimate, kappa, rate
 
@@ -37,6 +38,8 @@ class Rater:
     """By field, then by id; `refused` is missing where it was not asked."""
     responses: Mapping[str, str]
     """What was rated, as a hash by id, where the file tells."""
+    is_judge: bool = False
+    """Whether the file says who judged; else the labels are a person's."""
 
 
 def read_rater(path: Path) -> Rater:
@@ -60,7 +63,7 @@ def read_rater(path: Path) -> Rater:
         raise UserError(f"{path}: is neither JSON lines nor a table with commas ({error})") from error
     if not labels:
         raise UserError(f"{path}: holds no labels")
-    return Rater(", ".join(sorted(judges)) or path.stem, labels, responses)
+    return Rater(", ".join(sorted(judges)) or path.stem, labels, responses, bool(judges))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -117,6 +120,8 @@ class RaterPair:
     """By field, over responses that neither found unknown."""
     disagreements: Sequence[Mapping[str, str]]
     """Id, field and both labels."""
+    calibration: Mapping[str, Mapping[str, Estimate | None]]
+    """By field, where one is a judge and the other a person; what the judge cannot tell counts as yes."""
 
     def as_json(self) -> dict[str, Any]:
         """For `agreement.json`; disagreements have a file of their own."""
@@ -138,6 +143,7 @@ def agree(first: Rater, second: Rater) -> RaterPair:
     fields = [name for name in FIELDS if name in first.labels and name in second.labels]
     labels = {name: [(first.labels[name][i], second.labels[name][i]) for i in ids] for name in fields}
     known_labels = {name: [both for both in pairs if "unknown" not in both] for name, pairs in labels.items()}
+    judge, person = (first.labels, second.labels) if first.is_judge else (second.labels, first.labels)
     return RaterPair(
         first=first.name,
         second=second.name,
@@ -152,6 +158,13 @@ def agree(first: Rater, second: Rater) -> RaterPair:
             for i, (a, b) in zip(ids, pairs, strict=True)
             if a != b
         ],
+        calibration={
+            name: calibrated(
+                [(judge[name][i] != "no", person[name][i] == "yes") for i in ids if person[name][i] != "unknown"],
+                [label != "no" for label in judge[name].values()],
+            )
+            for name in (fields if first.is_judge != second.is_judge else ())
+        },
     )
 
 

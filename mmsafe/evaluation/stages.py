@@ -46,24 +46,31 @@ class GenerationRow(StageRow):
     """There, and true, where the prompt was too long to be asked."""
 
 
-class JudgementRow(StageRow):
-    """A row of `judgements.jsonl`: the fields of a verdict, and what was judged by what."""
+class VerdictRow(TypedDict):
+    """The fields of a verdict."""
 
     unsafe: bool
     refused: bool
     unknown: bool
     category: str | None
     reply: Text
+    details: NotRequired[dict[str, bool]]
+    error: NotRequired[Text]
+
+
+class JudgementRow(StageRow, VerdictRow):
+    """A row of `judgements.jsonl`: a verdict, and what was judged by what."""
+
     judge: str
     prompt_hash: str
     """Of the judge's prompt, before question and response are put in."""
     response_hash: NotRequired[str]
     """Of what was judged."""
     criterion: NotRequired[str]
-    details: NotRequired[dict[str, bool]]
     tells: NotRequired[list[str]]
     """What a benchmark may take from this judge besides `unsafe`."""
-    error: NotRequired[Text]
+    members: NotRequired[dict[str, VerdictRow]]
+    """Of a jury, by the label of the member."""
 
 
 GENERATION, JUDGEMENT = TypeAdapter(GenerationRow), TypeAdapter(JudgementRow)
@@ -106,7 +113,8 @@ def judge_answers(
     if is_first():
         rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
         write_rows(folder / JUDGEMENTS, rows)
-    refuse_unknown(verdicts, judge.label, judge.max_unknown)
+        for label, one in {**judge.panel, judge.label: judge}.items():
+            refuse_unknown([verdict.members.get(label, verdict) for verdict in verdicts], label, one.max_unknown)
     return [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
 
 
@@ -116,7 +124,8 @@ def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Exampl
     path = folder / JUDGEMENTS
     rows = _rows_of(path, JUDGEMENT, benchmark, prompts)
     judges = sorted({row["judge"] for row in rows})
-    if len(judges) > 1:
+    panels = {tuple(sorted(row["members"])) for row in rows if row.get("members")}
+    if len(judges) > 1 or len(panels) > 1:
         raise UserError(f"{path}: holds verdicts of several judges ({', '.join(judges)}); judge anew")
     judged = []
     for prompt, answer, row in zip(prompts, answers, rows, strict=True):
@@ -144,10 +153,12 @@ def response_hash(prompt: Example, response: str) -> str:
     return digest([prompt.prompt_key(), response])
 
 
-def verdict_of(row: JudgementRow) -> Verdict:
+def verdict_of(row: VerdictRow) -> Verdict:
     """The verdict in a row."""
     values = cast("dict[str, Any]", row)
-    return Verdict(**{field.name: values[field.name] for field in fields(Verdict) if field.name in values})
+    members = {label: verdict_of(said) for label, said in values.get("members", {}).items()}
+    said = {field.name: values[field.name] for field in fields(Verdict) if field.name in values}
+    return Verdict(**{**said, "members": members})
 
 
 def read_rows(path: Path, kind: TypeAdapter[RowT]) -> dict[str, RowT]:

@@ -151,31 +151,43 @@ def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> Pair
 
 
 def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimate | None:
-    """Cohen's κ (1960) of two raters' labels with a bootstrap interval over what they rated.
+    """Cohen's κ (1960) of two raters' labels, by chance as often alike as each one's own labels make it: `_kappa`."""
+    return _kappa((first, second), lambda shares: shares.prod(axis=-2).sum(axis=-1), seed)
+
+
+def fleiss_kappa(raters: Sequence[Sequence[str]], seed: int = 0) -> Estimate | None:
+    """Fleiss' κ (1971) of any number of raters, by chance as often alike as all labels together make it: `_kappa`."""
+    return _kappa(raters, lambda shares: (shares.mean(axis=-2) ** 2).sum(axis=-1), seed)
+
+
+def _kappa(raters: Sequence[Sequence[str]], by_chance: Callable[..., Any], seed: int) -> Estimate | None:
+    """Agreement of pairs of raters beyond that by chance, with a bootstrap interval over what they rated.
 
     None where all labels are the same, for then any agreement is by chance; resamples like that are left out. Where all
     others give one value, as when the raters agree throughout, the interval is that of Clopper and Pearson's for the
-    share of equal labels, at the agreement by chance that was found.
+    share of what all label alike, at the agreement by chance that was found. `by_chance` is of shares
+    `[…, raters, labels]`.
     """
     import numpy as np
 
-    labels = sorted({*first, *second})
+    patterns = Counter(zip(*raters, strict=True))
+    labels = sorted({label for pattern in patterns for label in pattern})
     if len(labels) < 2:
         return None
-    a, b = (np.asarray([labels.index(label) for label in rater]) for rater in (first, second))
+    given = np.asarray([[[own == label for label in labels] for own in pattern] for pattern in patterns], dtype=float)
+    votes, counts = given.sum(axis=1), np.asarray([*patterns.values()])
+    alike = (votes * (votes - 1)).sum(axis=1) / (len(raters) * (len(raters) - 1))  # share of pairs, by pattern
 
-    def by_chance(a: Any, b: Any) -> Any:
-        return sum((a == code).mean(axis=-1) * (b == code).mean(axis=-1) for code in range(len(labels)))
+    def beyond(agreed: Any, shares: Any) -> Any:
+        chance = by_chance(np.tensordot(shares, given, 1))
+        return 1 - (1 - agreed) / np.where(chance < 1 - ROUNDING, 1 - chance, np.nan)
 
-    def beyond(agreed: Any, chance: Any) -> Any:
-        return 1 - (1 - agreed) / np.where(chance < 1, 1 - chance, np.nan)
-
-    n, chance, agreed = len(a), by_chance(a, b), (a == b).mean()
+    n, found = int(counts.sum()), counts / counts.sum()
+    value = float(beyond(found @ alike, found))
     if n < 2:
-        return Estimate(float(beyond(agreed, chance)), -1.0, 1.0, n)
-    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    resampled = beyond((a[drawn] == b[drawn]).mean(axis=-1), by_chance(a[drawn], b[drawn]))
-    low, high = np.nanpercentile(resampled, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
+        return Estimate(value, -1.0, 1.0, n)
+    drawn = np.random.default_rng(seed).multinomial(n, found, size=RESAMPLES) / n
+    low, high = np.nanpercentile(beyond(drawn @ alike, drawn), [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     if high - low < ROUNDING:
-        low, high = np.clip(beyond(np.asarray(_exact_share(int((a == b).sum()), n)), chance), -1, 1)
-    return Estimate(float(beyond(agreed, chance)), float(low), float(high), n)
+        low, high = np.clip(beyond(np.asarray(_exact_share(int(counts[alike == 1].sum()), n)), found), -1, 1)
+    return Estimate(value, float(low), float(high), n)

@@ -19,7 +19,7 @@ from mmsafe.core.run_record import about_run
 from mmsafe.core.terminal import loading
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
-from mmsafe.evaluation.measuring import declaration, measured
+from mmsafe.evaluation.measuring import declaration, measured, panel_of
 from mmsafe.evaluation.stages import (
     GENERATIONS,
     JUDGEMENTS,
@@ -71,10 +71,12 @@ def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> d
     judged, judge = read_judgements(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
     _copy(source / JUDGEMENTS, folder)
-    refuse_unknown([row.verdict for row in judged], judge, config.judge.max_unknown)
+    panel = panel_of(judged) or {judge: judged}
+    for label, rows in panel.items():
+        refuse_unknown([row.verdict for row in rows], label, config.judge.max_unknown)
     metrics = measured(config.benchmark, judged, judge)
     known = {config.judge.label: config.judge.evidence, **declared_of(source, {}).judges}
-    evidence = {judge: known[judge]} if judge in known else {}
+    evidence = {label: known[label] for label in (*panel, judge) if label in known}
     folder.note(declared=declaration(config.benchmark, evidence, metrics).record())
     return metrics
 

@@ -44,7 +44,8 @@ def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title
 
 def declare(benchmark: Benchmark, judge: Judge, metrics: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts of `judge` are."""
-    folder.note(declared=declaration(benchmark, {judge.label: judge.evidence}, metrics).record())
+    evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
+    folder.note(declared=declaration(benchmark, evidence, metrics).record())
     return metrics
 
 

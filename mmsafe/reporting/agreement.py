@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from mmsafe.evaluation.raters import Rater, RaterPair
     from mmsafe.evaluation.statistics import Estimate
 
+CORRECTED = (
+    "unknown counts as yes · corrected by Rogan & Gladen (1978), interval of Lang & Reiczigel (2014), from labels of a "
+    "random sample; none where sensitivity + specificity ≤ 1: there the judge is no better than chance"
+)
+
 
 @options
 class AgreementConfig:
@@ -72,6 +77,10 @@ def _tables(pair: RaterPair) -> Iterator[Table]:
         f"95 % intervals in brackets · rated by {pair.first} alone: {pair.only_first}, by {pair.second} alone: "
         f"{pair.only_second} · {len(pair.disagreements)} disagreements in disagreements.jsonl",
     )
+    if pair.calibration:
+        rows = [[field, *map(_cell, found.values())] for field, found in pair.calibration.items()]
+        head = ("question", "sensitivity", "specificity", "rate by the judge", "corrected rate")
+        yield table_of(f"{pair.first} and {pair.second}: judge against person", head, rows, CORRECTED)
     for field, both in pair.with_unknown.items():
         counts = [[label, *(str(row[other]) for other in LABELS)] for label, row in both.table.items()]
         yield table_of(f"{field}?", (f"{pair.first} ↓  {pair.second} →", *LABELS), counts)

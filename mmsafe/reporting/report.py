@@ -27,6 +27,7 @@ def report(config: ReportConfig, run: RunContext) -> None:
 
     Raises `UserError` if there are no runs, or no group called `config.against`.
     """
+    from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
     from mmsafe.reporting.report_page import compared, write_page
     from mmsafe.reporting.summary import grouped, read_runs, write_csv
     from mmsafe.reporting.table import COLUMNS, print_tables, table_of
@@ -42,4 +43,6 @@ def report(config: ReportConfig, run: RunContext) -> None:
             shown = table.rows[start : start + COLUMNS]
             head, *turned = zip(table.head, *([cell.text for cell in row] for row in shown), strict=True)
             print_tables([table_of(table.title, head, turned, table.note)])
+    if ranks := rank_stability(groups):
+        print_tables([table_of(TITLE, HEAD, ranks, left=2)])
     show_results(page, f"python -m mmsafe.samples runs=[{','.join(map(as_text, config.runs))}]")

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -14,9 +15,11 @@ from markupsafe import Markup
 from mmsafe.core.declared import BY_TAG as FILE
 from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
+from mmsafe.core.run_record import JUDGE
 from mmsafe.reporting import result_charts
-from mmsafe.reporting.figures import Chart
+from mmsafe.reporting.figures import INK, Chart
 from mmsafe.reporting.html_page import rendered
+from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
 from mmsafe.reporting.summary import (
     Interval,
     Run,
@@ -24,6 +27,7 @@ from mmsafe.reporting.summary import (
     differing,
     mean_of,
     measured_in,
+    note,
     over_seeds,
     paired_difference,
 )
@@ -65,13 +69,20 @@ def write_page(groups: Groups, folder: Path, against: str | None = None) -> Path
         "β": result_charts.over_beta(groups),
         "Training": of_training(groups),
     }
-    for chart in (chart for charts in sections.values() for chart in charts):
+    for name, chart in ((name, chart) for name, charts in sections.items() for chart in charts):
+        chart.figure.supxlabel("" if name == "Training" else shorten(note(groups), 100), fontsize=6, color=INK)
         chart.write(folder / FIGURES)
+    ranks = [[Cell(text) for text in row] for row in rank_stability(groups)]
     text = rendered(
         "report",
         title=", ".join(groups),
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
-        tables=[*compared(groups, against), *_by_tag(groups), _runs(groups, root)],
+        tables=[
+            *compared(groups, against),
+            *([Table(TITLE, HEAD, ranks)] if ranks else []),
+            *_by_tag(groups),
+            _runs(groups, root),
+        ],
         figures=FIGURES,
         sections={name: _inline(charts) for name, charts in sections.items() if charts},
         options=_options(groups),
@@ -88,20 +99,19 @@ def compared(groups: Groups, against: str | None) -> list[Table]:
     """The means of all groups; and how the others differ from the group called `against`, if there is one."""
     measured = measured_in(groups)
     labels = [metric.label for metric in measured]
-    judges = declared_by(groups).judged_by(run.metrics for runs in groups.values() for run in runs)
     rows = [
-        [Cell(name), _finished(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured)]
+        [Cell(name), _finished(runs), _judges(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured)]
         for name, runs in groups.items()
     ]
-    tables = [Table("Groups", ["group", "runs", *labels], rows, " · ".join(filter(None, (OVER_SEEDS, judges))))]
+    tables = [Table("Groups", ["group", "runs", "judge", *labels], rows, note(groups, OVER_SEEDS))]
     if against:
         rows = [
             [Cell(name), *(_difference(paired_difference(runs, groups[against], metric.key)) for metric in measured)]
             for name, runs in groups.items()
             if name != against
         ]
-        note = "paired by seed, ± half of the 95 % interval; p of a two-sided paired t-test, not corrected"
-        tables.append(Table(f"Difference from {against}", ["group", *labels], rows, f"{note} for their number"))
+        tests = "paired by seed, ± half of the 95 % interval; p of paired t-tests, not corrected for their number"
+        tables.append(Table(f"Difference from {against}", ["group", *labels], rows, note(groups, tests)))
     return tables
 
 
@@ -117,8 +127,8 @@ def _by_tag(groups: Groups) -> list[Table]:
         counts = Cell("–".join(map(str, dict.fromkeys((prompts[0], prompts[-1])))), prompts[0])
         means = [_interval(over_seeds([row.estimate for row in runs]) if runs else None) for runs in same]
         rows.append([Cell(f"{tag}={value}"), Cell(labels[metric]), counts, *means])
-    note = f"{OVER_SEEDS}; n: prompts of a run, whose own interval is in {FILE}"
-    return [Table("By category", ["tag", "metric", "n", *groups], rows, note)] if rows else []
+    told = note(groups, OVER_SEEDS, f"n: prompts of a run, whose own interval is in {FILE}")
+    return [Table("By category", ["tag", "metric", "n", *groups], rows, told)] if rows else []
 
 
 def _runs(groups: Groups, root: Path) -> Table:
@@ -129,9 +139,13 @@ def _runs(groups: Groups, root: Path) -> Table:
         values = [run.metrics.get(metric.key) for metric in measured]
         cells = [MISSING if value is None else Cell(f"{value:.3f}", value) for value in values]
         about = [Cell(_relative(run.path, root)), Cell(name), Cell(str(run.seed), run.seed), Cell(status)]
-        rows.append([*about, *cells, Cell(" ".join(run.overrides))])
-    head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "overrides"]
+        rows.append([*about, *cells, _judges([run]), Cell(" ".join(run.overrides))])
+    head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "judge", "overrides"]
     return Table("Runs", head, rows, "all metrics are in results.csv")
+
+
+def _judges(runs: Sequence[Run]) -> Cell:
+    return Cell(", ".join(sorted({str(run.metrics[JUDGE]) for run in runs if JUDGE in run.metrics})) or "–")
 
 
 def _finished(runs: Sequence[Run]) -> Cell:

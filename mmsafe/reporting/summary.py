@@ -121,6 +121,12 @@ def measured_in(groups: Mapping[str, Sequence[Run]]) -> list[Metric]:
     return declared_by(groups).measured(run.metrics for runs in groups.values() for run in runs)
 
 
+def note(groups: Mapping[str, Sequence[Run]], *notes: str) -> str:
+    """What stands below a table or figure of these groups: `notes`, and who judged."""
+    judges = declared_by(groups).judged_by(run.metrics for runs in groups.values() for run in runs)
+    return " · ".join(filter(None, (*notes, judges)))
+
+
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping):

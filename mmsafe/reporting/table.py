@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmsafe.core.declared import Declared
+from mmsafe.core.declared import BY_JUDGE, Declared
 from mmsafe.core.ranks import is_first
 from mmsafe.core.terminal import is_quiet
 
@@ -50,12 +50,12 @@ def headline(metrics: Mapping[str, Any], declared: Declared) -> dict[str, float]
 
 
 def _tag_rows(runs: Mapping[str, Mapping[str, Any]], declared: Declared) -> list[tuple[str, str]]:
-    """What is declared as worth showing by tag."""
+    """What is declared as worth showing by tag, and everything by the members of a jury."""
     names = sorted({key for metrics in runs.values() for key in metrics})
     return [
-        (key, f"{metric.label}, {key.removeprefix(prefix)}")
+        (key, f"{metric.label}, {key.removeprefix(f'{metric.key}/')}")
         for metric in declared.metrics
-        if metric.by_tag and (prefix := f"{metric.key}/")
+        if (prefix := f"{metric.key}/" if metric.by_tag else f"{metric.key}{BY_JUDGE}")
         for key in names
         if key.startswith(prefix) and any(f"{key}_n" in metrics for metrics in runs.values())
     ]

@@ -21,12 +21,14 @@ SYSTEM = ("cpu", "memory_percent", "gpu.0.gpu", "gpu.0.memoryAllocated", "gpu.0.
 
 def sections(declared: Sequence[Declared]) -> dict[str, list[Any]]:
     """Panels by section, in the order shown; a chart whose metrics no run has stays empty."""
-    metrics = together(declared).metrics
+    metrics, judges = together(declared).metrics, ", ".join(together(declared).judges)
     axes = [(one.axis("safety"), one.axis("over-refusal")) for one in declared]
     planes = dict.fromkeys((f"{y.label} against {x.label}", x.key, y.key) for y, x in axes if y and x)
     bars: dict[str | None, list[Any]] = {
         axis: [
-            reports.BarPlot(title=metric.label, metrics=[metric.key], orientation="h")
+            reports.BarPlot(
+                title=metric.label + f" · judge: {judges}" * bool(judges), metrics=[metric.key], orientation="h"
+            )
             for metric in metrics
             if metric.axis == axis
         ]

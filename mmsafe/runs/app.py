@@ -27,7 +27,7 @@ from mmsafe.core.settings import Devices
 from mmsafe.core.terminal import VERBOSITY, shown
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
-from mmsafe.runs.overrides import one_line, readable, to_folder
+from mmsafe.runs.overrides import as_hydra_reads, one_line, to_folder
 from mmsafe.runs.preflight import check_arguments
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.schema import schema_of
@@ -86,7 +86,7 @@ def launch(command: str, root: type[Root], job: Job[Root], words: Sequence[str],
 
     ranks.end_with_parent()
     old = getattr(root, "old_spelling", {})
-    args = arguments([readable(word) for word in words], [flag for flag in old if flag])
+    args = arguments(as_hydra_reads(words), [flag for flag in old if flag])
     if args.help:
         print(help_page(command, args.overrides, args.config_dir))
         return

@@ -24,6 +24,8 @@ from mmsafe.core.errors import UserError
 from mmsafe.runs.hydra_state import config_loader
 from mmsafe.runs.launchers import SUBMITIT
 
+PANEL = re.compile(r"judge=\[([^\[\]]*)\]")
+
 
 def key_of(override: Override) -> str:
     """The group or the dotted option that it sets."""
@@ -52,6 +54,23 @@ def readable(word: str) -> str:
     if "=" in value and not set("'\"\\{($ ").intersection(value):
         return f"{key}=" + re.sub(r"[^\[\],]*=[^\[\],]*", r"'\g<0>'", value)
     return word
+
+
+def as_hydra_reads(words: Iterable[str]) -> list[str]:
+    """The words of a command line, each `readable`, and `judge=[a,name:b]` as the jury of these judges.
+
+    Hydra itself would lay the judges over one another. Raises `UserError` where members cannot be told apart.
+    """
+    read: list[str] = []
+    for word in map(readable, words):
+        panel = PANEL.fullmatch(word)
+        members = [member.strip().partition(":") for member in panel[1].split(",")] if panel else []
+        names = {name for name, _, _ in members}
+        if len(names) < len(members) or not all(map(str.isidentifier, names)):
+            raise UserError(f"{word}: name each member by a word of its own, as judge=[first:openai,second:openai]")
+        jury = [f"+judge@judge.members.{name}={choice or name}" for name, _, choice in members]
+        read += ["judge=jury", *jury] if panel else [word]
+    return read
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
@@ -101,6 +120,8 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
 def check_choice(override: Override) -> None:
     """Raise `UserError` if its group has no such option."""
     group, value, loader = key_of(override), override.value(), config_loader()
+    if group == "judge" and isinstance(value, list):
+        raise UserError(f"{override.input_line}: a jury is the same for all jobs of a sweep: judge=[a,b] and no more")
     options = loader.get_group_options(group, ObjectType.CONFIG)
     for name in value if isinstance(value, list) else [value]:
         if group == "hydra/launcher" and name in SUBMITIT and "submitit_slurm" not in options:

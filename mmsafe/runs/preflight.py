@@ -20,7 +20,7 @@ from mmsafe.core.terminal import VERBOSITY, check_verbosity
 from mmsafe.runs.expansion import SweepPlan, plan
 from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import composed, key_of, parsed, readable, unknown
+from mmsafe.runs.overrides import as_hydra_reads, composed, key_of, parsed, unknown
 from mmsafe.runs.run_folder import refuse_other_config
 from mmsafe.runs.search_options import check_search, search_options
 
@@ -33,7 +33,7 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> list[Any]:
 
     Returns the options of each. Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
     """
-    return check_arguments(config_name, root, arguments([readable(word) for word in argv]))
+    return check_arguments(config_name, root, arguments(as_hydra_reads(argv)))
 
 
 def check_arguments(config_name: str, root: type[Any], args: Namespace) -> list[Any]:

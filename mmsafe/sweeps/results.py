@@ -68,6 +68,7 @@ def table_of_results(folder: Path, entries: Sequence[Entry]) -> Table:
     """A row for each job: what became of it, and the first metrics that any job has."""
     rows = _with_metrics(folder, entries)
     declared = together(declared_of(folder / entry["job"], metrics) for entry, metrics in rows if metrics)
+    judges = declared.judged_by(metrics for _, metrics in rows)
     shown = {metric.key: metric.label for metric in declared.measured(metrics for _, metrics in rows)}
     if any("train/loss" in metrics for _, metrics in rows):
         shown["train/loss"] = "loss"
@@ -80,7 +81,7 @@ def table_of_results(folder: Path, entries: Sequence[Entry]) -> Table:
         ]
         for entry, metrics in rows
     ]
-    return table_of(str(folder), ["job", "status", *(shown[key] for key in keys)], cells, left=2)
+    return table_of(str(folder), ["job", "status", *(shown[key] for key in keys)], cells, judges, left=2)
 
 
 def _with_metrics(folder: Path, entries: Sequence[Entry]) -> list[tuple[Entry, dict[str, Any]]]:

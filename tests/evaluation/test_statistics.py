@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mmsafe.evaluation.statistics import Estimate, difference, kappa, macro, mean, paired, rate
+from mmsafe.evaluation.statistics import Estimate, difference, fleiss_kappa, kappa, macro, mean, paired, rate
 
 Z = 1.959963984540054
 
@@ -229,6 +229,24 @@ def test_kappa_by_hand() -> None:
     opposite = kappa([*"aabb"], [*"bbaa"])
     assert opposite is not None
     assert opposite.value == -1
+
+
+RATINGS = """
+    0 0 0 0 14, 0 2 6 4 2, 0 0 3 5 6, 0 3 9 2 0, 2 2 8 1 1, 7 7 0 0 0, 3 2 6 3 0, 2 5 3 2 2, 6 5 2 1 0, 0 2 2 3 7
+"""
+
+
+def test_fleiss_kappa_by_hand() -> None:
+    """A textbook's table of 14 raters, 10 subjects and 5 labels: (0.378 - 0.213) / (1 - 0.213)."""
+    counts = [[int(count) for count in subject.split()] for subject in RATINGS.split(",")]
+    subjects = [[label for label, count in zip("abcde", row, strict=True) for _ in range(count)] for row in counts]
+    found = fleiss_kappa(list(zip(*subjects, strict=True)))
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx(0.20993, abs=1e-5), 10)
+    assert found.low < found.value < found.high
+    assert fleiss_kappa([[*"aab"]] * 3) == kappa([*"aab"], [*"aab"])
+    assert fleiss_kappa([[*"aa"]] * 3) is None
+    assert fleiss_kappa([]) is None
 
 
 def test_kappa_agrees_with_its_large_sample_spread() -> None:

@@ -106,9 +106,9 @@ def test_tables_are_sorted_by_a_press(browser: Any, folder: Path) -> None:
         table = page.locator("table").first
         head = table.get_by_role("button", name="safety rate")
         head.click()
-        assert column(table, 2) == ["0.720 ± 0.254", "0.740 ± 0.254", "0.800", "0.870 ± 0.254"]
+        assert column(table, 3) == ["0.720 ± 0.254", "0.740 ± 0.254", "0.800", "0.870 ± 0.254"]
         head.click()
-        assert column(table, 2)[0] == "0.870 ± 0.254"
+        assert column(table, 3)[0] == "0.870 ± 0.254"
         assert table.locator("[aria-sort=descending]").count() == 1
         runs = page.get_by_role("region", name="Runs", exact=True).locator("table")
         runs.get_by_role("button", name="over-refusal").click()

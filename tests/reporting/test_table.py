@@ -158,7 +158,7 @@ def test_the_file_by_tag_has_a_row_for_each_with_its_interval(tmp_path: Path) ->
     with (tmp_path / BY_TAG).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 19
-    assert list(rows[-1].values()) == ["source", "'@SUM(1+1)", "safety_rate", "0.5", "-0.5", "1", "2"]
+    assert list(rows[-1].values()) == ["source", "'@SUM(1+1)", "safety_rate", "0.5", "-0.5", "1", "2", "test"]
     (own,) = [row for row in rows if row["value"] == NASTY and row["metric"] == "safety_rate"]
     name = f"eval/safety_rate/class1={NASTY}"
     numbers = [float(own[column]) for column in ("estimate", "low", "high", "n")]

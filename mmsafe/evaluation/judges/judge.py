@@ -36,6 +36,8 @@ class Verdict:
     """What this judge can tell besides."""
     error: str = ""
     """Why nothing was said at all, in one line; such a verdict is asked for again by the next run."""
+    members: Mapping[str, Verdict] = field(default_factory=dict)
+    """What each member of a jury said, by its label; empty where one judge judged."""
 
 
 def unknown(reply: str = "", error: str = "") -> Verdict:
@@ -70,6 +72,11 @@ class Judge(ABC):
     def label(self) -> str:
         """What it is called in results."""
         return self.name
+
+    @property
+    def panel(self) -> Mapping[str, Judge]:
+        """Who judges, by label: itself, or the members of a jury."""
+        return {self.label: self}
 
     @property
     def tells(self) -> frozenset[str]:
