@@ -58,6 +58,8 @@ class DataSource(ABC):
 
     trained_on: ClassVar[frozenset[str]] = PAIR
     """Responses that are learnt from; `chosen` alone where there is nothing to prefer to."""
+    clusters: ClassVar[tuple[str, ...]] = ()
+    """Tags whose values rows share that are no independent evidence, such as the template they were made from."""
 
     batch_size: Count = 8
     """Examples per device and micro-step."""
@@ -101,6 +103,10 @@ class DataSource(ABC):
     def brings(self) -> frozenset[str]:
         """Names of the responses that every example to train on has."""
         return self.trained_on
+
+    def clustered_by(self) -> tuple[str, ...]:
+        """Tags by which rows come in clusters, for which the intervals of an evaluation hold."""
+        return self.clusters
 
     def files(self) -> list[Path]:
         """The files that examples are read from, without their images; none where examples are made."""

@@ -75,6 +75,10 @@ class Mix(DataSource):
         """What every part brings."""
         return frozenset.intersection(*(part.brings() for part in self.parts.values()))
 
+    def clustered_by(self) -> tuple[str, ...]:
+        """Those of any part."""
+        return tuple(dict.fromkeys(tag for part in self.parts.values() for tag in part.clustered_by()))
+
     def has_images(self) -> bool:
         """Whether any part has."""
         return any(part.has_images() for part in self.parts.values())

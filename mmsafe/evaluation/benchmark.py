@@ -49,6 +49,8 @@ class Judged:
     example: Example
     response: str
     verdict: Verdict
+    clusters: tuple[str, ...] = ()
+    """Of the data's clusters those that the prompt is in, which `rate` wants beside the outcomes."""
 
     @property
     def harmful(self) -> bool:
@@ -122,7 +124,8 @@ class Benchmark(ABC):
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Named estimates, the `rates` unless overridden; None where there is nothing to measure."""
-        return {name: rate([holds(row) for row in judged]) for name, holds in self.rates.items()}
+        clusters = [row.clusters for row in judged]
+        return {name: rate([holds(row) for row in judged], clusters) for name, holds in self.rates.items()}
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
         """How far unknown verdicts can move each metric; these bounds are attained.
@@ -145,9 +148,7 @@ class Benchmark(ABC):
     def check_data(self, data: DataSource) -> None:
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
         if self.asks_data and isinstance(data, NoData):
-            raise ValueError(
-                f"benchmark={self.name} asks about data: add some, as data=microworld or data=mmsafe_po data.path=FILE"
-            )
+            raise ValueError(f"benchmark={self.name} asks about data: add some, as data=mmsafe_po data.path=FILE")
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.clusters import clusters_of
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.statistics import Estimate, fleiss_kappa, kappa, rate
 from mmsafe.scoring.ways import Scoring
@@ -42,19 +44,30 @@ class EvaluationTask:
         """What the model is asked."""
         return self.benchmark.prompts(self.data, self.part)
 
+    @cached_property
+    def clusters(self) -> tuple[str, ...]:
+        """The tags by which the data's rows come in clusters, as far as prompts have them."""
+        prompts = self.prompts() if self.data.clustered_by() else []
+        return tuple(tag for tag in self.data.clustered_by() if any(tag in prompt.tags for prompt in prompts))
+
     def dropped(self) -> dict[str, int]:
         """How many rows that should have made prompts were dropped for which reason."""
         return self.benchmark.dropped(self.data, self.part)
 
 
-def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict[str, Any]:
+def measured(
+    benchmark: Benchmark, judged: Sequence[Judged], judge: str, clusters: Sequence[str] = ()
+) -> dict[str, Any]:
     """The benchmark's metrics, flat; where verdicts are unknown, also how bad and how good each can in truth be.
+
+    Intervals hold for prompts that come in clusters by the tags `clusters`.
 
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
     """
+    judged = [replace(row, clusters=clusters_of(row.example, clusters)) for row in judged]
     metrics = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
-    if (share := rate(unknown)) is not None:
+    if (share := rate(unknown, [row.clusters for row in judged])) is not None:
         metrics |= flat({"unknown_rate": share})
     if any(unknown):
         for name, bounds in benchmark.bounds(judged).items():
@@ -77,7 +90,8 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
     estimates: dict[str, Estimate | None] = {}
     said: dict[str, list[str]] = {}
     for label, rows in panel.items():
-        metrics = {**benchmark.metrics(rows), "unknown_rate": rate([row.verdict.unknown for row in rows])}
+        unknown = rate([row.verdict.unknown for row in rows], [row.clusters for row in rows])
+        metrics = {**benchmark.metrics(rows), "unknown_rate": unknown}
         estimates |= {f"{name}{BY_JUDGE}{label}": estimate for name, estimate in metrics.items()}
         asked = [row.verdict for row, own in zip(rows, judged, strict=True) if own.verdict.members]
         said[label] = ["?" if v.unknown else str([getattr(v, question) for question in questions]) for v in asked]
@@ -86,8 +100,10 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
-def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
-    """What a run that measured `metrics` records: its metrics as declared, and what evidence each of `judges` is."""
+def declaration(
+    benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any], clusters: tuple[str, ...] = ()
+) -> Declared:
+    """What a run that measured `metrics` records: as declared, with what evidence each of `judges` is, and clusters."""
     from mmsafe.evaluation.pairwise import MEASURES
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
@@ -95,7 +111,8 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}
-    return Declared(tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values()), judges)
+    metrics_declared = tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values())
+    return Declared(metrics_declared, judges, clusters)
 
 
 def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:

@@ -67,27 +67,27 @@ def _stages(config: EvaluateConfig) -> tuple[Callable[[RunFolder], dict[str, Any
 
 def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
     """From the verdicts in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
-    prompts = _taken_over(config, source, folder)
+    task, prompts = _taken_over(config, source, folder)
     judged, judge = read_judgements(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
     _copy(source / JUDGEMENTS, folder)
     panel = panel_of(judged) or {judge: judged}
     for label, rows in panel.items():
         refuse_unknown([row.verdict for row in rows], label, config.judge.max_unknown)
-    metrics = measured(config.benchmark, judged, judge)
+    metrics = measured(config.benchmark, judged, judge, task.clusters)
     known = {config.judge.label: config.judge.evidence, **declared_of(source, {}).judges}
     evidence = {label: known[label] for label in (*panel, judge) if label in known}
-    folder.note(declared=declaration(config.benchmark, evidence, metrics).record())
+    folder.note(declared=declaration(config.benchmark, evidence, metrics, task.clusters).record())
     return metrics
 
 
 def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
     """From the answers in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
-    prompts = _taken_over(config, source, folder)
+    task, prompts = _taken_over(config, source, folder)
     answers = read_generations(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
     judged = judge_answers(folder.path, config.benchmark, config.judge, prompts, answers)
-    return _measured(config, judged, folder)
+    return _measured(task, judged, folder)
 
 
 def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     vlm = on_device(vlm, config.accelerator)
     folder.note(dropped_prompts=task.dropped())
     metrics = evaluate(vlm, task, folder.path, reference)
-    return declare(task.benchmark, task.judge, metrics, folder)
+    return declare(task, metrics, folder)
 
 
 def _against(config: EvaluateConfig, vlm: VLM, task: EvaluationTask) -> ReferencePolicy:
@@ -136,23 +136,22 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
     made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{benchmark.name}: answers")
     answers = [(answer.text, answer.finished) for answer in made]
     write_generations(folder.path, benchmark, prompts, answers)
-    return _measured(config, judge_answers(folder.path, benchmark, judge, prompts, answers), folder)
+    return _measured(task, judge_answers(folder.path, benchmark, judge, prompts, answers), folder)
 
 
-def _measured(config: EvaluateConfig, judged: Sequence[Judged], folder: RunFolder) -> dict[str, Any]:
-    """By the judge of `config`."""
-    metrics = measured(config.benchmark, judged, config.judge.label)
-    return declare(config.benchmark, config.judge, metrics, folder)
+def _measured(task: EvaluationTask, judged: Sequence[Judged], folder: RunFolder) -> dict[str, Any]:
+    """By the judge of `task`."""
+    return declare(task, measured(task.benchmark, judged, task.judge.label, task.clusters), folder)
 
 
-def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> list[Example]:
-    """The prompts, for which `source` has answers; `run.json` says from where they were taken."""
+def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> tuple[EvaluationTask, list[Example]]:
+    """What is asked, and the prompts, for which `source` has answers; `run.json` says from where they were taken."""
     folder.note(seed=config.seed, source=str(source.resolve()), model=about_run(source).get("model"))
     log.info("pairwise accuracy is left out: it needs the model")
     task = evaluation_task(config, "test")
     prompts = task.prompts()
     folder.note(dropped_prompts=task.dropped())
-    return prompts
+    return task, prompts
 
 
 def _copy(path: Path, folder: RunFolder) -> None:
