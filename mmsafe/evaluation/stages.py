@@ -106,8 +106,9 @@ def judge_answers(
     if is_first():
         rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
         write_rows(folder / JUDGEMENTS, rows)
-    refuse_unknown(verdicts, judge.label, judge.max_unknown)
-    return [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+    judged = [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+    refuse_unknown(judged, judge.label, judge.max_unknown)
+    return judged
 
 
 def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> tuple[list[Judged], str]:
