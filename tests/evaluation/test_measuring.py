@@ -9,14 +9,14 @@ from itertools import product
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mmsafe.evaluation.benchmarks.figstep import FigStep
+from mmsafe.evaluation.benchmarks.mis import MIS
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE
 
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.benchmarks.cheating import Cheating
 from mmsafe.evaluation.benchmarks.co_defence import CoDefence
-from mmsafe.evaluation.benchmarks.figstep import FigStep
-from mmsafe.evaluation.benchmarks.mis import MIS
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench

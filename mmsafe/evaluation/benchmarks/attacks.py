@@ -35,11 +35,11 @@ class Attacks(PublishedBenchmark):
     """The question, with `{field}` where a field of the row stands."""
     images: list[str]
     """The images, which come before it, likewise; a `{field}` alone may hold a list of them."""
-    image_dir: str | None = None
+    image_dir: str | None
     """Where they are in its folder; null: beside the file that names them."""
     by: list[str]
     """Fields by which metrics are broken down; `folder` and `file` are those of the row."""
-    count: int | None = None
+    count: int | None
     """Prompts that these files should have; null: that is not known."""
 
     def __post_init__(self) -> None:
