@@ -18,6 +18,7 @@ from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example, digest
 
 log = logging.getLogger(__name__)
+Parts = Annotated[dict[str, InstanceOf[DataSource]], BeforeValidator(each_built("data.parts"))]
 
 
 @options
@@ -29,9 +30,7 @@ class Mix(DataSource):
     the one and evaluated on from the other.
     """
 
-    parts: Annotated[dict[str, InstanceOf[DataSource]], BeforeValidator(each_built("data.parts"))] = Field(
-        default_factory=dict
-    )
+    parts: Parts = Field(default_factory=dict)
     """Data sets by names of the user's choice."""
     weights: dict[str, Positive] | None = None
     """Share of each part in the training examples, in any unit; null: all of every part, once."""
