@@ -72,7 +72,7 @@ def train(
             deterministic=False,  # a setting of the whole process, and so TRL's too
             progress_bar=False,
         )
-        optimizer = AdamW(lr=plan.lr, schedule="constant", warmup_steps=0)
+        optimizer = AdamW(lr=plan.lr, schedule="constant", warmup_steps=0, fused=True)
         recipe = Recipe(optimizer, trainer, Batching(plan.batch_size), plan.seed)
         fit(llava.model, PreferenceData(llava, examples, loss, recipe), loss, recipe, callbacks=[watch])
     return watch.steps, spent[-1]

@@ -47,7 +47,7 @@ class TrlSide:
             "max_steps": plan.steps,
             "learning_rate": plan.lr,
             "lr_scheduler_type": "constant",
-            "optim": "adamw_torch",  # ours is not the fused one either
+            "optim": "adamw_torch_fused",  # as ours
             # The mean over two pairs has half the gradient of our sum: with half the limit, clipping does the same.
             "max_grad_norm": plan.clip / len(self.pairs),
             "beta": 0.1,

@@ -11,7 +11,7 @@ from mmsafe.core.errors import UserError
 
 COMMANDS = (
     *("build", "inspect", "prepare", "tag", "train", "blind", "evaluate", "compare", "agreement", "export"),
-    *("demo", "doctor", "report", "dashboard", "samples"),
+    *("demo", "doctor", "report", "dashboard", "samples", "chat"),
 )
 
 

@@ -53,6 +53,17 @@ def test_the_options_of_every_choice_can_be_shown():
         assert f"\noptions of {choice}:" in help_page(command.get(path.parent.name, "train"), [choice])
 
 
+def test_help_for_a_recipe_names_options_as_the_command_does():
+    shown = help_page("train", ["experiment=paper_bpo", "sweep=optuna"])
+    assert "\n  trainer.max_epochs=1" in shown
+    assert "\n  search.n_trials=30" in shown
+
+
+def test_a_choice_takes_meanings_over_from_the_one_that_it_extends():
+    assert re.search(r"objective\.beta=0\.1 +inverse temperature", help_page("train", ["objective=bpo"]))
+    assert re.search(r"optimizer\.paged=true +true: as", help_page("train", ["optimizer=paged_adamw_8bit"]))
+
+
 def test_help_for_a_choice_that_there_is_not():
     with pytest.raises(UserError, match="objective=bppo: no such objective; did you mean 'bpo'"):
         help_page("train", ["objective=bppo"])

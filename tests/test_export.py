@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 import original_folder as tiny
 import pytest
 import torch
-from launching import Ended, launch
+from hub_server import hub_server
+from huggingface_hub import ModelCard
+from launching import QUICK, Ended, launch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -275,3 +279,106 @@ def test_an_adapter_beside_the_weights_is_not_left_out_in_silence(hf: Path, tmp_
     refused(
         tmp_path, "checkpoint=tuned: holds a LoRA adapter in adapter/ beside its weights", "checkpoint=tuned", "out=out"
     )
+
+
+TOKEN = "hf_right-token"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an evaluation, whose command names a place and a secret."""
+    place = tmp_path_factory.mktemp("trained")
+    words = (*QUICK, "objective=dpo", f"name={place}/secret-name", "hydra.run.dir=run")
+    ended = launch("train", *words, cwd=place, cache=place / "cache")
+    assert ended.status == 0, ended.err
+    return place / "run"
+
+
+def test_a_card_says_what_the_run_recorded_and_no_place(trained: Path, tmp_path: Path):
+    assert run(tmp_path, f"checkpoint={trained}", "out=mine").status == 0
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    metrics = json.loads((trained / "metrics.json").read_text())
+    about = json.loads((trained / "run.json").read_text())
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results or []}
+    assert results["safety_rate"] == metrics["eval/safety_rate"]
+    assert results["pairwise_accuracy"] == metrics["eval/pairwise_accuracy"]
+    low, high = (metrics[f"eval/safety_rate_{end}"] for end in ("low", "high"))
+    assert f"| safety rate | {metrics['eval/safety_rate']:.3f} | {low:.3f} to {high:.3f} | 16 |" in card.text
+    for said in (
+        "judge: rules (exact)",
+        "| objective._target_ | mmsafe.objectives.dpo.DPO |",
+        f"| data.fingerprint | {about['data']} |",
+        f"| model.fingerprint | {about['model']} |",
+        f"| versions.torch | {torch.__version__} |",
+        "data.size=16",
+        "name=(a path)",
+        "## Limits",
+    ):
+        assert said in card.text
+    assert not [word for word in ("secret", str(tmp_path), str(trained), os.getcwd(), "/") if word in card.text]
+    assert card.data.to_dict()["library_name"] == "transformers"
+
+
+def test_a_card_is_inert_whatever_a_run_recorded(trained: Path, tmp_path: Path):
+    shutil.copytree(trained, tmp_path / "run")
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    about["examples"] = (
+        "16 |\n---\nlicense: evil\n---\n<script>alert(1)</script> ![x](https://evil.example) `{{ 7 * 7 }}`"
+    )
+    about["config"]["objective"]["~"] = "C:\\Users\\me"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    assert run(tmp_path, "checkpoint=run", "out=mine").status == 0
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert "license" not in card.data.to_dict()
+    assert not [word for word in ("<script", "![", "evil.example", "{{", "Users") if word in card.text]
+
+
+def test_a_model_without_a_record_says_so(original: Path, tmp_path: Path):
+    assert run(tmp_path, f"checkpoint={original}", "format=original", "out=mine").status == 0
+    text = (tmp_path / "mine" / "README.md").read_text()
+    assert "without a record of its training, of which this card can say nothing" in text
+    assert str(original) not in text
+    PretrainedLlava(path=str(tmp_path / "mine")).load()
+
+
+def test_what_would_be_uploaded_is_listed(original: Path, tmp_path: Path):
+    ended = run(tmp_path, f"checkpoint={original}", "out=mine", "push=me/it", "push_dry_run=true")
+    listed = {line.removeprefix("would upload ") for line in ended.out.splitlines() if line.startswith("would")}
+    assert listed == {path.name for path in (tmp_path / "mine").iterdir()}
+    assert "README.md" in listed
+
+
+def test_an_upload_that_cannot_be_is_refused_before_work(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = (f"checkpoint={original}", "out=out")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    refused(tmp_path, "push=me/it: there is no token; set HF_TOKEN", *words, "push=me/it")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    refused(tmp_path, "offline mode is enabled", *words, "push=me/it")
+    refused(tmp_path, 'push="it": ', *words, "push=it")
+
+
+@pytest.mark.parametrize("fault", ["", "token", "commit"])
+def test_an_upload(fault: str, original: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch):
+    """In a process of its own: the hub's library reads its address when it is imported."""
+    with hub_server() as hub:
+        hub.refuses_commits = fault == "commit"
+        hub.token = "another" if fault == "token" else TOKEN
+        for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(name, value)
+        words = (f"checkpoint={original}", f"out={tmp_path / 'out'}", "push=me/it", f"hydra.run.dir={tmp_path / 'run'}")
+        ended: subprocess.CompletedProcess[str] = command("export", *words)
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("out/*")}
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("mmsafe.export: ")]
+    assert TOKEN not in ended.stdout + ended.stderr
+    if fault:
+        assert ended.returncode == 2, ended.stderr
+        assert len(lines) == 1
+        assert {"token": "401", "commit": "403"}[fault] in lines[0]
+        assert hub.files == {}
+        assert bool(written) == ("hf upload me/it" in lines[0]) == (fault == "commit")
+    else:
+        assert (ended.returncode, lines) == (0, [])
+        assert hub.repositories == {"me/it": {"name": "it", "organization": "me", "visibility": "private"}}
+        assert hub.files == written

@@ -30,7 +30,7 @@ LAYERS = [
     "estimate",
     "curation",
 ]
-"""Lowest first. Above them are the commands, which nothing imports but `cli`."""
+"""Lowest first. Above them are the commands, which nothing imports but `cli` and `api`."""
 Imports = dict[str, set[str]]
 
 
@@ -56,6 +56,7 @@ def upward(found: Imports) -> list[str]:
     floor = {f"mmsafe.{name}": number for number, name in enumerate(LAYERS)} | {
         "mmsafe": -1,
         "mmsafe.cli": len(LAYERS) + 1,
+        "mmsafe.api": len(LAYERS) + 1,
     }
 
     def of(module: str) -> int:

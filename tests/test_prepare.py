@@ -28,6 +28,8 @@ from mmsafe.curation.preparation.preparing import PrepareConfig, prepare
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, fingerprint
 from mmsafe.data.mix import Mix
+from mmsafe.data.readers.auto import Auto
+from mmsafe.data.readers.llamafactory import LLaMAFactory
 from mmsafe.data.readers.trl import TRLPreference
 from mmsafe.data.readers.trl_sft import TRLSupervised
 from mmsafe.microworld.reader import MicroWorld
@@ -53,6 +55,15 @@ def prepared(source: DataSource, out: Path, splits: list[str] | None = None, **c
 def read_back(source: DataSource, out: Path, split: str, **options: Any) -> list[Example]:
     reader = TRLSupervised if source.brings() == {"chosen"} else TRLPreference
     return reader(path=out, split=split, **options).test().examples
+
+
+def read_by_peers(source: DataSource, out: Path, form: str, split: str, **options: Any) -> list[Example]:
+    """What is in a set of LLaMA-Factory's or ms-swift's format."""
+    answers = {"answers": "last"} if form == "llamafactory" or source.brings() == {"chosen"} else {}
+    pairs = TRLSupervised if answers else TRLPreference
+    return (
+        (LLaMAFactory if form == "llamafactory" else pairs)(path=out, split=split, **answers, **options).test().examples
+    )
 
 
 def same(found: Iterable[Example], wanted: Iterable[Example]) -> None:
@@ -91,6 +102,37 @@ def test_every_reader_comes_back_as_it_was(folder: Path, number: int, name: str)
         assert loaded["train"][0]["prompt"][-1] == {"role": "user", "content": "What is it?"}
 
 
+@pytest.mark.parametrize("form", ["llamafactory", "swift"])
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_comes_back_from_files_of_other_frameworks(folder: Path, name: str, form: str) -> None:
+    source = READERS[name](path=json_file(folder / "d.json", numbered(name, 5)), holdout_share=0)
+    about = prepared(source, folder / "out", format=form)
+    found = read_by_peers(source, folder / "out", form, "train")
+    same(found, source.train().examples)
+    assert all(Path(image.name).is_relative_to(folder / "out") for example in found for image in example.images)
+    assert about["splits"]["train"]["fingerprint"] == fingerprint(source.train().examples)
+    loaded = load_dataset(str(folder / "out"), cache_dir=str(folder / "hf"), split="train")
+    assert sorted(loaded.column_names) == sorted(about["columns"])
+    if "llava" not in name:  # whose conversations have several answers, of which `auto` learns every one
+        same(Auto(path=folder / "out", holdout_share=0).test().examples, source.train().examples)
+
+
+def test_what_llamafactory_is_told(folder: Path) -> None:
+    row = ROWS["mmsafe_po"] | {"blind": "Well.", "id": "1"}
+    source = READERS["mmsafe_po"](path=json_file(folder / "d.json", [row]), holdout_share=0)
+    prepared(source, folder / "out", format="llamafactory")
+    entry = json.loads((folder / "out/dataset_info.json").read_text())["train"]
+    (written,) = map(json.loads, (folder / "out" / entry["file_name"]).read_text().splitlines())
+    assert (entry["formatting"], entry["ranking"]) == ("sharegpt", True)
+    assert written[entry["columns"]["messages"]] == [{"role": "user", "content": "<image>\nWhat is it?"}]
+    assert written[entry["columns"]["chosen"]] == {"role": "assistant", "content": "A tree."}
+    assert written[entry["columns"]["rejected"]] == {"role": "assistant", "content": "A house."}
+    (image,) = written[entry["columns"]["images"]]
+    assert (folder / "out" / image).read_bytes() == (folder / "images/a.png").read_bytes()
+    assert written["blind"] == "Well."
+    assert "`blind` and `weakened` are read by mmsafe alone" in (folder / "out/README.md").read_text()
+
+
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_shards_are_one_set(folder: Path, form: str) -> None:
     other = picture(folder / "images/b.png", 200)
@@ -109,7 +151,8 @@ def test_shards_are_one_set(folder: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("images", ["embedded", "referenced"])
-def test_several_images_of_a_row_come_back_where_they_were(folder: Path, images: str) -> None:
+@pytest.mark.parametrize("form", ["parquet", "llamafactory", "swift"])
+def test_several_images_of_a_row_come_back_where_they_were(folder: Path, images: str, form: str) -> None:
     """And rows that share one of them are held out as a training run holds them out."""
     names = [picture(folder / f"images/{n}.png", 9 * n).name for n in range(20)]
     prompts = ["<image>\n<image>\nWhich?", "A: <image>, B: <image>", "First <image>\nand then <image> - why?"]
@@ -118,9 +161,11 @@ def test_several_images_of_a_row_come_back_where_they_were(folder: Path, images:
         for n in range(19)
     ]
     source = TRLPreference(path=json_file(folder / "d.json", rows), holdout_share=0.3)
-    prepared(source, folder / "out", images=images)
-    same(read_back(source, folder / "out", "train"), source.train().examples)
-    same(read_back(source, folder / "out", "test"), source.holdout().examples)
+    prepared(source, folder / "out", images=images, format=form)
+    where = {"image_dir": folder / "images"} if images == "referenced" else {}
+    for split, part in (("train", source.train()), ("test", source.holdout())):
+        found = read_back(source, folder / "out", split, **where) if form == "parquet" else None
+        same(found or read_by_peers(source, folder / "out", form, split, **where), part.examples)
 
 
 @pytest.mark.parametrize("name", ["spa_vl", "beavertails_v", "rlaif_v", "rlhf_v"])
@@ -185,6 +230,10 @@ def test_prompts_alone_are_prepared_by_name_and_left_out_of_what_is_trained_on(
     source = READERS[name](path=json_file(folder / "p.json", [prompt]))
     prepared(source, folder / "prompts", splits=["test"])
     same(read_back(source, folder / "prompts", "test"), source.test().examples)
+    prepared(source, folder / "swift", splits=["test"], format="swift")
+    same(read_by_peers(source, folder / "swift", "swift", "test"), source.test().examples)
+    with pytest.raises(UserError, match=r"^format=llamafactory: has no place for prompts without responses"):
+        prepared(source, folder / "other", splits=["test"], format="llamafactory")
     both = READERS[name](path=json_file(folder / "d.json", [prompt, answered]), on_bad="skip", holdout_share=0)
     assert prepared(both, folder / "out")["refused"] == {"no response": 1} == both.train().dropped
     same(read_back(both, folder / "out", "train"), both.train().examples)
@@ -322,6 +371,12 @@ def test_anything_is_streamed_as_it_is_read_as_a_whole_and_comes_back(
         with pytest.raises(UserError):
             prepared(READERS[name](**options), out)
         return
+    for form in ("llamafactory", "swift"):
+        prepared(source, out, format=form)
+        same(read_by_peers(source, out, form, "train"), loaded.examples)
+        if held := source.holdout().examples:
+            same(read_by_peers(source, out, form, "test"), held)
+        shutil.rmtree(out)
     about = prepared(source, out)
     same(read_back(source, out, "train"), loaded.examples)
     if held := source.holdout().examples:
@@ -388,7 +443,7 @@ def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(folder: 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("format=csv", 'format="csv": must be one of parquet, arrow'),
+        ("format=csv", 'format="csv": must be one of parquet, arrow, llamafactory, swift'),
         ("max_shard_size=big", 'max_shard_size="big": '),
         ("splits=[a-b]", 'splits.0="a-b": '),
         ("imags=embedded", "did you mean 'images'"),

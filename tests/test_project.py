@@ -18,7 +18,7 @@ import mmsafe
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 250
-TARGETS = {"help", "setup", "demo", "test", "lint", "type", "check", "bench", "experiments", "build", "clean"}
+TARGETS = {"help", "setup", "demo", "test", "lint", "type", "check", "bench", "experiments", "docs", "build", "clean"}
 
 
 def repository_files() -> list[Path]:
@@ -51,8 +51,8 @@ def tree_entries(markdown: str) -> list[str]:
     return entries
 
 
-def readme_tree() -> list[str]:
-    return tree_entries((ROOT / "README.md").read_text(encoding="utf-8"))
+def design_tree() -> list[str]:
+    return tree_entries((ROOT / "docs" / "design.md").read_text(encoding="utf-8"))
 
 
 def pins() -> dict[str, Version]:
@@ -67,9 +67,9 @@ def requirements() -> list[Requirement]:
     return [Requirement(text) for text in [*project["dependencies"], *extras]]
 
 
-def test_everything_in_the_readme_tree_exists():
-    tree = readme_tree()
-    assert tree, "README.md has no fenced file tree whose first line is `.`"
+def test_everything_in_the_tree_exists():
+    tree = design_tree()
+    assert tree, "docs/design.md has no fenced file tree whose first line is `.`"
     patterns = {entry: re.sub(r"<\w+>", "*", entry) for entry in tree}
     missing = [
         entry
@@ -79,12 +79,12 @@ def test_everything_in_the_readme_tree_exists():
     assert not missing
 
 
-def test_readme_tree_is_complete():
-    tree = {entry.rstrip("/") for entry in readme_tree()}
+def test_the_tree_is_complete():
+    tree = {entry.rstrip("/") for entry in design_tree()}
     files = repository_files()
     top_level = {file.parts[0] for file in files if not file.parts[0].startswith(".")}
     packages = {file.parent.as_posix() for file in files if file.parts[0] == "mmsafe" and file.suffix == ".py"}
-    assert (top_level | packages) <= tree, f"not in the README's tree: {sorted((top_level | packages) - tree)}"
+    assert (top_level | packages) <= tree, f"not in the tree of docs/design.md: {sorted((top_level | packages) - tree)}"
 
 
 def test_files_that_documents_name_exist():
@@ -133,9 +133,25 @@ def test_modules_are_short():
     assert not {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > MAX_LINES}
 
 
-def test_changelog_has_this_version():
+def test_changelog_and_citation_have_this_version():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(rf"^## \[{re.escape(mmsafe.__version__)}\]", changelog, flags=re.M)
+    assert f"\nversion: {mmsafe.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_image_has_the_extras_that_it_installs_and_is_not_root():
+    text = (ROOT / "Dockerfile").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(.*?)\]'", text)[0].split(",")) <= set(extras)
+    assert "-c constraints.txt" in text
+    assert re.findall(r"^USER (.*)", text, flags=re.M) == ["mmsafe"]
+    assert all(
+        (ROOT / word).exists() for line in re.findall(r"^COPY (.*) \S+$", text, flags=re.M) for word in line.split()
+    )
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_every_dependency_has_a_tested_version():

@@ -1,4 +1,4 @@
-"""Every command in README.md is one that works: it is taken from there and checked, not copied to here."""
+"""Every command in README.md, docs/ and the lab book is one that works: it is taken from there, not copied to here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from mmsafe.cli import COMMANDS
 from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands(markdown: str) -> list[str]:
@@ -32,10 +32,24 @@ def commands(markdown: str) -> list[str]:
     return list(dict.fromkeys(shlex.join(found) for found in words if found))
 
 
-def documented() -> Iterator[str]:
-    """In README, and in the lab book where it has pages."""
-    for path in [ROOT / "README.md", *sorted((ROOT / "experiments").glob("*/README.md"))]:
-        yield from commands(path.read_text(encoding="utf-8"))
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+RUN = ("README.md", "docs/training.md", "docs/runs.md", "docs/evaluation.md", "docs/dashboards.md")
+"""Pages whose commands are run. Those of the other how-to pages are checked, as each command checks itself first."""
+RUN_ANYWHERE = re.compile(r"mmsafe\.(inspect|prepare|tag) data=mmsafe_po")
+
+
+def documented() -> dict[str, bool]:
+    """Every command, and whether it is run."""
+    book = [f"experiments/{path.parent.name}/README.md" for path in sorted((ROOT / "experiments").glob("*/README.md"))]
+    others = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+    found: dict[str, bool] = {}
+    for name in [*RUN, *book, *others]:
+        for command in commands(page(name)):
+            found.setdefault(command, name in (*RUN, *book) or bool(RUN_ANYWHERE.search(command)))
+    return found
 
 
 def targets() -> set[str]:
@@ -127,17 +141,18 @@ def made_small(name: str, words: list[str]) -> list[str]:
 def test_the_blocks_are_read():
     text = "```bash\n# only a comment\nmake demo   # five minutes\nmmsafe train \\\n  seed=1\n```\n```\nnot bash\n```\n"
     assert commands(text) == ["make demo", "mmsafe train seed=1"]
-    assert commands(README)
+    assert set(commands(page("README.md"))) <= set(documented())
 
 
 def test_the_two_commands_to_begin_with_are_there():
-    assert commands(README)[:2] == ["make demo", "make test"]
+    assert commands(page("README.md"))[:2] == ["make demo", "make test"]
 
 
 def cases() -> list[Any]:
-    """Every documented command; one that starts several processes takes half a minute."""
-    slow = {command: bool(re.search(r"mmsafe\.(train -m|\w+ .*\bdevices=8)", command)) for command in documented()}
-    return [pytest.param(command, marks=[pytest.mark.slow] * slow[command]) for command in slow]
+    """Every command that is run; one that starts several processes takes half a minute."""
+    several = re.compile(r"mmsafe\.(train -m|\w+ .*\bdevices=8)")
+    run = [command for command, is_run in documented().items() if is_run]
+    return [pytest.param(command, marks=[pytest.mark.slow] * bool(several.search(command))) for command in run]
 
 
 @pytest.mark.parametrize("command", cases())
@@ -162,6 +177,27 @@ def test_documented_command_works(command: str, place: Path, endpoint: str, monk
             assert ended.status == 0, ended.err
 
 
+@pytest.mark.parametrize("command", [command for command, is_run in documented().items() if not is_run])
+def test_documented_command_passes_its_own_check(command: str, tmp_path: Path):
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert {word for word in words[1:] if "=" not in word} <= targets()
+    elif words[0] == "pip" or words[1:3] == ["-m", "pip"]:
+        extras = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
+        assert set(re.findall(r"\w+", "".join(re.findall(r"mmsafe\[(.*?)\]", command)))) <= set(extras)
+    else:
+        name, arguments = split(command)
+        assert name in COMMANDS
+        for option, _, value in (word.partition("=") for word in arguments):
+            if option.endswith(("path", "image_dir", "categories", "checkpoint")):
+                (tmp_path / value).mkdir(parents=True, exist_ok=True)
+                # `data=auto` looks at rows, and `data=llamafactory` at the file of a split.
+                row = {"prompt": "What is this?", "chosen": "A fox.", "rejected": "A cup."}
+                (tmp_path / value / "rlhf_v.json").write_text(json.dumps([row]))
+        if name in ROOTS:
+            check_here(tmp_path, name, arguments)
+
+
 def check_here(place: Path, name: str, arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -169,12 +205,13 @@ def check_here(place: Path, name: str, arguments: list[str]) -> None:
 
 
 def test_the_table_of_commands_is_the_list_of_the_console_script():
-    assert set(re.findall(r"^\| `python -m mmsafe\.(\w+)` \|", README, flags=re.M)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `python -m mmsafe\.(\w+)` \|", page("README.md"), flags=re.M)) == set(COMMANDS)
 
 
 def test_options_that_are_named_in_the_text_exist(tmp_path: Path):
     """Words like `data.on_bad=skip` in the running text, outside of blocks."""
-    text = re.sub(r"^```.*?^```", "", README, flags=re.M | re.S)
+    prose = [*map(page, RUN[:3]), page("docs/evaluation.md").partition("## Stages")[0]]
+    text = re.sub(r"^```.*?^```", "", "".join(prose), flags=re.M | re.S)
     named = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*=[\w.-]*)`", text))
     assert named
     data = ["data=mmsafe_po", "data.path=train.json"]

@@ -372,7 +372,7 @@ def test_only_missing_blind_responses_are_made(own_rows: Callable[..., Path], tm
     assert rows == read_lines(tmp_path / "second" / "blind.jsonl")
     assert [row["id"] for row in rows] == [str(number) for number in range(8)]
     assert [row["blind"] for row in rows[::2]] == [f"Begin with {n}." for n in (0, 2, 4, 6)]
-    assert "4 prompts, all of them in the cache" in ended.out
+    assert "4 prompts, all of them in the cache" in ended.err
 
 
 @pytest.mark.parametrize("command", ["train", "blind"])
@@ -383,7 +383,7 @@ def test_words_alone_are_no_data_for_what_compares_images(command: str, tmp_path
     words += ["data=trl", "data.path=rows.json", "data.holdout_share=0", "hydra.run.dir=words"]
     ended = launch(command, *words, cwd=tmp_path, cache=tmp_path / "cache")
     assert ended.status == 2
-    assert "4 examples, 0 of them with an image" in ended.out
+    assert "4 examples, 0 of them with an image" in ended.err
     assert "data: none of the 4 training examples has an image, which " in ended.err
     assert not (tmp_path / "cache" / "models").exists()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 OTHER_THAN_TEXT = ("null", "true", "false", "nan", "inf")
@@ -17,6 +19,16 @@ def words_typed() -> list[str]:
 def program() -> str:
     """The name of the program: `mmsafe`, or the file of a module that was started by `python -m`."""
     return Path(sys.argv[0]).name
+
+
+@contextmanager
+def as_if_typed(words: Sequence[str]) -> Iterator[None]:
+    """Within it, `words` are the command line, the name of the program first."""
+    before, sys.argv = sys.argv, list(words)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def quoted(text: object) -> str:

@@ -20,6 +20,7 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import MISSING
 from mmsafe.core.secrets import masked
+from mmsafe.core.terminal import VERBOSITY
 
 Root = TypeVar("Root")
 TARGET = "_target_"
@@ -27,7 +28,7 @@ STARTING = ("hydra", "launcher", "search")
 """Nodes that say how jobs are started and chosen, not what a job does: Hydra's own, and two beside it."""
 PLUGINS = "plugins"
 """The node that names packages of the user's own. It is no option of the job, so no run folder can bring one."""
-SHOWN = ("trainer.progress_bar", "data.num_workers")
+SHOWN = ("trainer.progress_bar", "data.num_workers", VERBOSITY)
 """Options that change no result: a run can be continued with other ones."""
 
 
@@ -110,7 +111,7 @@ def named(place: str) -> Iterator[None]:
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """The config of the job itself: without Hydra's node, whose interpolations are resolved in a job only."""
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in (*STARTING, PLUGINS)])
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in (*STARTING, PLUGINS, VERBOSITY)])
     OmegaConf.set_struct(plain, True)
     return plain
 

@@ -8,6 +8,7 @@ before it imports anything heavy.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,8 @@ def options(cls: type[T]) -> type[T]:
 
 
 MISSING = "missing_input"
+HUB_NAME = re.compile(r"(?!.*\.(?:jsonl?|gz|csv|parquet|arrow)$)[\w-][\w.-]*/[\w-][\w.-]*")
+"""Of a data set, `owner/name`; what ends like a file of rows is none."""
 _must_exist: ContextVar[bool] = ContextVar("must_exist", default=False)
 
 
@@ -68,6 +71,12 @@ def _checkpoint(name: str) -> str:
     return path
 
 
+def _data(path: Path) -> Path:
+    path = home(path)
+    _refuse(path, "folder or file", not os.path.exists(path) and not HUB_NAME.fullmatch(str(path)))
+    return path
+
+
 def _refuse(path: str | Path, what: str, missing: bool) -> None:
     if missing and _must_exist.get():
         raise PydanticCustomError(MISSING, f"no such {what}" + ("" if os.path.isabs(path) else f" in {os.getcwd()}"))
@@ -75,6 +84,8 @@ def _refuse(path: str | Path, what: str, missing: bool) -> None:
 
 InputPath = Annotated[Path, AfterValidator(existing)]
 """A file or folder that is read; `~` is the user's, and what is not there is refused before anything is done."""
+DataPath = Annotated[Path, AfterValidator(_data)]
+"""A file or folder of rows, or the name `owner/name` of a data set of the hub, which is fetched when it is read."""
 InputName = Annotated[str, AfterValidator(existing)]
 """The path of a file or folder that is read, as a string."""
 CheckpointName = Annotated[str, AfterValidator(_checkpoint)]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmsafe.core.ranks import is_first
+from mmsafe.core.terminal import is_quiet
 
 
 @contextmanager
@@ -31,7 +32,8 @@ def progress_bar(total: int) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), disable=total == 0 or not is_first())
+    console, idle = Console(stderr=True, force_jupyter=False), total == 0 or is_quiet() or not is_first()
+    return Progress(*columns, console=console, disable=idle)
 
 
 def once_each(advance: Callable[[int], None]) -> Callable[[Iterable[str]], None]:

@@ -26,17 +26,15 @@ IMAGE = re.compile(r"image|img|picture|photo|pixel|screenshot|thumbnail|jpe?g|pn
 ANOTHER = re.compile(r"(?:image|img|picture|photo)s?_?\d+")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 HEARD = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".wav", ".mp3", ".flac", ".ogg")
-WORDS = frozenset({"id", "prompt", "tags", *GENERATED})
+WORDS = frozenset({"id", "prompt", "messages", "chosen", "rejected", "tags", *GENERATED})
 """Columns in which the name of an image is words."""
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 UNREAD = "column that is not read"
-FORMS = {
-    "conversations": "data=llava_instruct learns answers in 'conversations'; of pairs, write it as 'prompt', messages "
-    "of role and content, for data=trl",
-    "messages": "write the last of 'messages' as 'completion' and those before it as 'prompt' for data=trl_sft",
-    "question": "data=mmsafe_po reads conversations in 'question', data=spa_vl single questions",
+TEMPLATES = {
+    "mmsafe_po": re.compile(r"\s*(?:A chat between\s[^\n]*?)?USER:.*(?:<image>|\sASSISTANT:)", re.DOTALL),
+    "hh_text": re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL),
 }
-"""What to do with columns of other forms: of LLaMA-Factory, of ms-swift, of published sets."""
+"""Whole conversations in one text, by the data set that reads them."""
 
 
 @options
@@ -47,8 +45,16 @@ class ColumnSource(DataSource):
     """Fields that rows have, as published."""
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
     """Those of them that may be missing together: the responses, where rows are prompts alone."""
+    instead: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Other fields, any of which may stand in place of all that are expected."""
+    marks: ClassVar[tuple[str, ...]] = ()
+    """Fields that may be missing, but without which `data=auto` does not take rows for those of this set."""
+    transcripts: ClassVar[tuple[str, ...]] = ()
+    """Fields of a whole conversation in one text, by which `data=auto` tells this set from others."""
+    tag_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that metrics are told by, where a row has them."""
     image_columns: ClassVar[tuple[str, ...]] = ("image",)
-    """Those of them that an image is read from; none, where the set is of words alone."""
+    """Those that an image is read from; none, where the set is of words alone."""
 
     image_column: str | None = None
     """Column that images are read from in place of the published one; null: that one."""
@@ -65,15 +71,34 @@ class ColumnSource(DataSource):
 
     def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
         """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
-        expected = self.expected
-        if self.image_column is not None:
-            expected = (*(name for name in expected if name not in self.image_columns), self.image_column)
-        missing = tuple(field for field in expected if field not in found)
-        if found and missing and missing not in self.optional:
-            raise UserError(
-                f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; "
-                f"expected: {', '.join(expected)}{other_form([name for name in found if name not in expected])}"
-            )
+        without = self.image_column is not None and self.image_column not in found
+        if found and (missing := self._missing(found) or (str(self.image_column),) * without):
+            forms = " or ".join(", ".join(form) for form in (self.expected, *self.instead))
+            told = f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; expected: {forms}"
+            raise UserError(f"{told}; data=auto says which data set has these")
+
+    def _missing(self, found: Collection[str]) -> tuple[str, ...]:
+        """Fields that have to be among all `found`, and are not."""
+        read = self.image_columns if self.image_column is None else (self.image_column,)
+        missing = tuple(name for name in self.expected if name not in (*found, *self.image_columns))
+        if missing in self.optional or any(set(form) <= set(found) for form in self.instead):
+            missing = ()
+        shown = any(name in found for name in read) or not set(self.image_columns).intersection(self.expected)
+        return missing if shown else (*missing, read[0])
+
+    def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:
+        """The columns that are read of a row of this set; raises `RowError` that says what it lacks to be one.
+
+        `data=auto` asks each data set so, and takes the one that reads most.
+        """
+        if missing := self._missing(row) or tuple(name for name in self.marks if name not in row):
+            raise RowError("missing field", f"no {', '.join(missing)}")
+        for name in self.expected:
+            text, awaited = row.get(name), name in self.transcripts
+            if awaited != (isinstance(text, str) and any(form.match(text) for form in TEMPLATES.values())):
+                raise RowError("another form", f"{name} is {'no' if awaited else 'a'} whole conversation in one text")
+        known = {*self.expected, *self.image_columns, *self.tag_columns}.union(*self.instead)
+        return frozenset(known.intersection(row))
 
     def columns(self, value: Mapping[str, Any]) -> dict[str, Any]:
         """The row with its image in the published column; raises `RowError` for a column that would be left out."""
@@ -106,11 +131,6 @@ class ColumnSource(DataSource):
         if not self.image_columns:
             return "but is read as words alone: choose a data set with images"
         return f"but no image that is read: data.image_column={listed([name])} reads it"
-
-
-def other_form(found: Collection[str]) -> str:
-    """How to write rows in the form of another framework, to end a message with; empty where it is not known."""
-    return next((f"; {what}" for name, what in FORMS.items() if name in found), "")
 
 
 def plain_name(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mmsafe.data.categories import LONGEST_TAG
-from mmsafe.data.column_source import IMAGE, MEANING, UNREAD, plain_name
+from mmsafe.data.column_source import IMAGE, MEANING, TEMPLATES, UNREAD, plain_name
 from mmsafe.data.example import Turn
 from mmsafe.data.records import checked_text, kind
 from mmsafe.data.row_error import RowError
@@ -16,11 +16,6 @@ from mmsafe.data.splits import listed
 PLACEHOLDER = "<image>"
 SPEAKER = re.compile(r"(?:^|(?<=\s))(USER|ASSISTANT):")
 ROLES = ("user", "assistant")
-TEMPLATES = {
-    "mmsafe_po": re.compile(r"\s*(?:A chat between\s[^\n]*?)?USER:.*(?:<image>|\sASSISTANT:)", re.DOTALL),
-    "hh_text": re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL),
-}
-"""Whole conversations in one text, by the data set that reads them."""
 
 
 def parse_question(question: str, images: int = 1) -> tuple[Turn, ...]:
@@ -42,11 +37,11 @@ def parse_conversation(text: str, field: str) -> tuple[Turn, ...]:
 
 def format_conversation(turns: Iterable[Turn]) -> str:
     """`"USER: … ASSISTANT: … USER: … ASSISTANT:"`, which `parse_conversation` splits into these turns again."""
-    return " ".join([*(f"{turn.role.upper()}: {_written(turn)}" for turn in turns), "ASSISTANT:"])
+    return " ".join([*(f"{turn.role.upper()}: {written(turn)}" for turn in turns), "ASSISTANT:"])
 
 
-def _written(turn: Turn) -> str:
-    """The text with placeholders; those at its start are on lines of their own."""
+def written(turn: Turn) -> str:
+    """The text with a placeholder for each image; those at its start are on lines of their own."""
     first = turn.images.count(0)
     rest = replace(turn, images=turn.images[first:])
     return f"{PLACEHOLDER}\n" * first + "".join(PLACEHOLDER if piece is None else piece for piece in rest.pieces())
@@ -87,7 +82,8 @@ def messages(
     calls of tools.
     """
     if not isinstance(value, list) or not value:
-        raise RowError("wrong type", f"'{field}' is {kind(value)}, where a list of messages is expected")
+        what = "an empty list" if value == [] else kind(value)
+        raise RowError("wrong type", f"'{field}' is {what}, where a list of messages is expected")
     said: list[tuple[str, str]] = []
     for message in value:
         if not isinstance(message, dict):
@@ -99,6 +95,8 @@ def messages(
                 raise RowError(
                     "system message", f"'{field}' holds a system message that is not the first; move it there"
                 )
+        if message.get("loss") is False:
+            raise RowError(UNREAD, f"'{field}' has a message whose 'loss' is false; leave those out, or remove 'loss'")
         for name in filter(message.get, message):
             if MEANING.search(plain_name(name)) or IMAGE.search(plain_name(name)):
                 raise RowError(UNREAD, f"'{field}' has '{listed([name])}' in a message, which is not read; remove it")

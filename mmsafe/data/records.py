@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ MAX_LINE = 2**26
 """Bytes of a line of JSONL."""
 MAX_JSON = 2**32
 """Bytes of a JSON file, which is read as a whole."""
+MORE = "\0"
+METADATA = re.compile(r"metadata(?:-\d+-of-\d+)?\.(?:jsonl|csv|parquet)")
+FILE_NAME = re.compile(r"(?:(.+)_)?file_name(s?)")
 REQUIRED = ("question", "image", "chosen", "rejected")  # fields without which a row is of no use
 
 
@@ -116,12 +121,19 @@ def _records(file: Path, rows: Rows, split: str | None, prefix: str = "") -> Ite
             if isinstance(row.get("split"), str):
                 continue
             problem = RowError("missing field", "has no text field 'split', which other rows of the file have")
-        yield Record(file, number, None if isinstance(row, RowError) else row, problem=problem, prefix=prefix)
+        value = _with_images(row) if isinstance(row, dict) and METADATA.match(file.name) else row
+        yield Record(file, number, None if isinstance(row, RowError) else value, problem=problem, prefix=prefix)
+
+
+def _with_images(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an image folder, with the files that it names under the columns that `datasets` makes of them."""
+    names = {name: found for name in row if (found := FILE_NAME.fullmatch(name))}
+    return {found[1] or f"image{found[2]}" if (found := names.get(name)) else name: row[name] for name in row}
 
 
 def _has_lines(file: Path) -> bool:
     """Whether the file's ending says that it holds rows; else it is one JSON value."""
-    return file.suffix in TABLES or file.name.endswith((".jsonl", ".jsonl.gz"))
+    return file.suffix in TABLES or file.name.endswith((".jsonl", ".jsonl.gz", ".csv"))
 
 
 def _rows(file: Path, origin: str, streamed: bool) -> Rows:
@@ -144,6 +156,10 @@ def _read(file: Path, origin: str, fields: Fields, *, stored: bool) -> Iterator[
             from mmsafe.data.tables import streamed_rows, table_rows
 
             yield from table_rows(file) if stored else streamed_rows(file, fields)
+        elif file.suffix == ".csv":
+            with file.open(encoding="utf-8-sig", newline="") as text:
+                for number, row in enumerate(csv.DictReader(text, restkey=MORE), 1):
+                    yield number, RowError("broken row", "has more cells than columns") if MORE in row else row
         else:
             yield from ((number, _parse(line, file, number)) for number, line in _lines(file) if line.strip())
 
@@ -165,7 +181,7 @@ def _readable(file: Path, origin: str) -> Iterator[None]:
     try:
         refuse_pointer(file)
         yield
-    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a null byte in the name
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:  # ValueError: a null byte in the name
         told = f"{origin}: cannot read {file}: {getattr(error, 'strerror', None) or error}"
         raise UserError(" ".join(told.splitlines())) from error
 

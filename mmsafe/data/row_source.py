@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.options import InputPath, Share, options
+from mmsafe.core.options import DataPath, InputPath, Share, options
 from mmsafe.data.column_source import ColumnSource
 from mmsafe.data.conversation import preference, question, tags_of
 from mmsafe.data.data_source import DUPLICATE, UNANSWERED, BadRow, Loaded, leave_out
 from mmsafe.data.example import Example
 from mmsafe.data.holdout import fields_of, hold_out, refuse_both, refuse_several
+from mmsafe.data.hub import fetched
 from mmsafe.data.images import failing
-from mmsafe.data.records import Record, kind, numbered, read_records
+from mmsafe.data.records import METADATA, Record, kind, numbered, read_records
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImage, RowImages
 from mmsafe.data.splits import files_of_split
@@ -41,18 +42,16 @@ class RowSource(ColumnSource):
 
     get: ClassVar[str]
     """What to get, and where."""
-    tag_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns that metrics are told by, where a row has them."""
     image_folders: ClassVar[tuple[str, ...]] = ("images",)
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
-    path: InputPath | None = None
-    """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, or the folder of all splits."""
+    path: DataPath | None = None
+    """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, the folder of all splits, or a name of the hub."""
     image_dir: InputPath | None = None
     """Folder of the images; null: `images` beside the file or one folder up, then the file's own folder."""
     split: str | None = None
     """Which files of a folder, and which rows of a file whose rows carry a `split`; null: the only one."""
-    eval_path: InputPath | None = None
+    eval_path: DataPath | None = None
     """A file or folder to evaluate on, all of its rows; null: see `eval_split`."""
     eval_split: str | None = None
     """Split to evaluate on, of `eval_path` or else of `path`; null there: a share of `path` is held out."""
@@ -130,27 +129,27 @@ class RowSource(ColumnSource):
 
     def _files(self, *, evaluated: bool = False) -> list[Path]:
         """The files that are trained on, or evaluated on."""
-        path, option = self._evaluated if evaluated else (self._path, "data.path")
+        path, option = self.evaluated if evaluated else (self.root, "data.path")
         split, split_option = (self.eval_split, "data.eval_split") if evaluated else (self.split, "data.split")
         return files_of_split(path, option, split, split_option) if path.is_dir() else [path]
 
     @property
-    def _path(self) -> Path:
-        assert self.path is not None  # __post_init__ has refused that
-        return self.path
+    def root(self) -> Path:
+        """Where the rows of `path` are: a file, or a folder of files."""
+        return fetched(self.path or Path())  # __post_init__ has refused None
 
     @property
-    def _evaluated(self) -> tuple[Path, str]:
+    def evaluated(self) -> tuple[Path, str]:
         """Where other rows that are evaluated on are, and the option that says so."""
-        return (self.eval_path, "data.eval_path") if self.eval_path else (self._path, "data.path")
+        return (fetched(self.eval_path), "data.eval_path") if self.eval_path else (self.root, "data.path")
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of `path`, as `read_records` reads them."""
-        return read_records(self._path, "data.path", self.split, streamed=streamed)
+        return read_records(self.root, "data.path", self.split, streamed=streamed)
 
     def eval_records(self, *, streamed: bool = False) -> Iterator[Record]:
         """The records of what is evaluated on, where that is not a share of `path`."""
-        path, option = self._evaluated
+        path, option = self.evaluated
         trained = {file.resolve() for file in self._files()}
         if shared := next((file for file in self._files(evaluated=True) if file.resolve() in trained), None):
             refuse_both(shared, self.split, self.eval_split)
@@ -193,11 +192,11 @@ class RowSource(ColumnSource):
 
     @cached_property
     def _rows(self) -> tuple[list[ReadRow], list[BadRow]]:
-        return self._read(list(self.records()), self._path)
+        return self._read(list(self.records()), self.root)
 
     @cached_property
     def _eval_rows(self) -> tuple[list[ReadRow], list[BadRow]]:
-        return self._read(list(self.eval_records()), self._evaluated[0])
+        return self._read(list(self.eval_records()), self.evaluated[0])
 
     def lacks(self, row: ReadRow) -> bool:
         """Whether a row cannot be trained on, because it is a prompt without the responses of others."""
@@ -235,7 +234,7 @@ class RowSource(ColumnSource):
 
     def located(self) -> dict[str, str]:
         """The options that say where rows and images are, as what they mean on this machine."""
-        images = self._image_folders(self._path if self._path.is_file() else self._path / "rows", self._path)[0]
+        images = self._image_folders(self.root if self.root.is_file() else self.root / "rows", self.root)[0]
         named = {"path": self.path, "eval_path": self.eval_path, "image_dir": images}
         return {option: str(place.resolve()) for option, place in named.items() if place is not None}
 
@@ -245,6 +244,7 @@ class RowSource(ColumnSource):
             if not self.image_dir.is_dir():
                 raise UserError(f"data.image_dir: no such folder: {self.image_dir}")
             return [self.image_dir]
-        names = [name.format(file=file.name.split(".")[0]) for name in self.image_folders]
+        folders = () if METADATA.match(file.name) else self.image_folders
+        names = [name.format(file=file.name.split(".")[0]) for name in folders]
         parents = dict.fromkeys((file.parent, path.parent, file.parent.parent))
         return [*(folder for name in names for parent in parents if (folder := parent / name).is_dir()), file.parent]

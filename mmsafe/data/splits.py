@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmsafe.core.errors import UserError
 
-JSON = (".json", ".jsonl", ".jsonl.gz")
+JSON = (".json", ".jsonl", ".jsonl.gz", "metadata.csv")
 TABLES = (".parquet", ".arrow")
 MANY, LONGEST = 20, 60
 """Names that a message lists, and characters of each."""
@@ -21,8 +23,9 @@ UNNAMED = re.compile(r"part-[0-9]+-.+")
 """What Spark calls files: only their folder has a name, as beside the bare numbers of `refs/convert/parquet`."""
 USUAL = re.compile(r"(?:train|test|eval|dev|val)(?:ing|uation|idation|id)?")
 """Names of splits that are read from JSON files beside tables of others."""
-NOTES = re.compile(r"(?:cache-[0-9a-f]{16}.*\.arrow)|(?:dataset_infos?|dataset_dict|state)\.json")
-"""What `datasets` leaves beside the files of a set."""
+INFO = "dataset_info.json"
+NOTES = re.compile(r"cache-[0-9a-f]{16}.*\.arrow|(?:dataset_infos?|dataset_dict|state|prepared)\.json|refused\.jsonl")
+"""What `datasets` and `mmsafe.prepare` leave beside the files of a set."""
 Sets = dict[tuple[Path, str], list[Path]]  # files by their folder and the name that they share
 
 
@@ -49,6 +52,8 @@ def files_of_split(folder: Path, option: str, split: str | None, split_option: s
         what = "several sets of files" if split is None else f"several of split {split!r}"
         first = listed([sets[key][0].relative_to(folder).as_posix() for key in chosen])
         raise UserError(f"{option}: {folder} holds {what}: {first}; set {option} to the folder or file of one of them")
+    if not Path(os.path.abspath(sets[chosen[0]][0])).is_relative_to(os.path.abspath(folder)):
+        raise UserError(f"{folder / INFO}: names a file outside of the folder; move it there, and name it")
     return _whole(sets[chosen[0]], option)
 
 
@@ -65,7 +70,24 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(name[:LONGEST] for name in shown) + (", …" if len(names) > MANY else "")
 
 
+def described(folder: Path) -> dict[str, dict[str, Any]]:
+    """The sets of which LLaMA-Factory's `dataset_info.json` names a file, with all that it says of each.
+
+    `datasets` writes a file of that name, too, which names none. Raises `UserError` for one that cannot be read.
+    """
+    if not (folder / INFO).is_file():
+        return {}
+    try:
+        content = json.loads((folder / INFO).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder / INFO}: cannot be read as JSON ({type(error).__name__}); repair it") from error
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: one for name, one in entries if isinstance(one, dict) and isinstance(one.get("file_name"), str)}
+
+
 def _sets(folder: Path, option: str) -> Sets:
+    if told := {(folder, name): [folder / one["file_name"]] for name, one in described(folder).items()}:
+        return told
     found = list(_found(folder, option))
     tables = [file for file in found if file.suffix in TABLES]
     names = {SHARD.sub("", name) for file in tables for name in (_stem(file.name), file.parent.name)}

@@ -16,6 +16,7 @@ from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
+from mmsafe.core.terminal import loading
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import declaration, measured
@@ -28,7 +29,7 @@ from mmsafe.evaluation.stages import (
     read_judgements,
     write_generations,
 )
-from mmsafe.experiment.job import complete, declare, evaluation_task, show
+from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell
 from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -89,13 +90,13 @@ def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dic
 
 def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     """The metrics of `config.checkpoint`, or of the model of `config.model` where it is null."""
-    from mmsafe.evaluation.evaluating import evaluate
-    from mmsafe.models.loading import from_checkpoint, on_device, own_device
-
+    with loading():
+        from mmsafe.evaluation.evaluating import evaluate
+        from mmsafe.models.loading import from_checkpoint, on_device, own_device
     task = evaluation_task(config, "test")
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
     task.judge.check()
-    task.prompts()
+    tell(task)
     vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
     folder.note(seed=config.seed, model=vlm.fingerprint())
     reference = _against(config, vlm, task) if config.against else None
@@ -128,6 +129,7 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
     task.judge.check()
     log.info("pairwise accuracy is left out: it needs the model's own log-probs")
     prompts = task.prompts()
+    tell(task)
     folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
     made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{task.benchmark.name}: answers")
     answers = [(answer.text, answer.finished) for answer in made]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mmsafe.core.options import CheckpointName, OutputPath, options
 
@@ -16,3 +18,5 @@ class ExportConfig:
     format: Literal["hf", "original"]
     out: OutputPath
     allow_pickle: bool
+    push: Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")] | None
+    push_dry_run: bool

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client that the hub library uses
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import run_options
@@ -20,6 +24,7 @@ from mmsafe.models.model_source import Pretrained
 from mmsafe.models.original.save import save_original
 from mmsafe.models.pretrained import in_one_line
 from mmsafe.models.vlm import VLM
+from mmsafe.reporting.model_card import model_card
 
 log = logging.getLogger(__name__)
 DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
@@ -40,7 +45,7 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
         raise UserError(f"out={out}: is there already and not empty; name a new folder")
     try:
         if is_unfinished(run := Path(checkpoint).expanduser()):
-            _write(consolidated(run), target, form, run)
+            _write(consolidated(run), target, form, run, run)
             return target
         folder = located(checkpoint, allow_pickle=allow_pickle)
         whole = folder
@@ -50,7 +55,7 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
             raise CheckpointError("is a whole model; base is for LoRA adapters")
         with in_one_line(f"checkpoint={checkpoint}"):
             vlm = _loaded(folder, whole, allow_pickle=allow_pickle)
-        _write(vlm, target, form, whole)
+        _write(vlm, target, form, whole, run)
     except CheckpointError as error:
         raise UserError(_in_our_words(f"checkpoint={checkpoint}: {error}")) from error
     except UserError as error:
@@ -87,7 +92,7 @@ def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float
     return DTYPES[weights.dtype]
 
 
-def _write(vlm: VLM, target: Path, form: Format, source: Path) -> None:
+def _write(vlm: VLM, target: Path, form: Format, source: Path, run: Path) -> None:
     """Fill a folder beside `target` and rename it: a half-written one never has that name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -98,7 +103,28 @@ def _write(vlm: VLM, target: Path, form: Format, source: Path) -> None:
             vlm.save(unfinished)
             if (source / "tokenizer.model").is_file():  # for the way back; `transformers` drops it
                 shutil.copyfile(source / "tokenizer.model", unfinished / "tokenizer.model")
+        (unfinished / "README.md").write_text(model_card(run, target.name), encoding="utf-8")
         unfinished.chmod(0o755)
         unfinished.replace(target)  # over an empty folder, or over nothing
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def push(name: str, folder: Path | None = None) -> None:
+    """Make the hub's repository `name`, a private one, if it is not there, and upload all of `folder`, if there is one.
+
+    Raises `UserError` where that fails.
+    """
+    try:
+        if not (token := os.environ.get("HF_TOKEN")):
+            raise ValueError("there is no token")
+        HfApi(token=token).create_repo(name, private=True, exist_ok=True)
+        if folder is not None:
+            HfApi(token=token).upload_folder(
+                repo_id=name, folder_path=folder, commit_message="Model from mmsafe.export"
+            )
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        advice = "set HF_TOKEN to a token that may write there" + (
+            f"; then `hf upload {name} {folder}`" if folder else ""
+        )
+        raise UserError(f"push={name}: {' '.join(str(error).split())[:300]}; {advice}") from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.ranks import is_first
+from mmsafe.data.data_source import GENERATED
+from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.measuring import EvaluationTask, declaration
@@ -15,6 +19,8 @@ from mmsafe.runs.run_folder import RunFolder
 if TYPE_CHECKING:
     from mmsafe.experiment.evaluate_config import EvaluateConfig
     from mmsafe.experiment.train_config import TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 def complete(folder: RunFolder, make: Callable[[RunFolder], dict[str, Any]]) -> dict[str, Any]:
@@ -54,3 +60,24 @@ def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision:
         config.lengths,
         precision,
     )
+
+
+def tell(task: EvaluationTask | None, before: Sequence[str] = ()) -> None:
+    """Log the stages of an evaluation, and those `before` it."""
+    stages = list(before)
+    if task is not None:
+        stages += [f"answers to {len(task.prompts())} prompts", f"verdicts of {task.judge.label}", "metrics"]
+    log.info("to do, unless cached: %s", " · ".join(f"{number} {stage}" for number, stage in enumerate(stages, 1)))
+
+
+def training(config: TrainConfig, examples: Sequence[Example]) -> list[str]:
+    """The stages of `mmsafe.train` after it has read `examples`; steps are fewer where some turn out to be too long."""
+    trainer, data, made = config.trainer, config.data, config.objective.responses & set(GENERATED)
+    lacking = sum(not made <= example.responses.keys() for example in examples)
+    count = len(examples) + lacking * (config.generation.num_return_sequences - 1)
+    batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
+    steps = trainer.max_epochs * math.ceil(batches / config.accumulate)
+    extent = f"at most {steps} steps" if data.max_tokens is None else f"{trainer.max_epochs} epochs"
+    stages = [f"{' and '.join(sorted(made))} responses for {lacking} examples"] if lacking else []
+    stages += [f"reference log-probs of {count} examples"] if config.objective.needs_reference else []
+    return [*stages, f"train {extent if trainer.max_steps == -1 else f'{trainer.max_steps} steps'}"]

@@ -19,7 +19,7 @@ from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.experiment.held_out import Asked, Show, held_out
-from mmsafe.experiment.job import complete, declare, evaluation_task, show
+from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell, training
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.compiling import compiled
@@ -175,6 +175,7 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
             raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
         shown = sum(bool(example.images) for example in prompts)
         log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
+    tell(task if config.evaluate else None, training(config, loaded.examples))
     return loaded, [] if config.trainer.validate_every is None else held_out(config)
 
 

@@ -12,6 +12,7 @@ from mmsafe.core.declared import declared_of, together
 from mmsafe.core.endings import show_results
 from mmsafe.core.options import OutputPath, options
 from mmsafe.core.run_record import metrics_of
+from mmsafe.core.terminal import VERBOSITY
 from mmsafe.runs.run_context import RunContext
 
 ARMS = {
@@ -42,7 +43,7 @@ def run_demo(config: DemoConfig, run: RunContext) -> None:
 
     found, declared = {}, []
     for arm in ARMS:
-        words = command(arm, config.out)
+        words = [*command(arm, config.out), *(word for word in run.overrides if word.startswith(f"{VERBOSITY}="))]
         print(f"\n$ python -m {' '.join(words)}", flush=True)
         status = subprocess.run([sys.executable, "-m", *words]).returncode
         if status:

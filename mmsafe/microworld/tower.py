@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import get_cosine_schedule_with_warmup
 
 from mmsafe.core.progress import progress
 from mmsafe.microworld.icons import IconImage
@@ -20,6 +19,8 @@ from mmsafe.models.encoding import Encoder
 
 def pretrain_tower(tower: Any, encoder: Encoder, image_size: int, stage: PretrainingStage, seed: int) -> float:
     """Train `tower` to tell thing and colour from its mean patch; returns the last epoch's share of things told."""
+    from transformers import get_cosine_schedule_with_warmup  # brings PEFT along, which loads for seconds
+
     rng = random.Random(f"microworld tower {seed}")
     icons = [
         IconImage(THINGS[i % len(THINGS)], image_seed("captions", seed, i), rng.choice(COLOURS), image_size)

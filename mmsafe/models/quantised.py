@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 REPACKS = "support_avx512bf16_for_cpu"
 """Where a CPU can, bitsandbytes would repack weights for evaluation and compute in bf16, and not so in training: then
 reference and policy would be scored in two arithmetics."""
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it misses a kernel that is not used here
 
 
 def quantised(vlm: VLM, compute: torch.dtype, device: torch.device) -> VLM:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def rendered(name: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
+def rendered(name: str, *, styles: Sequence[str] = (), scripts: Sequence[str] | None = None, **values: Any) -> str:
     """`templates/<name>.html.j2` with `<name>.css` and `<name>.js`, or the named ones together; every value is escaped.
 
     The template finds `style` and `script`, and `hashes` of both, by which a page's policy names what it lets in.
@@ -21,7 +21,9 @@ def rendered(name: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = 
     )
     own = {
         "style": Markup("").join(_source(environment, f"{part}.css") for part in styles or [name]),
-        "script": Markup("").join(_source(environment, f"{part}.js") for part in scripts or [name]),
+        "script": Markup("").join(
+            _source(environment, f"{part}.js") for part in ([name] if scripts is None else scripts)
+        ),
     }
     hashes = {kind: _hash(text) for kind, text in own.items()}
     return environment.get_template(f"{name}.html.j2").render(**values, **own, hashes=hashes)

@@ -31,18 +31,21 @@ class Run:
     """
 
     path: Path
-    config: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(repr=False)
+    metrics: Mapping[str, Any] = field(repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The rest of `run.json`, flattened too: versions, commit, fingerprints, counts."""
     overrides: Sequence[str] = ()
     """Of the command line."""
-    choices: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What was chosen of each config group, as Hydra noted it."""
     message: str | None = None
     """Why it failed as a job of a sweep; None if it did not."""
-    declared: Declared = field(default_factory=Declared)
+    declared: Declared = field(default_factory=Declared, repr=False)
     """What its benchmark and judge say of its metrics."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def seed(self) -> Any:

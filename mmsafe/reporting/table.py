@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mmsafe.core.declared import Declared
 from mmsafe.core.ranks import is_first
+from mmsafe.core.terminal import is_quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +73,7 @@ def show_trained(model: nn.Module, folder: RunFolder) -> None:
 
     counts = count_parameters(model)
     folder.note(parameters={part: count._asdict() for part, count in counts.items()})
-    if is_first():
+    if is_first() and not is_quiet():
         print_tables([trained_table(counts)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -9,7 +10,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import TypeVar
 
@@ -18,18 +19,22 @@ from omegaconf import DictConfig
 
 from mmsafe.core import ranks
 from mmsafe.core.command_line import as_text, words_typed
-from mmsafe.core.config import allow_plugins, plugins_of, typed, without_hydra
+from mmsafe.core.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
 from mmsafe.core.endings import killed_workers, report, told
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
+from mmsafe.core.terminal import VERBOSITY, shown
 from mmsafe.runs.help_page import help_page
 from mmsafe.runs.hydra_state import arguments, run_context, run_hydra
 from mmsafe.runs.overrides import one_line, readable, to_folder
 from mmsafe.runs.preflight import check_arguments
 from mmsafe.runs.run_context import RunContext
+from mmsafe.runs.schema import schema_of
 
 Root = TypeVar("Root")
+Job = Callable[[Root, RunContext], object]
+Around = Callable[[RunContext], AbstractContextManager[None]]
 
 
 def on_all_devices(devices: Devices, run: RunContext, group: str = "", *, exactly: bool = False) -> bool:
@@ -53,7 +58,7 @@ def on_all_devices(devices: Devices, run: RunContext, group: str = "", *, exactl
     return True
 
 
-def entry_point(command: str, root: type[Root], job: Callable[[Root, RunContext], object]) -> Callable[..., None]:
+def entry_point(command: str, root: type[Root], job: Job[Root]) -> Callable[..., None]:
     """The `main` of a command, which runs `job` with the config `conf/<command>.yaml` as the command line changes it.
 
     It takes other words in their place, and ends the process with status 2 and one line on bad input, and where it
@@ -62,27 +67,34 @@ def entry_point(command: str, root: type[Root], job: Callable[[Root, RunContext]
 
     def main(words: Sequence[str] | None = None) -> None:
         with told(f"mmsafe.{command}"):
-            launch(command, root, job, words_typed() if words is None else words)
+            launch(command, root, job, words_typed() if words is None else words, lambda _: told(f"mmsafe.{command}"))
 
     return main
 
 
-def launch(command: str, root: type[Root], job: Callable[[Root, RunContext], object], words: Sequence[str]) -> None:
-    """Read `words`, check every job that they ask for, and run them, or print the help."""
+def launch(command: str, root: type[Root], job: Job[Root], words: Sequence[str], around: Around) -> None:
+    """Read `words`, check every job that they ask for, and run each within `around`, or print the help."""
 
     def task(cfg: DictConfig) -> object:
         _leave_the_log_to_the_first()
-        with requeued(), told(f"mmsafe.{command}"), killed_workers():  # here too: submitit starts with the task
-            run = run_context(cfg)
-            with held(run.folder) if getattr(root, "runs_here", True) else nullcontext():
-                allow_plugins(plugins_of(cfg))
-                return job(typed(without_hydra(cfg), root), run)
+        run = run_context(cfg)
+        plugins, here = plugins_of(cfg), held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
+        said = shown(cfg.get(VERBOSITY, "normal"), plugins)
+        with requeued(), around(run), killed_workers(), said, here:  # around this, too: submitit starts with the task
+            allow_plugins(plugins)
+            return job(typed(without_hydra(cfg), root), run)
 
     ranks.end_with_parent()
     old = getattr(root, "old_spelling", {})
     args = arguments([readable(word) for word in words], [flag for flag in old if flag])
     if args.help:
         print(help_page(command, args.overrides, args.config_dir))
+        return
+    if args.schema:
+        print(json.dumps(schema_of(command, root, args.overrides, args.config_dir), indent=1))
+        return
+    if args.shell_completion and args.overrides == ["install=bash"]:
+        print((conf_dir() / "completion.bash").read_text(encoding="utf-8"))  # Hydra's knows no sub-commands
         return
     args.overrides = as_written_now(command, args, old)
     if not ranks.is_first():

@@ -11,13 +11,14 @@ import yaml
 
 from mmsafe.core.config import PLUGINS, TARGET, conf_dir, suggestion
 from mmsafe.core.errors import UserError
+from mmsafe.core.terminal import VERBOSITY
 
 WIDTH = 34
 FOOTER = {
     "groups": "--help GROUP=CHOICE    the options of that choice",
     "command": "hydra.run.dir=FOLDER   where the run is recorded",
     "launcher": "-m OPTION=A,B          one run for each value",
-    "": "--cfg job              print the composed config, without running it",
+    "": "--cfg job, --schema    print the composed config, or the JSON Schema of the file, without running it",
 }
 """What else can be said, where a command has groups, is recorded in a folder, can be swept, and always."""
 
@@ -34,6 +35,13 @@ class CommandHelp:
     """By dotted name: the value where none is given, and the meaning."""
     bases: set[str] = field(default_factory=set)
     """The files that it builds on."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """By dotted name of a node, "" for the file itself: the class whose fields its options are."""
+
+    @property
+    def is_global(self) -> bool:
+        """Whether its options are those of the command, not of the group that it is a choice of."""
+        return self.comments[:1] == ["@package _global_"]
 
 
 def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None = None) -> str:
@@ -42,19 +50,20 @@ def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None 
     Raises `UserError` for a choice that there is not.
     """
     folders = [conf_dir(), *([Path(user_dir)] if user_dir else [])]
-    found = _read(command, folders)
+    found = described(command, folders)
     about, *examples = found.comments
     chosen = [word.split("=", 1) for word in overrides if word.partition("=")[0] in found.groups]
     sections = [f"{about}\n", *examples, "\noptions, as OPTION=VALUE:", *_lines(found)]
     if found.groups:
         sections.append("\ngroups, as GROUP=CHOICE:")
         for group, choice in found.groups.items():
-            text = ", ".join(_choices(group, folders))
+            text = ", ".join(choices(group, folders))
             sections.append(fill(f"{f'  {group}={choice}':{WIDTH}}  {text}", 120, subsequent_indent=" " * (WIDTH + 2)))
     for group, choice in chosen:
-        if choice not in (known := _choices(group, folders)):
+        if choice not in (known := choices(group, folders)):
             raise UserError(f"{group}={choice}: no such {group}{suggestion(choice, known)}")
-        sections += [f"\noptions of {group}={choice}:", *_lines(_read(f"{group}/{choice}", folders), f"{group}.")]
+        said = described(f"{group}/{choice}", folders)
+        sections += [f"\noptions of {group}={choice}:", *_lines(said, "" if said.is_global else f"{group}.")]
     has = {"", *found.bases, *found.groups, *(["groups"] if found.groups else [])}
     return "\n".join([*sections, "", *(line for key, line in FOOTER.items() if key in has)])
 
@@ -64,34 +73,50 @@ def _lines(found: CommandHelp, prefix: str = "") -> Iterator[str]:
         yield f"{f'  {prefix}{name}={value}':{WIDTH}}  {meaning}".rstrip()
 
 
-def _choices(group: str, folders: Sequence[Path]) -> list[str]:
+def choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """What can be chosen of a group."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
-def _read(name: str, folders: Sequence[Path]) -> CommandHelp:
-    """The file `name`, above which stand those that its defaults list names without a group."""
-    path = next(path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists())
+def described(name: str, folders: Sequence[Path]) -> CommandHelp:
+    """The file `name`, above which stand those that its defaults list names without a group.
+
+    Of a file of another package, such as a launcher of Hydra's, nothing is known but the name.
+    """
+    path = next((path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists()), None)
+    if path is None:
+        return CommandHelp()
     text, found = path.read_text(encoding="utf-8"), CommandHelp()
     lines = text.splitlines()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)
     for default in (yaml.safe_load(text) or {}).get("defaults", []):
         if isinstance(default, str) and default != "_self_":
-            base = _read(str(Path(name).parent / default), folders)
+            base = described(str(Path(name).parent / default), folders)
             found.bases |= {default, *base.bases}
             found.groups |= base.groups
             found.options |= base.options
+            found.classes |= base.classes
         elif isinstance(default, dict):
             ((group, choice),) = default.items()
             if not group.startswith("override "):
                 found.groups[group.removeprefix("optional ")] = str(choice).replace("None", "null")
     first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     found.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
-    found.options |= dict(_options(root, lines))
+    for option, (value, meaning) in _options(root, lines):
+        found.options[option] = value, meaning or found.options.get(option, ("", ""))[1]
+    found.classes |= dict(_classes(root))
     found.options = {name: said for name, said in found.options.items() if name not in found.groups}
-    if PLUGINS in found.options:
-        found.options[PLUGINS] = found.options.pop(PLUGINS)  # last
+    found.options |= {name: found.options.pop(name) for name in (VERBOSITY, PLUGINS) if name in found.options}  # last
     return found
+
+
+def _classes(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.value:
+        if key.value == TARGET:
+            yield prefix.removesuffix("."), value.value
+        elif isinstance(value, yaml.MappingNode):
+            yield from _classes(value, f"{prefix}{key.value}.")
 
 
 def _options(node: yaml.MappingNode, lines: Sequence[str], prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:

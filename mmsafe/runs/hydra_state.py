@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS, Namespace
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -21,6 +22,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
@@ -80,6 +83,7 @@ def arguments(words: Sequence[str], old_flags: Collection[str] = ()) -> Namespac
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     parser.add_argument("--retry-failed", action="store_true", help=SUPPRESS)
+    parser.add_argument("--schema", action="store_true", help=SUPPRESS)
     for flag in old_flags:
         parser.add_argument(flag, dest=flag, action="append", default=[], help=SUPPRESS)
     args = parser.parse_intermixed_args(list(words))
@@ -97,6 +101,12 @@ def run_hydra(command: str, args: Namespace, task: TaskFunction) -> None:
     """Do what `args` ask for, with the config `conf/<command>.yaml`: run the job or jobs, or print about the config."""
     version.setbase("1.3")
     _run_hydra(args, get_args_parser(), task, str(conf_dir()), command)
+
+
+def restoring() -> Callable[[], None]:
+    """What puts Hydra's globals back to how they are now."""
+    Plugins.instance()  # which register configs among them
+    return partial(Singleton.set_state, Singleton.get_state())
 
 
 def run_context(cfg: DictConfig) -> RunContext:

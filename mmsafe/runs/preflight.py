@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmsafe.core.config import allow_plugins, plugins_of, resolved, typed, witho
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import inputs_must_exist
 from mmsafe.core.run_lock import refuse_held
+from mmsafe.core.terminal import VERBOSITY, check_verbosity
 from mmsafe.runs.expansion import SweepPlan, plan
 from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
@@ -26,27 +28,25 @@ OUTPUT = ("hydra.run.dir", "hydra.sweep.dir")
 """Where a command writes."""
 
 
-def check(config_name: str, root: type[Any], argv: Sequence[str]) -> None:
+def check(config_name: str, root: type[Any], argv: Sequence[str]) -> list[Any]:
     """Compose and validate every job of the command `argv`; raises `UserError` on the first problem.
 
-    Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
+    Returns the options of each. Calls that run no job (`--help`, `--cfg`, …) are left to Hydra.
     """
-    check_arguments(config_name, root, arguments([readable(word) for word in argv]))
+    return check_arguments(config_name, root, arguments([readable(word) for word in argv]))
 
 
-def check_arguments(config_name: str, root: type[Any], args: Namespace) -> None:
+def check_arguments(config_name: str, root: type[Any], args: Namespace) -> list[Any]:
     """The same for a command line that has been read."""
-    if args.help or args.hydra_help or args.shell_completion or args.info or args.cfg:
-        return
+    if args.help or args.schema or args.hydra_help or args.shell_completion or args.info or args.cfg:
+        return []
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
         sweep_plan = plan(name, args.overrides)
         multirun = args.multirun or sweep_plan.is_multirun
         checked = [_check_job(sweep_plan, root, job, multirun) for job in _jobs(sweep_plan, args.overrides, multirun)]
-        if getattr(root, "runs_here", True):
-            with inputs_must_exist():  # last: a missing file is the smallest mistake
-                for cfg in checked:
-                    typed(cfg, root)
+        with inputs_must_exist() if getattr(root, "runs_here", True) else nullcontext():  # last: the smallest mistake
+            return [typed(cfg, root) for cfg in checked]
 
 
 def _jobs(sweep_plan: SweepPlan, overrides: list[str], multirun: bool) -> list[list[str]]:
@@ -70,6 +70,7 @@ def _check_job(sweep_plan: SweepPlan, root: type[Any], overrides: list[str], mul
     only_choices = all(key_of(word) in groups for word in words)
     cfg = deepcopy(base) if only_choices else composed(sweep_plan.config_name, overrides)
     allow_plugins(plugins_of(cfg))
+    check_verbosity(cfg.get(VERBOSITY, "normal"))
     config = typed(without_hydra(cfg), root)
     if "search" in cfg:
         check_search(config, search_options(cfg))

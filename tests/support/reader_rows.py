@@ -32,6 +32,12 @@ ROWS: dict[str, dict[str, Any]] = {
             {"from": "gpt", "value": "Very."},
         ],
     },
+    "llamafactory": {
+        "conversations": [{"from": "human", "value": "<image>What is it?"}],
+        "chosen": {"from": "gpt", "value": "A tree."},
+        "rejected": {"from": "gpt", "value": "A house."},
+        "images": ["a.png"],
+    },
     "mdpo": {
         "img_path": "a.png",
         "prompt": (
@@ -54,6 +60,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "rejected": [{"role": "assistant", "content": "A house."}],
         "images": ["a.png"],
     },
+    "auto": {"prompt": "What is it?", "chosen": "A tree.", "rejected": "A house.", "images": ["a.png"]},
     "trl_sft": {"prompt": "What is it?", "completion": "A tree.", "images": ["a.png"]},
     "vlguard": {
         "id": "7",

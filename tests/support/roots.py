@@ -10,6 +10,7 @@ from mmsafe.curation.preparation.preparing import PrepareConfig
 from mmsafe.curation.tagging.categorising import TagConfig
 from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
+from mmsafe.experiment.chat_config import ChatConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
 from mmsafe.experiment.export_config import ExportConfig
 from mmsafe.experiment.train_config import TrainConfig
@@ -36,4 +37,5 @@ ROOTS: dict[str, type[Any]] = {
     "samples": SamplesConfig,
     "dashboard": DashboardConfig,
     "demo": DemoConfig,
+    "chat": ChatConfig,
 }

@@ -9,11 +9,20 @@ from huggingface_hub import DatasetCardData
 
 from mmsafe.data.example import digest
 
+FORMATS = {
+    "llamafactory": "LLaMA-Factory's sharegpt format (`dataset_dir: FOLDER`, and for answers `mask_history: true`)",
+    "swift": "ms-swift's format (`ROOT_IMAGE_DIR=FOLDER`, and for answers `--loss_scale last_round`)",
+}
+TRL = "[TRL's format](https://huggingface.co/docs/trl/dataset_formats)"
+UNREAD = "; `id`, `tags`, `blind` and `weakened` are read by mmsafe alone"
+
 
 def card(about: Mapping[str, Any]) -> str:
     """Markdown with the front matter that names the files of each split; `about` is what `prepared.json` tells."""
     splits, refused = about["splits"], about["refused"]
-    reader, tags = ("trl_sft", ["trl"]) if "completion" in about["columns"] else ("trl", ["trl", "preference"])
+    form, paired = about["format"], not {"chosen", "rejected_response"}.isdisjoint(about["columns"])
+    reader = form if form == "llamafactory" else "trl" if paired else "trl_sft"
+    tags = ["trl"] * (form not in FORMATS) + ["preference"] * paired
     # `datasets` caches a local folder by its name and this front matter alone: without words that are others in every
     # set, it would give the rows of one folder for those of another that is called the same.
     config = {
@@ -30,7 +39,7 @@ def card(about: Mapping[str, Any]) -> str:
 
 # A data set prepared by mmsafe
 
-In [TRL's format](https://huggingface.co/docs/trl/dataset_formats): columns {", ".join(about["columns"])}.
+In {FORMATS.get(form, TRL)}: columns {", ".join(about["columns"])}{UNREAD if form in FORMATS else ""}.
 
 | split | rows | files |
 |---|---|---|

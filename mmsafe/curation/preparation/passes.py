@@ -82,9 +82,7 @@ class Streamed:
     def __init__(
         self, source: RowSource, split: str, scratch: Path, *, share: float | None = None, others: bool = False
     ) -> None:
-        path = (source.eval_path or source.path) if others else source.path
-        assert path is not None  # __post_init__ has refused that
-        self._source, self._split, self._path = source, split, path
+        self._source, self._split, self._path = source, split, source.evaluated[0] if others else source.root
         self._records = partial(source.eval_records if others else source.records, streamed=True)
         self._to_train_on, self._share = share is not None, share or 0
         self._index = RowIndex(scratch / f"{split}.sqlite")

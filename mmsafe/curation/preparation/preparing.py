@@ -25,12 +25,14 @@ from mmsafe.core.run_record import read_json
 from mmsafe.core.secrets import masked
 from mmsafe.core.storage import needs_room
 from mmsafe.curation.preparation.passes import Streamed, Whole, passes, published
-from mmsafe.curation.preparation.shards import Format, SplitWriter
+from mmsafe.curation.preparation.peer_rows import dataset_info, peer_row
+from mmsafe.curation.preparation.shards import PEERS, Format, SplitWriter
 from mmsafe.curation.preparation.trl_rows import Columns, Images, Survey
 from mmsafe.data.data_source import BadRow, DataSource
 from mmsafe.data.example import digest
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
+from mmsafe.data.splits import INFO
 from mmsafe.runs.run_context import RunContext
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def run(config: PrepareConfig, context: RunContext) -> None:
     settings = {key: value for key, value in resolved(context.cfg).items() if key != "out"}
     settings["data"] = {key: value for key, value in settings["data"].items() if key not in OF_LOADING}
     prepare(config, settings)
-    show_results(config.out, "python -m mmsafe.train data=trl data.path={}")
+    show_results(config.out, "python -m mmsafe.train data=auto data.path={}")
 
 
 def prepare(config: PrepareConfig, settings: Mapping[str, Any]) -> None:
@@ -125,17 +127,22 @@ def _fill(folder: Path, config: PrepareConfig, identity: Mapping[str, Any]) -> N
     parts = passes(config.data, config.splits, scratch)
     survey, refused = _checked(parts, config.images, folder / REFUSED)
     columns = survey.columns(config.data.brings())
-    splits = _written(parts, config, columns, survey.count, folder / SHARDS)
+    if config.format == "llamafactory" and frozenset() in survey.answered:
+        raise UserError("format=llamafactory: has no place for prompts without responses; choose splits without such")
+    splits, names = _written(parts, config, columns, survey.count, folder / SHARDS)
     shutil.rmtree(scratch)
     about = {
         **identity,
         "versions": {name: version(name) for name in ("mmsafe", "datasets", "pyarrow")},
-        "columns": list(columns.features()),
+        "format": config.format,
+        "columns": names,
         "splits": splits,
         "refused": dict(refused),
     }
     write_atomically(folder / CARD, card(about))
     write_json(folder / ABOUT, about)
+    if config.format == "llamafactory":
+        write_json(folder / INFO, dataset_info(splits, names))
     counts = ", ".join(f"{split['rows']} of {name}" for name, split in splits.items())
     log.info("%s; refused: %s", counts, dict(refused) or "none")
 
@@ -157,15 +164,19 @@ def _checked(parts: Sequence[Whole | Streamed], images: Images, refusals: Path) 
 
 def _written(
     parts: Sequence[Whole | Streamed], config: PrepareConfig, columns: Columns, count: int, folder: Path
-) -> dict[str, dict[str, Any]]:
-    """What is told of every split that has been written."""
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What is told of every split that has been written, and the columns of the rows."""
     schema = columns.features().arrow_schema
     writers: dict[str, SplitWriter] = {}
+    row: dict[str, Any] = {}
     with progress("writing", count) as advance:
         for part in parts:
             for name, example in part.examples():
                 if name not in writers:
                     writers[name] = SplitWriter(folder, name, schema, config.format, config.max_shard_size)
-                writers[name].write(example, columns.row(example, config.images))
+                row = columns.row(example, config.images)
+                if config.format in PEERS:
+                    row = peer_row(example, row, config.format, folder.parent / "images")
+                writers[name].write(example, row)
                 advance(1)
-    return {name: writer.close() for name, writer in writers.items()}
+    return {name: writer.close() for name, writer in writers.items()}, list(row)

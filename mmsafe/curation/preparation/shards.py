@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -11,7 +13,9 @@ from mmsafe.data.example import Example, Fingerprint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Format = Literal["parquet", "arrow"]
+Format = Literal["parquet", "arrow", "llamafactory", "swift"]
+PEERS = ("llamafactory", "swift")
+"""Formats of one JSON file a split."""
 GROUP_ROWS = 1000
 GROUP_BYTES = 2**25
 """Limits of what is in memory: a row group of a parquet file, a record batch of an Arrow file."""
@@ -22,6 +26,7 @@ class SplitWriter:
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, form: Format, max_bytes: int) -> None:
         self._folder, self._split, self._schema, self._form = folder, split, schema, form
+        self._suffix, max_bytes = ("jsonl", sys.maxsize) if form in PEERS else (form, max_bytes)
         self._max_bytes, self._group_bytes = max_bytes, min(max_bytes, GROUP_BYTES)
         self._fingerprint = Fingerprint()
         self._count = 0
@@ -49,7 +54,7 @@ class SplitWriter:
         self._close_file()
         shards = []
         for number, (file, _) in enumerate(self._files):
-            name = f"{self._split}-{number:05}-of-{len(self._files):05}.{self._form}"
+            name = f"{self._split}-{number:05}-of-{len(self._files):05}.{self._suffix}"
             shards.append(Path(file.name).rename(self._folder / name))
         return {
             "rows": self._count,
@@ -62,21 +67,25 @@ class SplitWriter:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
 
-        table = pa.Table.from_pylist(self._rows, schema=self._schema)
         if not self._files or self._written + self._waiting > self._max_bytes:
             if self._files:
                 self._close_file()
-            file = (self._folder / f"{self._split}-{len(self._files):05}.{self._form}").open("wb")
-            open_writer = ParquetWriter if self._form == "parquet" else pa.ipc.new_stream
-            self._files.append((file, open_writer(file, self._schema)))
+            file: IO[bytes] = (self._folder / f"{self._split}-{len(self._files):05}.{self._suffix}").open("wb")
+            open_writer = {"parquet": ParquetWriter, "arrow": pa.ipc.new_stream}.get(self._form)
+            self._files.append((file, open_writer and open_writer(file, self._schema)))
             self._written = 0
-        self._files[-1][1].write_table(table)
+        file, writer = self._files[-1]
+        if writer is None:
+            file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in self._rows)
+        else:
+            writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._written += self._waiting
         self._rows, self._waiting = [], 0
 
     def _close_file(self) -> None:
         file, writer = self._files[-1]
-        writer.close()
+        if writer is not None:
+            writer.close()
         file.flush()
         os.fsync(file.fileno())
         file.close()

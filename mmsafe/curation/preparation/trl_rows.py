@@ -87,7 +87,7 @@ class Survey:
     def __init__(self) -> None:
         self.count = 0
         self.with_images = False
-        self._answered: set[frozenset[str]] = set()
+        self.answered: set[frozenset[str]] = set()
         self._responses: set[str] = set()
         self._tags: set[str] = set()
 
@@ -95,7 +95,7 @@ class Survey:
         """The next example; raises `UserError` if its image is to be referenced and is no file."""
         self.count += 1
         self.with_images |= bool(example.images)
-        self._answered.add(PAIR.intersection(example.responses))
+        self.answered.add(PAIR.intersection(example.responses))
         self._responses |= example.responses.keys()
         self._tags |= example.tags.keys()
         inside = (image for image in example.images if not isinstance(image, FileImage))
@@ -104,7 +104,7 @@ class Survey:
 
     def columns(self, brings: Iterable[str]) -> Columns:
         """The columns of a set in which every example to train on `brings` these responses."""
-        kinds = {kind for kind in self._answered if kind}
+        kinds = {kind for kind in self.answered if kind}
         if len(kinds) > 1:
             raise UserError(
                 "data: some examples have a rejected response and others only an answer; TRL has no format for both: "

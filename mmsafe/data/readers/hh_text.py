@@ -61,6 +61,7 @@ class HHText(RowSource):
         "harmless-base"
     )
     expected: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    transcripts: ClassVar[tuple[str, ...]] = expected
     optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
     image_columns: ClassVar[tuple[str, ...]] = ()
 

@@ -27,6 +27,7 @@ class MDPO(RowSource):
         "mDPO's data (https://huggingface.co/datasets/fwnlp/mDPO-preference-data) and set data.path to its JSON file"
     )
     expected: ClassVar[tuple[str, ...]] = ("img_path", "prompt", "chosen", "rejected")
+    transcripts: ClassVar[tuple[str, ...]] = ("prompt",)
     image_columns: ClassVar[tuple[str, ...]] = ("img_path",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:

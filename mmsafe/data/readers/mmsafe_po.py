@@ -37,6 +37,7 @@ class MMSafePO(RowSource):
     """
 
     get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
+    transcripts: ClassVar[tuple[str, ...]] = ("question",)
     keywords: list[str] | None = None
     """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
@@ -69,7 +70,7 @@ class MMSafePO(RowSource):
 
     def records(self, *, streamed: bool = False) -> Iterator[Record]:
         """Those of the files that `keywords` names."""
-        return read_records(self._path, "data.path", self.split, self.keywords, streamed=streamed)
+        return read_records(self.root, "data.path", self.split, self.keywords, streamed=streamed)
 
     @cached_property
     def _by_prompt(self) -> dict[tuple[str, tuple[Turn, ...]], ReadRow]:

@@ -19,3 +19,4 @@ class RLAIFV(RowSource):
         "RLAIF-V (https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset) and set data.path to its folder"
     )
     tag_columns: ClassVar[tuple[str, ...]] = ("origin_dataset",)
+    marks: ClassVar[tuple[str, ...]] = tag_columns

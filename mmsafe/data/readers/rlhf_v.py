@@ -21,6 +21,7 @@ class RLHFV(RowSource):
     )
     expected: ClassVar[tuple[str, ...]] = ("image", "text")
     tag_columns: ClassVar[tuple[str, ...]] = ("origin_dataset",)
+    marks: ClassVar[tuple[str, ...]] = tag_columns
 
     def single(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is in `text`, beside the row's image."""

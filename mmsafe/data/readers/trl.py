@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.column_source import UNREAD, other_form
+from mmsafe.data.column_source import UNREAD
 from mmsafe.data.conversation import (
     PLACEHOLDER,
     as_turns,
@@ -38,43 +39,79 @@ class TRLPreference(RowSource):
 
     A text as prompt is one turn of the user. In conversational sets the prompt may be left out: it is what both
     conversations begin with. Rows may bring `blind` responses, an `id` and `tags`, an object of texts; those with
-    neither response are prompts.
+    neither response are prompts. ms-swift's are read, too: `messages` with `rejected_response` or `rejected_messages`.
     """
 
     get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
     expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
+    instead: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("messages", "rejected_response"), ("messages", "rejected_messages")
+    )  # fmt: skip
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
+
+    def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:
+        """Without `prompt`, conversations have to hold it."""
+        if row.get("prompt") is None and isinstance(row.get("chosen"), str):
+            raise RowError("missing field", "no prompt")
+        return super().recognised(row, file)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example."""
         value = record.value
+        if value.get("prompt") is None and "messages" in value:
+            value = _of_messages(value)
         if value.get("prompt") is not None and unanswered(value.get("chosen"), value.get("rejected")):
             yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
             return
         prompt, chosen = value.get("prompt"), value.get("chosen")
         if prompt is None and not (isinstance(chosen, list) and len(chosen) > 1):
             refuse_template(chosen, "chosen")
-            lacking = "has no 'prompt', and its responses are not conversations that hold one"
-            raise RowError("missing field", lacking + other_form(value))
+            lacking = "has no 'prompt', and its responses are not conversations that hold one; try data=auto"
+            raise RowError("missing field", lacking)
         chosen, rejected = said(chosen, "chosen"), said(value.get("rejected"), "rejected")
         prompt = chosen[:-1] if prompt is None else said(prompt, "prompt", role="user")
         pair = preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
         yield trl_row(record, find, prompt, pair)
 
 
-def trl_row(record: Record, find: RowImages, prompt: Said, responses: Mapping[str, str]) -> ReadRow:
-    """The example of a prompt with its responses, those that are generated among the row's own fields."""
+def _of_messages(value: Mapping[str, Any]) -> dict[str, Any]:
+    """ms-swift's row in TRL's form: its messages end with the chosen response, unless it is a prompt alone."""
+    if odd := [name for name in ("rejected_images", "objects", "label") if value.get(name)]:
+        raise RowError(UNREAD, f"has '{listed(odd)}', which is not read")
+    said, text, whole = (value.get(name) for name in ("messages", "rejected_response", "rejected_messages"))
+    if unanswered(text, whole):
+        return {**value, "prompt": said}
+    if not unanswered(text) and not unanswered(whole):
+        raise RowError("two conversations", "has both 'rejected_response' and 'rejected_messages'; remove one")
+    prompt = said[:-1] if isinstance(said, list) and unanswered(whole) else None
+    return {**value, "prompt": prompt, "chosen": said, "rejected": whole if unanswered(text) else text}
+
+
+def trl_row(
+    record: Record,
+    find: RowImages,
+    prompt: Said,
+    responses: Mapping[str, str],
+    field: str = "prompt",
+    end: int | None = None,
+    part: str = "",
+) -> ReadRow:
+    """The example of a prompt, or of its turns up to an `end`, with its responses; `part` ends its id.
+
+    Responses that are generated are among the row's own fields.
+    """
     value = record.value
     generated = {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
     images, groups = find.all(shown) if (shown := _shown(value)) else ((), (digest(prompt),))
-    turns = with_images(as_turns(prompt, "prompt"), len(images), "prompt")
+    turns = with_images(as_turns(prompt, field), len(images), field)[:end]
+    images = images[: sum(len(turn.images) for turn in turns)]
     # A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each.
     name = checked_text(value["id"], "id") if isinstance(value.get("id"), str) else row_id(record)
     tags = turns_tag(turns)
     if isinstance(own_tags := value.get("tags"), dict):
         tags = tags_of(own_tags, *own_tags)
-    return ReadRow(Example(name, turns, images, {**responses, **generated}, tags), groups)
+    return ReadRow(Example(name + part, turns, images, {**responses, **generated}, tags), groups)
 
 
 def said(value: object, field: str, role: str = "assistant") -> Said:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from functools import partial
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from mmsafe.training.optimizers.optimizer import Optimizer
 
@@ -15,16 +15,17 @@ def scheduled(optimizer: torch.optim.Optimizer, options: Optimizer, steps: int) 
     """The schedule of `optimizer` over a run of `steps` optimiser steps."""
     of_run = {"warmup": options.warmup_steps, "decay": options.decay_steps}
     count = {name: int(value if value >= 1 else value * steps) for name, value in of_run.items()}
-    name: str = options.schedule
-    more: dict[str, Any] = {}
-    if name == "wsd":
-        name, more = "warmup_stable_decay", {"num_decay_steps": count["decay"], "min_lr_ratio": options.min_lr_ratio}
-    elif options.min_lr_ratio:
-        name, more = "cosine_with_min_lr", {"min_lr_rate": options.min_lr_ratio}
-    elif name == "constant":
-        name = "constant_with_warmup"
-    schedule: LambdaLR = get_scheduler(name, optimizer, count["warmup"], steps, scheduler_specific_kwargs=more)
-    if not (ahead := options.schedule_ahead):
-        return schedule
-    factors: list[Any] = [lambda step, factor=factor: factor(step + ahead) for factor in schedule.lr_lambdas]
-    return LambdaLR(optimizer, factors)
+    return LambdaLR(optimizer, partial(factor, options, steps=steps, **count))
+
+
+def factor(options: Optimizer, step: float, *, steps: int, warmup: int, decay: int) -> float:
+    """Rate at `step` as a share of the peak: the numbers of `transformers.get_scheduler`, whose import loads PEFT."""
+    step, floor, is_wsd = step + options.schedule_ahead, options.min_lr_ratio, options.schedule == "wsd"
+    if step < warmup:
+        return step / warmup * (1 - floor) + floor if is_wsd else step / warmup
+    begin = steps - decay if is_wsd else warmup
+    if options.schedule == "constant" or step < begin:
+        return 1.0
+    if options.schedule == "linear":
+        return max(0.0, (steps - step) / max(1, steps - warmup))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / max(1, steps - begin)))) * (1 - floor) + floor

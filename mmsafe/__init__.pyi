@@ -1,0 +1,3 @@
+from mmsafe.api import *  # noqa: F403
+
+__version__: str
