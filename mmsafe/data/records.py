@@ -102,11 +102,6 @@ def read_object(file: Path, option: str) -> dict[str, Any]:
     return content
 
 
-def read_lines(file: Path, option: str) -> Iterator[Record]:
-    """The rows of a file of JSON lines, whatever its name ends in."""
-    return _records(file, partial(_read, file, option, stored=True), None)
-
-
 def _records(file: Path, rows: Rows, split: str | None, prefix: str = "") -> Iterator[Record]:
     """The rows of a file that belong to `split`: all, if none of them says to which split it belongs."""
     splits: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import logging
 from abc import abstractmethod
 from collections import Counter, defaultdict
@@ -21,7 +22,7 @@ from mmsafe.data.data_source import DataSource
 from mmsafe.data.decoding import EncodedImage
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.data.images import FileImage, failing, find_image
-from mmsafe.data.records import kind, read_lines, read_object, read_records, text_field
+from mmsafe.data.records import kind, read_object, read_records, text_field
 from mmsafe.data.row_error import RowError
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.judges.judge import CaseJudge, Judge, Verdict
@@ -103,22 +104,20 @@ class Folder:
     def rows(self, file: Path, fields: Iterable[str]) -> Iterator[tuple[str, Row]]:
         """The rows of a JSON object with their keys, or of a list, table or CSV with their positions."""
         fields = tuple(fields)
-        if file.suffix in (".csv", ".tsv", ".txt"):
+        if (holds := _holds(file)) == "lines" or file.suffix in (".csv", ".tsv", ".txt"):
             csv.field_size_limit(MAX_FIELD)
-            form: dict[str, Any] = {} if file.suffix == ".csv" else {"delimiter": "\t"}
-            if file.suffix == ".txt":  # has no head
-                form |= {"fieldnames": fields, "quoting": csv.QUOTE_NONE}
+            form: dict[str, Any] = {"fieldnames": fields, "quoting": csv.QUOTE_NONE} if file.suffix == ".txt" else {}
+            form["delimiter"] = "," if file.suffix == ".csv" else "\t"
             try:
                 with file.open(encoding="utf-8-sig", newline="") as lines:
-                    values = list(csv.DictReader(lines, **form))
-            except (OSError, ValueError, csv.Error) as error:
+                    values = [*map(json.loads, lines)] if holds == "lines" else [*csv.DictReader(lines, **form)]
+            except (OSError, ValueError, RecursionError, csv.Error) as error:
                 raise UserError(f"{file}: cannot be read ({error}); get it again") from error
             rows = [(str(number), value, f"{file}: row {number + 1}") for number, value in enumerate(values)]
-        elif (holds := _holds(file)) == "object":
+        elif holds == "object":
             rows = [(key, value, f"{file}: row {key!r}") for key, value in read_object(file, OPTION).items()]
         else:
-            records = read_lines(file, OPTION) if holds else read_records(file, OPTION)
-            rows = [(str(number), record.value, record.place()) for number, record in enumerate(records)]
+            rows = [(str(number), r.value, r.place()) for number, r in enumerate(read_records(file, OPTION))]
         if not rows:
             raise UserError(f"{file}: holds no prompts; {self._get}")
         yield from ((key, Row(value, fields, place)) for key, value, place in rows)
