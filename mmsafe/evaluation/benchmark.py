@@ -146,8 +146,12 @@ class Benchmark(ABC):
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
         if self.asks_data and isinstance(data, NoData):
             raise ValueError(
-                f"benchmark={self.name} asks about data: add some, as data=microworld or data=mmsafe_po data.path=FILE"
+                f"benchmark={self.name} asks about data: add data=microworld, or data=mmsafe_po data.path=F"
             )
+
+    def judge_for(self, judge: Judge) -> Judge:
+        """Who judges where `judge` was chosen: that one, unless the benchmark has a rule or judges of its own."""
+        return judge
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""
