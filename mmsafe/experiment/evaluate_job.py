@@ -97,8 +97,9 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     task = evaluation_task(config, "test")
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
     task.judge.check()
-    tell(task)
+    task.prompts()
     vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
+    tell(task)  # not before what can be refused in one line
     folder.note(seed=config.seed, model=vlm.fingerprint())
     reference = _against(config, vlm, task) if config.against else None
     vlm = on_device(vlm, config.accelerator)
