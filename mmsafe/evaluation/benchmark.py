@@ -44,13 +44,12 @@ class PaperRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A prompt of the benchmark, the response to it and the verdict."""
+    """A prompt of the benchmark, the response to it, the verdict, and which of the data's clusters the prompt is in."""
 
     example: Example
     response: str
     verdict: Verdict
     clusters: tuple[str, ...] = ()
-    """Of the data's clusters those that the prompt is in, which `rate` wants beside the outcomes."""
 
     @property
     def harmful(self) -> bool:
@@ -124,8 +123,7 @@ class Benchmark(ABC):
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Named estimates, the `rates` unless overridden; None where there is nothing to measure."""
-        clusters = [row.clusters for row in judged]
-        return {name: rate([holds(row) for row in judged], clusters) for name, holds in self.rates.items()}
+        return {name: rate([*map(holds, judged)], [r.clusters for r in judged]) for name, holds in self.rates.items()}
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
         """How far unknown verdicts can move each metric; these bounds are attained.
@@ -135,11 +133,7 @@ class Benchmark(ABC):
         """
         names = {name for row in judged for name in row.verdict.details}
         bad, good = (self.metrics([resolved(row, bad, bad, names, not bad) for row in judged]) for bad in (True, False))
-        return {
-            name: Bounds(worst.value, best.value)
-            for name, worst in bad.items()
-            if worst is not None and (best := good[name]) is not None
-        }
+        return {name: Bounds(worst.value, best.value) for name, worst in bad.items() if worst and (best := good[name])}
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
         """What is yes or no of a single response, by the name of the rate; `mmsafe.compare` tests each."""
@@ -148,7 +142,13 @@ class Benchmark(ABC):
     def check_data(self, data: DataSource) -> None:
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
         if self.asks_data and isinstance(data, NoData):
-            raise ValueError(f"benchmark={self.name} asks about data: add some, as data=mmsafe_po data.path=FILE")
+            raise ValueError(
+                f"benchmark={self.name} asks about data: add data=microworld or data=mmsafe_po data.path=F"
+            )
+
+    def judge_for(self, judge: Judge) -> Judge:
+        """Who judges where `judge` was chosen: that one, unless the benchmark has a rule or judges of its own."""
+        return judge
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import json
 import logging
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.options import InputPath, options
+from mmsafe.core.options import InputPath, Share, options
 from mmsafe.data.conversation import PLACEHOLDER
 from mmsafe.data.data_source import DataSource
+from mmsafe.data.decoding import EncodedImage
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.data.images import FileImage, failing, find_image
 from mmsafe.data.records import kind, read_object, read_records, text_field
 from mmsafe.data.row_error import RowError
-from mmsafe.evaluation.benchmark import Benchmark, Part
+from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.judges.judge import CaseJudge, Judge, Verdict
 
 log = logging.getLogger(__name__)
 OPTION = "benchmark.path"
+MAX_FIELD = 2**26
+"""Characters of a field, which may be an image."""
 
 
 class Row:
@@ -63,6 +70,20 @@ class Row:
         return [Row({field: text}, (), self.place).text(field) for text in self.list(field)]
 
 
+@dataclass(frozen=True)
+class Base64Image(EncodedImage):
+    """An image as text in a table."""
+
+    name: str
+    text: str = field(repr=False)
+
+    def data(self) -> bytes:
+        try:
+            return base64.b64decode(self.text)
+        except ValueError as error:
+            raise self.error(f"is no image as base64 text ({error}); get the file again") from error
+
+
 class Folder:
     """A published folder: its files, and its images, each of which is one object however often it is named."""
 
@@ -83,14 +104,17 @@ class Folder:
     def rows(self, file: Path, fields: Iterable[str]) -> Iterator[tuple[str, Row]]:
         """The rows of a JSON object with their keys, or of a list, table or CSV with their positions."""
         fields = tuple(fields)
-        if file.suffix == ".csv":
+        if (holds := _holds(file)) == "lines" or file.suffix in (".csv", ".tsv", ".txt"):
+            csv.field_size_limit(MAX_FIELD)
+            form: dict[str, Any] = {"fieldnames": fields, "quoting": csv.QUOTE_NONE} if file.suffix == ".txt" else {}
+            form["delimiter"] = "," if file.suffix == ".csv" else "\t"
             try:
                 with file.open(encoding="utf-8-sig", newline="") as lines:
-                    values = list(csv.DictReader(lines))
-            except (OSError, ValueError, csv.Error) as error:
+                    values = [*map(json.loads, lines)] if holds == "lines" else [*csv.DictReader(lines, **form)]
+            except (OSError, ValueError, RecursionError, csv.Error) as error:
                 raise UserError(f"{file}: cannot be read ({error}); get it again") from error
             rows = [(str(number), value, f"{file}: row {number + 1}") for number, value in enumerate(values)]
-        elif _is_object(file):
+        elif holds == "object":
             rows = [(key, value, f"{file}: row {key!r}") for key, value in read_object(file, OPTION).items()]
         else:
             rows = [(str(number), r.value, r.place()) for number, r in enumerate(read_records(file, OPTION))]
@@ -169,13 +193,57 @@ class PublishedBenchmark(Benchmark):
         return [example for example in examples if example.id not in bad], {"missing or damaged image": len(bad)}
 
 
+@options
+class Rule(CaseJudge):
+    """The rule of one benchmark; tells whether an answer is right, and neither of harm nor of refusals."""
+
+    name: ClassVar[str] = "rule"
+    evidence: ClassVar[str] = "exact"
+    details: ClassVar[frozenset[str]] = frozenset({"right"})
+
+    right: Callable[[Example, str], bool]
+    max_unknown: Share = 1
+
+    def __call__(self, example: Example, response: str) -> Verdict:
+        return Verdict(unsafe=False, refused=False, details={"right": self.right(example, response)})
+
+
+@options
+class ExactBenchmark(PublishedBenchmark):
+    """Judged by its own rule, whatever judge is chosen; a prompt that could not be asked is answered wrongly."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"right"})
+
+    @abstractmethod
+    def right(self, example: Example, response: str) -> bool:
+        """Whether a response is right by the tag `answer`, as the published code reads it."""
+
+    def judge_for(self, judge: Judge) -> Judge:
+        return Rule(right=self.right)
+
+    def check_judge(self, judge: Judge) -> None:
+        """None is asked."""
+
+    def rights(self, judged: Sequence[Judged], tag: str) -> dict[str, list[bool]]:
+        """Whether each answer is right, by the value of a tag."""
+        found: dict[str, list[bool]] = defaultdict(list)
+        for row in judged:
+            found[row.example.tags[tag]].append(row.verdict.details["right"])
+        return found
+
+    def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
+        return {"right": verdict.details["right"]}
+
+
 def prompt(name: str, text: str, *images: ImageSource, **tags: str) -> Example:
     """One question, with its images before it."""
     return Example(name, (Turn("user", text, (0,) * len(images)),), images, {}, tags)
 
 
-def _is_object(file: Path) -> bool:
-    """Whether a JSON file begins as one object; what cannot be read is left to the reader's complaint."""
+def _holds(file: Path) -> Literal["object", "lines", ""]:
+    """How a JSON file begins; what cannot be read is left to the reader's complaint."""
     with suppress(OSError), file.open("rb") as stream:
-        return file.suffix == ".json" and stream.read(99).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
-    return False
+        head = stream.read(2**20).lstrip(b"\xef\xbb\xbf \t\r\n").replace(b"\r", b"")
+        if file.suffix == ".json" and head[:1] == b"{":
+            return "lines" if b"}\n{" in head else "object"
+    return ""
