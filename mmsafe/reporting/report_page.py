@@ -17,9 +17,11 @@ from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.core.run_record import JUDGE
 from mmsafe.reporting import result_charts
+from mmsafe.reporting.contrasts import HEAD, NOTE, contrasts, plan_of
 from mmsafe.reporting.figures import INK, Chart
 from mmsafe.reporting.html_page import rendered
-from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
+from mmsafe.reporting.rank_stability import HEAD as RANKS
+from mmsafe.reporting.rank_stability import TITLE, rank_stability
 from mmsafe.reporting.summary import (
     Interval,
     Run,
@@ -29,9 +31,9 @@ from mmsafe.reporting.summary import (
     measured_in,
     note,
     over_seeds,
-    paired_difference,
 )
 from mmsafe.reporting.training_charts import of_training
+from mmsafe.runs.plan import Correction
 
 Groups = Mapping[str, Sequence[Run]]
 FIGURES, SAMPLES = "figures", "samples.html"
@@ -59,7 +61,13 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def write_page(groups: Groups, folder: Path, against: str | None = None) -> Path:
+def write_page(
+    groups: Groups,
+    folder: Path,
+    against: str | None = None,
+    correction: Correction = "holm",
+    margin: float | None = None,
+) -> Path:
     """Write `report.html` and `figures/` into `folder`; returns the page's path."""
     runs = [run for members in groups.values() for run in members]
     root = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
@@ -78,8 +86,8 @@ def write_page(groups: Groups, folder: Path, against: str | None = None) -> Path
         title=", ".join(groups),
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
         tables=[
-            *compared(groups, against),
-            *([Table(TITLE, HEAD, ranks)] if ranks else []),
+            *compared(groups, against, correction, margin),
+            *([Table(TITLE, RANKS, ranks)] if ranks else []),
             *_by_tag(groups),
             _runs(groups, root),
         ],
@@ -95,23 +103,17 @@ def write_page(groups: Groups, folder: Path, against: str | None = None) -> Path
     return folder / "report.html"
 
 
-def compared(groups: Groups, against: str | None) -> list[Table]:
+def compared(groups: Groups, against: str | None, correction: Correction, margin: float | None) -> list[Table]:
     """The means of all groups; and how the others differ from the group called `against`, if there is one."""
     measured = measured_in(groups)
-    labels = [metric.label for metric in measured]
     rows = [
         [Cell(name), _finished(runs), _judges(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured)]
         for name, runs in groups.items()
     ]
-    tables = [Table("Groups", ["group", "runs", "judge", *labels], rows, note(groups, OVER_SEEDS))]
+    tables = [Table("Groups", ["group", "runs", "judge", *(m.label for m in measured)], rows, note(groups, OVER_SEEDS))]
     if against:
-        rows = [
-            [Cell(name), *(_difference(paired_difference(runs, groups[against], metric.key)) for metric in measured)]
-            for name, runs in groups.items()
-            if name != against
-        ]
-        tests = "paired by seed, ± half of the 95 % interval; p of paired t-tests, not corrected for their number"
-        tables.append(Table(f"Difference from {against}", ["group", *labels], rows, note(groups, tests)))
+        rows = [[Cell(text) for text in row] for row in contrasts(groups, against, correction, margin)]
+        tables.append(Table(f"Difference from {against}", HEAD, rows, note(groups, NOTE)))
     return tables
 
 
@@ -139,8 +141,8 @@ def _runs(groups: Groups, root: Path) -> Table:
         values = [run.metrics.get(metric.key) for metric in measured]
         cells = [MISSING if value is None else Cell(f"{value:.3f}", value) for value in values]
         about = [Cell(_relative(run.path, root)), Cell(name), Cell(str(run.seed), run.seed), Cell(status)]
-        rows.append([*about, *cells, _judges([run]), Cell(" ".join(run.overrides))])
-    head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "judge", "overrides"]
+        rows.append([*about, *cells, _judges([run]), Cell(plan_of(run)[0] or "–"), Cell(" ".join(run.overrides))])
+    head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "judge", "plan", "overrides"]
     return Table("Runs", head, rows, "all metrics are in results.csv")
 
 
@@ -156,12 +158,6 @@ def _finished(runs: Sequence[Run]) -> Cell:
 
 def _interval(interval: Interval | None) -> Cell:
     return Cell(str(interval), interval.mean) if interval else MISSING
-
-
-def _difference(interval: Interval | None) -> Cell:
-    if interval is None or math.isnan(interval.p):
-        return _interval(interval)
-    return Cell(f"{interval} (p = {interval.p:.2g})", interval.mean)
 
 
 def _options(groups: Groups) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from mmsafe.core.secrets import LEFT_OUT, public
 from mmsafe.runs.hydra_state import noted_choices, noted_overrides
 from mmsafe.runs.run_folder import FAILED
 
-IGNORED = ("seed", "name", "progress_bar")
+IGNORED = ("seed", "name", "plan", "progress_bar")
 """Last part of options that make no difference between groups."""
 ROUNDING = 1e-9
 """Below it, differences of rates are the same difference."""
@@ -73,13 +73,20 @@ class Interval:
         return self.high - self.mean if self.n > 1 else 0.0
 
     @property
+    def error(self) -> float:
+        """The standard error."""
+        from scipy.stats import t
+
+        return self.half / float(t.ppf(0.975, self.n - 1))
+
+    @property
     def p(self) -> float:
         """Of the two-sided t-test that the mean is 0; NaN where nothing varies."""
         from scipy.stats import t
 
         if not self.high - self.low > ROUNDING:
             return math.nan
-        return float(2 * t.sf(abs(self.mean) / self.half * t.ppf(0.975, self.n - 1), self.n - 1))
+        return float(2 * t.sf(abs(self.mean) / self.error, self.n - 1))
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.half:.3f}" if self.n > 1 else f"{self.mean:.3f}"
