@@ -86,11 +86,6 @@ class Declared:
         told = (f"{name} ({self.judges[name]})" if name in self.judges else name for name in names)
         return "judge: " + ", ".join(told) if names else None
 
-    @property
-    def intervals(self) -> str:
-        """What kind of intervals stand beside values."""
-        return "95 % intervals in brackets" + f", for clusters by {' and '.join(self.clusters)}" * bool(self.clusters)
-
     def record(self) -> dict[str, Any]:
         """As plain values for `run.json`."""
         return asdict(self)

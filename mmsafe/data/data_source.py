@@ -104,10 +104,6 @@ class DataSource(ABC):
         """Names of the responses that every example to train on has."""
         return self.trained_on
 
-    def clustered_by(self) -> tuple[str, ...]:
-        """Tags by which rows come in clusters, for which the intervals of an evaluation hold."""
-        return self.clusters
-
     def files(self) -> list[Path]:
         """The files that examples are read from, without their images; none where examples are made."""
         return [] if self.categories is None else [self.categories]

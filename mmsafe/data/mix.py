@@ -54,9 +54,10 @@ class Mix(DataSource):
         """What every part brings."""
         return frozenset.intersection(*(part.brings() for part in self.parts.values()))
 
-    def clustered_by(self) -> tuple[str, ...]:
+    @property
+    def clusters(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of any part."""
-        return tuple(dict.fromkeys(tag for part in self.parts.values() for tag in part.clustered_by()))
+        return tuple(dict.fromkeys(tag for part in self.parts.values() for tag in part.clusters))
 
     def has_images(self) -> bool:
         """Whether any part has."""

@@ -1,10 +1,11 @@
-"""Observations that come in clusters: how far a statistic of them varies, when whole clusters are drawn."""
+"""Observations that come in clusters: how far their mean varies when whole clusters are drawn."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
+from statistics import fmean
 from typing import NamedTuple
 
 from mmsafe.data.example import Example
@@ -19,35 +20,30 @@ def clusters_of(example: Example, tags: Sequence[str]) -> tuple[str, ...]:
 
 
 class Spread(NamedTuple):
-    """The variance of a statistic, and the number of clusters that tell of it, of the factor with fewest."""
+    """A variance, the number of clusters of the factor with fewest, and Student's t for 95 % of that less one."""
 
     variance: float
-    count: int
-
-    @property
-    def t(self) -> float:
-        """How many standard errors away the ends of a 95 % interval are: Student's t, clusters less one."""
-        from scipy.stats import t
-
-        return float(t.ppf(0.975, self.count - 1))
+    fewest: int
+    t: float
 
 
-def spread(influence: Sequence[float], clusters: Clusters) -> Spread | None:
-    """Of a statistic, to which each observation adds its `influence` about the estimate; None if none share a cluster.
+def spread(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
+    """Of the mean of a sample, or of the first's minus the second's; None where no two observations share a cluster.
 
     The cluster-robust variance, for crossed factors Cameron, Gelbach and Miller's (2011), at least that by one factor.
     A factor with one value says nothing of others: the interval is about that value then.
     """
+    from scipy.stats import t
+
     factors = [names for names in zip(*clusters, strict=True) if 1 < len(set(names)) < len(names)]
     if not factors:
         return None
-    single = [_variance(influence, names) for names in factors]
-    crossed = (
-        (-1) ** (size + 1) * _variance(influence, [*zip(*some, strict=True)])
-        for size in range(1, len(factors) + 1)
-        for some in combinations(factors, size)
-    )
-    return Spread(max(sum(crossed), *single), min(len(set(names)) for names in factors))
+    centred = [(1 - 2 * i, fmean(sample), sample) for i, sample in enumerate(samples)]
+    influence = [sign * (value - mean) / len(sample) for sign, mean, sample in centred for value in sample]
+    every = [some for size in range(len(factors)) for some in combinations(factors, size + 1)]
+    parts = [_variance(influence, [*zip(*some, strict=True)]) * (-1) ** (len(some) - 1) for some in every]
+    fewest = min(len(set(names)) for names in factors)
+    return Spread(max(sum(parts), *parts), fewest, float(t.ppf(0.975, fewest - 1)))
 
 
 def _variance(influence: Sequence[float], names: Sequence[object]) -> float:

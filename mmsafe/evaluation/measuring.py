@@ -47,24 +47,21 @@ class EvaluationTask:
     @cached_property
     def clusters(self) -> tuple[str, ...]:
         """The tags by which the data's rows come in clusters, as far as prompts have them."""
-        prompts = self.prompts() if self.data.clustered_by() else []
-        return tuple(tag for tag in self.data.clustered_by() if any(tag in prompt.tags for prompt in prompts))
+        prompts = self.prompts() if self.data.clusters else []
+        return tuple(tag for tag in self.data.clusters if any(tag in prompt.tags for prompt in prompts))
 
     def dropped(self) -> dict[str, int]:
         """How many rows that should have made prompts were dropped for which reason."""
         return self.benchmark.dropped(self.data, self.part)
 
 
-def measured(
-    benchmark: Benchmark, judged: Sequence[Judged], judge: str, clusters: Sequence[str] = ()
-) -> dict[str, Any]:
+def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str, by: Sequence[str] = ()) -> dict[str, Any]:
     """The benchmark's metrics, flat; where verdicts are unknown, also how bad and how good each can in truth be.
 
-    Intervals hold for prompts that come in clusters by the tags `clusters`.
-
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
+    Intervals hold for prompts that come in clusters by the tags `by`.
     """
-    judged = [replace(row, clusters=clusters_of(row.example, clusters)) for row in judged]
+    judged = [replace(row, clusters=clusters_of(row.example, by)) for row in judged]
     metrics = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
     if (share := rate(unknown, [row.clusters for row in judged])) is not None:
@@ -100,10 +97,8 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
-def declaration(
-    benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any], clusters: tuple[str, ...] = ()
-) -> Declared:
-    """What a run that measured `metrics` records: as declared, with what evidence each of `judges` is, and clusters."""
+def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
+    """What a run that measured `metrics` records: its metrics as declared, and what evidence each of `judges` is."""
     from mmsafe.evaluation.pairwise import MEASURES
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
@@ -111,8 +106,7 @@ def declaration(
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}
-    metrics_declared = tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values())
-    return Declared(metrics_declared, judges, clusters)
+    return Declared(tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values()), judges)
 
 
 def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:

@@ -27,17 +27,17 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
 CORRECTIONS = {"holm": holm, "benjamini_hochberg": benjamini_hochberg}
 
 
-def equivalence(value: float, error: float, df: float, margin: float) -> float:
-    """p of two one-sided t tests (Schuirmann, 1987): of no difference that is smaller than `margin`."""
+def equivalence(mean: float, half: float, df: float, margin: float) -> float:
+    """p of two one-sided t tests (Schuirmann, 1987) against `margin` or more; `half` is that of a 95 % interval."""
     from scipy.stats import t
 
-    return float(t.sf((margin - abs(value)) / error, df))
+    return float(t.sf((margin - abs(mean)) / half * t.ppf(0.975, df), df))
 
 
-def smallest_found(error: float, df: float, power: float = 0.8) -> float:
-    """The smallest true mean that a t test at 5 % finds so often, of values with the standard error that was found."""
+def smallest_found(half: float, df: float, power: float = 0.8) -> float:
+    """The smallest true mean that a t test at 5 % finds so often, where 95 % intervals are as wide as this one."""
     from scipy.optimize import brentq
     from scipy.stats import nct, t
 
     limit = float(t.ppf(0.975, df))
-    return error * float(brentq(lambda shift: nct.sf(limit, df, shift) - power, 0, 1.5 * limit + 2))
+    return half / limit * float(brentq(lambda shift: nct.sf(limit, df, shift) - power, 0, 1.5 * limit + 2))

@@ -50,9 +50,8 @@ def pairwise_accuracy(
 ) -> dict[str, Estimate]:
     """Shares of pairs told rightly, a tie counting one half; processes that want the same share the scoring.
 
-    `clusters` are the tags by which the pairs come in clusters.
-
-    With `max_tokens`, a batch is as many pairs as fit. All forms, then the same by tag as `form/tag=value`:
+    With `max_tokens`, a batch is as many pairs as fit. `clusters` are tags by which pairs come in such. All forms, then
+    the same by tag as `form/tag=value`:
 
     pairwise_accuracy: log π(chosen) > log π(rejected), summed over tokens.
     pairwise_accuracy_per_token: the same, per token.

@@ -13,6 +13,7 @@ from mmsafe.evaluation.clusters import Clusters, Spread, spread
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 ROUNDING = 1e-9
+Values = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,10 @@ def rate(outcomes: Sequence[bool | float], clusters: Clusters = ()) -> Estimate 
     if n == 0:
         return None
     share, z = float(sum(outcomes)) / n, float(norm.ppf(0.5 + CONFIDENCE / 2))
-    found = spread([(outcome - share) / n for outcome in outcomes], clusters)
-    if found is None:
-        return Estimate(share, *_wilson(share, n, z), n)
-    independent = share * (1 - share) / n
-    if independent == 0:
-        return Estimate(share, *_wilson(share, found.count, found.t), n)
-    half = found.t * max(found.variance, independent) ** 0.5 / (share * (1 - share))
+    found = spread(clusters, outcomes)
+    if found is None or share in (0, 1):
+        return Estimate(share, *_wilson(share, *((found.fewest, found.t) if found else (n, z))), n)
+    half = found.t * max(found.variance, share * (1 - share) / n) ** 0.5 / (share * (1 - share))
     low, high = (1 / (1 + (1 - share) / share * math.exp(by)) for by in (min(half, 700), -half))
     return Estimate(share, low, high, n)
 
@@ -76,9 +74,7 @@ def macro(groups: Sequence[Sequence[bool | float]]) -> Estimate | None:
     return Estimate(value, value - below, value + above, sum(share.n for share in shares))
 
 
-def difference(
-    first: Sequence[float], second: Sequence[float], seed: int = 0, clusters: Clusters = ()
-) -> Estimate | None:
+def difference(first: Values, second: Values, seed: int = 0, clusters: Clusters = ()) -> Estimate | None:
     """Mean share of `first` minus that of `second`, two independent samples; percentile bootstrap over members.
 
     Where one unit of sampling gives several observations, pass their mean, so that units are resampled as a whole.
@@ -94,7 +90,7 @@ def difference(
         a, b = _mean(first, 0.0, seed, clusters[: len(first)]), _mean(second, 0.0, seed, clusters[len(first) :])
         below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
         return Estimate(value, value - below, value + above, n)
-    if found := spread([*_away(first), *(-x for x in _away(second))], clusters):
+    if found := spread(clusters, first, second):
         return _by_clusters(value, found, -1.0, n)
     return Estimate(
         value, *_bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), seed), n
@@ -110,11 +106,6 @@ def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Est
     return _mean(values, -1.0, seed, clusters) if len(values) else None
 
 
-def _away(values: Sequence[float]) -> list[float]:
-    """What each value adds to their mean, about it."""
-    return [(value - sum(values) / len(values)) / len(values) for value in values]
-
-
 def _by_clusters(value: float, found: Spread, least: float, n: int) -> Estimate:
     half = found.t * found.variance**0.5
     return Estimate(value, max(least, value - half), min(1.0, value + half), n)
@@ -123,9 +114,9 @@ def _by_clusters(value: float, found: Spread, least: float, n: int) -> Estimate:
 def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) -> Estimate:
     """Of values between `least` and 1; where all are alike, each cluster counts as one."""
     n, value = len(values), sum(values) / len(values)
-    found = spread(_away(values), clusters)
+    found = spread(clusters, values)
     if len(set(values)) == 1:
-        units = found.count if found else n
+        units = found.fewest if found else n
         others = 1 - _exact_share(units, units)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
     if found:

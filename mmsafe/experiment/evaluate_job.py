@@ -77,7 +77,7 @@ def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> d
     metrics = measured(config.benchmark, judged, judge, task.clusters)
     known = {chosen.label: chosen.evidence, **declared_of(source, {}).judges}
     evidence = {label: known[label] for label in (*panel, judge) if label in known}
-    folder.note(declared=declaration(config.benchmark, evidence, metrics, task.clusters).record())
+    folder.note(declared=declaration(config.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics
 
 

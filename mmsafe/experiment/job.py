@@ -45,7 +45,7 @@ def declare(task: EvaluationTask, metrics: dict[str, Any], folder: RunFolder) ->
     """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts and intervals are."""
     judge = task.judge
     evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
-    folder.note(declared=declaration(task.benchmark, evidence, metrics, task.clusters).record())
+    folder.note(declared=declaration(task.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics
 
 

@@ -30,8 +30,9 @@ def report(config: ReportConfig, run: RunContext) -> None:
 
     Raises `UserError` if there are no runs, or no group called `config.against`.
     """
+    from mmsafe.reporting.contrasts import contrasts
     from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
-    from mmsafe.reporting.report_page import compared, write_page
+    from mmsafe.reporting.report_page import means, write_page
     from mmsafe.reporting.summary import grouped, read_runs, write_csv
     from mmsafe.reporting.table import COLUMNS, print_tables, table_of
 
@@ -40,12 +41,12 @@ def report(config: ReportConfig, run: RunContext) -> None:
         raise UserError(f"against={against}: no such group; groups are {', '.join(groups)}")
     folder = config.out or config.runs[0] / "report"
     write_csv(folder / "results.csv", groups)
-    page = write_page(groups, folder, against, config.correction, config.margin)
-    means, *differences = compared(groups, against, config.correction, config.margin)
-    for start in range(0, len(means.rows), COLUMNS):
-        shown = means.rows[start : start + COLUMNS]
-        head, *turned = zip(means.head, *([cell.text for cell in row] for row in shown), strict=True)
-        print_tables([table_of(means.title, head, turned, means.note)])
+    differences = [contrasts(groups, against, config.correction, config.margin)] if against else []
+    page, table = write_page(groups, folder, differences), means(groups)
+    for start in range(0, len(table.rows), COLUMNS):
+        shown = table.rows[start : start + COLUMNS]
+        head, *turned = zip(table.head, *([cell.text for cell in row] for row in shown), strict=True)
+        print_tables([table_of(table.title, head, turned, table.note)])
     for table in differences:
         rows = ([cell.text for cell in row] for row in table.rows)
         print_tables([table_of(table.title, table.head, rows, table.note, left=2)])

@@ -17,11 +17,9 @@ from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.core.run_record import JUDGE
 from mmsafe.reporting import result_charts
-from mmsafe.reporting.contrasts import HEAD, NOTE, contrasts, plan_of
 from mmsafe.reporting.figures import INK, Chart
 from mmsafe.reporting.html_page import rendered
-from mmsafe.reporting.rank_stability import HEAD as RANKS
-from mmsafe.reporting.rank_stability import TITLE, rank_stability
+from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
 from mmsafe.reporting.summary import (
     Interval,
     Run,
@@ -33,7 +31,6 @@ from mmsafe.reporting.summary import (
     over_seeds,
 )
 from mmsafe.reporting.training_charts import of_training
-from mmsafe.runs.plan import Correction
 
 Groups = Mapping[str, Sequence[Run]]
 FIGURES, SAMPLES = "figures", "samples.html"
@@ -61,13 +58,7 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def write_page(
-    groups: Groups,
-    folder: Path,
-    against: str | None = None,
-    correction: Correction = "holm",
-    margin: float | None = None,
-) -> Path:
+def write_page(groups: Groups, folder: Path, differences: Sequence[Table] = ()) -> Path:
     """Write `report.html` and `figures/` into `folder`; returns the page's path."""
     runs = [run for members in groups.values() for run in members]
     root = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
@@ -86,8 +77,9 @@ def write_page(
         title=", ".join(groups),
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
         tables=[
-            *compared(groups, against, correction, margin),
-            *([Table(TITLE, RANKS, ranks)] if ranks else []),
+            means(groups),
+            *differences,
+            *([Table(TITLE, HEAD, ranks)] if ranks else []),
             *_by_tag(groups),
             _runs(groups, root),
         ],
@@ -103,18 +95,15 @@ def write_page(
     return folder / "report.html"
 
 
-def compared(groups: Groups, against: str | None, correction: Correction, margin: float | None) -> list[Table]:
-    """The means of all groups; and how the others differ from the group called `against`, if there is one."""
+def means(groups: Groups) -> Table:
+    """The means of all groups."""
     measured = measured_in(groups)
     rows = [
         [Cell(name), _finished(runs), _judges(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured)]
         for name, runs in groups.items()
     ]
-    tables = [Table("Groups", ["group", "runs", "judge", *(m.label for m in measured)], rows, note(groups, OVER_SEEDS))]
-    if against:
-        rows = [[Cell(text) for text in row] for row in contrasts(groups, against, correction, margin)]
-        tables.append(Table(f"Difference from {against}", HEAD, rows, note(groups, NOTE)))
-    return tables
+    labels = [metric.label for metric in measured]
+    return Table("Groups", ["group", "runs", "judge", *labels], rows, note(groups, OVER_SEEDS))
 
 
 def _by_tag(groups: Groups) -> list[Table]:
@@ -141,7 +130,7 @@ def _runs(groups: Groups, root: Path) -> Table:
         values = [run.metrics.get(metric.key) for metric in measured]
         cells = [MISSING if value is None else Cell(f"{value:.3f}", value) for value in values]
         about = [Cell(_relative(run.path, root)), Cell(name), Cell(str(run.seed), run.seed), Cell(status)]
-        rows.append([*about, *cells, _judges([run]), Cell(plan_of(run)[0] or "–"), Cell(" ".join(run.overrides))])
+        rows.append([*about, *cells, _judges([run]), Cell(run.plan[0] or "–"), Cell(" ".join(run.overrides))])
     head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "judge", "plan", "overrides"]
     return Table("Runs", head, rows, "all metrics are in results.csv")
 

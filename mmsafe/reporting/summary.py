@@ -15,6 +15,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of, read_json
 from mmsafe.core.secrets import LEFT_OUT, public
 from mmsafe.runs.hydra_state import noted_choices, noted_overrides
+from mmsafe.runs.plan import Plan, as_recorded
 from mmsafe.runs.run_folder import FAILED
 
 IGNORED = ("seed", "name", "plan", "progress_bar")
@@ -53,6 +54,12 @@ class Run:
         return self.config.get("seed")
 
     @property
+    def plan(self) -> tuple[str, Plan | None]:
+        """What is told of its plan, empty without one, and the plan if the file is as it was when the run began."""
+        fingerprint = self.about.get("plan")
+        return as_recorded(Path(str(self.config.get("plan"))), fingerprint) if fingerprint else ("", None)
+
+    @property
     def status(self) -> str:
         """`finished`, `failed` or `unfinished`."""
         return "finished" if self.metrics else "unfinished" if self.message is None else "failed"
@@ -73,20 +80,13 @@ class Interval:
         return self.high - self.mean if self.n > 1 else 0.0
 
     @property
-    def error(self) -> float:
-        """The standard error."""
-        from scipy.stats import t
-
-        return self.half / float(t.ppf(0.975, self.n - 1))
-
-    @property
     def p(self) -> float:
         """Of the two-sided t-test that the mean is 0; NaN where nothing varies."""
         from scipy.stats import t
 
         if not self.high - self.low > ROUNDING:
             return math.nan
-        return float(2 * t.sf(abs(self.mean) / self.error, self.n - 1))
+        return float(2 * t.sf(abs(self.mean) / self.half * t.ppf(0.975, self.n - 1), self.n - 1))
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.half:.3f}" if self.n > 1 else f"{self.mean:.3f}"

@@ -204,7 +204,7 @@ def test_intervals_hold_for_the_clusters_that_data_name(capsys: pytest.CaptureFi
     assert [found[f"eval/safety_rate{end}"] for end in ("", "_n")] == [0.5, 40]
     assert found["eval/safety_rate_high"] - 0.5 > 2 * (plain["eval/safety_rate_high"] - 0.5)
     assert found["eval/unknown_rate_high"] > 2 * plain["eval/unknown_rate_high"], "none of eight, not of forty"
-    declared = declaration(task.benchmark, {}, found, task.clusters)
+    declared = replace(declaration(task.benchmark, {}, found), clusters=task.clusters)
     assert declared_in({"declared": json.loads(json.dumps(declared.record()))}, found, Path()) == declared
     print_tables([result_table({"run": found}, "title", declared)])
     assert "95 % intervals in brackets, for clusters by template" in " ".join(capsys.readouterr().out.split())
