@@ -103,6 +103,11 @@ class Benchmark(ABC):
     paper_rows: ClassVar[tuple[PaperRow, ...]] = ()
     """What the BPO paper printed of it."""
 
+    @property
+    def sampled(self) -> bool:
+        """Whether a prompt is asked several times, so that answers have to be sampled."""
+        return False
+
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """What the model is asked; ids are distinct."""

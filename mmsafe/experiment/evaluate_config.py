@@ -69,5 +69,7 @@ class EvaluateConfig(Devices):
         for name in ("judgements", "generations", "checkpoint", "against"):
             if getattr(self, name) is not None:
                 raise ValueError(f"generation=endpoint: the model is the one that is served there; leave out {name}")
+        if self.evaluation.temperature:
+            raise ValueError("generation=endpoint answers greedily; leave out evaluation.temperature")
         if self.processes > 1:
             raise ValueError("generation=endpoint runs no model here: it needs one process; raise its concurrency")
