@@ -85,8 +85,8 @@ class Curve(NamedTuple):
     y: Sequence[float]
     style: int = 0
     """Which colour and dash."""
-    halves: Sequence[float] = ()
-    """Half widths of intervals, where it has any."""
+    arms: Sequence[tuple[float, float]] = ()
+    """How far intervals reach below and above, where it has any."""
     faint: bool = False
     """One seed of several: thin, and not in the legend."""
 
@@ -113,9 +113,9 @@ def curves(
     def draw(axes: Axes) -> None:
         for curve in drawn:
             colour, dash = look(curve.style)
-            if curve.halves:
+            if curve.arms:
                 style: dict[str, Any] = {"fmt": f"o{dash}", "ms": 4, "capsize": 3, "color": colour}
-                axes.errorbar(curve.x, curve.y, curve.halves, label=curve.label, **style)
+                axes.errorbar(curve.x, curve.y, list(zip(*curve.arms, strict=True)), label=curve.label, **style)
                 continue
             marker = "o" if len(curve.x) == 1 else ""
             width, alpha, label = (0.8, 0.35, None) if curve.faint else (1.5, 1.0, curve.label)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -15,25 +15,26 @@ from mmsafe.core.declared import BY_TAG as FILE
 from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.reporting import result_charts
+from mmsafe.reporting.evidence import as_text, evidence, positions
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.summary import (
-    Interval,
     Run,
     declared_by,
     differing,
     mean_of,
     measured_in,
-    over_seeds,
     paired_difference,
 )
 from mmsafe.reporting.training_charts import of_training
 
 Groups = Mapping[str, Sequence[Run]]
-FIGURES, SAMPLES = "figures", "samples.html"
+FIGURES, RESULTS = "figures", "results.csv"
 NOT_SHOWN = ("config_hash", "command")
 """Of `run.json`: the overrides say it better."""
-OVER_SEEDS = "mean over seeds ± half of the 95 % interval (Student t)"
+OVER_SEEDS = "mean over seeds ± half of the 95 % interval (Student t); of one run, [its own 95 % interval over prompts]"
+UNFOLDED = 12
+"""Most options that are shown unasked."""
 
 
 class Cell(NamedTuple):
@@ -41,6 +42,9 @@ class Cell(NamedTuple):
 
     text: str
     key: float | str | None = None
+    metric: str = ""
+    runs: Sequence[Run] = ()
+    """Of which metric and runs it tells, for those who press it."""
 
 
 MISSING = Cell("–", -math.inf)
@@ -53,35 +57,55 @@ class Table(NamedTuple):
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    folded: bool = False
 
 
-def write_page(groups: Groups, folder: Path, against: str | None = None) -> Path:
-    """Write `report.html` and `figures/` into `folder`; returns the page's path."""
+def write_page(
+    groups: Groups,
+    folder: Path,
+    against: str | None = None,
+    *,
+    name: str = "report.html",
+    samples: str | None = None,
+    sampled: Mapping[Path, int] = MappingProxyType({}),
+) -> Path:
+    """Write the page and `figures/` into `folder`; returns the page's path.
+
+    `samples` is where, from there, the page of samples is, and `sampled` which number a run's folder has on it.
+    """
     runs = [run for members in groups.values() for run in members]
-    root = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
+    root = root_of(runs)
     sections = {
         "Results": result_charts.by_group(groups),
         "Safety against over-refusal": result_charts.pareto(groups),
         "β": result_charts.over_beta(groups),
-        "Training": of_training(groups),
     }
-    for chart in (chart for charts in sections.values() for chart in charts):
+    further = {"Training": of_training(groups)}
+    for chart in (chart for charts in (sections | further).values() for chart in charts):
         chart.write(folder / FIGURES)
+    shown = declared_by(groups).metrics
     text = rendered(
         "report",
+        scripts=("report", "evidence"),
         title=", ".join(groups),
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
-        tables=[*compared(groups, against), *_by_tag(groups), _runs(groups, root)],
+        tables=[*compared(groups, against), *_by_tag(groups), _runs(groups, root), _options(groups)],
         figures=FIGURES,
-        sections={name: _inline(charts) for name, charts in sections.items() if charts},
-        options=_options(groups),
+        sections=_inline(sections),
+        further=_inline(further),
         provenance=_provenance(runs, root),
-        samples=next(
-            (_relative(place / SAMPLES, folder) for place in (folder, root) if (place / SAMPLES).exists()), None
-        ),
+        evidence=[evidence(run, relative(run.path, root), shown, sampled.get(run.path)) for run in runs],
+        positions=positions(runs),
+        samples=samples,
+        links={text: target for text, target in {"samples": samples, RESULTS: RESULTS}.items() if target},
     )
-    write_atomically(folder / "report.html", text)
-    return folder / "report.html"
+    write_atomically(folder / name, text)
+    return folder / name
+
+
+def root_of(runs: Sequence[Run]) -> Path:
+    """The folder that holds the folders of all runs; a run is called by the way from there."""
+    return Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
 
 
 def compared(groups: Groups, against: str | None) -> list[Table]:
@@ -90,13 +114,13 @@ def compared(groups: Groups, against: str | None) -> list[Table]:
     labels = [metric.label for metric in measured]
     judges = declared_by(groups).judged_by(run.metrics for runs in groups.values() for run in runs)
     rows = [
-        [Cell(name), _finished(runs), *(_interval(mean_of(runs, metric.key)) for metric in measured)]
+        [Cell(name), _finished(runs), *(_mean(runs, metric.key) for metric in measured)]
         for name, runs in groups.items()
     ]
     tables = [Table("Groups", ["group", "runs", *labels], rows, " · ".join(filter(None, (OVER_SEEDS, judges))))]
     if against:
         rows = [
-            [Cell(name), *(_difference(paired_difference(runs, groups[against], metric.key)) for metric in measured)]
+            [Cell(name), *(_difference(runs, groups[against], metric.key) for metric in measured)]
             for name, runs in groups.items()
             if name != against
         ]
@@ -115,10 +139,10 @@ def _by_tag(groups: Groups) -> list[Table]:
         same = [[by_key[key] for by_key in runs if key in by_key] for runs in measured]
         prompts = sorted({int(row.n) for runs in same for row in runs})
         counts = Cell("–".join(map(str, dict.fromkeys((prompts[0], prompts[-1])))), prompts[0])
-        means = [_interval(over_seeds([row.estimate for row in runs]) if runs else None) for runs in same]
+        means = [_mean(runs, key) for runs in groups.values()]
         rows.append([Cell(f"{tag}={value}"), Cell(labels[metric]), counts, *means])
     note = f"{OVER_SEEDS}; n: prompts of a run, whose own interval is in {FILE}"
-    return [Table("By category", ["tag", "metric", "n", *groups], rows, note)] if rows else []
+    return [Table("By category", ["tag", "metric", "n", *groups], rows, note, folded=True)] if rows else []
 
 
 def _runs(groups: Groups, root: Path) -> Table:
@@ -126,12 +150,11 @@ def _runs(groups: Groups, root: Path) -> Table:
     rows = []
     for name, run in ((name, run) for name, runs in groups.items() for run in runs):
         status = run.status + (f": {run.message}" if run.status == "failed" else "")
-        values = [run.metrics.get(metric.key) for metric in measured]
-        cells = [MISSING if value is None else Cell(f"{value:.3f}", value) for value in values]
-        about = [Cell(_relative(run.path, root)), Cell(name), Cell(str(run.seed), run.seed), Cell(status)]
+        cells = [_mean([run], metric.key) for metric in measured]
+        about = [Cell(relative(run.path, root)), Cell(name), Cell(str(run.seed), run.seed), Cell(status)]
         rows.append([*about, *cells, Cell(" ".join(run.overrides))])
     head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "overrides"]
-    return Table("Runs", head, rows, "all metrics are in results.csv")
+    return Table("Runs", head, rows, "own 95 % intervals over prompts; all metrics are in results.csv", folded=True)
 
 
 def _finished(runs: Sequence[Run]) -> Cell:
@@ -140,32 +163,40 @@ def _finished(runs: Sequence[Run]) -> Cell:
     return Cell(f"{finished}, {more} unfinished" if more else str(finished), finished)
 
 
-def _interval(interval: Interval | None) -> Cell:
-    return Cell(str(interval), interval.mean) if interval else MISSING
+def _mean(runs: Sequence[Run], metric: str) -> Cell:
+    interval = mean_of(runs, metric)
+    return Cell(str(interval), interval.mean, metric, runs) if interval else MISSING
 
 
-def _difference(interval: Interval | None) -> Cell:
-    if interval is None or math.isnan(interval.p):
-        return _interval(interval)
-    return Cell(f"{interval} (p = {interval.p:.2g})", interval.mean)
+def _difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Cell:
+    interval = paired_difference(first, second, metric)
+    if interval is None:
+        return MISSING
+    p = "" if math.isnan(interval.p) else f" (p = {interval.p:.2g})"
+    return Cell(f"{interval}{p}", interval.mean, metric, (*first, *second))
 
 
-def _options(groups: Groups) -> dict[str, list[str]]:
+def _options(groups: Groups) -> Table:
     """Options in which groups differ, with the values of each; `seed` where a group has several."""
     configs = [[run.config for run in runs] for runs in groups.values()]
-    return {
-        option: [
-            ", ".join(dict.fromkeys(_text(one[option]) for one in group if option in one)) or "–" for group in configs
+    rows = [
+        [
+            Cell(option),
+            *(
+                Cell(", ".join(dict.fromkeys(as_text(one[option]) for one in group if option in one)) or "–")
+                for group in configs
+            ),
         ]
         for option in [*differing([config for group in configs for config in group]), "seed"]
-    }
+    ]
+    return Table("Options in which the runs differ", ["option", *groups], rows, folded=len(rows) > UNFOLDED)
 
 
 def _provenance(runs: Sequence[Run], root: Path) -> dict[str, dict[str, str]]:
     """What `run.json` says of all runs, then of each what is not the same for all."""
     records = {
-        _relative(run.path, root): {
-            name: _text(value)
+        relative(run.path, root): {
+            name: as_text(value)
             for name, value in run.about.items()
             if name not in NOT_SHOWN and not name.startswith("parameters.")
         }
@@ -178,13 +209,10 @@ def _provenance(runs: Sequence[Run], root: Path) -> dict[str, dict[str, str]]:
     return {"all runs": {name: first[name] for name in names if name in shared}} | (own if shared != set(names) else {})
 
 
-def _inline(charts: Sequence[Chart]) -> list[tuple[Chart, Markup]]:
-    return [(chart, Markup(chart.inline())) for chart in charts]
+def _inline(sections: Mapping[str, Sequence[Chart]]) -> dict[str, list[tuple[Chart, Markup]]]:
+    return {name: [(it, Markup(it.inline())) for it in charts] for name, charts in sections.items() if charts}
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative(path: Path, folder: Path) -> str:
+    """The way from `folder` to `path`, as a link has it."""
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
