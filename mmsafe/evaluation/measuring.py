@@ -12,6 +12,8 @@ from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.leakage import BLIND, leakage, with_blind
+from mmsafe.evaluation.leakage import MEASURES as LEAKAGE
 from mmsafe.evaluation.statistics import Estimate, rate
 from mmsafe.scoring.ways import Scoring
 
@@ -32,10 +34,13 @@ class EvaluationTask:
     """Prompts that leave no room for an answer are not asked; pairs that do not fit whole are left out."""
     precision: str = "32-true"
     """Arithmetic of log-probs, which a reference has to share."""
+    leakage: bool = False
+    """Whether prompts are also asked without their image, and how much is decided then is measured."""
 
     def prompts(self) -> list[Example]:
         """What the model is asked."""
-        return self.benchmark.prompts(self.data, self.part)
+        prompts = self.benchmark.prompts(self.data, self.part)
+        return with_blind(self.benchmark, prompts) if self.leakage else prompts
 
     def dropped(self) -> dict[str, int]:
         """How many rows that should have made prompts were dropped for which reason."""
@@ -47,7 +52,9 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict
 
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
     """
-    metrics = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
+    blind = flat(leakage(benchmark, judged)) if any(BLIND in row.example.tags for row in judged) else {}
+    judged = [row for row in judged if BLIND not in row.example.tags]
+    metrics = {**flat(benchmark.breakdown(judged)), **blind, "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
     if (share := rate(unknown)) is not None:
         metrics |= flat({"unknown_rate": share})
@@ -62,9 +69,9 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
     from mmsafe.evaluation.pairwise import MEASURES
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    for pairwise in MEASURES:
-        if pairwise.key in metrics:
-            measures.setdefault(pairwise.name, pairwise)
+    for metric in (*MEASURES, *LEAKAGE):
+        if metric.key in metrics:
+            measures.setdefault(metric.name, metric)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}
     return Declared(tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values()), judges)
 

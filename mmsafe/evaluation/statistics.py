@@ -89,6 +89,27 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
     return _mean(values, -1.0, seed) if len(values) else None
 
 
+def clustered(outcomes: Sequence[bool | float], groups: Sequence[str], seed: int = 0) -> Estimate | None:
+    """Share of true outcomes; a percentile bootstrap resamples whole groups. None without observations.
+
+    Where all outcomes are the same, or no two share a group, Wilson's interval on groups is taken.
+    """
+    import numpy as np
+
+    names = list(dict.fromkeys(groups))
+    if len(names) == len(groups) or len(set(outcomes)) == 1:
+        by_group = rate([outcomes[0]] * len(names)) if len(set(outcomes)) == 1 else rate(outcomes)
+        return by_group and Estimate(by_group.value, by_group.low, by_group.high, len(outcomes))
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = np.asarray([code_of[group] for group in groups])
+    sums, sizes = np.bincount(codes, weights=outcomes), np.bincount(codes)
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(len(names), size=len(names)) for _ in range(RESAMPLES))
+    shares = [sums[members].sum() / sizes[members].sum() for members in drawn]
+    low, high = np.percentile(shares, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
+    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), len(outcomes))
+
+
 def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:
     """Of values between `least` and 1."""
     n, value = len(values), sum(values) / len(values)

@@ -53,4 +53,5 @@ def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision:
         config.evaluation,
         config.lengths,
         precision,
+        getattr(config, "leakage", False),
     )

@@ -56,6 +56,9 @@ class MSSBench(PublishedBenchmark):
     def criterion(self, example: Example) -> str:
         return "pair"
 
+    def harmful(self, example: Example) -> bool | None:
+        return example.tags["situation"] == "unsafe"
+
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `combined.json`, with images in `chat/` and `embodied/`; `{task}/{record}/{request}/{situation}`."""
         file = folder.file("combined.json")
