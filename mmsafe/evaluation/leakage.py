@@ -53,34 +53,29 @@ def leakage(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estimat
     sighted = [row for row in judged if row.example.id in blind]
     labels = [bool(benchmark.harmful(row.example)) for row in sighted]
     groups = [_words(row.example) for row in sighted]
-    found = {
-        "decided": clustered([_told(row, label) for row, label in zip(sighted, labels, strict=True)], groups),
-        "leakage_blind": clustered(
-            [_told(blind[row.example.id], label) for row, label in zip(sighted, labels, strict=True)], groups
-        ),
-        "leakage_words": harm_by_words([row.example for row in sighted], labels),
-    }
+    told = {"decided": sighted, "leakage_blind": [blind[row.example.id] for row in sighted]}
+    found = {name: clustered(list(map(_told, rows, labels)), groups) for name, rows in told.items()}
+    found["leakage_words"] = harm_by_words([row.example for row in sighted], labels)
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def harm_by_words(examples: Sequence[Example], harmful: Sequence[bool]) -> Estimate | None:
-    """Share of prompts that a logistic regression on counts of words tells; None where it has nothing to tell apart.
+    """Share of prompts that a ridge regression on counts of words tells; None where it has nothing to tell apart.
 
     It learns from four fifths of the wordings and tells the others, five times over; no wording is on both sides.
     """
     texts = [_words(example) for example in examples]
-    return _cross_validated(_counts(texts), harmful, texts) if texts else None
+    return _cross_validated(_counts(texts), harmful, texts, fit_intercept=True) if texts else None
 
 
 def choice_by_words(pairs: Sequence[Example]) -> Estimate | None:
     """The same of pairs: which response is the chosen one, by the difference of both counts."""
+    n, labels = len(pairs), [number % 2 == 0 for number in range(len(pairs))]  # every second one the other way round
     if not pairs:
         return None
     counts = _counts([pair.responses[name] for name in ("chosen", "rejected") for pair in pairs])
-    labels = [number % 2 == 0 for number in range(len(pairs))]  # every second pair is shown the other way round
-    signs = [[1 if label else -1] for label in labels]
-    first = (counts[: len(pairs)] - counts[len(pairs) :]).multiply(signs).tocsr()
-    return _cross_validated(first, labels, [_words(pair) for pair in pairs], intercept=False)
+    first = (counts[:n] - counts[n:]).multiply([[1 if label else -1] for label in labels]).tocsr()
+    return _cross_validated(first, labels, [_words(pair) for pair in pairs], fit_intercept=False)
 
 
 def _told(row: Judged, harmful: bool) -> bool:
@@ -98,22 +93,15 @@ def _counts(texts: Sequence[str]) -> Any:
     return CountVectorizer(analyzer=lambda text: WORD.findall(text.casefold()) or [""]).fit_transform(texts)
 
 
-def _cross_validated(
-    counts: Any, labels: Sequence[bool], groups: Sequence[str], intercept: bool = True
-) -> Estimate | None:
-    import numpy as np
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
+def _cross_validated(counts: Any, labels: Sequence[bool], groups: Sequence[str], **how: Any) -> Estimate | None:
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GroupKFold, cross_val_predict
 
-    truth, right = np.asarray(labels), np.zeros(len(labels))
     folds = min(FOLDS, len(set(groups)))
     if folds < 2 or len(set(labels)) < 2:
         return None
-    for seen, new in GroupKFold(folds, shuffle=True, random_state=0).split(counts, truth, groups):
-        if len(set(truth[seen])) < 2:
-            right[new] = truth[new] == truth[seen][0]
-            continue
-        reader = LogisticRegression(max_iter=1000, fit_intercept=intercept).fit(counts[seen], truth[seen])
-        margin = reader.decision_function(counts[new])
-        right[new] = np.where(margin == 0, 0.5, (margin > 0) == truth[new])
-    return clustered(right.tolist(), groups)
+    signs = [1.0 if label else -1.0 for label in labels]
+    folds_of = GroupKFold(folds, shuffle=True, random_state=0)
+    margins = cross_val_predict(Ridge(**how), counts.astype(float), signs, groups=groups, cv=folds_of)
+    right = [0.5 if margin == 0 else float(margin * sign > 0) for margin, sign in zip(margins, signs, strict=True)]
+    return clustered(right, groups)

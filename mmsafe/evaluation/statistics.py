@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 CONFIDENCE = 0.95
@@ -96,18 +96,15 @@ def clustered(outcomes: Sequence[bool | float], groups: Sequence[str], seed: int
     """
     import numpy as np
 
-    names = list(dict.fromkeys(groups))
-    if len(names) == len(groups) or len(set(outcomes)) == 1:
-        by_group = rate([outcomes[0]] * len(names)) if len(set(outcomes)) == 1 else rate(outcomes)
-        return by_group and Estimate(by_group.value, by_group.low, by_group.high, len(outcomes))
-    code_of = {name: code for code, name in enumerate(names)}
-    codes = np.asarray([code_of[group] for group in groups])
-    sums, sizes = np.bincount(codes, weights=outcomes), np.bincount(codes)
-    rng = np.random.default_rng(seed)
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(set(outcomes)) < 2 or len(names) == len(groups):
+        alike = rate(outcomes[: len(names)])
+        return alike and replace(alike, n=len(outcomes))
+    sums, sizes, rng = np.bincount(codes, weights=outcomes), np.bincount(codes), np.random.default_rng(seed)
     drawn = (rng.integers(len(names), size=len(names)) for _ in range(RESAMPLES))
     shares = [sums[members].sum() / sizes[members].sum() for members in drawn]
     low, high = np.percentile(shares, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
-    return Estimate(float(sums.sum() / sizes.sum()), float(low), float(high), len(outcomes))
+    return Estimate(sum(outcomes) / len(outcomes), float(low), float(high), len(outcomes))
 
 
 def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:

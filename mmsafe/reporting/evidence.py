@@ -5,44 +5,35 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from mmsafe.core.declared import Metric, by_tag
-from mmsafe.core.run_record import JUDGE
 from mmsafe.reporting.summary import Run, mean_of
 
 COMMAND = re.compile(r"(?:mmsafe\.)?([a-z]+)(?:\.py)?")
+NOT_SHOWN = ("config_hash", "command")
 
 
-class Evidence(NamedTuple):
-    """Of one run; `values` by metric, each with its own 95 % interval and its number of prompts."""
+def evidence(run: Run, label: str, shown: Sequence[Metric], sample: int | None) -> dict[str, Any]:
+    """What `run` recorded of itself, and its values of `shown` metrics, over all prompts and by tag.
 
-    label: str
-    facts: Mapping[str, Any]
-    command: str
-    config: Mapping[str, str]
-    values: Mapping[str, str]
-    sample: int | None
-    """Its number on the page of samples, if it is there."""
-
-
-def evidence(run: Run, label: str, shown: Sequence[Metric], sample: int | None) -> Evidence:
-    """What `run` recorded of itself, and of the metrics that are `shown`, over all prompts and by tag."""
+    `sample` is its number on the page of samples, if it is there.
+    """
     names = {metric.name for metric in shown}
     keys = [metric.key for metric in shown] + [key for key, row in by_tag(run.metrics).items() if row.metric in names]
-    judge = run.metrics.get(JUDGE)
-    facts = {
-        "judge": f"{judge} ({run.declared.judges[judge]})" if judge in run.declared.judges else judge,
-        "commit": run.about.get("git_commit"),
-        "seed": run.seed,
-        "status": run.status,
+    facts = {"seed": run.seed, "status": run.status} | run.about
+    facts = {it: value for it, value in facts.items() if it not in NOT_SHOWN and not it.startswith("parameters.")}
+    return {
+        "label": label,
+        "measured": {key: f"{mean_of([run], key)}{_count(run, key)}" for key in keys if key in run.metrics},
+        "judged": run.declared.judged_by([run.metrics]) or "nothing was judged",
+        "commit": run.about.get("git_commit") or "not recorded",
+        "command": command_of(run),
+        "facts": {it: as_text(value) for it, value in facts.items()},
+        "config": {it: as_text(value) for it, value in run.config.items()},
+        "sample": sample,
     }
-    values = {key: _value(run, key) for key in keys if key in run.metrics}
-    return Evidence(
-        label, facts, command_of(run), {name: as_text(value) for name, value in run.config.items()}, values, sample
-    )
 
 
 def command_of(run: Run) -> str:
@@ -62,11 +53,5 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def positions(runs: Sequence[Run]) -> dict[Path, int]:
-    """The number of each run, by its folder."""
-    return {run.path: number for number, run in enumerate(runs)}
-
-
-def _value(run: Run, key: str) -> str:
-    count = f", n = {run.metrics[f'{key}_n']:g}" if f"{key}_n" in run.metrics else ""
-    return f"{mean_of([run], key)}{count}"
+def _count(run: Run, key: str) -> str:
+    return f", n = {run.metrics[f'{key}_n']:g}" if f"{key}_n" in run.metrics else ""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mmsafe.reporting.summary import Run
 
 log = logging.getLogger(__name__)
-SAMPLES = "samples.html"
 
 
 @options
@@ -48,14 +47,11 @@ def report(config: ReportConfig, run: RunContext) -> None:
     groups = public_groups(grouped(runs)) if config.publish else grouped(runs)
     if against and against not in groups:
         raise UserError(f"against={against}: no such group; groups are {', '.join(groups)}")
-    folder, name = (config.publish, "index.html") if config.publish else (config.out, "report.html")
-    folder = folder or config.runs[0] / "report"
-    if config.publish:
-        (folder / SAMPLES).unlink(missing_ok=True)  # of a report of before
+    folder = config.publish or config.out or config.runs[0] / "report"
+    name = "index.html" if config.publish else "report.html"
     write_csv(folder / RESULTS, groups)
-    sampled = _samples(config.samples, runs, folder)
-    linked = _linked(runs, folder) if sampled or not config.publish else None
-    page = write_page(groups, folder, against, name=name, samples=linked, sampled=sampled)
+    sampled = _samples(runs if config.samples else [], folder)
+    page = write_page(groups, folder, against, name=name, sampled=sampled)
     for table in compared(groups, against):
         for start in range(0, len(table.rows), COLUMNS):
             shown = table.rows[start : start + COLUMNS]
@@ -64,29 +60,21 @@ def report(config: ReportConfig, run: RunContext) -> None:
     show_results(page, "" if sampled else f"python -m mmsafe.samples runs=[{','.join(map(as_text, config.runs))}]")
 
 
-def _linked(runs: Sequence[Run], folder: Path) -> str | None:
-    """The page of samples of this report, or else one that mmsafe.samples wrote beside the runs."""
-    from mmsafe.reporting.report_page import relative, root_of
-
-    pages = (place / SAMPLES for place in (folder, root_of(runs)))
-    return next((relative(page, folder) for page in pages if page.exists()), None)
-
-
-def _samples(wanted: bool, runs: Sequence[Run], folder: Path) -> dict[Path, int]:
-    """Write the page of samples; returns the number on it of each run's folder."""
+def _samples(runs: Sequence[Run], folder: Path) -> dict[Path, int]:
+    """Write the page of samples in place of one of before; returns the number on it of each run's folder."""
     from mmsafe.evaluation.stages import JUDGEMENTS
     from mmsafe.reporting import sample_browser
-    from mmsafe.reporting.report_page import relative, root_of
+    from mmsafe.reporting.report_page import SAMPLES, relative, root_of
     from mmsafe.reporting.run_samples import read_samples
 
-    judged = [run.path for run in runs if (run.path / JUDGEMENTS).exists()] if wanted else []
-    if not judged:
-        return {}
+    (folder / SAMPLES).unlink(missing_ok=True)
+    judged = [run.path for run in runs if (run.path / JUDGEMENTS).exists()]
     try:
-        samples = read_samples(judged)
+        samples = read_samples(judged) if judged else []
     except UserError as error:
         log.warning("%s is left out: %s", SAMPLES, error)
         return {}
-    root = root_of(runs)
-    sample_browser.write_page([replace(it, label=relative(it.path, root)) for it in samples], folder / SAMPLES)
+    if samples:
+        named = [replace(it, label=relative(it.path, root_of(runs))) for it in samples]
+        sample_browser.write_page(named, folder / SAMPLES)
     return {it.path: number for number, it in enumerate(samples)}

@@ -15,7 +15,7 @@ from mmsafe.core.declared import BY_TAG as FILE
 from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.reporting import result_charts
-from mmsafe.reporting.evidence import as_text, evidence, positions
+from mmsafe.reporting.evidence import as_text, evidence
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.summary import (
@@ -29,12 +29,8 @@ from mmsafe.reporting.summary import (
 from mmsafe.reporting.training_charts import of_training
 
 Groups = Mapping[str, Sequence[Run]]
-FIGURES, RESULTS = "figures", "results.csv"
-NOT_SHOWN = ("config_hash", "command")
-"""Of `run.json`: the overrides say it better."""
+FIGURES, RESULTS, SAMPLES = "figures", "results.csv", "samples.html"
 OVER_SEEDS = "mean over seeds ± half of the 95 % interval (Student t); of one run, [its own 95 % interval over prompts]"
-UNFOLDED = 12
-"""Most options that are shown unasked."""
 
 
 class Cell(NamedTuple):
@@ -66,12 +62,11 @@ def write_page(
     against: str | None = None,
     *,
     name: str = "report.html",
-    samples: str | None = None,
     sampled: Mapping[Path, int] = MappingProxyType({}),
 ) -> Path:
     """Write the page and `figures/` into `folder`; returns the page's path.
 
-    `samples` is where, from there, the page of samples is, and `sampled` which number a run's folder has on it.
+    `sampled` has the number of each run's folder on the page of samples, if there is one beside this page.
     """
     runs = [run for members in groups.values() for run in members]
     root = root_of(runs)
@@ -79,9 +74,9 @@ def write_page(
         "Results": result_charts.by_group(groups),
         "Safety against over-refusal": result_charts.pareto(groups),
         "β": result_charts.over_beta(groups),
+        "Training": of_training(groups),
     }
-    further = {"Training": of_training(groups)}
-    for chart in (chart for charts in (sections | further).values() for chart in charts):
+    for chart in (chart for charts in sections.values() for chart in charts):
         chart.write(folder / FIGURES)
     shown = declared_by(groups).metrics
     text = rendered(
@@ -91,13 +86,10 @@ def write_page(
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
         tables=[*compared(groups, against), *_by_tag(groups), _runs(groups, root), _options(groups)],
         figures=FIGURES,
-        sections=_inline(sections),
-        further=_inline(further),
-        provenance=_provenance(runs, root),
+        sections={name: _inline(charts) for name, charts in sections.items() if charts},
         evidence=[evidence(run, relative(run.path, root), shown, sampled.get(run.path)) for run in runs],
-        positions=positions(runs),
-        samples=samples,
-        links={text: target for text, target in {"samples": samples, RESULTS: RESULTS}.items() if target},
+        positions={run.path: number for number, run in enumerate(runs)},
+        links=[SAMPLES, RESULTS] if sampled else [RESULTS],
     )
     write_atomically(folder / name, text)
     return folder / name
@@ -189,28 +181,11 @@ def _options(groups: Groups) -> Table:
         ]
         for option in [*differing([config for group in configs for config in group]), "seed"]
     ]
-    return Table("Options in which the runs differ", ["option", *groups], rows, folded=len(rows) > UNFOLDED)
+    return Table("Options in which the runs differ", ["option", *groups], rows, folded=True)
 
 
-def _provenance(runs: Sequence[Run], root: Path) -> dict[str, dict[str, str]]:
-    """What `run.json` says of all runs, then of each what is not the same for all."""
-    records = {
-        relative(run.path, root): {
-            name: as_text(value)
-            for name, value in run.about.items()
-            if name not in NOT_SHOWN and not name.startswith("parameters.")
-        }
-        for run in runs
-    }
-    names = dict.fromkeys(name for record in records.values() for name in record)
-    shared = {name for name in names if len({record.get(name) for record in records.values()}) == 1}
-    first = next(iter(records.values()))
-    own = {run: {name: text for name, text in record.items() if name not in shared} for run, record in records.items()}
-    return {"all runs": {name: first[name] for name in names if name in shared}} | (own if shared != set(names) else {})
-
-
-def _inline(sections: Mapping[str, Sequence[Chart]]) -> dict[str, list[tuple[Chart, Markup]]]:
-    return {name: [(it, Markup(it.inline())) for it in charts] for name, charts in sections.items() if charts}
+def _inline(charts: Sequence[Chart]) -> list[tuple[Chart, Markup]]:
+    return [(chart, Markup(chart.inline())) for chart in charts]
 
 
 def relative(path: Path, folder: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.declared import Metric
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, look, references
-from mmsafe.reporting.summary import Interval, Run, declared_by, label, mean_of, measured_in, telling
+from mmsafe.reporting.summary import Run, declared_by, label, mean_of, measured_in, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def pareto(groups: Groups) -> list[Chart]:
         axes.plot(*zip(*front, strict=True), color="#888888", lw=1, zorder=0, label="Pareto front")
         for number, (name, (x, y)) in enumerate(shown.items()):
             style: dict[str, Any] = {"ms": 5, "color": look(number)[0], "elinewidth": 0.8, "label": name}
-            axes.errorbar(x.mean, y.mean, _arms(y), _arms(x), "o", **style)
+            axes.errorbar(x.mean, y.mean, y.arms, x.arms, "o", **style)
         references(axes.axhline, papers(_all(groups), safety.key))
         axes.set_xlabel(f"{refusal.label}{DIRECTION[refusal.better]}")
         axes.set_ylabel(f"{safety.label}{DIRECTION[safety.better]}")
@@ -87,7 +87,7 @@ def _by_group(groups: Groups, metric: Metric) -> Chart:
             if mean := mean_of(runs, metric.key):
                 values, colour = [run.metrics[metric.key] for run in runs if metric.key in run.metrics], look(row)[0]
                 axes.plot(values, [row] * len(values), "o", ms=4, alpha=0.4, mew=0, color=colour)
-                axes.errorbar(mean.mean, row, xerr=_arms(mean), fmt="D", ms=5, capsize=3, color=colour)
+                axes.errorbar(mean.mean, row, xerr=mean.arms, fmt="D", ms=5, capsize=3, color=colour)
         references(axes.axvline, papers(_all(groups), metric.key))
         axes.set_yticks(range(len(groups)), labels)
         axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -111,11 +111,6 @@ def _curves_over_beta(runs: Sequence[Run], metric: str) -> list[Curve]:
         values, arms = [mean.mean for mean in means], [mean.arms for mean in means]
         drawn.append(Curve(name, sorted(by_beta), values, number, arms))
     return drawn
-
-
-def _arms(interval: Interval) -> list[list[float]]:
-    """As a single error bar."""
-    return [[arm] for arm in interval.arms]
 
 
 def _all(groups: Groups) -> list[Run]:

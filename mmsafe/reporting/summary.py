@@ -70,10 +70,9 @@ class Interval:
         return self.high - self.mean if self.n > 1 else 0.0
 
     @property
-    def arms(self) -> tuple[float, float]:
-        """How far it reaches below and above the mean; 0 where there is no interval."""
-        below, above = self.mean - self.low, self.high - self.mean
-        return (0.0, 0.0) if math.isnan(below + above) else (max(0.0, below), max(0.0, above))
+    def arms(self) -> list[list[float]]:
+        """How far it reaches below and above the mean, 0 where there is no interval; shape `[2, 1]`, an error bar."""
+        return [[max(0.0, arm)] for arm in (self.mean - self.low, self.high - self.mean)]  # max(0, NaN) is 0
 
     @property
     def p(self) -> float:

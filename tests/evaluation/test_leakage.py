@@ -41,7 +41,7 @@ def test_words_tell_of_the_micro_world_what_its_generator_lets_them(correlation:
     assert found.low <= 0.15 + 0.85 * correlation <= found.high
     sounds = [e.tags["cue"] == "none" or (e.tags["cue"] == "suspicious") == harmful(e) for e in examples]
     drawn = sum(sounds) / len(sounds)
-    assert found.value == pytest.approx(drawn, abs=0.02)
+    assert found.value == pytest.approx(drawn, abs=0.03)
     assert found.n == 1500
     if correlation == 1.0:
         assert found.value == 1.0

@@ -126,7 +126,7 @@ def test_a_number_opens_its_value_judge_commit_command_and_the_samples_of_its_ca
         for part in ("0.250 [0.100, 0.900], n = 6", "canned", "commit-of-bpo", "python -m mmsafe.evaluate"):
             assert part in text, part
         assert "commit-of-base" not in text
-        shown.get_by_text("config").locator("visible=true").click()
+        shown.get_by_text("config", exact=True).locator("visible=true").click()
         assert "evaluation.max_new_tokens" in shown.inner_text()
         shown.get_by_role("link", name="Prompts, answers and verdicts").click()
         page.wait_for_url("**/samples.html#*")

@@ -57,7 +57,7 @@ def config(objective: str, beta: float, seed: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on seven finished runs and a failed one, whose message is hostile; samples are beside it."""
+    """A report on seven finished runs and a failed one, whose message is hostile."""
     place = tmp_path_factory.mktemp("sweep")
     columns = "loss/preference,train/loss,rewards/chosen,rewards/rejected,rewards/margins,rewards/accuracies"
     for (objective, beta), seeds in RESULTS.items():
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(place / "failed", config("BPO", 0.3, 1), None, columns)
     (place / "failed" / "failed.json").write_text(json.dumps({"message": MARK}))
     against = "objective=DPO objective.beta=0.1"
-    write_page(grouped(read_runs([place])), place / "report", against, samples="../samples.html")
+    write_page(grouped(read_runs([place])), place / "report", against)
     return place / "report"
 
 
@@ -129,11 +129,10 @@ def test_hostile_text_is_shown_and_not_run(browser: Any, folder: Path) -> None:
         assert page.locator("img").count() == 0
 
 
-def test_page_has_differences_options_provenance_and_samples(folder: Path) -> None:
+def test_page_has_differences_options_and_provenance(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     assert "Difference from objective=DPO objective.beta=0.1" in text
     assert re.search(r">0\.150</span> <span>± 0\.\d+", text)  # 0.85 - 0.70 and 0.89 - 0.74
-    assert '<a href="../samples.html">samples</a>' in text
     assert "<dt>git_commit</dt><dd>abc</dd>" in text
     assert "<dt>model</dt><dd>m1</dd>" in text
     assert re.search(r">objective\.beta</th>", text)

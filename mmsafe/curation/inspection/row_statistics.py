@@ -18,10 +18,8 @@ from mmsafe.evaluation.leakage import choice_by_words, harm_by_words
 
 def statistics(found: Inspected, *, leakage: bool = False) -> dict[str, dict[str, Any]]:
     """By split: how many of what, how long, how many rows have each flag, and what words alone tell."""
-    extra = {
-        split: {"leakage": _told_by_words(found.loaded[split].examples)} if leakage else {} for split in found.rows
-    }
-    return {split: _of_split(found, split) | extra[split] for split in found.rows}
+    told = {split: {"leakage": _told_by_words(it.examples)} for split, it in found.loaded.items() if leakage}
+    return {split: _of_split(found, split) | told.get(split, {}) for split in found.rows}
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

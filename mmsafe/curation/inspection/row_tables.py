@@ -101,11 +101,11 @@ def _lengths(found: Statistics, rule: Lengths) -> Iterator[list[str]]:
 
 
 def _leakage(found: Statistics) -> Iterator[Table]:
-    told = {split: part["leakage"] for split, part in found.items() if "leakage" in part}
+    told = [part["leakage"] for part in found.values() if "leakage" in part]
     if told:
-        rows = [[what, *(_share(part[what]) for part in told.values())] for what in next(iter(told.values()))]
         note = "share that counts of words tell of wordings they have not seen [95 % interval], image not looked at"
-        yield _table("Told by words alone", ["what", *told], rows, note)
+        rows = [[what, *(_share(part[what]) for part in told)] for what in told[0]]
+        yield _table("Told by words alone", ["what", *found], rows, note)
 
 
 def _share(estimate: Mapping[str, float] | None) -> str:
