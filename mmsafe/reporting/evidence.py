@@ -21,12 +21,14 @@ def evidence(run: Run, label: str, shown: Sequence[Metric], sample: int | None) 
     `sample` is its number on the page of samples, if it is there.
     """
     names = {metric.name for metric in shown}
-    keys = [metric.key for metric in shown] + [key for key, row in by_tag(run.metrics).items() if row.metric in names]
-    facts = {"seed": run.seed, "status": run.status} | run.about
+    keys = [metric.key for metric in shown if metric.key in run.metrics]
+    keys += [key for key, row in by_tag(run.metrics).items() if row.metric in names]
+    counts = {key: f", n = {run.metrics[f'{key}_n']:g}" for key in keys if f"{key}_n" in run.metrics}
+    facts = {"seed": run.seed, "status": run.status, **run.about}
     facts = {it: value for it, value in facts.items() if it not in NOT_SHOWN and not it.startswith("parameters.")}
     return {
         "label": label,
-        "measured": {key: f"{mean_of([run], key)}{_count(run, key)}" for key in keys if key in run.metrics},
+        "measured": {key: f"{mean_of([run], key)}{counts.get(key, '')}" for key in keys},
         "judged": run.declared.judged_by([run.metrics]) or "nothing was judged",
         "commit": run.about.get("git_commit") or "not recorded",
         "command": command_of(run),
@@ -51,7 +53,3 @@ def command_of(run: Run) -> str:
 def as_text(value: Any) -> str:
     """Words as they are, and other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _count(run: Run, key: str) -> str:
-    return f", n = {run.metrics[f'{key}_n']:g}" if f"{key}_n" in run.metrics else ""

@@ -39,7 +39,7 @@ def report(config: ReportConfig, run: RunContext) -> None:
     Raises `UserError` if there are no runs, or no group called `config.against`.
     """
     from mmsafe.reporting.publishing import public_groups
-    from mmsafe.reporting.report_page import RESULTS, compared, write_page
+    from mmsafe.reporting.report_page import RESULTS, SAMPLES, compared, write_page
     from mmsafe.reporting.summary import grouped, read_runs, write_csv
     from mmsafe.reporting.table import COLUMNS, print_tables, table_of
 
@@ -49,9 +49,11 @@ def report(config: ReportConfig, run: RunContext) -> None:
         raise UserError(f"against={against}: no such group; groups are {', '.join(groups)}")
     folder = config.publish or config.out or config.runs[0] / "report"
     name = "index.html" if config.publish else "report.html"
+    if config.publish:
+        (folder / SAMPLES).unlink(missing_ok=True)  # of a report of before
     write_csv(folder / RESULTS, groups)
     sampled = _samples(runs if config.samples else [], folder)
-    page = write_page(groups, folder, against, name=name, sampled=sampled)
+    page = write_page(groups, folder, against, name, sampled)
     for table in compared(groups, against):
         for start in range(0, len(table.rows), COLUMNS):
             shown = table.rows[start : start + COLUMNS]
@@ -61,13 +63,12 @@ def report(config: ReportConfig, run: RunContext) -> None:
 
 
 def _samples(runs: Sequence[Run], folder: Path) -> dict[Path, int]:
-    """Write the page of samples in place of one of before; returns the number on it of each run's folder."""
+    """Write the page of samples; returns the number on it of each run's folder."""
     from mmsafe.evaluation.stages import JUDGEMENTS
     from mmsafe.reporting import sample_browser
     from mmsafe.reporting.report_page import SAMPLES, relative, root_of
     from mmsafe.reporting.run_samples import read_samples
 
-    (folder / SAMPLES).unlink(missing_ok=True)
     judged = [run.path for run in runs if (run.path / JUDGEMENTS).exists()]
     try:
         samples = read_samples(judged) if judged else []

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -29,6 +28,7 @@ from mmsafe.reporting.summary import (
 from mmsafe.reporting.training_charts import of_training
 
 Groups = Mapping[str, Sequence[Run]]
+NONE: Mapping[Path, int] = {}
 FIGURES, RESULTS, SAMPLES = "figures", "results.csv", "samples.html"
 OVER_SEEDS = "mean over seeds ± half of the 95 % interval (Student t); of one run, [its own 95 % interval over prompts]"
 
@@ -60,9 +60,8 @@ def write_page(
     groups: Groups,
     folder: Path,
     against: str | None = None,
-    *,
     name: str = "report.html",
-    sampled: Mapping[Path, int] = MappingProxyType({}),
+    sampled: Mapping[Path, int] = NONE,
 ) -> Path:
     """Write the page and `figures/` into `folder`; returns the page's path.
 

@@ -203,7 +203,7 @@ def mean_of(runs: Sequence[Run], metric: str) -> Interval | None:
     """Mean of what runs measured, with the run's own interval where only one did; None if none did."""
     measured = [run.metrics for run in runs if metric in run.metrics]
     if len(measured) == 1 and f"{metric}_low" in measured[0] and f"{metric}_high" in measured[0]:
-        return Interval(*(measured[0][f"{metric}{end}"] for end in ("", "_low", "_high")), n=1)
+        return Interval(measured[0][metric], measured[0][f"{metric}_low"], measured[0][f"{metric}_high"], 1)
     return over_seeds([metrics[metric] for metrics in measured]) if measured else None
 
 

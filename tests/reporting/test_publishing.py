@@ -45,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = write(place / "runs" / name, [(f"{name} says {n}", verdict) for n in range(6)], name)
         about = json.loads((folder / "run.json").read_text())
         command = ["evaluate.py", f"checkpoint={place}/models/{name}", f"judge.key={SECRET}"]
-        about |= {"git_commit": f"commit-of-{name}", "command": command}
+        about |= {"git_commit": f"commit-of-{name}" + "0" * 40, "command": command}
         (folder / "run.json").write_text(json.dumps(about))
         ends = {f"{key}{end}": value for key in MEASURED for end, value in (("_low", 0.1), ("_high", 0.9), ("_n", 6))}
         (folder / "metrics.json").write_text(json.dumps({**MEASURED, **ends, "eval/judge": "canned"}))
@@ -121,6 +121,7 @@ def test_a_number_opens_its_value_judge_commit_command_and_the_samples_of_its_ca
         row = page.get_by_role("region", name="By category").locator("tr", has_text="entity_type=PER")
         row.locator("[data-head=bpo] button").click()
         shown = page.get_by_role("dialog")
+        assert shown.evaluate("node => node.scrollWidth <= node.clientWidth")
         text = shown.inner_text()
         assert "entity_type=PER: 0.250 [0.100, 0.900]" in text
         for part in ("0.250 [0.100, 0.900], n = 6", "canned", "commit-of-bpo", "python -m mmsafe.evaluate"):
