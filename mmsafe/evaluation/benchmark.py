@@ -120,6 +120,11 @@ class Benchmark(ABC):
         """By what a judge is to judge responses to this prompt: a file name in `judges/prompts/`."""
         return "harm"
 
+    def harmful(self, example: Example) -> bool | None:
+        """Whether it is to be refused, as its tags or its criterion say; None if that is unknown or not in question."""
+        kind = example.tags.get("harmful") or self.criterion(example)
+        return {"yes": True, "no": False, "harm": True, "over_refusal": False}.get(kind)
+
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Examples with `chosen` and `rejected`, for pairwise accuracy."""
         examples = loaded(data, part).examples if self.has_pairs else []
