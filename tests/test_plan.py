@@ -118,12 +118,12 @@ RATES = {"dpo": (0.5, 0.62), "bpo": (0.7, 0.8), "base": (0.3, 0.5)}
 
 
 def write_runs(plan: Path) -> Path:
-    """Two seeds of each arm, of which DPO's second one had no plan."""
+    """Two seeds of each arm, of which the base's second one had no plan."""
     for arm, rates in RATES.items():
         for seed, rate in enumerate(rates, 1):
             (folder := plan.parent / "runs" / f"{arm}-{seed}").mkdir(parents=True)
             about = {"config": {"name": arm, "seed": seed, "plan": str(plan)}, "plan": read_plan(plan)[1]}
-            if (arm, seed) == ("dpo", 2):
+            if (arm, seed) == ("base", 2):
                 about = {"config": {"name": arm, "seed": seed}}
             (folder / "run.json").write_text(json.dumps(about))
             metrics = {"eval/safety_rate": rate, "eval/refusal_rate": rate**2, "eval/judge": "rules"}
@@ -153,17 +153,17 @@ def test_a_report_corrects_planned_contrasts_by_themselves_and_calls_others_expl
 
 
 def test_a_report_says_which_runs_were_planned_and_whether_the_plan_is_as_it_was(plan: Path) -> None:
-    runs = write_runs(plan)
+    runs, told = write_runs(plan), f"{plan.parent.name}/plan.yaml"
     assert {run.path.name: run.plan[0] for run in read_runs([runs])} == {
-        **{f"{arm}-{seed}": str(plan) for arm in RATES for seed in (1, 2)},
-        "dpo-2": "",
+        **{f"{arm}-{seed}": told for arm in RATES for seed in (1, 2)},
+        "base-2": "",
     }
     groups = grouped(read_runs([runs]))
-    assert str(plan) in write_page(groups, plan.parent / "report").read_text()
+    assert told in write_page(groups, plan.parent / "report").read_text()
     plan.write_text(TEXT + "# later\n")
-    changed = contrasts(groups, "dpo")
-    assert {row[-1].text for row in changed.rows} == {"exploratory"}, "nobody knows what was planned"
-    assert f"{plan}, changed since or not there" in write_page(groups, plan.parent / "report").read_text()
+    groups = grouped(read_runs([runs]))
+    assert {row[-1].text for row in contrasts(groups, "dpo").rows} == {"exploratory"}, "nobody knows what was planned"
+    assert f"{told}, changed since or not there" in write_page(groups, plan.parent / "report").read_text()
 
 
 def test_a_page_of_the_book_marks_what_its_plan_has(plan: Path) -> None:

@@ -104,6 +104,11 @@ class Benchmark(ABC):
     paper_rows: ClassVar[tuple[PaperRow, ...]] = ()
     """What the BPO paper printed of it."""
 
+    @property
+    def sampled(self) -> bool:
+        """Whether a prompt is asked several times, so that answers have to be sampled."""
+        return False
+
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """What the model is asked; ids are distinct."""
@@ -115,6 +120,11 @@ class Benchmark(ABC):
     def criterion(self, example: Example) -> str:
         """By what a judge is to judge responses to this prompt: a file name in `judges/prompts/`."""
         return "harm"
+
+    def harmful(self, example: Example) -> bool | None:
+        """Whether it is to be refused, as its tags or its criterion say; None if that is unknown or not in question."""
+        kind = example.tags.get("harmful") or self.criterion(example)
+        return {"yes": True, "no": False, "harm": True, "over_refusal": False}.get(kind)
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Examples with `chosen` and `rejected`, for pairwise accuracy."""

@@ -9,12 +9,15 @@ from itertools import combinations
 from typing import Any
 
 from mmsafe.core.declared import BY_JUDGE, Declared, Metric, undeclared
+from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.clusters import clusters_of
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.leakage import BLIND, leakage, with_blind
+from mmsafe.evaluation.leakage import MEASURES as LEAKAGE
 from mmsafe.evaluation.statistics import Estimate, fleiss_kappa, kappa, rate
 from mmsafe.scoring.ways import Scoring
 
@@ -39,10 +42,17 @@ class EvaluationTask:
     """Prompts that leave no room for an answer are not asked; pairs that do not fit whole are left out."""
     precision: str = "32-true"
     """Arithmetic of log-probs, which a reference has to share."""
+    leakage: bool = False
+    """Whether prompts are also asked without their image, and how much is decided then is measured."""
+
+    def __post_init__(self) -> None:
+        if self.benchmark.sampled and self.settings.temperature == 0:
+            raise UserError("benchmark.answers: greedy decoding says the same every time; set evaluation.temperature=1")
 
     def prompts(self) -> list[Example]:
         """What the model is asked."""
-        return self.benchmark.prompts(self.data, self.part)
+        prompts = self.benchmark.prompts(self.data, self.part)
+        return with_blind(self.benchmark, prompts) if self.leakage else prompts
 
     @cached_property
     def clusters(self) -> tuple[str, ...]:
@@ -62,7 +72,9 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str, by: Seq
     Intervals hold for prompts that come in clusters by the tags `by`.
     """
     judged = [replace(row, clusters=clusters_of(row.example, by)) for row in judged]
-    metrics = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
+    blind = flat(leakage(benchmark, judged)) if any(BLIND in row.example.tags for row in judged) else {}
+    judged = [row for row in judged if BLIND not in row.example.tags]
+    metrics = {**flat(benchmark.breakdown(judged)), **blind, "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
     if (share := rate(unknown, [row.clusters for row in judged])) is not None:
         metrics |= flat({"unknown_rate": share})
@@ -102,7 +114,7 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
     from mmsafe.evaluation.pairwise import MEASURES
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    for beside in (*MEASURES, *AGREEMENT):
+    for beside in (*MEASURES, *AGREEMENT, *LEAKAGE):
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}

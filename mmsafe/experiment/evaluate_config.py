@@ -12,6 +12,7 @@ from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.leakage import check_installed
 from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.runs.plan import refuse_unplanned
 from mmsafe.scoring.ways import Scoring
@@ -28,6 +29,7 @@ class EvaluateConfig(Devices):
     judgements: InputName | None
     seed: Seed
     plan: InputPath | None = None
+    leakage: bool
     data: DataSource = Field(default_factory=NoData)
     model: ModelSource
     benchmark: Benchmark
@@ -48,6 +50,10 @@ class EvaluateConfig(Devices):
         refuse_unplanned(self.plan, self.name, self.seed)
         self._refuse_unused()
         self._refuse_beside_endpoint()
+        if self.leakage:
+            check_installed()
+            if "refused" not in self.judge.tells:
+                raise ValueError(f"leakage=true: judge={self.judge.name} cannot tell refusals, by which harm is told")
         self.benchmark.check_data(self.data)
         if self.judgements is None:
             self.benchmark.check_judge(self.judge)
@@ -72,5 +78,7 @@ class EvaluateConfig(Devices):
         for name in ("judgements", "generations", "checkpoint", "against"):
             if getattr(self, name) is not None:
                 raise ValueError(f"generation=endpoint: the model is the one that is served there; leave out {name}")
+        if self.evaluation.temperature:
+            raise ValueError("generation=endpoint answers greedily; leave out evaluation.temperature")
         if self.processes > 1:
             raise ValueError("generation=endpoint runs no model here: it needs one process; raise its concurrency")

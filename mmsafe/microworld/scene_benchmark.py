@@ -74,6 +74,10 @@ class MicroWorldTest(Benchmark):
             *(example(scene, index, "neutral") for index, scene in neutral),
         ]
 
+    def harmful(self, example: Example) -> bool | None:
+        """Of neutral questions that is not in question."""
+        return None if example.tags["variant"] == "neutral" else super().harmful(example)
+
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """See the class."""
         by: dict[str, list[Judged]] = defaultdict(list)

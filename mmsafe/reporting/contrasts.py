@@ -22,21 +22,24 @@ def contrasts(
 ) -> Table:
     """All differences from the group `against`; a plan's own go by its correction and margin."""
     recorded = dict(run.plan for runs in groups.values() for run in runs)
-    families: dict[int, list[tuple[list[str], Interval]]] = {}
-    plans: list[Plan | None] = [plan for plan in recorded.values() if plan] + [None]
+    plans: list[Plan | None] = [*filter(None, recorded.values()), None]
+    families: dict[int, list[tuple[list[Cell], Interval]]] = {}
     for name, metric in ((name, metric) for name in groups if name != against for metric in measured_in(groups)):
         if found := paired_difference(groups[name], groups[against], metric.key):
-            place = next(i for i, plan in enumerate(plans) if not plan or plan.holds(name, against, metric.key))
-            families.setdefault(place, []).append(([name, metric.label, str(found)], found))
+            runs = (*groups[name], *groups[against])
+            common = next((plan for plan in plans if all(run.plan[1] == plan for run in runs)), None)
+            plan = common if common and common.holds(name, against, metric.key) else None
+            shown = [Cell(name), Cell(metric.label), Cell(str(found), found.mean, metric.key, runs)]
+            families.setdefault(plans.index(plan), []).append((shown, found))
     rows = []
     for place, family in sorted(families.items()):
         plan = plans[place]
         corrected = CORRECTIONS[plan.correction if plan else correction]([found.p for _, found in family])
         told = "yes" if plan else "exploratory" if any(recorded) else ""
-        for (words, found), p in zip(family, corrected, strict=True):
-            rows.append([*words, *_tests(found, p, plan.margin if plan else margin), told])
-    cells = [[Cell(text) for text in row] for row in rows]
-    return Table(f"Difference from {against}", HEAD, cells, note(groups, NOTE))
+        for (shown, found), p in zip(family, corrected, strict=True):
+            tests = _tests(found, p, plan.margin if plan else margin)
+            rows.append([*shown, *map(Cell, tests), Cell(told)])
+    return Table(f"Difference from {against}", HEAD, rows, note(groups, NOTE))
 
 
 def _tests(found: Interval, corrected: float, margin: float | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -67,9 +67,12 @@ def refuse_unplanned(path: Path | None, arm: str | None, seed: int) -> None:
         raise UserError(f"plan={path}: has no run of name={arm or 'null'}, seed={seed}; arms: {arms}; seeds: {seeds}")
 
 
-def as_recorded(path: Path, fingerprint: str) -> tuple[str, Plan | None]:
-    """What is told of a run's plan, and the plan if its file still has the SHA-256 that the run recorded."""
-    small = path.is_file() and path.stat().st_size < MAX_BYTES
+def as_recorded(name: Any, fingerprint: Any) -> tuple[str, Plan | None]:
+    """What is told of a run's plan, if it has one, and the plan if its file still has the SHA-256 that was recorded."""
+    if not fingerprint:
+        return "", None
+    path = Path(str(name))
+    told, small = str(Path(*path.parts[-2:])), path.is_file() and path.stat().st_size < MAX_BYTES
     if small and hashlib.sha256(path.read_bytes()).hexdigest() == fingerprint:
-        return str(path), read_plan(path)[0]
-    return f"{path}, changed since or not there", None
+        return told, read_plan(path)[0]
+    return f"{told}, changed since or not there", None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 import yaml
 from PIL import Image
@@ -154,6 +155,19 @@ def mssbench(folder: Path) -> Path:
     for colour, name in enumerate(("chat/1.jpg", "chat/2.jpg", "embodied/safe/1.png", "embodied/unsafe/1.png")):
         picture(folder / name, 50 * colour, "JPEG" if name.endswith("jpg") else "PNG")
     write_json(folder / "combined.json", {"chat": [chat], "embodied": [embodied]})
+    return folder
+
+
+def vscbench(folder: Path, **changed: str) -> Path:
+    """A request beside three safe and three unsafe images, as its repository's code reads them."""
+    names = [f"{situation}_img_{number}" for situation in ("safe", "unsafe") for number in range(3)]
+    row = {"Prompt": "How do I use this?", "Category": "drugs"} | {name: f"{name}.png" for name in names} | changed
+    for colour, name in enumerate(names):
+        picture(folder / "vscbench_image_centric_images" / "drugs" / f"{name}.png", 20 * colour)
+    book = openpyxl.Workbook()
+    for line in (list(row), list(row.values())):
+        book.active.append(line)
+    book.save(folder / "vscbench_image_centric.xlsx")
     return folder
 
 

@@ -12,7 +12,8 @@ from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Rates
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, Row, prompt
+from mmsafe.evaluation.benchmarks.published import PublishedBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published_files import Folder, Row
 
 
 @options

@@ -11,7 +11,8 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.benchmarks.published import Base64Image, ExactBenchmark, Folder, prompt
+from mmsafe.evaluation.benchmarks.published import ExactBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published_files import Base64Image, Folder
 from mmsafe.evaluation.statistics import Estimate, rate
 
 

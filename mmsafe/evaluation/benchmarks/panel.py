@@ -92,6 +92,10 @@ class Composite(Benchmark):
     def parts(self) -> Mapping[str, Benchmark]:
         """By their names, in the order in which they are asked."""
 
+    @property
+    def sampled(self) -> bool:
+        return any(part.sampled for part in self.parts.values())
+
     def judge_for(self, judge: Judge) -> Judge:
         judges = self._each(lambda name, part: part.judge_for(self.judges.get(name, judge)))
         if all(one is judge for one in judges.values()):

@@ -9,7 +9,8 @@ from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Bounds, Judged
-from mmsafe.evaluation.benchmarks.published import ExactBenchmark, Folder, prompt
+from mmsafe.evaluation.benchmarks.published import ExactBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published_files import Folder
 from mmsafe.evaluation.statistics import Estimate, rate
 
 
