@@ -47,6 +47,7 @@ OTHER_THAN_CLASS = {
     "benchmark=paper": {"mm_safetybench", "harmeval"},
     "benchmark=panel": {"members", "judges"},
     "benchmark=battery": {"words", "images"},
+    "judge=jury": {"members"},
     "model=tiny": {"learning_rate"},
     "peft=lora": {"method"},
     "vision_cache=memory": {"store"},
@@ -57,12 +58,17 @@ OTHER_THAN_CLASS = {
 }
 OF_FILES = {"num_workers"}  # of data that are files, which are decoded while the device computes
 
+TWO = ("+judge@judge.members.a=rules", "+judge@judge.members.b=keywords", "benchmark=own_prompts", "data=microworld")
+MEMBERS = ("first", "second", "third")
+SERVED = [f"judge.members.{n}.{word}" for n in MEMBERS for word in ("base_url=http://x/v1", "model=x")]
+JURIES = {"jury": TWO, "served_jury": (*SERVED, "benchmark=own_prompts", "data=microworld")}
 # Choices that go together only, besides those that the classes themselves tell.
 BESIDE = {
     ("train", "reference", "adapter_off"): ("peft=lora",),
     ("evaluate", "data", "mix"): ("benchmark=own_prompts", ONE_PART),
     **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind", "prepare", "inspect", "tag")},
     **{(root, "benchmark", "paper"): PARTS for root in ("train", "evaluate")},
+    **{(root, "judge", jury): words for root in ("train", "evaluate") for jury, words in JURIES.items()},
 }
 
 PAPER = {

@@ -26,6 +26,11 @@ class FileSchema(GenerateJsonSchema):
     def field_is_required(self, field: Any, total: bool) -> bool:
         return False
 
+    def json_or_python_schema(self, schema: Any) -> dict[str, Any]:
+        """Of what is a plug-in of any class, no more than that it is a mapping."""
+        is_plug_in = schema["python_schema"]["type"] == "is-instance"
+        return {"type": "object"} if is_plug_in else super().json_or_python_schema(schema)
+
     def dataclass_field_schema(self, schema: Any) -> dict[str, Any]:
         return {"anyOf": [super().dataclass_field_schema(schema), LATER]}
 
