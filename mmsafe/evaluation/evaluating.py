@@ -14,7 +14,7 @@ from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
-from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, prepare_pairs
+from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
@@ -46,7 +46,7 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
             judged = judge_answers(folder, benchmark, judge, prompts, answers)
     pairs = task_pairs(task, vlm)
     measure = (vlm, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
-    compared = pairwise_accuracy(*measure, task.data.max_tokens) if pairs else {}
+    compared = pairwise_accuracy(*measure, task.data.max_tokens) | pairwise_ceiling(task.data, pairs) if pairs else {}
     return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
 
 

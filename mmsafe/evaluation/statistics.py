@@ -84,7 +84,7 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
     """Mean of differences between shares, with a percentile bootstrap interval; None without observations.
 
     Where all are the same, any other may still be as frequent as Clopper and Pearson's exact interval allows; one alone
-    says nothing.
+    says nothing. Of values that are not between -1 and 1, and have no known range, the interval is then that value.
     """
     return _mean(values, -1.0, seed) if len(values) else None
 
@@ -92,6 +92,8 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
 def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:
     """Of values between `least` and 1."""
     n, value = len(values), sum(values) / len(values)
+    if len(set(values)) == 1 and not least <= value <= 1:
+        return Estimate(value, value, value, n)
     if len(set(values)) == 1:
         others = 1 - _exact_share(n, n)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
