@@ -10,8 +10,7 @@ from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Case, Judge
 from mmsafe.evaluation.judging import verdicts_on
-from mmsafe.evaluation.measuring import flat
-from mmsafe.evaluation.statistics import mean, rate
+from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.blinding import Takes
 from mmsafe.models.vlm import VLM
 from mmsafe.reference.cached import CachedLogProbs
@@ -38,8 +37,8 @@ def taken_by(judge: Judge, settings: Generation) -> Takes | None:
     return lambda responses: [told is wanted for told in _told(judge, detail, responses)]
 
 
-def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length: int | None) -> dict[str, float]:
-    """How good the third responses are, as flat metrics `third/…`; empty where `judge` cannot tell what is right.
+def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length: int | None) -> dict[str, Estimate]:
+    """How good the third responses are, by the names of `MEASURES`; empty where `judge` cannot tell what is right.
 
     right_where_misled: of those that are `MISLED`. tokens: mean, with the end. reference_log_prob: mean of
     log π_ref beside the real image, in nats, of the items that are trained on, where it is cached.
@@ -63,7 +62,7 @@ def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length
         groups = [{n: row for n, row in rows.items() if row.response in names} for rows in loss.objective.groups]
         sums = loss.reference.sums(items, loss.scoring.collator(encoder, groups, max_length), 1, vlm.model.device)
         found["reference_log_prob"] = mean([log_prob for row in sums for log_prob, _ in row.values()])
-    return flat({name: estimate for name, estimate in found.items() if estimate is not None}, "third")
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def _told(judge: Judge, detail: str, responses: Sequence[tuple[Example, str]]) -> list[bool | None]:

@@ -17,7 +17,7 @@ from mmsafe.core.ranks import barrier, is_first
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
-from mmsafe.evaluation.measuring import EvaluationTask
+from mmsafe.evaluation.measuring import EvaluationTask, flat
 from mmsafe.evaluation.third_responses import taken_by, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell, training
@@ -127,7 +127,7 @@ def _prepared(
     loss = _loss(config, vlm, task, parallel.precision)
     show_trained(vlm.model, folder)
     data = PreferenceData(vlm, examples, loss, recipe)
-    folder.note(third=third_responses(vlm, data.items, loss, config.judge, config.lengths.max_length))
+    folder.note(third=flat(third_responses(vlm, data.items, loss, config.judge, config.lengths.max_length), "third"))
     validation = None
     if held:
         validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), asked)

@@ -10,7 +10,7 @@ from mmsafe.api import score
 from mmsafe.core.declared import Metric
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.measuring import declaration
+from mmsafe.evaluation.measuring import declaration, flat
 from mmsafe.evaluation.third_responses import third_responses
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import Rules
@@ -56,7 +56,7 @@ def test_shares_worked_out_by_hand_and_log_probs_as_the_model_gives_them(
     left_out = equal_items(examples, objective.groups, llava.encoder(), None)
     items = Items(examples, len(objective.groups), left_out)
     reference.prepare(items, SharedPrefix().collator(llava.encoder(), objective.groups), 4)
-    found = third_responses(llava, items, loss, Rules(), None)
+    found = flat(third_responses(llava, items, loss, Rules(), None), "third")
     shares = {
         "right": (4 / 8, 8),
         "right_where_misled": (2 / 5, 5),
@@ -84,14 +84,14 @@ def test_nothing_is_said_where_nothing_is_made_or_the_judge_cannot_tell(llava: A
     assert third_responses(llava, items, loss, Keywords(), None) == {}
     assert third_responses(llava, items, Loss(DPO(), SharedPrefix(), None), Rules(), None) == {}
     without_reference = third_responses(llava, items, loss, Rules(), None)
-    assert "third/right" in without_reference
-    assert "third/reference_log_prob" not in without_reference
+    assert "right" in without_reference
+    assert "reference_log_prob" not in without_reference
 
 
 def test_responses_of_one_length_have_that_length(llava: Any, examples: list[Example]) -> None:
     same = [example.with_responses(blind=NEITHER) for example in examples]
     found = third_responses(llava, Items(same, 1), Loss(BPO(), SharedPrefix(), None), Rules(), None)
-    assert found["third/tokens_low"] == found["third/tokens"] == found["third/tokens_high"]
+    assert found["tokens"].low == found["tokens"].value == found["tokens"].high
 
 
 def test_they_are_declared_under_their_own_names() -> None:
