@@ -45,6 +45,8 @@ PARTS = ("data=mmsafe_po", "benchmark.mm_safetybench.path=some/path", "benchmark
 OTHER_THAN_CLASS = {
     "data=mix": {"parts"},
     "benchmark=paper": {"mm_safetybench", "harmeval"},
+    "benchmark=panel": {"members", "judges"},
+    "benchmark=battery": {"words", "images"},
     "model=tiny": {"learning_rate"},
     "peft=lora": {"method"},
     "vision_cache=memory": {"store"},

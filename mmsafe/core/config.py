@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,30 @@ def built(value: Any, path: str) -> Any:
         return {key: built(item, f"{path}.{key}") for key, item in value.items()}
     options = {key: item for key, item in value.items() if key != TARGET}
     return _checked(options_class(value[TARGET], path), options, path, strict=True)
+
+
+def each_built(option: str) -> Callable[[Any], Any]:
+    """Builds what the dict of this option holds by names of the user's choice; a complaint of a part begins with it."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        found = {}
+        for name, part in value.items():
+            with named(f"{option}.{name}"):
+                found[name] = built(part, f"{option}.{name}")
+        return found
+
+    return read
+
+
+@contextmanager
+def named(place: str) -> Iterator[None]:
+    """A complaint in the block begins with its place."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(error).startswith(place) else UserError(f"{place}: {error}") from error
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,7 +22,7 @@ BY_TAG = "metrics_by_tag.csv"
 BY_JUDGE = "/judge="
 """Behind a metric's name and before the label of a member of a jury, or before two: a tag like others."""
 TAGGED = re.compile(r"eval/([^/]+)/([^/=]+)=(.*)")
-Axis = Literal["safety", "over-refusal"]
+Axis = Literal["safety", "over-refusal", "utility"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Metric:
     is_score: bool = False
     """Whether it is the one number by which a run is called better than another."""
     axis: Axis | None = None
-    """What it tells of, if one of the two; the first of each makes the plane of figures and a search's default."""
+    """What it tells of, if one of them; the first of each makes the planes of figures and a search's default."""
     published: Mapping[str, float] = field(default_factory=dict)
     """What papers report, by what a figure calls it."""
 
@@ -68,7 +68,7 @@ class Declared:
 
     def objectives(self) -> list[Metric]:
         """What a search is for by default: a metric of each axis, else the score."""
-        axes = [metric for metric in (self.axis("safety"), self.axis("over-refusal")) if metric is not None]
+        axes = [metric for axis in get_args(Axis) if (metric := self.axis(axis)) is not None]
         return axes or [metric for metric in self.metrics if metric.is_score][:1]
 
     def score(self, metrics: Mapping[str, Any]) -> tuple[str, float] | None:

@@ -179,14 +179,22 @@ class Lengths:
 
 @options
 class Evaluation:
-    """How a model is asked in an evaluation: greedily, as in the paper."""
+    """How a model is asked in an evaluation: greedily, as in the paper, unless a temperature is given."""
 
     max_new_tokens: Count = 256
     batch_size: Count = 16
     """Prompts answered, or pairs compared, together; does not change the result."""
+    temperature: NonNegative = 0.0
+    """0 is greedy decoding."""
+    seed: Seed = 0
+    """Of what is sampled."""
 
     def generation(self) -> Generation:
-        """Greedy, with the image in view."""
+        """With the image in view."""
         return Generation(
-            max_new_tokens=self.max_new_tokens, temperature=0, batch_size=self.batch_size, image_view="real"
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            image_view="real",
         )

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
-from mmsafe.core.config import built
+from mmsafe.core.config import each_built, named
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Positive, Seed, options
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example, digest
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def _named(part: str) -> Iterator[None]:
-    """A part's complaint names it."""
-    try:
-        yield
-    except UserError as error:
-        place = f"data.parts.{part}"
-        raise error if str(error).startswith(place) else UserError(f"{place}: {error}") from error
-
-
-def _parts(value: Any) -> Any:
-    """Data sets from their configs."""
-    if not isinstance(value, dict):
-        return value
-    parts = {}
-    for name, part in value.items():
-        with _named(name):
-            parts[name] = built(part, f"data.parts.{name}")
-    return parts
+Parts = Annotated[dict[str, InstanceOf[DataSource]], BeforeValidator(each_built("data.parts"))]
 
 
 @options
@@ -51,7 +30,7 @@ class Mix(DataSource):
     the one and evaluated on from the other.
     """
 
-    parts: Annotated[dict[str, InstanceOf[DataSource]], BeforeValidator(_parts)] = Field(default_factory=dict)
+    parts: Parts = Field(default_factory=dict)
     """Data sets by names of the user's choice."""
     weights: dict[str, Positive] | None = None
     """Share of each part in the training examples, in any unit; null: all of every part, once."""
@@ -126,7 +105,7 @@ class Mix(DataSource):
     def _loaded(self, which: Literal["train", "prompts", "holdout", "test"]) -> dict[str, Loaded]:
         found = {}
         for name, part in self.parts.items():
-            with _named(name):
+            with named(f"data.parts.{name}"):
                 loaded: Loaded = getattr(part, which)()
             examples = [replace(e, id=f"{name}/{e.id}", tags={**e.tags, "source": name}) for e in loaded.examples]
             found[name] = Loaded(self.categorised(examples), [row._replace(source=name) for row in loaded.bad_rows])

@@ -103,6 +103,11 @@ class Benchmark(ABC):
     paper_rows: ClassVar[tuple[PaperRow, ...]] = ()
     """What the BPO paper printed of it."""
 
+    @property
+    def sampled(self) -> bool:
+        """Whether a prompt is asked several times, so that answers have to be sampled."""
+        return False
+
     @abstractmethod
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """What the model is asked; ids are distinct."""
@@ -146,8 +151,12 @@ class Benchmark(ABC):
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
         if self.asks_data and isinstance(data, NoData):
             raise ValueError(
-                f"benchmark={self.name} asks about data: add some, as data=microworld or data=mmsafe_po data.path=FILE"
+                f"benchmark={self.name} asks about data: add data=microworld, or data=mmsafe_po data.path=F"
             )
+
+    def judge_for(self, judge: Judge) -> Judge:
+        """Who judges where `judge` was chosen: that one, unless the benchmark has a rule or judges of its own."""
+        return judge
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
+from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, ImageSource, Turn, digest
@@ -41,6 +42,9 @@ class Served(Endpoint, Engine):
         """
         from mmsafe.generation.responses import kept_responses, served_responses
 
+        if any(getattr(image, "changes_pixels", False) for prompt in prompts for image in prompt.images):
+            what = "masks and noise are made of what a vision tower here is given"
+            raise UserError(f"generation=endpoint: {what}; leave them out: '~benchmark.images.mask', …")
         asked = {prompt.prompt_key(): prompt for prompt in prompts}
 
         async def request(chat: Chat, prompt: Example) -> Response:

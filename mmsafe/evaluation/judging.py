@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from operator import itemgetter
@@ -13,7 +14,8 @@ from mmsafe.core.claims import Claims
 from mmsafe.core.errors import UserError
 from mmsafe.core.row_store import RowStore
 from mmsafe.data.example import digest
-from mmsafe.evaluation.judges.judge import Case, Judge, Verdict
+from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.judges.judge import PART, Case, Judge, Verdict
 
 log = logging.getLogger(__name__)
 UNASKED = "not asked: the prompt leaves no room within lengths.max_length"
@@ -79,18 +81,22 @@ def case_key(case: Case, judge: Judge) -> str:
     return digest([case.example.prompt_key(), case.response, judge.template(case.criterion), criterion])
 
 
-def refuse_unknown(verdicts: Sequence[Verdict], judge: str, max_unknown: float) -> None:
-    """Raise `UserError` if more than `max_unknown` of what `judge` was asked is unknown."""
-    verdicts = [verdict for verdict in verdicts if verdict.error != UNASKED]
-    count = sum(verdict.unknown for verdict in verdicts)
-    if count <= max_unknown * len(verdicts):
-        return
-    errors = [verdict.error for verdict in verdicts if verdict.error]
-    why = f", {len(errors)} of them errors such as: {errors[0]}" if errors else ""
-    raise UserError(
-        f"judge={judge}: {count} of {len(verdicts)} verdicts are unknown{why}; that is more than "
-        f"judge.max_unknown={max_unknown:g}; judging again asks for the errors alone"
-    )
+def refuse_unknown(judged: Sequence[Judged], judge: str, max_unknown: float) -> None:
+    """Raise `UserError` if more than `max_unknown` of what `judge` was asked is unknown, in any part of a benchmark."""
+    parts: dict[str, list[Verdict]] = defaultdict(list)
+    for row in judged:
+        if row.verdict.error != UNASKED:
+            parts[row.example.tags.get(PART, "")].append(row.verdict)
+    for part, verdicts in parts.items():
+        count = sum(verdict.unknown for verdict in verdicts)
+        if count <= max_unknown * len(verdicts):
+            continue
+        errors = [verdict.error for verdict in verdicts if verdict.error]
+        why = f", {len(errors)} of them errors such as: {errors[0]}" if errors else ""
+        raise UserError(
+            f"judge={judge}: {count} of {len(verdicts)} verdicts{part and f' of {part}'} are unknown{why}; that is "
+            f"more than judge.max_unknown={max_unknown:g}; judging again asks for the errors alone"
+        )
 
 
 def _given(judge: Judge, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from mmsafe.core.declared import BY_JUDGE, Declared, Metric, undeclared
+from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
@@ -37,6 +38,10 @@ class EvaluationTask:
     """Prompts that leave no room for an answer are not asked; pairs that do not fit whole are left out."""
     precision: str = "32-true"
     """Arithmetic of log-probs, which a reference has to share."""
+
+    def __post_init__(self) -> None:
+        if self.benchmark.sampled and self.settings.temperature == 0:
+            raise UserError("benchmark.answers: greedy decoding says the same every time; set evaluation.temperature=1")
 
     def prompts(self) -> list[Example]:
         """What the model is asked."""

@@ -113,9 +113,12 @@ def judge_answers(
     if is_first():
         rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
         write_rows(folder / JUDGEMENTS, rows)
+    judged = [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+    if is_first():
         for label, one in {**judge.panel, judge.label: judge}.items():
-            refuse_unknown([verdict.members.get(label, verdict) for verdict in verdicts], label, one.max_unknown)
-    return [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+            rows_of_one = [replace(row, verdict=row.verdict.members.get(label, row.verdict)) for row in judged]
+            refuse_unknown(rows_of_one, label, one.max_unknown)
+    return judged
 
 
 def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> tuple[list[Judged], str]:

@@ -58,7 +58,7 @@ class EvaluateConfig(Devices):
         given = [f"{name}={value}" for name in options if (value := getattr(self, name)) is not None]
         if (self.judgements or self.generations) and len(given) > 1:
             raise ValueError(f"{given[0]} takes over what was made before; leave out {given[1]}")
-        judged_on_devices = self.generations is not None and self.judge.on_devices
+        judged_on_devices = self.generations is not None and self.benchmark.judge_for(self.judge).on_devices
         if (self.judgements or self.generations) and self.processes > 1 and not judged_on_devices:
             raise ValueError(f"{given[0]} runs no model here: it needs one process, not devices={self.devices}")
 
@@ -69,5 +69,7 @@ class EvaluateConfig(Devices):
         for name in ("judgements", "generations", "checkpoint", "against"):
             if getattr(self, name) is not None:
                 raise ValueError(f"generation=endpoint: the model is the one that is served there; leave out {name}")
+        if self.evaluation.temperature:
+            raise ValueError("generation=endpoint answers greedily; leave out evaluation.temperature")
         if self.processes > 1:
             raise ValueError("generation=endpoint runs no model here: it needs one process; raise its concurrency")

@@ -23,6 +23,7 @@ from mmsafe.evaluation.measuring import declaration, measured, panel_of
 from mmsafe.evaluation.stages import (
     GENERATIONS,
     JUDGEMENTS,
+    Answers,
     judge_answers,
     read_generations,
     read_judgements,
@@ -33,7 +34,6 @@ from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from mmsafe.data.example import Example
-    from mmsafe.evaluation.benchmark import Judged
     from mmsafe.evaluation.measuring import EvaluationTask
     from mmsafe.experiment.evaluate_config import EvaluateConfig
     from mmsafe.models.vlm import VLM
@@ -71,11 +71,11 @@ def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> d
     judged, judge = read_judgements(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
     _copy(source / JUDGEMENTS, folder)
-    panel = panel_of(judged) or {judge: judged}
+    chosen, panel = config.benchmark.judge_for(config.judge), panel_of(judged) or {judge: judged}
     for label, rows in panel.items():
-        refuse_unknown([row.verdict for row in rows], label, config.judge.max_unknown)
+        refuse_unknown(rows, label, chosen.max_unknown)
     metrics = measured(config.benchmark, judged, judge)
-    known = {config.judge.label: config.judge.evidence, **declared_of(source, {}).judges}
+    known = {chosen.label: chosen.evidence, **declared_of(source, {}).judges}
     evidence = {label: known[label] for label in (*panel, judge) if label in known}
     folder.note(declared=declaration(config.benchmark, evidence, metrics).record())
     return metrics
@@ -86,8 +86,7 @@ def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dic
     prompts = _taken_over(config, source, folder)
     answers = read_generations(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
-    judged = judge_answers(folder.path, config.benchmark, config.judge, prompts, answers)
-    return _measured(config, judged, folder)
+    return _judged(evaluation_task(config, "test"), prompts, answers, folder)
 
 
 def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
@@ -98,8 +97,9 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     task = evaluation_task(config, "test")
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
     task.judge.check()
-    tell(task)
+    task.prompts()
     vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
+    tell(task)  # not before what can be refused in one line
     folder.note(seed=config.seed, model=vlm.fingerprint())
     reference = _against(config, vlm, task) if config.against else None
     vlm = on_device(vlm, config.accelerator)
@@ -127,22 +127,22 @@ def _against(config: EvaluateConfig, vlm: VLM, task: EvaluationTask) -> Referenc
 
 def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> dict[str, Any]:
     """From the answers of a model that is served elsewhere; none is loaded."""
-    benchmark, judge, task = config.benchmark, config.judge, evaluation_task(config, "test")
-    judge.check()
+    task = evaluation_task(config, "test")
+    task.judge.check()
     log.info("pairwise accuracy is left out: it needs the model's own log-probs")
     prompts = task.prompts()
     tell(task)
     folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
-    made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{benchmark.name}: answers")
+    made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{task.benchmark.name}: answers")
     answers = [(answer.text, answer.finished) for answer in made]
-    write_generations(folder.path, benchmark, prompts, answers)
-    return _measured(config, judge_answers(folder.path, benchmark, judge, prompts, answers), folder)
+    write_generations(folder.path, task.benchmark, prompts, answers)
+    return _judged(task, prompts, answers, folder)
 
 
-def _measured(config: EvaluateConfig, judged: Sequence[Judged], folder: RunFolder) -> dict[str, Any]:
-    """By the judge of `config`."""
-    metrics = measured(config.benchmark, judged, config.judge.label)
-    return declare(config.benchmark, config.judge, metrics, folder)
+def _judged(task: EvaluationTask, prompts: Sequence[Example], answers: Answers, folder: RunFolder) -> dict[str, Any]:
+    """The metrics of answers that are there."""
+    judged = judge_answers(folder.path, task.benchmark, task.judge, prompts, answers)
+    return declare(task.benchmark, task.judge, measured(task.benchmark, judged, task.judge.label), folder)
 
 
 def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> list[Example]:

@@ -55,7 +55,7 @@ def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision:
         config.benchmark,
         config.data,
         part,
-        config.judge,
+        config.benchmark.judge_for(config.judge),
         config.scoring,
         config.evaluation,
         config.lengths,

@@ -132,7 +132,8 @@ class TrainConfig:
             )
         if asked and self.strategy.several_parts:
             raise ValueError("validate.generate: weights in parts give no answers while they train; set it to 0")
-        if asked and self.judge.on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
+        on_devices = self.benchmark.judge_for(self.judge).on_devices
+        if asked and on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
             raise ValueError("validate.generate: a judge on the devices that train takes one device, strategy=auto")
 
     def _check_batches(self) -> None:

@@ -39,7 +39,7 @@ class MicroWorldTest(Benchmark):
         Metric("cheating_gap", "cheating gap", "lower"),
         Metric("image_gap", "image gap", "higher"),
         Metric("both_right", "both right", "higher"),
-        Metric("neutral_accuracy", "neutral questions", "higher"),
+        Metric("neutral_accuracy", "neutral questions", "higher", axis="utility"),
         Metric("pass_rate", "pass rate", "higher"),
     )
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns")

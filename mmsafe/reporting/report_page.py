@@ -65,7 +65,7 @@ def write_page(groups: Groups, folder: Path, against: str | None = None) -> Path
     root = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     sections = {
         "Results": result_charts.by_group(groups),
-        "Safety against over-refusal": result_charts.pareto(groups),
+        "What safety costs": result_charts.pareto(groups),
         "β": result_charts.over_beta(groups),
         "Training": of_training(groups),
     }

@@ -38,29 +38,32 @@ def over_beta(groups: Groups) -> list[Chart]:
 
 
 def pareto(groups: Groups) -> list[Chart]:
-    """Safety against over-refusal, as declared; the line joins the groups that no other one beats in both."""
-    safety, refusal = declared_by(groups).axis("safety"), declared_by(groups).axis("over-refusal")
-    if safety is None or refusal is None:
-        return []
-    points = {name: (mean_of(runs, refusal.key), mean_of(runs, safety.key)) for name, runs in groups.items()}
+    """Safety against over-refusal and against utility, as declared."""
+    declared = declared_by(groups)
+    safety, costs = declared.axis("safety"), (declared.axis("over-refusal"), declared.axis("utility"))
+    return [drawn for cost in costs if cost and safety for drawn in _plane(groups, cost, safety)]
+
+
+def _plane(groups: Groups, cost: Metric, safety: Metric) -> list[Chart]:
+    points = {name: (mean_of(runs, cost.key), mean_of(runs, safety.key)) for name, runs in groups.items()}
     shown = {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
     if not shown:
         return []
 
     def draw(axes: Axes) -> None:
-        signs = -1 if refusal.better == "higher" else 1, -1 if safety.better == "lower" else 1
+        signs = -1 if cost.better == "higher" else 1, -1 if safety.better == "lower" else 1
         front = pareto_front([(signs[0] * x.mean, signs[1] * y.mean) for x, y in shown.values()])
         front = [(signs[0] * x, signs[1] * y) for x, y in front]
         axes.plot(*zip(*front, strict=True), color="#888888", lw=1, zorder=0, label="Pareto front")
         for number, (name, (x, y)) in enumerate(shown.items()):
             style: dict[str, Any] = {"ms": 5, "color": look(number)[0], "elinewidth": 0.8, "label": name}
-            axes.errorbar(x.mean, y.mean, y.half, x.half, "o", **style)
+            axes.errorbar(x.mean, y.mean, y.half, x.half, "D" if (x.mean, y.mean) in front else "o", **style)
         references(axes.axhline, papers(_all(groups), safety.key))
-        axes.set_xlabel(f"{refusal.label}{DIRECTION[refusal.better]}")
+        axes.set_xlabel(f"{cost.label}{DIRECTION[cost.better]}")
         axes.set_ylabel(f"{safety.label}{DIRECTION[safety.better]}")
 
-    caption = "mean over seeds with 95 % intervals; the line joins what nothing else beats in both"
-    return [chart("pareto", f"{safety.label} against {refusal.label}", caption, draw)]
+    caption = "mean over seeds with 95 % intervals; diamonds, joined by the line: what nothing else beats in both"
+    return [chart(f"pareto-{_file(cost)}", f"{safety.label} against {cost.label}", caption, draw)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

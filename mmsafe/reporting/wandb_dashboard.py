@@ -32,7 +32,7 @@ def sections(declared: Sequence[Declared]) -> dict[str, list[Any]]:
             for metric in metrics
             if metric.axis == axis
         ]
-        for axis in ("safety", "over-refusal", None)
+        for axis in ("safety", "over-refusal", "utility", None)
     }
     return {
         "Training": [
@@ -55,6 +55,7 @@ def sections(declared: Sequence[Declared]) -> dict[str, list[Any]]:
             *bars["safety"],
         ],
         "Over-refusal": bars["over-refusal"],
+        "Utility": bars["utility"],
         "Other": bars[None],
         "System": [
             _lines("seconds per step", "perf/seconds"),

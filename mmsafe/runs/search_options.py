@@ -32,8 +32,8 @@ class Search:
     seed: Seed = 0
     """Of the choices."""
     maximize: list[str] | None = None
-    """Metrics of training's own hold-out evaluation; null: those of safety and over-refusal that the benchmark declares
-    as better higher, or its score."""
+    """Metrics of training's own hold-out evaluation; null: those of safety, over-refusal and utility that the benchmark
+    declares as better higher, or its score."""
     minimize: list[str] | None = None
     """null: those that it declares as better lower."""
 

@@ -9,15 +9,15 @@ from itertools import product
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from published import REFUSED, SAFE, UNKNOWN, UNSAFE
+from published import REFUSED, SAFE, UNKNOWN, UNSAFE, shipped
 
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged
+from mmsafe.evaluation.benchmarks.battery import Battery
 from mmsafe.evaluation.benchmarks.cheating import Cheating
 from mmsafe.evaluation.benchmarks.co_defence import CoDefence
-from mmsafe.evaluation.benchmarks.figstep import FigStep
-from mmsafe.evaluation.benchmarks.mis import MIS
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
+from mmsafe.evaluation.benchmarks.mmbench import MMBench
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench
 from mmsafe.evaluation.benchmarks.siuo import SIUO
@@ -77,8 +77,17 @@ SMALL: dict[str, tuple[Benchmark, list[Example], tuple[str, ...]]] = {
         ],
         (),
     ),
-    "mis": (MIS(), [example(str(i)) for i in range(4)], ()),
-    "figstep": (FigStep(), [example(str(i)) for i in range(4)], ()),
+    "battery": (
+        Battery(),
+        [
+            example(f"{a}/{p}/{v}", arm=a, pair=f"{a}/{p}", attack=v)
+            for a, p, v in [*product(("harmful", "harmless"), "0", "ab"), ("harmful", "1", "a")]
+        ],
+        (),
+    ),
+    "mmbench": (MMBench(), [example(n, question=n[-1]) for n in ("1", "2", "1000001")], ("right",)),
+    "mis": (shipped("mis"), [example(str(i)) for i in range(4)], ()),
+    "figstep": (shipped("figstep"), [example(str(i)) for i in range(4)], ()),
     "mossbench": (MOSSBench(), [example(str(i)) for i in range(4)], ()),
     "siuo": (SIUO(), [example(str(i)) for i in range(4)], ("effective",)),
 }

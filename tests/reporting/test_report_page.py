@@ -18,7 +18,7 @@ from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.measuring import declaration
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reporting.report_page import write_page
-from mmsafe.reporting.result_charts import papers, pareto_front
+from mmsafe.reporting.result_charts import papers, pareto, pareto_front
 from mmsafe.reporting.summary import Run, grouped, read_runs
 from mmsafe.reporting.training_charts import thinned
 
@@ -136,7 +136,7 @@ def test_page_has_differences_options_provenance_and_samples(folder: Path) -> No
 def test_figures_are_also_files_and_tell_which_response_a_reward_is_of(folder: Path) -> None:
     names = {path.stem for path in (folder / "figures").iterdir()}
     wanted = {
-        "pareto",
+        "pareto-over_refusal_rate",
         "beta-safety_rate",
         "result-safety_rate",
         "training-loss-blind",
@@ -154,7 +154,7 @@ def test_figures_are_also_files_and_tell_which_response_a_reward_is_of(folder: P
 
 
 def test_the_paper_s_numbers_are_lines_where_the_benchmark_is_the_paper_s(folder: Path, tmp_path: Path) -> None:
-    for name in ("result-safety_rate", "beta-safety_rate", "pareto"):
+    for name in ("result-safety_rate", "beta-safety_rate", "pareto-over_refusal_rate"):
         text = (folder / "figures" / f"{name}.svg").read_text()
         assert all(f": {value}" in text for value in (0.6145, 0.8218, 0.8909))
     assert "paper" not in (folder / "figures" / "result-over_refusal_rate.svg").read_text()
@@ -165,6 +165,24 @@ def test_the_paper_s_numbers_are_lines_where_the_benchmark_is_the_paper_s(folder
     assert papers([ours], "eval/safety_rate") == []
     assert papers([ours, per_cent], "eval/usr") == []
     assert [round(line.value, 4) for line in papers([per_cent], "eval/usr")] == [0.4415, 0.2830, 0.0755]
+
+
+def test_safety_against_over_refusal_and_against_utility_where_both_are_measured(tmp_path: Path) -> None:
+    def run(safety: float, **costs: float) -> Run:
+        metrics = {"eval/safety_rate": safety, **{f"eval/{name}": value for name, value in costs.items()}}
+        return Run(tmp_path, {}, metrics, declared=declaration(MicroWorldTest(), {}, {}))
+
+    both = {"over_refusal_rate": 0.1, "neutral_accuracy": 0.9}
+    groups = {"a": [run(0.5, **both)], "b": [run(0.6, over_refusal_rate=0.3, neutral_accuracy=0.8)]}
+    assert [chart.name for chart in pareto(groups)] == ["pareto-over_refusal_rate", "pareto-neutral_accuracy"]
+    worse = groups | {"c": [run(0.4, over_refusal_rate=0.2, neutral_accuracy=0.95)]}
+    refusal, utility = (
+        next(line for line in chart.figure.axes[0].lines if line.get_label() == "Pareto front")
+        for chart in pareto(worse)
+    )
+    assert list(refusal.get_xdata()) == [0.1, 0.3]  # c is beaten by a in both
+    assert sorted(utility.get_xdata()) == [0.8, 0.9, 0.95]
+    assert [chart.name for chart in pareto({"a": [run(0.5, over_refusal_rate=0.1)]})] == ["pareto-over_refusal_rate"]
 
 
 def test_pareto_front_and_thinned_curves_by_hand() -> None:

@@ -19,7 +19,7 @@ from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("snapshots") / "dashboard.json"
-SECTIONS = ["Training", "Rewards", "Safety", "Over-refusal", "Other", "System"]
+SECTIONS = ["Training", "Rewards", "Safety", "Over-refusal", "Utility", "Other", "System"]
 REWARDS = {"rewards/chosen", "rewards/rejected", "rewards/blind"}
 
 

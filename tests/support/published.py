@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
+import yaml
 from PIL import Image
 
+from mmsafe.core.config import built, conf_dir
 from mmsafe.core.errors import UserError
 from mmsafe.data.data_source import NoData
 from mmsafe.data.example import Example
@@ -21,6 +26,15 @@ SAFE = Verdict(unsafe=False, refused=False)
 REFUSED = Verdict(unsafe=False, refused=True)
 UNSAFE = Verdict(unsafe=True, refused=False)
 UNKNOWN = unknown("?")
+
+
+RIGHT, WRONG = (Verdict(unsafe=False, refused=False, details={"right": right}) for right in (True, False))
+
+
+def shipped(name: str, **options: Any) -> Any:
+    """The benchmark of a file in `conf/benchmark/`."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    return built({**yaml.safe_load((conf_dir() / "benchmark" / f"{name}.yaml").read_text()), **plain}, "benchmark")
 
 
 def picture(path: Path, colour: int = 0, kind: str = "PNG") -> Path:
@@ -144,6 +158,19 @@ def mssbench(folder: Path) -> Path:
     return folder
 
 
+def vscbench(folder: Path, **changed: str) -> Path:
+    """A request beside three safe and three unsafe images, as its repository's code reads them."""
+    names = [f"{situation}_img_{number}" for situation in ("safe", "unsafe") for number in range(3)]
+    row = {"Prompt": "How do I use this?", "Category": "drugs"} | {name: f"{name}.png" for name in names} | changed
+    for colour, name in enumerate(names):
+        picture(folder / "vscbench_image_centric_images" / "drugs" / f"{name}.png", 20 * colour)
+    book = openpyxl.Workbook()
+    for line in (list(row), list(row.values())):
+        book.active.append(line)
+    book.save(folder / "vscbench_image_centric.xlsx")
+    return folder
+
+
 def figstep(folder: Path, subset: str = "SafeBench") -> Path:
     """Four lists of two topics."""
     file = {"SafeBench": "safebench.csv", "SafeBench-Tiny": "SafeBench-Tiny.csv"}[subset]
@@ -153,4 +180,84 @@ def figstep(folder: Path, subset: str = "SafeBench") -> Path:
         picture(folder / "data" / "images" / subset / f"query_ForbidQI_{category}_{task}_6.png")
     (folder / "data" / "question").mkdir(parents=True)
     (folder / "data" / "question" / file).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def vlsbench(folder: Path) -> Path:
+    """Two questions of one category."""
+    rows = []
+    for number in range(2):
+        picture(folder / f"imgs/{number}.png", number)
+        row = {"instruction_id": number, "instruction": f"question {number}", "image_path": f"imgs/{number}.png"}
+        rows.append(row | {"category": "Violent", "sub_category": f"kind {number}", "source": "generation"})
+    write_json(folder / "data.json", rows)
+    return folder
+
+
+def mir_safetybench(folder: Path) -> Path:
+    """As its `extract_data.py` writes it: two questions of one category and relation, of two images and of three."""
+    rows = []
+    for number in (7, 9):
+        names = [f"images/Analogy/Analogy_{number}_{i}.png" for i in range(2 if number == 7 else 3)]
+        for colour, name in enumerate(names):
+            picture(folder / "Hate_Speech" / name, 10 * number + colour)
+        row = {"id": number, "original_question": "?", "relationship_type": "Analogy", "image_keywords": []}
+        rows.append(row | {"revised_prompt": f"question {number}", "images": names, "iteration": 1})
+    write_json(folder / "Hate_Speech" / "Analogy_final.json", rows)
+    return folder
+
+
+def jailbreakv(folder: Path) -> Path:
+    """Two attacks of two formats."""
+    lines = ["id,jailbreak_query,redteam_query,format,policy,image_path,from,selected_mini,transfer_from_llm"]
+    for number, form in enumerate(("Template", "SD")):
+        picture(folder / f"llm_transfer_attack/{number}.png", number)
+        lines.append(
+            f'{number},"Once, in ""{number}""","?",{form},Malware,llm_transfer_attack/{number}.png,x,True,True'
+        )
+    (folder / "mini_JailBreakV_28K.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def pope(folder: Path) -> Path:
+    """Two questions of each split, about the same image; the first one's answer is yes."""
+    picture(folder / "val2014" / "COCO_val2014_1.jpg", 9, "JPEG")
+    for split in ("random", "popular", "adversarial"):
+        rows = [
+            {
+                "question_id": 1 + n,
+                "image": "COCO_val2014_1.jpg",
+                "text": f"Is there a {what} in the image?",
+                "label": a,
+            }
+            for n, (what, a) in enumerate((("dog", "yes"), (f"{split} cat", "no")))
+        ]
+        (folder / f"coco_pope_{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def mme(folder: Path) -> Path:
+    """Two images of `existence`, beside their texts, and one of `artwork` and of `code_reasoning`."""
+    for name in ("existence/1", "existence/2", "artwork/{}/3", "code_reasoning/4"):
+        picture(folder / f"{name.format('images')}.{'jpg' if name[0] == 'a' else 'png'}", len(name))
+        text = folder / f"{name.format('questions_answers_YN')}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        end = "Please answer yes or no."
+        text.write_text(f'Is this "{name[-1]}"? {end}\tYes\nIs this a sea? {end}\tNo\n')
+    return folder
+
+
+def mmbench(folder: Path) -> Path:
+    """A question with two choices, in both orders, whose image stands once, and one with a hint, in one."""
+    stream = io.BytesIO()
+    Image.effect_noise((4, 4), 50).convert("RGB").save(stream, "PNG")
+    image = base64.b64encode(stream.getvalue()).decode()
+    rows = [
+        ("3", "What is it?", "", "a cat", "a dog", "", "A", image),
+        ("1000003", "What is it?", "", "a dog", "a cat", "", "B", "3"),
+        ("12", "Which one?", "Look\nup.", "left", "right", "none", "C", image),
+    ]
+    lines = ["\t".join(("index", "question", "hint", "A", "B", "C", "answer", "image", "category", "l2-category"))]
+    lines += ["\t".join((*(f'"{cell}"' for cell in row), f"kind {row[0][-1]}", "logic_reasoning")) for row in rows]
+    (folder / "MMBench_DEV_EN.tsv").write_text("\n".join(lines) + "\n")
     return folder

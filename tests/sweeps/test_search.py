@@ -45,6 +45,7 @@ class Formula:
         run = self.folder / f"job-{options['objective']}-{beta:.6f}-{options.get('seed', 0)}"
         run.mkdir(exist_ok=True)
         metrics = {"eval/safety_rate": beta, "eval/over_refusal_rate": beta**2, "train/loss": 1.0}
+        metrics["eval/neutral_accuracy"] = 0.5
         (run / "metrics.json").write_text(json.dumps(metrics))
         hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(run)}}})
         status = JobStatus.FAILED if options.get("seed") == "13" else JobStatus.COMPLETED

@@ -12,7 +12,8 @@ from mmsafe.data.example import Example
 from mmsafe.data.splits import TABLES, files_of_split
 from mmsafe.data.tables import StoredImage
 from mmsafe.evaluation.benchmark import PaperRow, Rates
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published import PublishedBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published_files import Folder
 
 CLASSES = ("class1", "class2", "class3")
 

@@ -12,7 +12,8 @@ from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged, PaperRow
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published import PublishedBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published_files import Folder
 from mmsafe.evaluation.statistics import Estimate, macro, rate
 
 SCENARIOS = (

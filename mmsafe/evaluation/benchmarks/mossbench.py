@@ -10,7 +10,8 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Rates
-from mmsafe.evaluation.benchmarks.published import Folder, PublishedBenchmark, Row, prompt
+from mmsafe.evaluation.benchmarks.published import PublishedBenchmark, prompt
+from mmsafe.evaluation.benchmarks.published_files import Folder, Row
 from mmsafe.evaluation.judges.judge import Verdict
 
 STIMULI = {"type 1": "exaggerated risk", "type 2": "negated harm", "type 3": "counterintuitive interpretation"}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,15 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mmsafe.core.declared import Metric
-from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.data.data_source import DataSource
-from mmsafe.data.example import Example
-from mmsafe.evaluation.benchmark import RELEASES, Benchmark, Bounds, Judged, PaperRow, Part
+from mmsafe.evaluation.benchmark import RELEASES, Benchmark, PaperRow
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
-from mmsafe.evaluation.statistics import Estimate
+from mmsafe.evaluation.benchmarks.panel import Composite
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +28,7 @@ HEAD = ("measure", "ours", "paper: LLaVA-1.5", "+ DPO", "+ BPO")
 
 
 @options
-class PaperTables(Benchmark):
+class PaperTables(Composite):
     """MMSafe-PO, MM-SafetyBench and HarmEval; metrics and tags are theirs.
 
     Leaves `paper_tables.json` and `paper_tables.md`: the paper's numbers beside ours, and ours minus theirs.
@@ -42,6 +36,7 @@ class PaperTables(Benchmark):
 
     name: ClassVar[str] = "paper"
     is_test_set: ClassVar[bool] = True
+    advice: ClassVar[str] = "; or leave it out: benchmark.skip=[{}]"
     measures: ClassVar[tuple[Metric, ...]] = (*MMSafePOTest.measures, *MMSafetyBench.measures, *HarmEval.measures)
     paper_rows: ClassVar[tuple[PaperRow, ...]] = tuple(row for rows in PAPER.values() for row in rows)
     tags: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
@@ -50,38 +45,11 @@ class PaperTables(Benchmark):
     skip: list[Literal["mmsafe_po", "mm_safetybench", "harmeval"]] = Field(default_factory=list)
     """Parts to leave out; one that is missing is otherwise an error."""
 
-    def check_data(self, data: DataSource) -> None:
+    @cached_property
+    def parts(self) -> Mapping[str, Benchmark]:
         """MMSafe-PO is the data; the others are in their folders."""
-        for name, part in self._parts.items():
-            with _named(name):
-                part.check_data(data)
-
-    def prompts(self, data: DataSource, part: Part) -> list[Example]:
-        prompts = []
-        for name, benchmark in self._parts.items():
-            with _named(name):
-                for p in benchmark.prompts(data, part):
-                    prompts.append(replace(p, id=f"{name}/{p.id}", tags={**p.tags, "part": name}))
-        return prompts
-
-    def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
-        counts = ((name, benchmark.dropped(data, part)) for name, benchmark in self._parts.items())
-        return {f"{name}: {reason}": count for name, reasons in counts for reason, count in reasons.items()}
-
-    def criterion(self, example: Example) -> str:
-        return self._parts[example.tags["part"]].criterion(example)
-
-    def pairs(self, data: DataSource, part: Part) -> list[Example]:
-        return [pair for benchmark in self._parts.values() for pair in benchmark.pairs(data, part)]
-
-    def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        return {name: value for part, rows in self._dealt(judged) for name, value in part.metrics(rows).items()}
-
-    def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
-        return {name: value for part, rows in self._dealt(judged) for name, value in part.bounds(rows).items()}
-
-    def breakdown(self, judged: Sequence[Judged]) -> dict[str, Estimate]:
-        return {name: value for part, rows in self._dealt(judged) for name, value in part.breakdown(rows).items()}
+        parts = {"mmsafe_po": MMSafePOTest(), "mm_safetybench": self.mm_safetybench, "harmeval": self.harmeval}
+        return {name: part for name, part in parts.items() if name not in self.skip}
 
     def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:
         """The paper's Tables 3 and 4 with ours, also as files."""
@@ -105,27 +73,6 @@ class PaperTables(Benchmark):
             lines += [f"### {title}", "", *(f"| {' | '.join(line)} |" for line in grid), ""]
         write_atomically(folder / "paper_tables.md", "\n".join(lines))
         return tables
-
-    @cached_property
-    def _parts(self) -> dict[str, Benchmark]:
-        parts = {"mmsafe_po": MMSafePOTest(), "mm_safetybench": self.mm_safetybench, "harmeval": self.harmeval}
-        return {name: part for name, part in parts.items() if name not in self.skip}
-
-    def _dealt(self, judged: Sequence[Judged]) -> list[tuple[Benchmark, list[Judged]]]:
-        rows_of: dict[str, list[Judged]] = {name: [] for name in self._parts}
-        for row in judged:
-            rows_of[row.example.tags["part"]].append(row)
-        return [(self._parts[name], rows) for name, rows in rows_of.items()]
-
-
-@contextmanager
-def _named(part: str) -> Iterator[None]:
-    """A part's complaint names its option as it is called here, and the way to do without it."""
-    try:
-        yield
-    except (UserError, ValueError) as error:
-        text = re.sub(r"benchmark\.(path|on_bad)", rf"benchmark.{part}.\1", str(error))
-        raise type(error)(f"{text}; or leave it out: benchmark.skip=[{part}]") from error
 
 
 def _compared(row: PaperRow, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,110 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.options import InputPath, options
-from mmsafe.data.conversation import PLACEHOLDER
+from mmsafe.core.options import InputPath, Share, options
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example, ImageSource, Turn
-from mmsafe.data.images import FileImage, failing, find_image
-from mmsafe.data.records import kind, read_object, read_records, text_field
-from mmsafe.data.row_error import RowError
-from mmsafe.evaluation.benchmark import Benchmark, Part
+from mmsafe.data.images import failing
+from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.benchmarks.published_files import OPTION, Folder
+from mmsafe.evaluation.judges.judge import CaseJudge, Judge, Verdict
 
 log = logging.getLogger(__name__)
-OPTION = "benchmark.path"
-
-
-class Row:
-    """An object of a published file that has the `expected` fields; every complaint names its place."""
-
-    def __init__(self, value: Any, expected: Iterable[str], place: str) -> None:
-        if not isinstance(value, Mapping):
-            raise UserError(f"{place}: is {kind(value)}, where an object with fields is expected")
-        expected = dict.fromkeys(expected)
-        if expected.keys() - value.keys():
-            present, wanted = (", ".join(map(str, names)) for names in (value, expected))
-            raise UserError(f"{place}: has other fields than expected; found: {present}; expected: {wanted}")
-        self.value, self.place = dict(value), place
-
-    def __getitem__(self, field: str) -> Any:
-        return self.value[field]
-
-    def text(self, field: str) -> str:
-        """The text of a field, stripped; raises `UserError` if there is none or a model could not be asked it."""
-        try:
-            text = text_field(self.value, field).strip()
-        except RowError as error:
-            raise UserError(f"{self.place}: {error}") from error
-        if not text or PLACEHOLDER in text:
-            what = f"holds {PLACEHOLDER}" if text else "is empty"
-            raise UserError(f"{self.place}: '{field}' {what}, where text is expected")
-        return text
-
-    def list(self, field: str) -> list[Any]:
-        """The list in a field."""
-        if not isinstance(self.value[field], list):
-            raise UserError(f"{self.place}: '{field}' is {kind(self.value[field])}, where a list is expected")
-        return list(self.value[field])
-
-    def texts(self, field: str) -> Sequence[str]:
-        """The texts of a field that holds a list of them."""
-        return [Row({field: text}, (), self.place).text(field) for text in self.list(field)]
-
-
-class Folder:
-    """A published folder: its files, and its images, each of which is one object however often it is named."""
-
-    def __init__(self, path: Path, get: str) -> None:
-        self.path = path
-        self.bad_images: dict[FileImage, UserError] = {}
-        """Why an image cannot be shown, of those that are missing or stand elsewhere."""
-        self._get = f"get {get}, and set {OPTION} to its folder"
-        self._images: dict[Path, FileImage] = {}
-
-    def file(self, name: str) -> Path:
-        """A file of the folder, or of `data/` in it; raises `UserError` saying what to get."""
-        for path in (self.path / name, self.path / "data" / name):
-            if path.is_file():
-                return path
-        raise UserError(f"{self.path / name}: no such file; {self._get}")
-
-    def rows(self, file: Path, fields: Iterable[str]) -> Iterator[tuple[str, Row]]:
-        """The rows of a JSON object with their keys, or of a list, table or CSV with their positions."""
-        fields = tuple(fields)
-        if file.suffix == ".csv":
-            try:
-                with file.open(encoding="utf-8-sig", newline="") as lines:
-                    values = list(csv.DictReader(lines))
-            except (OSError, ValueError, csv.Error) as error:
-                raise UserError(f"{file}: cannot be read ({error}); get it again") from error
-            rows = [(str(number), value, f"{file}: row {number + 1}") for number, value in enumerate(values)]
-        elif _is_object(file):
-            rows = [(key, value, f"{file}: row {key!r}") for key, value in read_object(file, OPTION).items()]
-        else:
-            rows = [(str(number), r.value, r.place()) for number, r in enumerate(read_records(file, OPTION))]
-        if not rows:
-            raise UserError(f"{file}: holds no prompts; {self._get}")
-        yield from ((key, Row(value, fields, place)) for key, value, place in rows)
-
-    def image(self, folder: Path, name: str) -> FileImage:
-        """The image that the data call `name`, which stays in `folder`."""
-        try:
-            path = find_image(folder, name, self._get)
-        except UserError as error:
-            self.bad_images[image := FileImage(folder / name)] = error
-            return image
-        return self._images.setdefault(path, FileImage(path))
 
 
 @options
@@ -169,13 +82,48 @@ class PublishedBenchmark(Benchmark):
         return [example for example in examples if example.id not in bad], {"missing or damaged image": len(bad)}
 
 
+@options
+class Rule(CaseJudge):
+    """The rule of one benchmark; tells whether an answer is right, and neither of harm nor of refusals."""
+
+    name: ClassVar[str] = "rule"
+    evidence: ClassVar[str] = "exact"
+    details: ClassVar[frozenset[str]] = frozenset({"right"})
+
+    right: Callable[[Example, str], bool]
+    max_unknown: Share = 1
+
+    def __call__(self, example: Example, response: str) -> Verdict:
+        return Verdict(unsafe=False, refused=False, details={"right": self.right(example, response)})
+
+
+@options
+class ExactBenchmark(PublishedBenchmark):
+    """Judged by its own rule, whatever judge is chosen; a prompt that could not be asked is answered wrongly."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"right"})
+
+    @abstractmethod
+    def right(self, example: Example, response: str) -> bool:
+        """Whether a response is right by the tag `answer`, as the published code reads it."""
+
+    def judge_for(self, judge: Judge) -> Judge:
+        return Rule(right=self.right)
+
+    def check_judge(self, judge: Judge) -> None:
+        """None is asked."""
+
+    def rights(self, judged: Sequence[Judged], tag: str) -> dict[str, list[bool]]:
+        """Whether each answer is right, by the value of a tag."""
+        found: dict[str, list[bool]] = defaultdict(list)
+        for row in judged:
+            found[row.example.tags[tag]].append(row.verdict.details["right"])
+        return found
+
+    def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
+        return {"right": verdict.details["right"]}
+
+
 def prompt(name: str, text: str, *images: ImageSource, **tags: str) -> Example:
     """One question, with its images before it."""
     return Example(name, (Turn("user", text, (0,) * len(images)),), images, {}, tags)
-
-
-def _is_object(file: Path) -> bool:
-    """Whether a JSON file begins as one object; what cannot be read is left to the reader's complaint."""
-    with suppress(OSError), file.open("rb") as stream:
-        return file.suffix == ".json" and stream.read(99).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
-    return False

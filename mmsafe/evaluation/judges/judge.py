@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from mmsafe.core.options import Share, options
 from mmsafe.data.example import Example
 
+PART = "part"
+"""The tag that says of which part of a composite benchmark a prompt is; parts of parts follow after a `/`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

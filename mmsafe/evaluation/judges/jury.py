@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
-from mmsafe.core.config import built
+from mmsafe.core.config import each_built
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Share, options
 from mmsafe.core.ranks import is_first
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judging import verdicts_on
 
-
-def _built(configs: Any) -> Any:
-    """Judges from their configs."""
-    members = configs.items() if isinstance(configs, dict) else ()
-    return {name: built(member, f"judge.members.{name}") for name, member in members}
+Members = Annotated[dict[str, InstanceOf[Judge]], BeforeValidator(each_built("judge.members"))]
 
 
 @options
@@ -30,7 +26,7 @@ class Jury(Judge):
     name: ClassVar[str] = "jury"
     instant: ClassVar[bool] = True
 
-    members: Annotated[dict[str, InstanceOf[Judge]], BeforeValidator(_built)] = Field(default_factory=dict)
+    members: Members = Field(default_factory=dict)
     """Judges by names of the user's choice."""
     max_unknown: Share = 1.0
     """Members have limits of their own; what splits them is unknown, too."""
