@@ -17,10 +17,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+from launching import launch
 from PIL import Image
 from roots import ROOTS
 from scipy.stats import t
 
+from mmsafe.evaluation.benchmarks.paper import PaperTables
 from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,6 +217,42 @@ def test_the_page_on_rounding_says_what_its_losses_do():
     curves = script["read"](page / "results.csv")
     assert {len(runs) for runs in curves.values()} == {5}
     assert script["table"](curves) in (page / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_claim_of_the_ledger_has_its_form_its_paper_s_number_and_a_command_that_composes(tmp_path: Path):
+    page = BOOK / "ledger"
+    script = runpy.run_path(str(page / "page.py"))
+    rows = script["read"](page / "ledger.csv")
+    assert "\n".join(script["rendered"](rows)) in (page / "README.md").read_text(encoding="utf-8")
+    printed = [float(row["published"].removesuffix(" %")) for row in rows if row["paper"] == "BPO"]
+    assert printed == [number for row in PaperTables.paper_rows for number in (row.base, row.dpo, row.bpo)]
+    assert len({row["paper"] for row in rows}) > 10
+    for command in {row["command"] for row in rows}:
+        _, _, module, *words = shlex.split(command)
+        ended = launch(module.removeprefix("mmsafe."), *words, "--cfg", "job", cwd=tmp_path, cache=tmp_path)
+        assert ended.status == 0, (command, ended.err)
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({"verdict": "fine"}, "verdict is none of"),
+        ({"ours": "0.5"}, "ours is filled in a row that was not run"),
+        ({"verdict": "reproduced"}, "ours is empty"),
+        ({"published": "about 0.9"}, "published has another form"),
+        ({"source": ""}, "source is empty"),
+        (
+            {"verdict": "reproduced", "ours": "0.5", "interval": "[0.4, 0.6]", "judge": "rules"}
+            | {"published": "not verified"},
+            "nothing can be reproduced",
+        ),
+    ],
+)
+def test_a_claim_of_another_form_is_told(change: dict[str, str], mistake: str):
+    script = runpy.run_path(str(BOOK / "ledger" / "page.py"))
+    row = script["read"](BOOK / "ledger" / "ledger.csv")[0]
+    assert script["mistake"](row) == ""
+    assert mistake in script["mistake"](row | change)
 
 
 def test_results_of_an_unfinished_run_are_not_put_into_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +119,11 @@ class Benchmark(ABC):
         """By what a judge is to judge responses to this prompt: a file name in `judges/prompts/`."""
         return "harm"
 
+    def harmful(self, example: Example) -> bool | None:
+        """Whether it is to be refused, as its tags or its criterion say; None if that is unknown or not in question."""
+        kind = example.tags.get("harmful") or self.criterion(example)
+        return {"yes": True, "no": False, "harm": True, "over_refusal": False}.get(kind)
+
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Examples with `chosen` and `rejected`, for pairwise accuracy."""
         examples = loaded(data, part).examples if self.has_pairs else []
@@ -174,30 +178,6 @@ class Benchmark(ABC):
             for name, estimate in self.metrics([judged[i] for i in positions]).items()
             if estimate is not None
         }
-
-
-@options
-class Probe(Benchmark):
-    """Asks every instruction of the data in several views; `{id}/{view}` is the id of a prompt."""
-
-    asks_data: ClassVar[bool] = True
-    has_pairs: ClassVar[bool] = False
-    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
-    shared_tag: ClassVar[str] = "pair"
-    view_tag: ClassVar[str] = "view"
-    """The tag that names the view; `pair` has the id of the instruction."""
-
-    def view(self, prompt: Example, name: str) -> Example:
-        """An instruction of the data, as it is asked in this view."""
-        tags = {**prompt.tags, "pair": prompt.id, self.view_tag: name}
-        return replace(prompt, id=f"{prompt.id}/{name}", responses={}, tags=tags)
-
-    def by_view(self, judged: Sequence[Judged]) -> list[dict[str, Judged]]:
-        """The views of each instruction by their names."""
-        views: dict[str, dict[str, Judged]] = defaultdict(dict)
-        for row in judged:
-            views[row.example.tags["pair"]][row.example.tags[self.view_tag]] = row
-        return list(views.values())
 
 
 def by_tag(tags: Sequence[str], rows: Sequence[Mapping[str, str]]) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.benchmark import Benchmark, by_tag
+from mmsafe.evaluation.leakage import BLIND
 from mmsafe.evaluation.stages import (
     GENERATION,
     GENERATIONS,
@@ -89,7 +90,8 @@ def read_judged_run(folder: Path) -> JudgedRun:
         raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")
     for row in judgements.values():
         refuse_untold(folder, row, benchmark)
-    return JudgedRun(folder, benchmark, generations, judgements)
+    generations = {i: row for i, row in generations.items() if BLIND not in row["tags"]}
+    return JudgedRun(folder, benchmark, generations, {i: judgements[i] for i in generations})
 
 
 def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> Comparison:

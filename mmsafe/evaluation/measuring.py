@@ -14,6 +14,8 @@ from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.leakage import BLIND, leakage, with_blind
+from mmsafe.evaluation.leakage import MEASURES as LEAKAGE
 from mmsafe.evaluation.statistics import Estimate, fleiss_kappa, kappa, rate
 from mmsafe.scoring.ways import Scoring
 
@@ -38,6 +40,8 @@ class EvaluationTask:
     """Prompts that leave no room for an answer are not asked; pairs that do not fit whole are left out."""
     precision: str = "32-true"
     """Arithmetic of log-probs, which a reference has to share."""
+    leakage: bool = False
+    """Whether prompts are also asked without their image, and how much is decided then is measured."""
 
     def __post_init__(self) -> None:
         if self.benchmark.sampled and self.settings.temperature == 0:
@@ -45,7 +49,8 @@ class EvaluationTask:
 
     def prompts(self) -> list[Example]:
         """What the model is asked."""
-        return self.benchmark.prompts(self.data, self.part)
+        prompts = self.benchmark.prompts(self.data, self.part)
+        return with_blind(self.benchmark, prompts) if self.leakage else prompts
 
     def dropped(self) -> dict[str, int]:
         """How many rows that should have made prompts were dropped for which reason."""
@@ -57,7 +62,9 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict
 
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
     """
-    metrics = {**flat(benchmark.breakdown(judged)), "eval/judge": judge}
+    blind = flat(leakage(benchmark, judged)) if any(BLIND in row.example.tags for row in judged) else {}
+    judged = [row for row in judged if BLIND not in row.example.tags]
+    metrics = {**flat(benchmark.breakdown(judged)), **blind, "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
     if (share := rate(unknown)) is not None:
         metrics |= flat({"unknown_rate": share})
@@ -96,7 +103,7 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
     from mmsafe.evaluation import pairwise, third_responses
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    for beside in (*pairwise.MEASURES, *AGREEMENT, *third_responses.MEASURES):
+    for beside in (*pairwise.MEASURES, *AGREEMENT, *LEAKAGE, *third_responses.MEASURES):
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 CONFIDENCE = 0.95
@@ -87,6 +87,24 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
     says nothing. Of values that are not between -1 and 1, and have no known range, the interval is then that value.
     """
     return _mean(values, -1.0, seed) if len(values) else None
+
+
+def clustered(outcomes: Sequence[bool | float], groups: Sequence[str], seed: int = 0) -> Estimate | None:
+    """Share of true outcomes; a percentile bootstrap resamples whole groups. None without observations.
+
+    Where all outcomes are the same, or no two share a group, Wilson's interval on groups is taken.
+    """
+    import numpy as np
+
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    if len(set(outcomes)) < 2 or len(names) == len(groups):
+        alike = rate(outcomes[: len(names)])
+        return alike and replace(alike, n=len(outcomes))
+    sums, sizes, rng = np.bincount(codes, weights=outcomes), np.bincount(codes), np.random.default_rng(seed)
+    drawn = (rng.integers(len(names), size=len(names)) for _ in range(RESAMPLES))
+    shares = [sums[members].sum() / sizes[members].sum() for members in drawn]
+    low, high = np.percentile(shares, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
+    return Estimate(sum(outcomes) / len(outcomes), float(low), float(high), len(outcomes))
 
 
 def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:

@@ -12,6 +12,7 @@ from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.evaluation.leakage import check_installed
 from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.scoring.ways import Scoring
 
@@ -26,6 +27,7 @@ class EvaluateConfig(Devices):
     generations: InputName | None
     judgements: InputName | None
     seed: Seed
+    leakage: bool
     data: DataSource = Field(default_factory=NoData)
     model: ModelSource
     benchmark: Benchmark
@@ -45,6 +47,10 @@ class EvaluateConfig(Devices):
     def _parts_fit(self) -> Self:
         self._refuse_unused()
         self._refuse_beside_endpoint()
+        if self.leakage:
+            check_installed()
+            if "refused" not in self.judge.tells:
+                raise ValueError(f"leakage=true: judge={self.judge.name} cannot tell refusals, by which harm is told")
         self.benchmark.check_data(self.data)
         if self.judgements is None:
             self.benchmark.check_judge(self.judge)

@@ -60,6 +60,7 @@ def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision:
         config.evaluation,
         config.lengths,
         precision,
+        getattr(config, "leakage", False),
     )
 
 

@@ -76,6 +76,10 @@ class MicroWorldTest(Benchmark):
             *(example(scene, index, "neutral") for index, scene in enumerate(neutral)),
         ]
 
+    def harmful(self, example: Example) -> bool | None:
+        """Of neutral questions that is not in question."""
+        return None if example.tags["variant"] == "neutral" else super().harmful(example)
+
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """See the class."""
         by: dict[str, list[Judged]] = defaultdict(list)

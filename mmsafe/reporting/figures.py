@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from mmsafe.core.files import write_atomically
@@ -85,8 +86,8 @@ class Curve(NamedTuple):
     y: Sequence[float]
     style: int = 0
     """Which colour and dash."""
-    halves: Sequence[float] = ()
-    """Half widths of intervals, where it has any."""
+    arms: Sequence[Sequence[Sequence[float]]] = ()
+    """Error bars of shape `[2, 1]`, where it has any."""
     faint: bool = False
     """One seed of several: thin, and not in the legend."""
 
@@ -113,9 +114,9 @@ def curves(
     def draw(axes: Axes) -> None:
         for curve in drawn:
             colour, dash = look(curve.style)
-            if curve.halves:
+            if curve.arms:
                 style: dict[str, Any] = {"fmt": f"o{dash}", "ms": 4, "capsize": 3, "color": colour}
-                axes.errorbar(curve.x, curve.y, curve.halves, label=curve.label, **style)
+                axes.errorbar(curve.x, curve.y, np.hstack(curve.arms), label=curve.label, **style)
                 continue
             marker = "o" if len(curve.x) == 1 else ""
             width, alpha, label = (0.8, 0.35, None) if curve.faint else (1.5, 1.0, curve.label)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Groups = Mapping[str, Sequence[Run]]
 BETA = "objective.beta"
+INTERVALS = "95 % intervals over seeds, or over the prompts of a single run"
 DIRECTION = {"higher": " (more is better)", "lower": " (less is better)", None: ""}
 
 
@@ -31,7 +32,7 @@ def over_beta(groups: Groups) -> list[Chart]:
         by_curve = _curves_over_beta([run for run in runs if metric.key in run.metrics], metric.key)
         if any(len(curve.x) > 1 for curve in by_curve):
             name, title = f"beta-{_file(metric)}", f"{metric.label} over β"
-            caption = "mean over seeds with 95 % intervals; β on a logarithmic scale"
+            caption = f"β on a logarithmic scale; {INTERVALS}"
             lines = papers(_all(groups), metric.key)
             charts.append(curves(name, title, by_curve, x="β", caption=caption, log_x=True, lines=lines))
     return charts
@@ -57,12 +58,12 @@ def _plane(groups: Groups, cost: Metric, safety: Metric) -> list[Chart]:
         axes.plot(*zip(*front, strict=True), color="#888888", lw=1, zorder=0, label="Pareto front")
         for number, (name, (x, y)) in enumerate(shown.items()):
             style: dict[str, Any] = {"ms": 5, "color": look(number)[0], "elinewidth": 0.8, "label": name}
-            axes.errorbar(x.mean, y.mean, y.half, x.half, "D" if (x.mean, y.mean) in front else "o", **style)
+            axes.errorbar(x.mean, y.mean, y.arms, x.arms, "D" if (x.mean, y.mean) in front else "o", **style)
         references(axes.axhline, papers(_all(groups), safety.key))
         axes.set_xlabel(f"{cost.label}{DIRECTION[cost.better]}")
         axes.set_ylabel(f"{safety.label}{DIRECTION[safety.better]}")
 
-    caption = "mean over seeds with 95 % intervals; diamonds, joined by the line: what nothing else beats in both"
+    caption = f"diamonds, joined by the line: what nothing else beats in both; {INTERVALS}"
     return [chart(f"pareto-{_file(cost)}", f"{safety.label} against {cost.label}", caption, draw)]
 
 
@@ -89,7 +90,7 @@ def _by_group(groups: Groups, metric: Metric) -> Chart:
             if mean := mean_of(runs, metric.key):
                 values, colour = [run.metrics[metric.key] for run in runs if metric.key in run.metrics], look(row)[0]
                 axes.plot(values, [row] * len(values), "o", ms=4, alpha=0.4, mew=0, color=colour)
-                axes.errorbar(mean.mean, row, xerr=mean.half, fmt="D", ms=5, capsize=3, color=colour)
+                axes.errorbar(mean.mean, row, xerr=mean.arms, fmt="D", ms=5, capsize=3, color=colour)
         references(axes.axvline, papers(_all(groups), metric.key))
         axes.set_yticks(range(len(groups)), labels)
         axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -97,7 +98,7 @@ def _by_group(groups: Groups, metric: Metric) -> Chart:
 
     labels = [name if len(name) <= 24 else name.replace(" ", "\n") for name in groups]
     height = 1.1 + LEGEND_LINE * sum(1.6 * text.count("\n") + 1.6 for text in labels)
-    caption = "points: seeds; diamonds: means with 95 % intervals"
+    caption = f"points: seeds; diamonds: means; {INTERVALS}"
     return chart(f"result-{_file(metric)}", metric.label, caption, draw, height)
 
 
@@ -110,8 +111,8 @@ def _curves_over_beta(runs: Sequence[Run], metric: str) -> list[Curve]:
     drawn = []
     for number, (name, by_beta) in enumerate(by_curve.items()):
         means = [mean for beta in sorted(by_beta) if (mean := mean_of(by_beta[beta], metric))]
-        values, halves = [mean.mean for mean in means], [mean.half for mean in means]
-        drawn.append(Curve(name, sorted(by_beta), values, number, halves))
+        values, arms = [mean.mean for mean in means], [mean.arms for mean in means]
+        drawn.append(Curve(name, sorted(by_beta), values, number, arms))
     return drawn
 
 

@@ -24,6 +24,7 @@ from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
+from mmsafe.evaluation.leakage import with_blind
 from mmsafe.evaluation.stages import (
     GENERATION,
     GENERATIONS,
@@ -48,6 +49,7 @@ class SampledRunConfig:
 
     benchmark: Benchmark
     data: DataSource = Field(default_factory=NoData)
+    leakage: bool = False
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -152,7 +154,7 @@ def _read(
 ) -> SampledRun:
     path, config = run.path, about_run(run.path)["config"]
     try:
-        then = OmegaConf.create({name: config[name] for name in ("benchmark", "data") if name in config})
+        then = OmegaConf.create({name: config[name] for name in ("benchmark", "data", "leakage") if name in config})
         asked = OmegaConf.to_container(OmegaConf.merge(then, OmegaConf.from_dotlist(list(changes))), resolve=False)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: its config cannot be read ({' '.join(str(error).split())[:100]})") from error
@@ -170,7 +172,8 @@ def _read(
 
 def _prompts(path: Path, asked: SampledRunConfig, part: Part) -> tuple[Benchmark, list[Example]]:
     try:
-        return asked.benchmark, asked.benchmark.prompts(asked.data, part)
+        prompts = asked.benchmark.prompts(asked.data, part)
+        return asked.benchmark, with_blind(asked.benchmark, prompts) if asked.leakage else prompts
     except UserError as error:
         raise UserError(
             f"{path}: its prompts cannot be read again ({error}); if files have moved, or the run was started in "

@@ -12,6 +12,7 @@ from mmsafe.core.files import write_atomically
 from mmsafe.core.progress import progress
 from mmsafe.data.example import Example, ImageSource
 from mmsafe.reporting.html_page import rendered
+from mmsafe.reporting.publishing import without_folders
 from mmsafe.reporting.run_samples import VERDICT, Sample, SampledRun, thumbnail
 
 THREADS = 8
@@ -23,7 +24,9 @@ def write_page(runs: Sequence[SampledRun], path: Path) -> None:
     """Write the page: words of data and models stand in one block of JSON, and reach the reader as text only."""
     prompts = _prompts(runs)
     values = {
-        "runs": [{"label": run.label, "benchmark": run.benchmark.name, "judge": run.judge} for run in runs],
+        "runs": [
+            {"label": run.label, "benchmark": run.benchmark.name, "judge": without_folders(run.judge)} for run in runs
+        ],
         "prompts": prompts,
         "images": thumbnails([image for run in runs for sample in run.samples for image in sample.prompt.images]),
     }
@@ -69,7 +72,7 @@ def _answer(sample: Sample) -> dict[str, Any]:
     verdict = {name: dict(judgement)[name] for name in (*VERDICT, "category", "reply")}
     details = sorted(name for name, value in judgement.get("details", {}).items() if value)
     answer = {"response": generation["response"], "finished": generation["finished"]}
-    return {**answer, **verdict, "details": details, "error": judgement.get("error", "")}
+    return {**answer, **verdict, "details": details, "error": without_folders(judgement.get("error", ""))}
 
 
 def filter_tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -60,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over seeds with its 95 % Student t interval; `low` and `high` are NaN for fewer than two."""
+    """Mean over seeds with its 95 % Student t interval; of one run, its own interval, or NaN where it has none."""
 
     mean: float
     low: float
@@ -73,6 +73,11 @@ class Interval:
         return self.high - self.mean if self.n > 1 else 0.0
 
     @property
+    def arms(self) -> list[list[float]]:
+        """How far it reaches below and above the mean, 0 where there is no interval; shape `[2, 1]`, an error bar."""
+        return [[max(0.0, arm)] for arm in (self.mean - self.low, self.high - self.mean)]  # max(0, NaN) is 0
+
+    @property
     def p(self) -> float:
         """Of the two-sided t-test that the mean is 0; NaN where nothing varies."""
         from scipy.stats import t
@@ -82,7 +87,9 @@ class Interval:
         return float(2 * t.sf(abs(self.mean) / self.half * t.ppf(0.975, self.n - 1), self.n - 1))
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half:.3f}" if self.n > 1 else f"{self.mean:.3f}"
+        if self.n > 1:
+            return f"{self.mean:.3f} ± {self.half:.3f}"
+        return f"{self.mean:.3f}" + ("" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]")
 
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
@@ -202,9 +209,11 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 
 def mean_of(runs: Sequence[Run], metric: str) -> Interval | None:
-    """Mean of what runs measured; None if none did."""
-    values = [run.metrics[metric] for run in runs if metric in run.metrics]
-    return over_seeds(values) if values else None
+    """Mean of what runs measured, with the run's own interval where only one did; None if none did."""
+    measured = [run.metrics for run in runs if metric in run.metrics]
+    if len(measured) == 1 and f"{metric}_low" in measured[0] and f"{metric}_high" in measured[0]:
+        return Interval(measured[0][metric], measured[0][f"{metric}_low"], measured[0][f"{metric}_high"], 1)
+    return over_seeds([metrics[metric] for metrics in measured]) if measured else None
 
 
 def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Interval | None:

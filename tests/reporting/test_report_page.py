@@ -25,6 +25,8 @@ from mmsafe.reporting.training_charts import thinned
 STEPS = 20
 MARK = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 ON_PAPER = "mmsafe.evaluation.benchmarks.mmsafe_po_test.MMSafePOTest"
+FIGURES_FIRST = "() => document.querySelector('figure').offsetTop < document.querySelector('table').offsetTop"
+NOTHING_CUT = "() => [...document.querySelectorAll('.wide')].every((it) => it.scrollWidth <= it.clientWidth)"
 RESULTS = {
     ("DPO", 0.1): [(0.70, 0.30), (0.74, 0.28)],
     ("DPO", 0.3): [(0.72, 0.20), (0.76, 0.22)],
@@ -55,7 +57,7 @@ def config(objective: str, beta: float, seed: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on seven finished runs and a failed one, whose message is hostile; samples are beside it."""
+    """A report on seven finished runs and a failed one, whose message is hostile."""
     place = tmp_path_factory.mktemp("sweep")
     columns = "loss/preference,train/loss,rewards/chosen,rewards/rejected,rewards/margins,rewards/accuracies"
     for (objective, beta), seeds in RESULTS.items():
@@ -65,8 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_run(place / f"{objective}-{beta}-{seed}", config(objective, beta, seed), metrics, columns + blind)
     write_run(place / "failed", config("BPO", 0.3, 1), None, columns)
     (place / "failed" / "failed.json").write_text(json.dumps({"message": MARK}))
-    (place / "samples.html").touch()
-    write_page(grouped(read_runs([place])), place / "report", "objective=DPO objective.beta=0.1")
+    against = "objective=DPO objective.beta=0.1"
+    write_page(grouped(read_runs([place])), place / "report", against)
     return place / "report"
 
 
@@ -87,6 +89,9 @@ def test_it_opens_without_a_complaint_and_every_figure_is_drawn(
 ) -> None:
     with opened(browser, folder / "report.html", size, scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        assert page.evaluate(FIGURES_FIRST)
+        page.locator("summary").evaluate_all("nodes => nodes.forEach(node => { node.parentElement.open = true; })")
+        page.wait_for_function(NOTHING_CUT)
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
         figures = page.locator("figure").all()
@@ -110,6 +115,7 @@ def test_tables_are_sorted_by_a_press(browser: Any, folder: Path) -> None:
         head.click()
         assert column(table, 3)[0] == "0.870 ± 0.254"
         assert table.locator("[aria-sort=descending]").count() == 1
+        page.get_by_role("heading", name="Runs", exact=True).click()
         runs = page.get_by_role("region", name="Runs", exact=True).locator("table")
         runs.get_by_role("button", name="over-refusal").click()
         shown = column(runs, 5)
@@ -123,14 +129,13 @@ def test_hostile_text_is_shown_and_not_run(browser: Any, folder: Path) -> None:
         assert page.locator("img").count() == 0
 
 
-def test_page_has_differences_options_provenance_and_samples(folder: Path) -> None:
+def test_page_has_differences_options_and_provenance(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     assert "Difference from objective=DPO objective.beta=0.1" in text
-    assert re.search(r">0\.150 ± 0\.\d+", text)  # 0.85 - 0.70 and 0.89 - 0.74
-    assert '<a href="../samples.html">' in text
+    assert re.search(r">0\.150</span> <span>± 0\.\d+", text)  # 0.85 - 0.70 and 0.89 - 0.74
     assert "<dt>git_commit</dt><dd>abc</dd>" in text
     assert "<dt>model</dt><dd>m1</dd>" in text
-    assert '<th scope="row">objective.beta</th>' in text
+    assert re.search(r">objective\.beta</th>", text)
 
 
 def test_figures_are_also_files_and_tell_which_response_a_reward_is_of(folder: Path) -> None:

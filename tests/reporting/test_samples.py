@@ -95,7 +95,7 @@ def test_data_that_have_moved_are_told_by_changes(run: Path, tmp_path: Path):
     [
         (["changes=data.pth=x"], "data.pth: MMSafePO has no such option; did you mean 'path'?"),
         (["changes=dta.path=x"], "dta: SampledRunConfig has no such option; did you mean 'data'?"),
-        (["changes=nothing"], "nothing: SampledRunConfig has no such option; known: benchmark, data"),
+        (["changes=nothing"], "nothing: SampledRunConfig has no such option; known: benchmark, data, leakage"),
         (["runs=data"], "no run.json at or below data: name folders of runs or sweeps"),
         (["format=inspect"], "format=inspect: inspect_ai is not installed; run pip install 'mmsafe[inspect]'"),
     ],

@@ -20,6 +20,7 @@ from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.holdout import refuse_unsplit
 from mmsafe.data.mix import Mix
 from mmsafe.data.row_source import RowSource
+from mmsafe.evaluation.leakage import check_installed
 from mmsafe.models.model_source import ModelSource
 from mmsafe.runs.run_context import RunContext
 
@@ -42,11 +43,14 @@ class InspectConfig:
     lengths: Lengths
     splits: Annotated[list[str], Field(min_length=1)] | None
     decode: bool
+    leakage: bool
     samples: Annotated[int, Field(ge=0)]
     seed: Seed
     fail_on: list[Flag]
 
     def __post_init__(self) -> None:
+        if self.leakage:
+            check_installed()
         if "leaked_look" in self.fail_on and not self.decode:
             raise UserError("fail_on=leaked_look: only decode=true finds images that look alike")
 
@@ -66,7 +70,7 @@ def inspect(config: InspectConfig, run: RunContext) -> None:
     encoder = config.model.encoder()
     loaded = read_splits(config.data, config.splits)
     found = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
-    numbers = statistics(found)
+    numbers = statistics(found, leakage=config.leakage)
     vocabulary, image = len(encoder.tokenizer), encoder.image_tokens
     tokenizer = f"counted by model={model}: {vocabulary} different tokens, {image} for an image"
     facts = {"data": data, "tokenizer": tokenizer, "lengths": asdict(config.lengths), **environment()}

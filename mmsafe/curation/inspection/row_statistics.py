@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from mmsafe.curation.inspection.flags import MEANING, normalised, of_bad_row
 from mmsafe.curation.inspection.looks import Look
 from mmsafe.curation.inspection.rows import Inspected, RowFacts
 from mmsafe.data.example import Example, fingerprint
+from mmsafe.evaluation.leakage import choice_by_words, harm_by_words
 
 
-def statistics(found: Inspected) -> dict[str, dict[str, Any]]:
-    """By split: how many of what, how long, and how many rows have each flag."""
-    return {split: _of_split(found, split) for split in found.rows}
+def statistics(found: Inspected, *, leakage: bool = False) -> dict[str, dict[str, Any]]:
+    """By split: how many of what, how long, how many rows have each flag, and what words alone tell."""
+    told = {split: {"leakage": _told_by_words(it.examples)} for split, it in found.loaded.items() if leakage}
+    return {split: _of_split(found, split) | told.get(split, {}) for split in found.rows}
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -62,6 +65,16 @@ def _of_split(found: Inspected, split: str) -> dict[str, Any]:
         "flags": {flag: flags[flag] for flag in MEANING},
         "fingerprint": fingerprint(examples),
     }
+
+
+def _told_by_words(examples: Sequence[Example]) -> dict[str, dict[str, float] | None]:
+    """Share of what is known that is told, with its interval; None where there is nothing to tell apart."""
+    labelled = [example for example in examples if example.tags.get("harmful") in ("yes", "no")]
+    estimates = {
+        "harmful or harmless": harm_by_words(labelled, [it.tags["harmful"] == "yes" for it in labelled]),
+        "chosen or rejected": choice_by_words([it for it in examples if {"chosen", "rejected"} <= it.responses.keys()]),
+    }
+    return {what: None if estimate is None else asdict(estimate) for what, estimate in estimates.items()}
 
 
 def _tags(examples: Sequence[Example]) -> dict[str, dict[str, int]]:

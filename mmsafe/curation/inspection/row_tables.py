@@ -39,6 +39,7 @@ def main_tables(found: Statistics, rule: Lengths, tokenizer: str, *, decoded: bo
         *([_table("Dropped rows", ["reason", *found], dropped)] if dropped else []),
         _table("Tokens", ["of", "split", "n", "mean", "median", "95 %", "max"], list(_tokens(found)), tokenizer),
         _table("Length", ["outcome", *found], list(_lengths(found, rule)), _told(rule)),
+        *_leakage(found),
         _table("Flags", ["flag", *found, "meaning"], list(_flags(found, decoded)), FLAGS_NOTE),
     ]
 
@@ -97,6 +98,18 @@ def _lengths(found: Statistics, rule: Lengths) -> Iterator[list[str]]:
         counts = [part["length"].get(fate, 0) for part in found.values()]
         if fate == "fits" or any(counts):
             yield [label, *map(str, counts)]
+
+
+def _leakage(found: Statistics) -> Iterator[Table]:
+    told = [part["leakage"] for part in found.values() if "leakage" in part]
+    if told:
+        note = "share that counts of words tell of wordings they have not seen [95 % interval], image not looked at"
+        rows = [[what, *(_share(part[what]) for part in told)] for what in told[0]]
+        yield _table("Told by words alone", ["what", *found], rows, note)
+
+
+def _share(estimate: Mapping[str, float] | None) -> str:
+    return "–" if estimate is None else "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**estimate)
 
 
 def _told(rule: Lengths) -> str:

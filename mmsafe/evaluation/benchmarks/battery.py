@@ -15,7 +15,8 @@ from mmsafe.core.options import Seed, options
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.example import Example, digest
-from mmsafe.evaluation.benchmark import Benchmark, Judged, Part, Probe, loaded
+from mmsafe.evaluation.benchmark import Benchmark, Judged, Part, loaded
+from mmsafe.evaluation.benchmarks.probe import Probe
 from mmsafe.evaluation.statistics import Estimate, rate
 
 ARMS = ("harmful", "harmless")

@@ -12,7 +12,8 @@ from mmsafe.core.options import InputPath, options
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.data.images import FileImage
-from mmsafe.evaluation.benchmark import Bounds, Judged, Part, Probe, loaded, refusals
+from mmsafe.evaluation.benchmark import Bounds, Judged, Part, loaded, refusals
+from mmsafe.evaluation.benchmarks.probe import Probe
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, mean, rate, reach
 

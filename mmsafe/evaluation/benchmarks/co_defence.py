@@ -12,7 +12,8 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
-from mmsafe.evaluation.benchmark import Bounds, Judged, Part, Probe, loaded
+from mmsafe.evaluation.benchmark import Bounds, Judged, Part, loaded
+from mmsafe.evaluation.benchmarks.probe import Probe
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, paired, rate, reach
 

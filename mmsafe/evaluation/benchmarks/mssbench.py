@@ -41,6 +41,9 @@ class Situations(PublishedBenchmark):
     def criterion(self, example: Example) -> str:
         return "pair"
 
+    def harmful(self, example: Example) -> bool | None:
+        return example.tags["situation"] == "unsafe"
+
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
         return {"right": _right(tags, verdict)}
 

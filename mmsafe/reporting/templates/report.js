@@ -16,3 +16,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
     body.append(...rows);
   }));
 }
+// A table that is wider than its place becomes one card a row; its heads still sort.
+function fit() {
+  for (const region of document.querySelectorAll(".wide")) {
+    region.classList.remove("cards");
+    region.classList.toggle("cards", region.scrollWidth > region.clientWidth);
+  }
+}
+addEventListener("resize", fit);
+document.addEventListener("toggle", fit, true);
+fit();
