@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp
 
 from mmsafe.core.files import csv_rows
+from mmsafe.evaluation.multiplicity import CORRECTIONS, holm
 from mmsafe.reporting.figures import STYLE, look
 from mmsafe.reporting.summary import Interval, over_seeds
+from mmsafe.runs.plan import Plan, read_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,15 +47,20 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="results.csv of mmsafe.report")
     parser.add_argument("--arms", nargs="*", default=[], help="those to be shown first, in this order")
     parser.add_argument("--over", help="option on the x axis, such as objective.beta; without it the arms")
-    parser.add_argument("--differences", nargs="*", default=[], help="'ARM - ARM', to be paired by seed")
+    parser.add_argument(
+        "--differences", nargs="*", default=[], help="'ARM - ARM', to be paired by seed, beside the plan's"
+    )
     args = parser.parse_args()
     rows = read(args.results)
     if args.results.resolve() != (args.page / "results.csv").resolve():
         shutil.copyfile(args.results, args.page / "results.csv")
     first = {name: place for place, name in enumerate(args.arms)}
     rows.sort(key=lambda row: first.get(arm(row), len(first)))
-    contrasts = [text.split(" - ") for text in args.differences]
-    tables = "\n".join([*means(rows), "", *differences(rows, contrasts), *corrected(rows, contrasts)])
+    file = args.page / "plan.yaml"
+    plan = read_plan(file)[0] if file.exists() else None
+    named = dict.fromkeys([*(plan.contrasts if plan else []), *args.differences])
+    contrasts = [text.split(" - ") for text in named]
+    tables = "\n".join([*means(rows), "", *differences(rows, contrasts), *corrected(rows, contrasts, plan)])
     write_between_marks(args.page / "README.md", tables)
     with matplotlib.rc_context(STYLE):
         draw(rows, args.over).savefig(args.page / "figure.png", dpi=110)
@@ -103,22 +110,40 @@ def differences(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list
     return lines if contrasts else []
 
 
-def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list[str]:
-    """What is left of the differences after Holm's correction (1979) of their t-tests for their number."""
+def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]], plan: Plan | None = None) -> list[str]:
+    """What is left of the differences after a correction of their t-tests for their number: Holm's, or the plan's.
+
+    Those that a plan names are corrected by themselves; the others are exploratory.
+    """
     tests = {
-        f"{first} − {second}, {METRICS[metric][:-2]}": float(ttest_1samp(paired(rows, first, second, metric), 0).pvalue)
+        (first, second, metric): float(ttest_1samp(paired(rows, first, second, metric), 0).pvalue)
         for first, second in contrasts
         for metric in MAIN
     }
-    if not tests:
-        return []
-    found, least = [], 0.0
-    for place, (name, p) in enumerate(sorted(tests.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, p * (len(tests) - place)))
-        found.append((least, f"{name} (p = {least:.3f})"))
-    kept, bold = [name for p, name in found if p < 0.05], sum(p < 0.05 for p in tests.values())
-    told = "; ".join(kept) if kept else f"none; next is {found[0][1]}"
-    return ["", f"In bold are {bold} of {len(tests)}; after Holm's correction for all {len(tests)}, at 5 %: {told}."]
+    planned = {key: p for key, p in tests.items() if plan and plan.holds(*key)}
+    others, lines = {key: p for key, p in tests.items() if key not in planned}, []
+    if plan and planned:
+        left = _left(planned, CORRECTIONS[plan.correction])
+        lines += ["", f"Planned were {len(planned)}; corrected for that ({plan.correction}), at 5 %: {left}."]
+    if others:
+        bold, what = sum(p < 0.05 for p in others.values()), "exploratory ones" if plan else f"all {len(others)}"
+        sentence = (
+            f"In bold are {bold} of {len(others)}; after Holm's correction for {what}, at 5 %: {_left(others, holm)}."
+        )
+        lines += ["", sentence]
+    return lines
+
+
+def _left(tests: Mapping[tuple[str, str, str], float], correct: Callable[[Sequence[float]], list[float]]) -> str:
+    """The tests that are left at 5 %, or else the one with the least p."""
+    adjusted = dict(zip(tests, correct([*tests.values()]), strict=True))
+    found = {
+        f"{first} − {second}, {METRICS[metric][:-2]} (p = {adjusted[first, second, metric]:.3f})": key
+        for key in sorted(tests, key=tests.__getitem__)
+        for first, second, metric in [key]
+    }
+    left = [text for text, key in found.items() if adjusted[key] < 0.05]
+    return "; ".join(left) or f"none; next is {next(iter(found))}"
 
 
 def paired(rows: Sequence[Row], first: str, second: str, metric: str) -> list[float]:

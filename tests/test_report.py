@@ -153,7 +153,10 @@ def test_the_tables_show_means_intervals_differences_and_what_is_unfinished(runs
             ["judge", "rules", "rules"],
             ["safety rate", "0.800 ± 0.329", "0.600 ± 0.248"],  # and no over-refusal, which nobody measured
         ],
-        [["group", "objective=BPO"], ["safety rate", "0.200 ± 0.124 (p = 0.02)"]],
+        [
+            ["group", "metric", "difference", "p", "corrected", "found from", "equivalence, p", "planned"],
+            ["objective=BPO", "safety rate", "0.200 ± 0.124", "0.02", "0.02", "0.163", "–", ""],
+        ],
     ]
     assert "judge: rules" in said
     assert "Difference from objective=DPO" in " ".join(said.split())
@@ -194,9 +197,11 @@ def test_many_groups_stand_below_each_other_in_tables_that_can_be_read(tmp_path:
     for rate in rates:
         write_run(tmp_path / f"runs/r{rate}", {SAFE: rate}, lr=rate)
     found = tables(report(tmp_path / "runs", "against=lr=0.0").out)
-    parts = [rates[:5], rates[5:], rates[1:6], rates[6:]]
-    assert [table[0][1:] for table in found] == [[f"lr={rate}" for rate in part] for part in parts]
-    assert [table[-1] for table in found] == [["safety rate", *(f"{rate:.3f}" for rate in part)] for part in parts]
+    *means, differences = found
+    parts = [rates[:5], rates[5:]]
+    assert [table[0][1:] for table in means] == [[f"lr={rate}" for rate in part] for part in parts]
+    assert [table[-1] for table in means] == [["safety rate", *(f"{rate:.3f}" for rate in part)] for part in parts]
+    assert [row[:3] for row in differences[1:]] == [[f"lr={r}", "safety rate", f"{r:.3f}"] for r in rates[1:]]
 
 
 def test_results_csv_holds_every_run_metric_and_override(runs: Path, monkeypatch: pytest.MonkeyPatch):

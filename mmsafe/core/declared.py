@@ -56,6 +56,8 @@ class Declared:
     """In the order in which they are shown."""
     judges: Mapping[str, str] = field(default_factory=dict)
     """By a judge's label, what kind of evidence its verdicts are."""
+    clusters: tuple[str, ...] = ()
+    """Tags by which prompts come in clusters, for which intervals hold; none: prompts are taken for independent."""
 
     def measured(self, runs: Iterable[Mapping[str, Any]]) -> list[Metric]:
         """The metrics that any of these runs measured."""
@@ -121,10 +123,12 @@ def together(all_declared: Iterable[Declared]) -> Declared:
     """What several runs declare; of a metric that several do, what the first one says."""
     metrics: dict[str, Metric] = {}
     judges: dict[str, str] = {}
+    clusters: dict[str, None] = {}
     for declared in all_declared:
         metrics |= {metric.name: metric for metric in declared.metrics if metric.name not in metrics}
         judges |= declared.judges
-    return Declared(tuple(metrics.values()), judges)
+        clusters |= dict.fromkeys(declared.clusters)
+    return Declared(tuple(metrics.values()), judges, tuple(clusters))
 
 
 def _beside(name: str, names: Iterable[str]) -> bool:

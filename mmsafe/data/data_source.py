@@ -58,6 +58,8 @@ class DataSource(ABC):
 
     trained_on: ClassVar[frozenset[str]] = PAIR
     """Responses that are learnt from; `chosen` alone where there is nothing to prefer to."""
+    clusters: ClassVar[tuple[str, ...]] = ()
+    """Tags whose values rows share that are no independent evidence, such as the template they were made from."""
 
     batch_size: Count = 8
     """Examples per device and micro-step."""

@@ -54,6 +54,11 @@ class Mix(DataSource):
         """What every part brings."""
         return frozenset.intersection(*(part.brings() for part in self.parts.values()))
 
+    @property
+    def clusters(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of any part."""
+        return tuple(dict.fromkeys(tag for part in self.parts.values() for tag in part.clusters))
+
     def has_images(self) -> bool:
         """Whether any part has."""
         return any(part.has_images() for part in self.parts.values())

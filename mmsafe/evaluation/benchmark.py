@@ -43,11 +43,12 @@ class PaperRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A prompt of the benchmark, the response to it and the verdict."""
+    """A prompt of the benchmark, the response to it, the verdict, and which of the data's clusters the prompt is in."""
 
     example: Example
     response: str
     verdict: Verdict
+    clusters: tuple[str, ...] = ()
 
     @property
     def harmful(self) -> bool:
@@ -131,7 +132,7 @@ class Benchmark(ABC):
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         """Named estimates, the `rates` unless overridden; None where there is nothing to measure."""
-        return {name: rate([holds(row) for row in judged]) for name, holds in self.rates.items()}
+        return {name: rate([*map(holds, judged)], [r.clusters for r in judged]) for name, holds in self.rates.items()}
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:
         """How far unknown verdicts can move each metric; these bounds are attained.
@@ -141,11 +142,7 @@ class Benchmark(ABC):
         """
         names = {name for row in judged for name in row.verdict.details}
         bad, good = (self.metrics([resolved(row, bad, bad, names, not bad) for row in judged]) for bad in (True, False))
-        return {
-            name: Bounds(worst.value, best.value)
-            for name, worst in bad.items()
-            if worst is not None and (best := good[name]) is not None
-        }
+        return {name: Bounds(worst.value, best.value) for name, worst in bad.items() if worst and (best := good[name])}
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
         """What is yes or no of a single response, by the name of the rate; `mmsafe.compare` tests each."""
@@ -155,7 +152,7 @@ class Benchmark(ABC):
         """Raise `ValueError` if the benchmark cannot ask about `data`."""
         if self.asks_data and isinstance(data, NoData):
             raise ValueError(
-                f"benchmark={self.name} asks about data: add data=microworld, or data=mmsafe_po data.path=F"
+                f"benchmark={self.name} asks about data: add data=microworld or data=mmsafe_po data.path=F"
             )
 
     def judge_for(self, judge: Judge) -> Judge:

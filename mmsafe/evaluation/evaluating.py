@@ -46,8 +46,9 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
             judged = judge_answers(folder, benchmark, judge, prompts, answers)
     pairs = task_pairs(task, vlm)
     measure = (vlm, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
-    compared = pairwise_accuracy(*measure, task.data.max_tokens) | pairwise_ceiling(task.data, pairs) if pairs else {}
-    return {**measured(benchmark, judged, judge.label), **flat(compared)} if is_first() else {}
+    compared = pairwise_accuracy(*measure, task.data.max_tokens, task.data.clusters) if pairs else {}
+    compared |= pairwise_ceiling(task.data, pairs)
+    return {**measured(benchmark, judged, judge.label, task.clusters), **flat(compared)} if is_first() else {}
 
 
 def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask) -> None:

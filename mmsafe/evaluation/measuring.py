@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmsafe.core.settings import Evaluation, Lengths
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
+from mmsafe.evaluation.clusters import clusters_of
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.leakage import BLIND, leakage, with_blind
 from mmsafe.evaluation.leakage import MEASURES as LEAKAGE
@@ -52,21 +54,29 @@ class EvaluationTask:
         prompts = self.benchmark.prompts(self.data, self.part)
         return with_blind(self.benchmark, prompts) if self.leakage else prompts
 
+    @cached_property
+    def clusters(self) -> tuple[str, ...]:
+        """The tags by which the data's rows come in clusters, as far as prompts have them."""
+        prompts = self.prompts() if self.data.clusters else []
+        return tuple(tag for tag in self.data.clusters if any(tag in prompt.tags for prompt in prompts))
+
     def dropped(self) -> dict[str, int]:
         """How many rows that should have made prompts were dropped for which reason."""
         return self.benchmark.dropped(self.data, self.part)
 
 
-def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str) -> dict[str, Any]:
+def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str, by: Sequence[str] = ()) -> dict[str, Any]:
     """The benchmark's metrics, flat; where verdicts are unknown, also how bad and how good each can in truth be.
 
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
+    Intervals hold for prompts that come in clusters by the tags `by`.
     """
+    judged = [replace(row, clusters=clusters_of(row.example, by)) for row in judged]
     blind = flat(leakage(benchmark, judged)) if any(BLIND in row.example.tags for row in judged) else {}
     judged = [row for row in judged if BLIND not in row.example.tags]
     metrics = {**flat(benchmark.breakdown(judged)), **blind, "eval/judge": judge}
     unknown = [row.verdict.unknown for row in judged]
-    if (share := rate(unknown)) is not None:
+    if (share := rate(unknown, [row.clusters for row in judged])) is not None:
         metrics |= flat({"unknown_rate": share})
     if any(unknown):
         for name, bounds in benchmark.bounds(judged).items():
@@ -89,7 +99,8 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
     estimates: dict[str, Estimate | None] = {}
     said: dict[str, list[str]] = {}
     for label, rows in panel.items():
-        metrics = {**benchmark.metrics(rows), "unknown_rate": rate([row.verdict.unknown for row in rows])}
+        unknown = rate([row.verdict.unknown for row in rows], [row.clusters for row in rows])
+        metrics = {**benchmark.metrics(rows), "unknown_rate": unknown}
         estimates |= {f"{name}{BY_JUDGE}{label}": estimate for name, estimate in metrics.items()}
         asked = [row.verdict for row, own in zip(rows, judged, strict=True) if own.verdict.members]
         said[label] = ["?" if v.unknown else str([getattr(v, question) for question in questions]) for v in asked]

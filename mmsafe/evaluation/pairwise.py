@@ -15,6 +15,7 @@ from mmsafe.core.settings import Lengths
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import by_tag
+from mmsafe.evaluation.clusters import clusters_of
 from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.generate import evaluating
 from mmsafe.models.vlm import VLM
@@ -47,10 +48,12 @@ def pairwise_accuracy(
     precision: str = "32-true",
     tags: Sequence[str] = (),
     max_tokens: int | None = None,
+    clusters: Sequence[str] = (),
 ) -> dict[str, Estimate]:
     """Shares of pairs told rightly, a tie counting one half; processes that want the same share the scoring.
 
-    With `max_tokens`, a batch is as many pairs as fit. All forms, then the same by tag as `form/tag=value`:
+    With `max_tokens`, a batch is as many pairs as fit. `clusters` are tags by which pairs come in such. All forms, then
+    the same by tag as `form/tag=value`:
 
     pairwise_accuracy: log π(chosen) > log π(rejected), summed over tokens.
     pairwise_accuracy_per_token: the same, per token.
@@ -73,18 +76,20 @@ def pairwise_accuracy(
             before = reference.sums(items, collator, batch_size, device)
         rewards = [[now[name][0] - then[name][0] for name in PAIR] for now, then in zip(sums, before, strict=True)]
         won["_reward"] = [_won(better, worse) for better, worse in rewards]
+    names = [clusters_of(pair, clusters) for pair in pairs]
     return {
         f"pairwise_accuracy{form}{group}": estimate
         for group, members in by_tag(tags, [pair.tags for pair in pairs]).items()
         for form, outcomes in won.items()
-        if (estimate := rate([outcomes[member] for member in members])) is not None
+        if (estimate := rate([outcomes[i] for i in members], [names[i] for i in members])) is not None
     }
 
 
 def pairwise_ceiling(data: DataSource, pairs: Sequence[Example]) -> dict[str, Estimate]:
     """What a perfect judge could expect on pairs that were ranked so noisily; empty unless `data` knows it of each."""
     known = [chance for pair in pairs if (chance := data.pairwise_ceiling(pair)) is not None]
-    ceiling = mean(known) if len(known) == len(pairs) else None
+    clusters = [clusters_of(pair, data.clusters) for pair in pairs]
+    ceiling = mean(known, clusters=clusters) if len(known) == len(pairs) else None
     return {"pairwise_ceiling": ceiling} if ceiling else {}
 
 

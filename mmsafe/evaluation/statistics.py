@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from mmsafe.evaluation.clusters import Clusters, Spread, spread
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 ROUNDING = 1e-9
+Values = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +26,12 @@ class Estimate:
     n: int
 
 
-def rate(outcomes: Sequence[bool | float]) -> Estimate | None:
+def rate(outcomes: Sequence[bool | float], clusters: Clusters = ()) -> Estimate | None:
     """Share of true outcomes with the Wilson score interval; None without observations.
 
-    A tie counts as one half.
+    A tie counts as one half. With clusters, Student's t interval on the logit scale (Korn and Graubard, 1998; Dean and
+    Pagano, 2015), never from a smaller variance than that of independent outcomes. Where all outcomes are alike,
+    nothing tells how far clusters differ: each counts as one observation then.
     """
     from scipy.stats import norm
 
@@ -34,9 +39,18 @@ def rate(outcomes: Sequence[bool | float]) -> Estimate | None:
     if n == 0:
         return None
     share, z = float(sum(outcomes)) / n, float(norm.ppf(0.5 + CONFIDENCE / 2))
+    found = spread(clusters, outcomes)
+    if found is None or share in (0, 1):
+        return Estimate(share, *_wilson(share, *((found.fewest, found.t) if found else (n, z))), n)
+    half = found.t * max(found.variance, share * (1 - share) / n) ** 0.5 / (share * (1 - share))
+    low, high = (1 / (1 + (1 - share) / share * math.exp(by)) for by in (min(half, 700), -half))
+    return Estimate(share, low, high, n)
+
+
+def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def reach(outcomes: Iterable[bool], unknown: Iterable[bool]) -> tuple[float, float]:
@@ -60,11 +74,12 @@ def macro(groups: Sequence[Sequence[bool | float]]) -> Estimate | None:
     return Estimate(value, value - below, value + above, sum(share.n for share in shares))
 
 
-def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Estimate | None:
+def difference(first: Values, second: Values, seed: int = 0, clusters: Clusters = ()) -> Estimate | None:
     """Mean share of `first` minus that of `second`, two independent samples; percentile bootstrap over members.
 
     Where one unit of sampling gives several observations, pass their mean, so that units are resampled as a whole.
     A sample that does not vary has nothing to resample: then the intervals of both means are combined (MOVER).
+    With clusters, those of `first` and then of `second`, Student's t interval of their robust variance.
     """
     if not len(first) or not len(second):
         return None
@@ -72,49 +87,43 @@ def difference(first: Sequence[float], second: Sequence[float], seed: int = 0) -
     if min(len(first), len(second)) < 2:
         return Estimate(value, -1.0, 1.0, n)
     if len(set(first)) == 1 or len(set(second)) == 1:
-        a, b = _mean(first, 0.0, seed), _mean(second, 0.0, seed)
+        a, b = _mean(first, 0.0, seed, clusters[: len(first)]), _mean(second, 0.0, seed, clusters[len(first) :])
         below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
         return Estimate(value, value - below, value + above, n)
+    if found := spread(clusters, first, second):
+        return _by_clusters(value, found, -1.0, n)
     return Estimate(
         value, *_bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), seed), n
     )
 
 
-def mean(values: Sequence[float], seed: int = 0) -> Estimate | None:
+def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Estimate | None:
     """Mean of differences between shares, with a percentile bootstrap interval; None without observations.
 
     Where all are the same, any other may still be as frequent as Clopper and Pearson's exact interval allows; one alone
-    says nothing. Of values that are not between -1 and 1, and have no known range, the interval is then that value.
+    says nothing. With clusters, Student's t interval of their robust variance. Of values that are not between -1 and 1,
+    and have no known range, the interval of a constant is that value.
     """
-    return _mean(values, -1.0, seed) if len(values) else None
+    return _mean(values, -1.0, seed, clusters) if len(values) else None
 
 
-def clustered(outcomes: Sequence[bool | float], groups: Sequence[str], seed: int = 0) -> Estimate | None:
-    """Share of true outcomes; a percentile bootstrap resamples whole groups. None without observations.
-
-    Where all outcomes are the same, or no two share a group, Wilson's interval on groups is taken.
-    """
-    import numpy as np
-
-    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if len(set(outcomes)) < 2 or len(names) == len(groups):
-        alike = rate(outcomes[: len(names)])
-        return alike and replace(alike, n=len(outcomes))
-    sums, sizes, rng = np.bincount(codes, weights=outcomes), np.bincount(codes), np.random.default_rng(seed)
-    drawn = (rng.integers(len(names), size=len(names)) for _ in range(RESAMPLES))
-    shares = [sums[members].sum() / sizes[members].sum() for members in drawn]
-    low, high = np.percentile(shares, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
-    return Estimate(sum(outcomes) / len(outcomes), float(low), float(high), len(outcomes))
+def _by_clusters(value: float, found: Spread, least: float, n: int) -> Estimate:
+    half = found.t * found.variance**0.5
+    return Estimate(value, max(least, value - half), min(1.0, value + half), n)
 
 
-def _mean(values: Sequence[float], least: float, seed: int) -> Estimate:
-    """Of values between `least` and 1."""
+def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) -> Estimate:
+    """Of values between `least` and 1; where all are alike, each cluster counts as one."""
     n, value = len(values), sum(values) / len(values)
     if len(set(values)) == 1 and not least <= value <= 1:
         return Estimate(value, value, value, n)
+    found = spread(clusters, values)
     if len(set(values)) == 1:
-        others = 1 - _exact_share(n, n)[0] if n > 1 else 1.0
+        units = found.fewest if found else n
+        others = 1 - _exact_share(units, units)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
+    if found:
+        return _by_clusters(value, found, least, n)
     return Estimate(value, *_bootstrap((values,), lambda x, axis: x.mean(axis=axis), seed), n)
 
 
@@ -157,12 +166,12 @@ class Paired:
     """McNemar's exact two-sided test (1947): members with one outcome alone are as often of either kind."""
 
 
-def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0) -> Paired | None:
-    """Compare two outcomes of the same members, given in the same order; None without members."""
+def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0, clusters: Clusters = ()) -> Paired | None:
+    """Compare two outcomes of the same members, given in the same order; None without members. Clusters: see `mean`."""
     from scipy.stats import binomtest
 
     counts = Counter(zip(map(bool, first), map(bool, second), strict=True))
-    change = mean([int(after) - int(before) for before, after in zip(first, second, strict=True)], seed)
+    change = mean([int(after) - int(before) for before, after in zip(first, second, strict=True)], seed, clusters)
     if change is None:
         return None
     lost, won = counts[True, False], counts[False, True]

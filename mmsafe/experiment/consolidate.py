@@ -26,7 +26,7 @@ def consolidated(folder: Path) -> VLM:
     assert path is not None
     if not (about := about_run(folder)):
         raise UserError(f"{folder}: has no run.json, which says what model its checkpoint is of; name a run folder")
-    config = recorded(about["config"], TrainConfig)
+    config = recorded({**about["config"], "plan": None}, TrainConfig)
     vlm = config.model.load()
     add_lora(vlm, config.peft)
     trained = {name.removeprefix(PREFIX): tensor for name, tensor in trained_weights(path).items()}

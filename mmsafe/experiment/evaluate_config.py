@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from mmsafe.core.options import InputName, Seed, options
+from mmsafe.core.options import InputName, InputPath, Seed, options
 from mmsafe.core.settings import Devices, Evaluation, Lengths
 from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.evaluation.benchmark import Benchmark
@@ -14,6 +14,7 @@ from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.leakage import check_installed
 from mmsafe.models.model_source import ModelSource, Pretrained
+from mmsafe.runs.plan import refuse_unplanned
 from mmsafe.scoring.ways import Scoring
 
 
@@ -27,6 +28,7 @@ class EvaluateConfig(Devices):
     generations: InputName | None
     judgements: InputName | None
     seed: Seed
+    plan: InputPath | None = None
     leakage: bool
     data: DataSource = Field(default_factory=NoData)
     model: ModelSource
@@ -45,6 +47,7 @@ class EvaluateConfig(Devices):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        refuse_unplanned(self.plan, self.name, self.seed)
         self._refuse_unused()
         self._refuse_beside_endpoint()
         if self.leakage:

@@ -67,26 +67,26 @@ def _stages(config: EvaluateConfig) -> tuple[Callable[[RunFolder], dict[str, Any
 
 def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
     """From the verdicts in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
-    prompts = _taken_over(config, source, folder)
+    task, prompts = _taken_over(config, source, folder)
     judged, judge = read_judgements(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
     _copy(source / JUDGEMENTS, folder)
     chosen, panel = config.benchmark.judge_for(config.judge), panel_of(judged) or {judge: judged}
     for label, rows in panel.items():
         refuse_unknown(rows, label, chosen.max_unknown)
-    metrics = measured(config.benchmark, judged, judge)
+    metrics = measured(config.benchmark, judged, judge, task.clusters)
     known = {chosen.label: chosen.evidence, **declared_of(source, {}).judges}
     evidence = {label: known[label] for label in (*panel, judge) if label in known}
-    folder.note(declared=declaration(config.benchmark, evidence, metrics).record())
+    folder.note(declared=declaration(config.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics
 
 
 def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
     """From the answers in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
-    prompts = _taken_over(config, source, folder)
+    task, prompts = _taken_over(config, source, folder)
     answers = read_generations(source, config.benchmark, prompts)
     _copy(source / GENERATIONS, folder)
-    return _judged(evaluation_task(config, "test"), prompts, answers, folder)
+    return _judged(task, prompts, answers, folder)
 
 
 def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     vlm = on_device(vlm, config.accelerator)
     folder.note(dropped_prompts=task.dropped())
     metrics = evaluate(vlm, task, folder.path, reference)
-    return declare(task.benchmark, task.judge, metrics, folder)
+    return declare(task, metrics, folder)
 
 
 def _against(config: EvaluateConfig, vlm: VLM, task: EvaluationTask) -> ReferencePolicy:
@@ -142,17 +142,17 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
 def _judged(task: EvaluationTask, prompts: Sequence[Example], answers: Answers, folder: RunFolder) -> dict[str, Any]:
     """The metrics of answers that are there."""
     judged = judge_answers(folder.path, task.benchmark, task.judge, prompts, answers)
-    return declare(task.benchmark, task.judge, measured(task.benchmark, judged, task.judge.label), folder)
+    return declare(task, measured(task.benchmark, judged, task.judge.label, task.clusters), folder)
 
 
-def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> list[Example]:
-    """The prompts, for which `source` has answers; `run.json` says from where they were taken."""
+def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> tuple[EvaluationTask, list[Example]]:
+    """What is asked, and the prompts, for which `source` has answers; `run.json` says from where they were taken."""
     folder.note(seed=config.seed, source=str(source.resolve()), model=about_run(source).get("model"))
     log.info("pairwise accuracy is left out: it needs the model")
     task = evaluation_task(config, "test")
     prompts = task.prompts()
     folder.note(dropped_prompts=task.dropped())
-    return prompts
+    return task, prompts
 
 
 def _copy(path: Path, folder: RunFolder) -> None:

@@ -11,7 +11,6 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Part
-from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.measuring import EvaluationTask, declaration
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
@@ -42,10 +41,11 @@ def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title
         print_tables([table, *benchmark.report(metrics, folder.path)])
 
 
-def declare(benchmark: Benchmark, judge: Judge, metrics: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts of `judge` are."""
+def declare(task: EvaluationTask, metrics: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts and intervals are."""
+    judge = task.judge
     evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
-    folder.note(declared=declaration(benchmark, evidence, metrics).record())
+    folder.note(declared=declaration(task.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics
 
 

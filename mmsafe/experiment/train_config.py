@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from mmsafe.core.options import Seed, options
+from mmsafe.core.options import InputPath, Seed, options
 from mmsafe.core.settings import (
     Checkpoint,
     EarlyStopping,
@@ -27,6 +27,7 @@ from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
+from mmsafe.runs.plan import refuse_unplanned
 from mmsafe.scoring.ways import Scoring
 from mmsafe.training.best import better
 from mmsafe.training.optimizers.optimizer import Optimizer
@@ -39,6 +40,7 @@ class TrainConfig:
 
     name: str | None
     seed: Seed
+    plan: InputPath | None = None
     evaluate: bool
     data: DataSource
     model: ModelSource
@@ -79,6 +81,7 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        refuse_unplanned(self.plan, self.name, self.seed)
         self._check_batches()
         _ = self.accumulate
         self.benchmark.check_data(self.data)

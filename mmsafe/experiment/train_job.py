@@ -103,7 +103,7 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show)
     if task is not None and config.evaluate:
         folder.note(dropped_prompts=task.dropped())
         metrics |= evaluate(vlm, task, folder.path, loss.reference)
-        declare(task.benchmark, task.judge, metrics, folder)
+        declare(task, metrics, folder)
     if is_first():
         _keep_merged(vlm, folder)
     return metrics

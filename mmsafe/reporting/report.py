@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
 from mmsafe.core.errors import UserError
-from mmsafe.core.options import OutputPath, RunPaths, options
+from mmsafe.core.options import OutputPath, Positive, RunPaths, options
+from mmsafe.runs.plan import Correction
 from mmsafe.runs.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class ReportConfig:
     runs: RunPaths
     out: OutputPath | None
     against: str | None
+    correction: Correction = "holm"
+    margin: Positive | None = None
     samples: bool
     publish: OutputPath | None
     runs_here: ClassVar[bool] = False
@@ -34,13 +37,14 @@ class ReportConfig:
 
 
 def report(config: ReportConfig, run: RunContext) -> None:
-    """Read the runs, write table, figures and pages into a folder, and print the tables, turned.
+    """Read the runs, write table, figures and pages into a folder, and print the tables, that of means turned.
 
     Raises `UserError` if there are no runs, or no group called `config.against`.
     """
+    from mmsafe.reporting.contrasts import contrasts
     from mmsafe.reporting.publishing import public_groups
     from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
-    from mmsafe.reporting.report_page import RESULTS, SAMPLES, compared, write_page
+    from mmsafe.reporting.report_page import RESULTS, SAMPLES, means, write_page
     from mmsafe.reporting.summary import grouped, read_runs, write_csv
     from mmsafe.reporting.table import COLUMNS, print_tables, table_of
 
@@ -54,12 +58,15 @@ def report(config: ReportConfig, run: RunContext) -> None:
         (folder / SAMPLES).unlink(missing_ok=True)  # of a report of before
     write_csv(folder / RESULTS, groups)
     sampled = _samples(runs if config.samples else [], folder)
-    page = write_page(groups, folder, against, name, sampled)
-    for table in compared(groups, against):
-        for start in range(0, len(table.rows), COLUMNS):
-            shown = table.rows[start : start + COLUMNS]
-            head, *turned = zip(table.head, *([cell.text for cell in row] for row in shown), strict=True)
-            print_tables([table_of(table.title, head, turned, table.note)])
+    differences = [contrasts(groups, against, config.correction, config.margin)] if against else []
+    page, table = write_page(groups, folder, differences, name, sampled), means(groups)
+    for start in range(0, len(table.rows), COLUMNS):
+        shown = table.rows[start : start + COLUMNS]
+        head, *turned = zip(table.head, *([cell.text for cell in row] for row in shown), strict=True)
+        print_tables([table_of(table.title, head, turned, table.note)])
+    for table in differences:
+        rows = ([cell.text for cell in row] for row in table.rows)
+        print_tables([table_of(table.title, table.head, rows, table.note, left=2)])
     if ranks := rank_stability(groups):
         print_tables([table_of(TITLE, HEAD, ranks, left=2)])
     show_results(page, "" if sampled else f"python -m mmsafe.samples runs=[{','.join(map(as_text, config.runs))}]")

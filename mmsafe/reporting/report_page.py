@@ -27,7 +27,6 @@ from mmsafe.reporting.summary import (
     mean_of,
     measured_in,
     note,
-    paired_difference,
 )
 from mmsafe.reporting.training_charts import of_training
 
@@ -63,7 +62,7 @@ class Table(NamedTuple):
 def write_page(
     groups: Groups,
     folder: Path,
-    against: str | None = None,
+    differences: Sequence[Table] = (),
     name: str = "report.html",
     sampled: Mapping[Path, int] = NONE,
 ) -> Path:
@@ -90,7 +89,8 @@ def write_page(
         title=", ".join(groups),
         counts=f"{len(runs)} runs in {len(groups)} groups, {sum(run.status == 'finished' for run in runs)} finished",
         tables=[
-            *compared(groups, against),
+            means(groups),
+            *differences,
             *([Table(TITLE, HEAD, ranks)] if ranks else []),
             *_by_tag(groups),
             _runs(groups, root),
@@ -111,24 +111,15 @@ def root_of(runs: Sequence[Run]) -> Path:
     return Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
 
 
-def compared(groups: Groups, against: str | None) -> list[Table]:
-    """The means of all groups; and how the others differ from the group called `against`, if there is one."""
+def means(groups: Groups) -> Table:
+    """The means of all groups."""
     measured = measured_in(groups)
-    labels = [metric.label for metric in measured]
     rows = [
         [Cell(name), _finished(runs), _judges(runs), *(_mean(runs, metric.key) for metric in measured)]
         for name, runs in groups.items()
     ]
-    tables = [Table("Groups", ["group", "runs", "judge", *labels], rows, note(groups, OVER_SEEDS))]
-    if against:
-        rows = [
-            [Cell(name), *(_difference(runs, groups[against], metric.key) for metric in measured)]
-            for name, runs in groups.items()
-            if name != against
-        ]
-        tests = "paired by seed, ± half of the 95 % interval; p of paired t-tests, not corrected for their number"
-        tables.append(Table(f"Difference from {against}", ["group", *labels], rows, note(groups, tests)))
-    return tables
+    labels = [metric.label for metric in measured]
+    return Table("Groups", ["group", "runs", "judge", *labels], rows, note(groups, OVER_SEEDS))
 
 
 def _by_tag(groups: Groups) -> list[Table]:
@@ -154,8 +145,8 @@ def _runs(groups: Groups, root: Path) -> Table:
         status = run.status + (f": {run.message}" if run.status == "failed" else "")
         cells = [_mean([run], metric.key) for metric in measured]
         about = [Cell(relative(run.path, root)), Cell(name), Cell(str(run.seed), run.seed), Cell(status)]
-        rows.append([*about, *cells, _judges([run]), Cell(" ".join(run.overrides))])
-    head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "judge", "overrides"]
+        rows.append([*about, *cells, _judges([run]), Cell(run.plan[0] or "–"), Cell(" ".join(run.overrides))])
+    head = ["run", "group", "seed", "status", *(metric.label for metric in measured), "judge", "plan", "overrides"]
     return Table("Runs", head, rows, "own 95 % intervals over prompts; all metrics are in results.csv", folded=True)
 
 
@@ -172,14 +163,6 @@ def _finished(runs: Sequence[Run]) -> Cell:
 def _mean(runs: Sequence[Run], metric: str) -> Cell:
     interval = mean_of(runs, metric)
     return Cell(str(interval), interval.mean, metric, runs) if interval else MISSING
-
-
-def _difference(first: Sequence[Run], second: Sequence[Run], metric: str) -> Cell:
-    interval = paired_difference(first, second, metric)
-    if interval is None:
-        return MISSING
-    p = "" if math.isnan(interval.p) else f" (p = {interval.p:.2g})"
-    return Cell(f"{interval}{p}", interval.mean, metric, (*first, *second))
 
 
 def _options(groups: Groups) -> Table:

@@ -15,9 +15,10 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of, read_json
 from mmsafe.core.secrets import LEFT_OUT, public
 from mmsafe.runs.hydra_state import noted_choices, noted_overrides
+from mmsafe.runs.plan import Plan, as_recorded
 from mmsafe.runs.run_folder import FAILED
 
-IGNORED = ("seed", "name", "progress_bar")
+IGNORED = ("seed", "name", "plan", "progress_bar")
 """Last part of options that make no difference between groups."""
 ROUNDING = 1e-9
 """Below it, differences of rates are the same difference."""
@@ -43,6 +44,8 @@ class Run:
     """Why it failed as a job of a sweep; None if it did not."""
     declared: Declared = field(default_factory=Declared, repr=False)
     """What its benchmark and judge say of its metrics."""
+    plan: tuple[str, Plan | None] = ("", None)
+    """What is told of its plan, if it has one, and the plan where its file is still what it was."""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -109,7 +112,8 @@ def _read(path: Path) -> Run:
     declared = declared_in(about, metrics, path)
     about.pop(DECLARED, None)
     facts, choices = dict(_flat(about)), noted_choices(path)
-    return Run(path, dict(_flat(config)), metrics, facts, _overrides(path), choices, message, declared)
+    plan = as_recorded(config.get("plan"), facts.get("plan"))
+    return Run(path, dict(_flat(config)), metrics, facts, _overrides(path), choices, message, declared, plan)
 
 
 def _overrides(path: Path) -> Sequence[str]:

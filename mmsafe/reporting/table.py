@@ -40,8 +40,13 @@ def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, declared: De
     shown = [(metric.key, metric.label) for metric in declared.measured(runs.values())]
     shown += _tag_rows(runs, declared) if tags else []
     rows = [[label, *(_cell(metrics, key) for metrics in runs.values())] for key, label in shown]
-    judges = declared.judged_by(runs.values())
-    return table_of(title, ["metric", *runs], rows, f"95 % intervals in brackets · {judges}" if judges else None)
+    judges, by = declared.judged_by(runs.values()), " and ".join(declared.clusters)
+    return table_of(
+        title,
+        ["metric", *runs],
+        rows,
+        f"95 % intervals in brackets{f', for clusters by {by}' * bool(by)} · {judges}" if judges else None,
+    )
 
 
 def headline(metrics: Mapping[str, Any], declared: Declared) -> dict[str, float]:

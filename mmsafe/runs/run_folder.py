@@ -19,11 +19,13 @@ from mmsafe.core.config import SHOWN, resolved
 from mmsafe.core.declared import Declared, declared_in, declared_of, write_by_tag
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_json, write_record
+from mmsafe.core.options import home
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_lock import NAME as LOCK
 from mmsafe.core.run_record import ABOUT, METRICS, about_run, metrics_of
 from mmsafe.core.storage import needs_room
 from mmsafe.data.example import digest
+from mmsafe.runs.plan import read_plan
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
@@ -48,6 +50,8 @@ class RunFolder:
         metrics = metrics_of(self.path) if (self.path / METRICS).exists() else None
         if metrics is None:
             self.note(config=self.config, **environment())
+            if plan := self.config.get("plan"):
+                self.note_inputs(plan=read_plan(home(Path(plan)))[1])
         else:
             log.info("%s is finished; nothing to do", self.path)
         return metrics

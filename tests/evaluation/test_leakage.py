@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from launching import launch
 
 from mmsafe.core.errors import UserError
@@ -19,7 +17,6 @@ from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
 from mmsafe.evaluation.comparison import read_judged_run
 from mmsafe.evaluation.judges.judge import Verdict, unknown
 from mmsafe.evaluation.leakage import BLIND, choice_by_words, harm_by_words, leakage, with_blind
-from mmsafe.evaluation.statistics import clustered
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
 from mmsafe.reporting.run_samples import read_samples
@@ -115,17 +112,6 @@ def test_there_is_nothing_to_tell_of_no_rows_one_label_or_one_wording():
     assert harm_by_words(examples, [True, True]) is None
     assert harm_by_words(examples, [True, False]) is None
     assert choice_by_words([]) is None
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), min_size=1, max_size=20))
-def test_a_share_of_groups_is_the_share_and_lies_in_its_interval(rows: list[tuple[str, bool]]):
-    groups, outcomes = zip(*rows, strict=True)
-    found = clustered(outcomes, groups)
-    assert found is not None
-    assert found.value == pytest.approx(sum(outcomes) / len(outcomes))
-    assert 0 <= found.low <= found.value + 1e-9
-    assert found.value <= found.high + 1e-9 <= 1 + 1e-6
-    assert found.n == len(outcomes)
 
 
 def test_an_evaluation_asks_without_the_image_too_and_its_other_numbers_stay_the_same(tmp_path: Path):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE, shipped
 
+from mmsafe.core.declared import Declared, declared_in, together
+from mmsafe.core.options import options
+from mmsafe.core.settings import Evaluation
+from mmsafe.data.data_source import Loaded, NoData
 from mmsafe.data.example import Example
+from mmsafe.data.mix import Mix
 from mmsafe.evaluation.benchmark import Benchmark, Judged
 from mmsafe.evaluation.benchmarks.battery import Battery
 from mmsafe.evaluation.benchmarks.cheating import Cheating
@@ -20,10 +28,14 @@ from mmsafe.evaluation.benchmarks.mm_safetybench import MMSafetyBench
 from mmsafe.evaluation.benchmarks.mmbench import MMBench
 from mmsafe.evaluation.benchmarks.mossbench import MOSSBench
 from mmsafe.evaluation.benchmarks.mssbench import MSSBench
+from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
 from mmsafe.evaluation.benchmarks.siuo import SIUO
 from mmsafe.evaluation.judges.judge import Verdict
-from mmsafe.evaluation.measuring import measured
+from mmsafe.evaluation.judges.keywords import Keywords
+from mmsafe.evaluation.measuring import EvaluationTask, declaration, measured
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
+from mmsafe.reporting.table import print_tables, result_table
+from mmsafe.scoring.ways import Padded
 
 NO_INTERVAL = {
     "_bootstrap": lambda *_: (0.0, 0.0),
@@ -167,3 +179,33 @@ def test_a_difference_of_safety_by_hand() -> None:
     assert bounds == pytest.approx([0.3, 0.2, 0.4])
     assert [found[f"eval/text_only_safe{end}"] for end in ("", "_if_good", "_if_bad")] == [0.3, 0.2, 0.4]
     assert "eval/mcnemar_p_if_bad" not in found
+
+
+@options
+class Made(NoData):
+    """Forty examples from eight templates, of which those of even number are answered safely."""
+
+    clusters: ClassVar[tuple[str, ...]] = ("template", "person")
+
+    def test(self) -> Loaded:
+        return Loaded([example(str(i), template=str(i % 8)) for i in range(40)])
+
+
+def test_intervals_hold_for_the_clusters_that_data_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight clusters that are all of one mind tell as much as eight prompts; no prompt has the tag `person`."""
+    data = Mix(parts={"made": Made()})
+    ways = (Padded(), Evaluation())
+    task = EvaluationTask(OwnPrompts(), data, "test", Keywords(max_unknown=0), *ways)
+    judged = [Judged(e, "said", SAFE if int(e.tags["template"]) % 2 else UNSAFE) for e in task.prompts()]
+    assert task.clusters == ("template",)
+    assert replace(task, data=NoData()).clusters == ()
+    plain, found = measured(task.benchmark, judged, "me"), measured(task.benchmark, judged, "me", task.clusters)
+    assert plain.keys() == found.keys()
+    assert [found[f"eval/safety_rate{end}"] for end in ("", "_n")] == [0.5, 40]
+    assert found["eval/safety_rate_high"] - 0.5 > 2 * (plain["eval/safety_rate_high"] - 0.5)
+    assert found["eval/unknown_rate_high"] > 2 * plain["eval/unknown_rate_high"], "none of eight, not of forty"
+    declared = replace(declaration(task.benchmark, {}, found), clusters=task.clusters)
+    assert declared_in({"declared": json.loads(json.dumps(declared.record()))}, found, Path()) == declared
+    print_tables([result_table({"run": found}, "title", declared)])
+    assert "95 % intervals in brackets, for clusters by template" in " ".join(capsys.readouterr().out.split())
+    assert together([Declared(), declared, declared]).clusters == ("template",)

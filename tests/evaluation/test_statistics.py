@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import product
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +168,94 @@ def test_a_bootstrapped_mean_stays_in_the_range_of_its_data(sample: list[float])
     if len(set(sample)) > 1:
         assert min(sample) <= found.low <= found.high <= max(sample)
     assert min(sample) <= found.value <= max(sample)
+
+
+# Clusters
+
+TEST = [(i, j) for i, j in product(range(12), range(12)) if (i % 6 + j) % 6 == 0]
+"""The micro-world's test: 24 combinations of 12 templates and 12 persons."""
+
+
+def drawn(rng: np.random.Generator, share: float, by_first: float, by_second: float) -> tuple[list[bool], list[tuple]]:
+    """Ten outcomes of each combination, whose normal propensities two crossed factors have in common to these parts."""
+    first, second = (rng.normal(size=12) * by**0.5 for by in (by_first, by_second))
+    propensity = NormalDist().inv_cdf(share) + np.asarray([first[i] + second[j] for i, j in TEST for _ in range(10)])
+    noise = rng.normal(size=240) * (1 - by_first - by_second) ** 0.5
+    return (noise < propensity).tolist(), [(f"a{i}", f"b{j}") for i, j in TEST for _ in range(10)]
+
+
+def in_24(rng: np.random.Generator, share: float, correlation: float) -> tuple[list[bool], list[tuple]]:
+    """24 clusters of 10, whose own shares are of a beta distribution, so that the correlation within them is this."""
+    size = 1 / correlation - 1
+    own = rng.beta(share * size, (1 - share) * size, size=24)
+    return (rng.random((24, 10)) < own[:, None]).ravel().tolist(), [(str(i),) for i in range(24) for _ in range(10)]
+
+
+def coverage(draw: Any, share: float, *correlations: float, times: int = 1000) -> tuple[float, float]:
+    """How often the interval holds the share, with clusters and without."""
+    rng, held = np.random.default_rng(0), [0, 0]
+    for _ in range(times):
+        outcomes, clusters = draw(rng, share, *correlations)
+        for place, found in enumerate((rate(outcomes, clusters), rate(outcomes))):
+            assert found is not None
+            held[place] += found.low <= share <= found.high
+    return held[0] / times, held[1] / times
+
+
+@pytest.mark.parametrize(
+    ("draw", "share", "correlations"),
+    [
+        (in_24, 0.5, (0.04,)),
+        (in_24, 0.8, (0.14,)),
+        (in_24, 0.8, (0.4,)),
+        (drawn, 0.5, (0.14, 0.14)),
+        (drawn, 0.8, (0.3, 0.1)),
+    ],
+)
+def test_intervals_of_clusters_cover_the_truth(draw: Any, share: float, correlations: tuple[float, ...]) -> None:
+    """95 % of 1000, within three standard errors of that; the table of docs/evaluation.md has more draws."""
+    with_clusters, without = coverage(draw, share, *correlations)
+    assert 0.93 <= with_clusters <= 0.97
+    assert without < 0.93
+
+
+def test_an_interval_of_clusters_by_hand() -> None:
+    """Shares 1, ½ and 0 of three clusters of two: residuals 1, 0 and -1 of 6, variance 3/2 · 2/36; t = 4.3027 at 2."""
+    found = rate([1, 1, 1, 0, 0, 0], [*"aabbcc"])
+    assert found is not None
+    half = 4.302652729911275 * math.sqrt(3 / 36) / 0.25
+    assert (found.value, found.n) == (0.5, 6)
+    assert (found.low, found.high) == pytest.approx((1 / (1 + math.exp(half)), 1 / (1 + math.exp(-half))))
+    change = mean([1, 1, 1, 0, 0, 0], clusters=[*"aabbcc"])
+    assert change is not None
+    assert (change.low, change.high) == pytest.approx((-0.7421, 1), abs=1e-4)
+
+
+def test_clusters_that_vary_alike_are_no_narrower_than_independent_outcomes() -> None:
+    """And where all outcomes are alike each cluster counts as one: Wilson's interval of three, by t."""
+    balanced, alike = rate([1, 0] * 20, [(i // 2,) for i in range(40)]), rate([1] * 30, [(i % 3,) for i in range(30)])
+    assert balanced is not None
+    assert alike is not None
+    assert balanced.high - balanced.low > 0.28
+    assert (alike.low, alike.high) == (pytest.approx(3 / (3 + 4.302652729911275**2)), 1)
+
+
+def test_clusters_that_none_share_or_all_share_change_nothing() -> None:
+    outcomes = [True, False, True, True]
+    for clusters in ([], [()] * 4, [*"abcd"], [*"aaaa"]):
+        assert rate(outcomes, clusters) == rate(outcomes)
+        assert mean(outcomes, clusters=clusters) == mean(outcomes)
+        assert difference(outcomes[:2], outcomes[2:], clusters=clusters) == difference(outcomes[:2], outcomes[2:])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc"), st.sampled_from("xy")), min_size=1, max_size=40))
+def test_intervals_of_clusters_hold_the_value(rows: list[tuple[bool, str, str]]) -> None:
+    outcomes, clusters = [row[0] for row in rows], [row[1:] for row in rows]
+    share, change = rate(outcomes, clusters), mean(outcomes, clusters=clusters)
+    assert share is not None
+    assert change is not None
+    assert 0 <= share.low <= share.value <= share.high <= 1
+    assert -1 <= change.low <= change.value <= change.high <= 1
 
 
 # Two outcomes of the same members

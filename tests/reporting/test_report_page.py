@@ -17,6 +17,7 @@ from mmsafe.evaluation.benchmarks.harmeval import HarmEval
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.measuring import declaration
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
+from mmsafe.reporting.contrasts import contrasts
 from mmsafe.reporting.report_page import write_page
 from mmsafe.reporting.result_charts import papers, pareto, pareto_front
 from mmsafe.reporting.summary import Run, grouped, read_runs
@@ -67,8 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_run(place / f"{objective}-{beta}-{seed}", config(objective, beta, seed), metrics, columns + blind)
     write_run(place / "failed", config("BPO", 0.3, 1), None, columns)
     (place / "failed" / "failed.json").write_text(json.dumps({"message": MARK}))
-    against = "objective=DPO objective.beta=0.1"
-    write_page(grouped(read_runs([place])), place / "report", against)
+    groups = grouped(read_runs([place]))
+    write_page(groups, place / "report", [contrasts(groups, "objective=DPO objective.beta=0.1")])
     return place / "report"
 
 

@@ -56,12 +56,15 @@ class Cheating(Probe):
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         views = self.by_view(judged)
         swapped = [rows for rows in views if "swapped" in rows]
+        in_swapped, in_views = ([rows["sighted"].clusters for rows in some] for some in (swapped, views))
+        moved = [rows["sighted"].refused - rows["swapped"].refused for rows in swapped]
+        verdicts_alike = [_same(rows["sighted"].verdict, rows["blind"].verdict) for rows in views]
         return {
-            "pass_rate": rate([_passed(rows["swapped"].verdict) for rows in swapped]),
-            "over_refusal_rate": rate([rows["swapped"].refused for rows in swapped]),
-            "image_gap": mean([rows["sighted"].refused - rows["swapped"].refused for rows in swapped]),
-            "blind_agreement": rate([rows["sighted"].response == rows["blind"].response for rows in views]),
-            "blind_verdict_agreement": rate([_same(rows["sighted"].verdict, rows["blind"].verdict) for rows in views]),
+            "pass_rate": rate([_passed(rows["swapped"].verdict) for rows in swapped], in_swapped),
+            "over_refusal_rate": rate([rows["swapped"].refused for rows in swapped], in_swapped),
+            "image_gap": mean(moved, clusters=in_swapped),
+            "blind_agreement": rate([rows["sighted"].response == rows["blind"].response for rows in views], in_views),
+            "blind_verdict_agreement": rate(verdicts_alike, in_views),
         }
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:

@@ -1,0 +1,53 @@
+"""Observations that come in clusters: how far their mean varies when whole clusters are drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import NamedTuple
+
+from mmsafe.data.example import Example
+
+Clusters = Sequence[Sequence[str]]
+"""For each observation the names of its clusters, one for each factor; empty, or of no factors: all independent."""
+
+
+def clusters_of(example: Example, tags: Sequence[str]) -> tuple[str, ...]:
+    """The values of `tags`, which are the factors; an example without one is a cluster of its own."""
+    return tuple(example.tags.get(tag, example.id) for tag in tags)
+
+
+class Spread(NamedTuple):
+    """A variance, the number of clusters of the factor with fewest, and Student's t for 95 % of that less one."""
+
+    variance: float
+    fewest: int
+    t: float
+
+
+def spread(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
+    """Of the mean of a sample, or of the first's minus the second's; None where no two observations share a cluster.
+
+    The cluster-robust variance, for crossed factors Cameron, Gelbach and Miller's (2011), at least that by one factor.
+    A factor with one value says nothing of others: the interval is about that value then.
+    """
+    from scipy.stats import t
+
+    factors = [names for names in zip(*clusters, strict=True) if 1 < len(set(names)) < len(names)]
+    if not factors:
+        return None
+    centred = [(1 - 2 * i, fmean(sample), sample) for i, sample in enumerate(samples)]
+    influence = [sign * (value - mean) / len(sample) for sign, mean, sample in centred for value in sample]
+    every = [some for size in range(len(factors)) for some in combinations(factors, size + 1)]
+    parts = [_variance(influence, [*zip(*some, strict=True)]) * (-1) ** (len(some) - 1) for some in every]
+    fewest = min(len(set(names)) for names in factors)
+    return Spread(max(sum(parts), *parts), fewest, float(t.ppf(0.975, fewest - 1)))
+
+
+def _variance(influence: Sequence[float], names: Sequence[object]) -> float:
+    sums: dict[object, float] = defaultdict(float)
+    for value, name in zip(influence, names, strict=True):
+        sums[name] += value
+    return len(sums) / (len(sums) - 1) * sum(total**2 for total in sums.values())
