@@ -16,12 +16,16 @@ from launching import QUICK, launch
 
 import mmsafe.generation.blinding
 import mmsafe.generation.generate
+from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Generation, Lengths
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.generation.blinding import with_all_responses, with_generated_responses
+from mmsafe.evaluation.third_responses import taken_by
+from mmsafe.generation.blinding import unmatched, with_all_responses, with_generated_responses
 from mmsafe.generation.generate import Prompt, Response
+from mmsafe.generation.others import Others
 from mmsafe.microworld.reader import MicroWorld
+from mmsafe.microworld.rule_judge import Rules
 from mmsafe.objectives.base import ScoredRow
 from mmsafe.objectives.bpo import BPO
 from mmsafe.scoring.collate import Item, PaddedCollator
@@ -193,6 +197,138 @@ def test_both_kinds_are_made_where_both_are_read(llava: Any, examples: list[Exam
     assert len({example.responses["blind"] for example in made[3:6]}) == 3
 
 
+# Responses beside another row's image, and to another row's prompt
+
+
+@pytest.mark.parametrize("prompt", ["own", "other"])
+def test_the_other_image_is_a_rows_own_never_and_the_same_for_one_seed(
+    llava: Any, examples: list[Example], asked: list[Prompt], prompt: str
+) -> None:
+    twin = dataclasses.replace(examples[0], id="twin", images=examples[1].images)
+    examples = [*examples, twin, dataclasses.replace(examples[2].blinded(), id="no image")]
+    own = {example.id: {image.key for image in example.images} for example in examples}
+    drawn = []
+    for seed in (0, 0, 1):
+        others = Others(examples, seed)
+        shown = [others.images(e, others.prompt(e) if prompt == "other" else e) for e in examples]
+        drawn.append([[image.key for image in s.images] for s in shown])
+        for example, s in zip(examples, shown, strict=True):
+            assert own[example.id].isdisjoint(image.key for image in s.images)
+            assert {image.key for image in s.images} <= set.union(*own.values())
+            assert len(s.images) == sum(len(turn.images) for turn in s.turns)
+            assert (s.turns == example.turns) == (prompt == "own")
+    assert drawn[0] == drawn[1] != drawn[2]
+    settings = dataclasses.replace(SETTINGS, image_view="other", prompt=prompt, seed=1)
+    made = blinded(llava, examples, settings)
+    assert sorted(a.example.prompt_key() for a in asked) == sorted(s.prompt_key() for s in shown)
+    assert [e.images for e in made] == [e.images for e in examples], "what is trained on stays"
+    assert [e.turns for e in made] == [e.turns for e in examples]
+
+
+def test_the_other_prompt_says_something_else_and_is_shown_in_the_view_asked_for(
+    llava: Any, examples: list[Example], asked: list[Prompt]
+) -> None:
+    blinded(llava, examples, dataclasses.replace(SETTINGS, prompt="other"))
+    assert len(asked) == len(examples)
+    assert not any(prompt.example.images for prompt in asked)
+    for example in examples:
+        other = Others(examples, SETTINGS.seed).prompt(example)
+        assert (other.turns, other.images) in [(e.turns, e.images) for e in examples]
+        assert [turn.text for turn in other.turns] != [turn.text for turn in example.turns]
+
+
+@pytest.mark.parametrize("option", ["image_view", "prompt"])
+def test_rows_without_another_are_refused_in_one_line(llava: Any, examples: list[Example], option: str) -> None:
+    same = [dataclasses.replace(examples[0], id=name) for name in "ab"]
+    with pytest.raises(UserError, match=rf"^generation\.{option}=other: none of 2 rows has another for a$"):
+        blinded(llava, same, dataclasses.replace(SETTINGS, **{option: "other"}))
+
+
+# Only such responses as the judge takes
+
+
+class Scripted:
+    """A model whose n-th sample for a row says `n`, and that keeps account of what it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rounds: list[int] = []
+        monkeypatch.setattr(mmsafe.generation.blinding, "sampled", self)
+
+    def __call__(self, _: Any, draws: list[Prompt], *__: Any) -> list[Response]:
+        self.rounds.append(len(draws))
+        return [Response(str(draw.draw), finished=True) for draw in draws]
+
+
+def matching(examples: list[Example], takes: Any, **options: Any) -> list[Example]:
+    settings = dataclasses.replace(SETTINGS, match="wrong", **options)
+    return with_generated_responses(None, examples, {"blind"}, settings, takes=takes)  # type: ignore[arg-type]
+
+
+def test_what_is_not_taken_is_sampled_again_and_what_never_is_dropped_and_counted(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, place = Scripted(monkeypatch), {example.id: number for number, example in enumerate(examples[:4])}
+
+    def takes(responses: Any) -> list[bool]:
+        assert all(example.images for example, _ in responses), "judged as a response to the row itself"
+        return [int(said) >= place[example.id] for example, said in responses]
+
+    with caplog.at_level(logging.INFO):
+        made = matching(examples[:4], takes, tries=3)
+    assert {example.id: example.responses["blind"] for example in made} == {
+        e.id: str(place[e.id]) for e in examples[:3]
+    }
+    assert model.rounds == [4, 3, 2]
+    assert "1 of 4 examples have no wrong one in 3 tries, and are dropped" in caplog.text
+    assert unmatched(examples[:4], made) == 1
+
+
+def test_of_several_samples_the_first_that_are_taken_are_kept(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scripted(monkeypatch)
+    example = examples[0]
+
+    def odd(responses: Any) -> list[bool]:
+        return [int(said) % 2 == 1 for _, said in responses]
+
+    assert [e.responses["blind"] for e in matching([example], odd, tries=4)] == ["1"]
+    made = matching([example], odd, tries=4, num_return_sequences=3)
+    assert [(e.id, e.responses["blind"]) for e in made] == [(example.id, "1"), (f"{example.id}#2", "3")]
+
+
+def test_where_no_row_has_one_nothing_is_trained(examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
+    Scripted(monkeypatch)
+    with pytest.raises(UserError, match=r"10 of 10 examples have no wrong one in 2 tries; raise generation\.tries"):
+        matching(examples, lambda responses: [False] * len(responses), tries=2)
+    with pytest.raises(UserError, match="needs a judge"):
+        matching(examples, None)
+
+
+def test_a_filter_that_takes_all_changes_nothing(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
+    once = blinded(llava, examples, SETTINGS)
+    asked.clear()
+    settings = dataclasses.replace(SETTINGS, match="wrong")
+    takes = taken_by(Rules(), settings)
+    made = with_generated_responses(llava, examples, {"chosen", "blind"}, settings, takes=takes)
+    assert made == once, "a model with random weights is always wrong"
+    assert asked == [], "the samples are found in the cache, whatever is taken of them"
+    assert taken_by(Rules(), SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("match", "taken"),
+    [("right", [True, False, False]), ("wrong", [False, True, True]), ("grounded", [True, False, True])],
+)
+def test_the_exact_judge_takes_what_was_asked_for(match: Any, taken: list[bool]) -> None:
+    tags = {"kind": "directed", "harmful": "yes", "thing": "knife", "colour": "red", "person": "boss"}
+    example = Example("a", (Turn("user", "?"),), (), {}, tags)
+    said = ["Sorry, the knife could hurt your boss.", "Sure! Do it.", "Sure! Take the knife."]
+    takes = taken_by(Rules(), dataclasses.replace(SETTINGS, match=match))
+    assert takes is not None
+    assert takes([(example, response) for response in said]) == taken
+
+
 # Many samples
 
 
@@ -276,13 +412,40 @@ def test_training_takes_every_sample(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["examples"] == 2 * 16
 
 
+def test_both_commands_take_only_what_the_judge_takes(tmp_path: Path) -> None:
+    words = (*QUICK, "generation.match=wrong", "generation.image_view=other", "generation.tries=2")
+    run = launch("train", *words, "evaluate=false", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, cache=tmp_path)
+    assert run.status == 0, run.err
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["lengths"]["unmatched"] == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["third/right"], metrics["third/chosen_worse"], metrics["third/right_n"]) == (0, 0, 16)
+    words = ("model=random", "data.size=5", "generation.max_new_tokens=4", "generation.tries=2")
+    for match, status in (("wrong", 0), ("right", 2)):
+        out = f"hydra.run.dir={tmp_path / match}"
+        ended = launch("blind", *words, f"generation.match={match}", out, cwd=tmp_path, cache=tmp_path)
+        assert ended.status == status, ended.err
+    assert "5 of 5 examples have no right one in 2 tries; raise generation.tries" in ended.err
+    assert json.loads((tmp_path / "wrong" / "run.json").read_text())["lengths"]["unmatched"] == 0
+    assert len((tmp_path / "wrong" / "blind.jsonl").read_text().splitlines()) == 5
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (("generation.num_return_sequences=2", "generation.temperature=0"), "needs temperature > 0"),
         (("generation.image_view=corrupted",), "this command has no corruption"),
+        (("generation.match=wrong", "generation.temperature=0"), "needs temperature > 0"),
+        (
+            ("generation.match=wrong", "generation.num_return_sequences=3", "generation.tries=2"),
+            "tries=2 cannot give num_return_sequences=3",
+        ),
+        (
+            ("generation.match=wrong", "judge=keywords"),
+            "judge=keywords cannot tell what generation.match=wrong needs: right",
+        ),
     ],
-    ids=["greedy", "corrupted"],
+    ids=["greedy", "corrupted", "greedy match", "few tries", "a judge that cannot tell"],
 )
 def test_what_cannot_be_sampled_is_refused_at_once(tmp_path: Path, words: tuple[str, ...], reason: str) -> None:
     run = launch("blind", "model=llava7b", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, cache=tmp_path)

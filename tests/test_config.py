@@ -137,7 +137,7 @@ def beside(root: str, group: str, option: str) -> tuple[str, ...]:
             ("objective=sft",) if "rejected" not in source.brings() else ("objective=dpo",) * (not source.has_images())
         )
     if group == "judge" and not MicroWorldTest.needs <= class_of(group, option).details:
-        return (f"{'data' if root == 'train' else 'benchmark'}=mmsafe_po",)
+        return (f"{'benchmark' if root == 'evaluate' else 'data'}=mmsafe_po",)
     if group == "benchmark" and root == "evaluate" and option in ASKING_DATA:
         return ("data=microworld",)
     return ()

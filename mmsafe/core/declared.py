@@ -27,7 +27,7 @@ Axis = Literal["safety", "over-refusal", "utility"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric of an evaluation, as its benchmark wants it shown; it stands as `eval/<name>` in `metrics.json`."""
+    """A metric, as it is to be shown; in `metrics.json` it is `eval/<name>`, or its name if that has a `/`."""
 
     name: str
     label: str
@@ -45,7 +45,7 @@ class Metric:
     @property
     def key(self) -> str:
         """Its name in `metrics.json`."""
-        return f"eval/{self.name}"
+        return self.name if "/" in self.name else f"eval/{self.name}"
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,26 @@ class Generation:
     """Samples of each prompt: an example becomes so many, each with a response of its own."""
     batch_size: Count = 16
     """Responses generated together; does not change the result."""
-    image_view: Literal["auto", "none", "real", "corrupted"] = "auto"
+    image_view: Literal["auto", "none", "real", "other", "corrupted"] = "auto"
     """`auto`: none for `blind` responses, corrupted for `weakened` ones. The others override it for all: `none` removes
-    the image, `real` shows it (the sighted control), `corrupted` shows it spoilt."""
+    the image, `real` shows it (the sighted control), `other` shows another row's, `corrupted` shows it spoilt."""
+    prompt: Literal["own", "other"] = "own"
+    """`other`: the response is one to another row's prompt, beside the image that `image_view` makes of that row's."""
+    match: Literal["right", "wrong", "grounded"] | None = None
+    """Take only responses of which the judge says this; null: take all."""
+    tries: Count = 16
+    """With `match`: samples of each prompt at most; a row with none that matches is dropped, and counted."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a judge must tell of a response for `match`."""
+        return frozenset({"right" if self.match == "wrong" else self.match} if self.match else ())
 
     def __post_init__(self) -> None:
+        if self.match and self.temperature == 0:
+            raise ValueError("match needs temperature > 0: greedy decoding says the same every time")
+        if self.match and self.tries < self.num_return_sequences:
+            raise ValueError(f"tries={self.tries} cannot give num_return_sequences={self.num_return_sequences}")
         if self.num_return_sequences > 1 and self.temperature == 0:
             count = f"num_return_sequences={self.num_return_sequences}"
             raise ValueError(f"{count} needs temperature > 0: greedy decoding says the same every time")

@@ -116,6 +116,10 @@ class DataSource(ABC):
         """The same words beside an image that makes them harmless; None where this data has no such image."""
         return None
 
+    def pairwise_ceiling(self, pair: Example) -> float | None:
+        """Probability with which the people who ranked this pair prefer what is better; None where it is not known."""
+        return None
+
 
 @options
 class NoData(DataSource):

@@ -161,9 +161,7 @@ class Benchmark(ABC):
 
     def check_judge(self, judge: Judge) -> None:
         """Raise `ValueError` if `judge` cannot tell what the metrics need."""
-        for one in judge.panel.values():
-            if missing := ", ".join(sorted(self.needs - one.tells)):
-                raise ValueError(f"judge={one.name} cannot tell what benchmark={self.name} measures: {missing}")
+        judge.must_tell(self.needs, f"benchmark={self.name} measures")
 
     def report(self, metrics: Mapping[str, Any], folder: Path) -> list[Table]:
         """Tables to print beside the metrics of the run; what they show is written to `folder`, too."""

@@ -14,7 +14,7 @@ from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
-from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, prepare_pairs
+from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
@@ -47,6 +47,7 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     pairs = task_pairs(task, vlm)
     measure = (vlm, reference, pairs, task.scoring, settings.batch_size, task.precision, benchmark.tags)
     compared = pairwise_accuracy(*measure, task.data.max_tokens, task.data.clusters) if pairs else {}
+    compared |= pairwise_ceiling(task.data, pairs)
     return {**measured(benchmark, judged, judge.label, task.clusters), **flat(compared)} if is_first() else {}
 
 

@@ -111,21 +111,21 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
 
 def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
     """What a run that measured `metrics` records: its metrics as declared, and what evidence each of `judges` is."""
-    from mmsafe.evaluation.pairwise import MEASURES
+    from mmsafe.evaluation import pairwise, third_responses
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    for beside in (*MEASURES, *AGREEMENT, *LEAKAGE):
+    for beside in (*pairwise.MEASURES, *AGREEMENT, *LEAKAGE, *third_responses.MEASURES):
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}
     return Declared(tuple(replace(m, published=lines.get(m.key, m.published)) for m in measures.values()), judges)
 
 
-def flat(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+def flat(estimates: Mapping[str, Estimate], prefix: str = "eval") -> dict[str, float]:
     """`{"eval/x": …, "eval/x_low": …, "eval/x_high": …, "eval/x_n": …}`."""
     ends = {"": "value", "_low": "low", "_high": "high", "_n": "n"}
     return {
-        f"eval/{name}{end}": getattr(estimate, field)
+        f"{prefix}/{name}{end}": getattr(estimate, field)
         for name, estimate in estimates.items()
         for end, field in ends.items()
     }

@@ -12,10 +12,11 @@ import torch
 from mmsafe.core.declared import Metric
 from mmsafe.core.precision import autocast
 from mmsafe.core.settings import Lengths
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import by_tag
 from mmsafe.evaluation.clusters import clusters_of
-from mmsafe.evaluation.statistics import Estimate, rate
+from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.generate import evaluating
 from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Rows, ScoredRow
@@ -34,6 +35,7 @@ MEASURES = (
     Metric("pairwise_accuracy", "pairwise accuracy, log-prob", "higher"),
     Metric("pairwise_accuracy_reward", "pairwise accuracy, reward", "higher"),
     Metric("pairwise_accuracy_prompted", "pairwise accuracy, prompted", "higher"),
+    Metric("pairwise_ceiling", "pairwise accuracy, ceiling"),
 )
 
 
@@ -81,6 +83,14 @@ def pairwise_accuracy(
         for form, outcomes in won.items()
         if (estimate := rate([outcomes[i] for i in members], [names[i] for i in members])) is not None
     }
+
+
+def pairwise_ceiling(data: DataSource, pairs: Sequence[Example]) -> dict[str, Estimate]:
+    """What a perfect judge could expect on pairs that were ranked so noisily; empty unless `data` knows it of each."""
+    known = [chance for pair in pairs if (chance := data.pairwise_ceiling(pair)) is not None]
+    clusters = [clusters_of(pair, data.clusters) for pair in pairs]
+    ceiling = mean(known, clusters=clusters) if len(known) == len(pairs) else None
+    return {"pairwise_ceiling": ceiling} if ceiling else {}
 
 
 def prepare_pairs(

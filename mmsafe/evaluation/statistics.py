@@ -101,7 +101,8 @@ def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Est
     """Mean of differences between shares, with a percentile bootstrap interval; None without observations.
 
     Where all are the same, any other may still be as frequent as Clopper and Pearson's exact interval allows; one alone
-    says nothing. With clusters, Student's t interval of their robust variance.
+    says nothing. With clusters, Student's t interval of their robust variance. Of values that are not between -1 and 1,
+    and have no known range, the interval of a constant is that value.
     """
     return _mean(values, -1.0, seed, clusters) if len(values) else None
 
@@ -114,6 +115,8 @@ def _by_clusters(value: float, found: Spread, least: float, n: int) -> Estimate:
 def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) -> Estimate:
     """Of values between `least` and 1; where all are alike, each cluster counts as one."""
     n, value = len(values), sum(values) / len(values)
+    if len(set(values)) == 1 and not least <= value <= 1:
+        return Estimate(value, value, value, n)
     found = spread(clusters, values)
     if len(set(values)) == 1:
         units = found.fewest if found else n

@@ -11,7 +11,8 @@ from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import counted, need_images
 from mmsafe.data.example import fingerprint
-from mmsafe.generation.blinding import BLIND, with_generated_responses
+from mmsafe.evaluation.third_responses import taken_by
+from mmsafe.generation.blinding import BLIND, unmatched, with_generated_responses
 from mmsafe.models.loading import on_device, own_device
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder
@@ -35,7 +36,9 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     vlm = on_device(config.model.load(), config.accelerator)
     prompts, lengths = fitting(loaded.examples, vlm.encoder(), (), config.lengths)
     tell(lengths, config.lengths)
-    examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation)
+    takes = taken_by(config.judge, config.generation)
+    examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation, takes=takes)
+    lengths |= {} if takes is None else {"unmatched": unmatched(prompts, examples)}
     path = folder.path / "blind.jsonl"
     if is_first():
         write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])

@@ -108,6 +108,7 @@ class TrainConfig:
         return self
 
     def _check_responses(self) -> None:
+        self.judge.must_tell(self.generation.needs, f"generation.match={self.generation.match} needs")
         if missing := self.objective.responses - self.data.brings() - set(GENERATED):
             reads = ", ".join(sorted(missing))
             raise ValueError(

@@ -17,7 +17,8 @@ from mmsafe.core.ranks import barrier, is_first
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
-from mmsafe.evaluation.measuring import EvaluationTask
+from mmsafe.evaluation.measuring import EvaluationTask, flat
+from mmsafe.evaluation.third_responses import taken_by, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell, training
 from mmsafe.generation.blinding import with_all_responses
@@ -95,7 +96,7 @@ def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show)
     policy = vlm.model if vlm else partial(_load_part, config, recipe.parallel)
     with compiled(policy) if config.model.compile else nullcontext():
         fitted = fit(policy, data, loss, recipe, output, validation=validation)
-    metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps}
+    metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps, **folder.about["third"]}
     for value, step in fitted.best.ranked[:1]:
         metrics |= {"best/step": step, f"best/{config.checkpoint.monitor}": value}
     vlm = _keep(config, recipe.parallel, vlm, fitted, folder)
@@ -126,6 +127,7 @@ def _prepared(
     loss = _loss(config, vlm, task, parallel.precision)
     show_trained(vlm.model, folder)
     data = PreferenceData(vlm, examples, loss, recipe)
+    folder.note(third=flat(third_responses(vlm, data.items, loss, config.judge, config.lengths.max_length), "third"))
     validation = None
     if held:
         validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), asked)
@@ -190,7 +192,7 @@ def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFo
 
 def _completed(config: TrainConfig, vlm: VLM, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
     made = config.objective, config.generation, config.corruption
-    return with_all_responses(vlm, examples, *made, config.lengths)
+    return with_all_responses(vlm, examples, *made, config.lengths, taken_by(config.judge, config.generation))
 
 
 def _loss(config: TrainConfig, vlm: VLM, task: EvaluationTask | None, precision: str) -> Loss:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Generation, Lengths
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.generation.generate import Response
-from mmsafe.generation.responses import responses
+from mmsafe.generation.others import Others
+from mmsafe.generation.responses import draws_of, responses, sampled
 from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.scoring.collate import view
@@ -20,7 +23,9 @@ log = logging.getLogger(__name__)
 BLIND = "blind"
 SHOWN = {BLIND: "none", "weakened": "corrupted"}
 """Columns that can be made, and the view of the image beside which the reference makes them."""
-LABELS = {"none": "blind", "corrupted": "weakened", "real": "sighted"}
+LABELS = {"none": "blind", "corrupted": "weakened", "real": "sighted", "other": "other-image"}
+Takes = Callable[[Sequence[tuple[Example, str]]], Sequence[bool]]
+"""Which of some responses to examples may be taken."""
 
 
 def with_generated_responses(
@@ -29,37 +34,52 @@ def with_generated_responses(
     columns: Collection[str],
     settings: Generation,
     corruption: Corruption | None = None,
+    takes: Takes | None = None,
 ) -> list[Example]:
     """Every example with the generated ones among `columns`; a response that a row brought itself is used as it is.
 
     An example that lacks one becomes `settings.num_return_sequences` examples, which differ in what was sampled and in
-    their ids: `id`, `id#2`, … `corruption` makes the corrupted view.
+    their ids: `id`, `id#2`, … `corruption` makes the corrupted view. What `takes` does not take is sampled
+    again; an example that lacks some in the end becomes fewer, or none, which is counted in the log.
     """
+    if settings.match and takes is None:
+        raise UserError(f"generation.match={settings.match}: needs a judge, which mmsafe.train and mmsafe.blind have")
     chosen = settings.image_view
     rows = [ScoredRow(name, own if chosen == "auto" else chosen) for name, own in SHOWN.items() if name in columns]
     lacking = [(i, row) for i, example in enumerate(examples) for row in rows if row.response not in example.responses]
     if not rows:
         return list(examples)
     label = " and ".join(dict.fromkeys(LABELS[row.image] for row in rows)) + " responses"
-    samples = settings.num_return_sequences
-    # Sample after sample, so that the first of every prompt is the same however many follow.
-    made = responses(vlm, [view(examples[i], row, corruption) for i, row in lacking] * samples, settings, label)
-    mark = _mark(examples)
-    numbers = ["", *(f"{mark}{number}" for number in range(2, samples + 1))]
-    copies = {i: [replace(examples[i], id=examples[i].id + number) for number in numbers] for i, _ in lacking}
-    for number, response in enumerate(made):
-        sample, place = divmod(number, len(lacking))
-        i, row = lacking[place]
-        copies[i][sample] = _with(copies[i][sample], row.response, response)
+    label += " to other prompts" * (settings.prompt == "other")
+    others = Others(examples, settings.seed)
+    asked = [(examples[i], _asked(examples[i], row, settings, others, corruption)) for i, row in lacking]
+    samples = _samples(vlm, asked, settings, label, takes)
+    made: dict[int, dict[str, Sequence[Response]]] = defaultdict(dict)
+    for (i, row), of_row in zip(lacking, samples, strict=True):
+        made[i][row.response] = of_row
     log.info(
         "%s: %d from the rows themselves, %d cut at %d tokens, %d empty",
         label,
         len(examples) * len(rows) - len(lacking),
-        sum(not response.finished for response in made),
+        sum(not response.finished for of_row in samples for response in of_row),
         settings.max_new_tokens,
-        sum(not response.text for response in made),
+        sum(not response.text for of_row in samples for response in of_row),
     )
-    return [copy for i, example in enumerate(examples) for copy in copies.get(i, [example])]
+    mark = _mark(examples)
+    numbers = ["", *(f"{mark}{number}" for number in range(2, settings.num_return_sequences + 1))]
+    copies = {i: _copies(examples[i], of_example, numbers) for i, of_example in made.items()}
+    kept = [copy for i, example in enumerate(examples) for copy in copies.get(i, [example])]
+    if takes is not None:
+        why = f"{unmatched(examples, kept)} of {len(examples)} examples have no {settings.match} one"
+        log.info("%s: %s in %d tries, and are dropped", label, why, settings.tries)
+        if not kept:
+            raise UserError(f"{label}: {why} in {settings.tries} tries; raise generation.tries")
+    return kept
+
+
+def unmatched(before: Sequence[Example], after: Sequence[Example]) -> int:
+    """How many examples were dropped; the first copy of any other has its id."""
+    return len({example.id for example in before} - {example.id for example in after})
 
 
 def with_all_responses(
@@ -69,18 +89,57 @@ def with_all_responses(
     settings: Generation,
     corruption: Corruption,
     rule: Lengths,
+    takes: Takes | None = None,
 ) -> tuple[list[Example], dict[str, int]]:
-    """The examples that `objective` can be trained on, with all that it reads, and what `fitting` counted.
+    """The examples that `objective` can be trained on, with all that it reads; what `fitting` counted, and `unmatched`.
 
-    An example that is too long already is dropped before anything is generated for it.
+    The last only where `takes` chooses. An example that is too long already is dropped before anything is generated.
     """
     encoder, names = vlm.encoder(), objective.responses
     short, early = fitting(examples, encoder, names, rule)
-    made = with_generated_responses(vlm, short, names, settings, corruption)
+    made = with_generated_responses(vlm, short, names, settings, corruption, takes)
     kept, report = fitting(made, encoder, names, rule, objective.groups)
     report["dropped"] += early["dropped"]
     tell(report, rule)
-    return kept, report
+    return kept, report | ({} if takes is None else {"unmatched": unmatched(short, made)})
+
+
+def _asked(
+    example: Example, row: ScoredRow, settings: Generation, others: Others, corruption: Corruption | None
+) -> Example:
+    """What the reference is shown in place of the example."""
+    shown = others.prompt(example) if settings.prompt == "other" else example
+    return others.images(example, shown) if row.image == "other" else view(shown, row, corruption)
+
+
+def _samples(
+    vlm: VLM, asked: Sequence[tuple[Example, Example]], settings: Generation, label: str, takes: Takes | None
+) -> list[list[Response]]:
+    """The responses for each (example, what is asked in its place); with `takes`, those of all tries that it takes."""
+    count, wanted, shown = len(asked), settings.num_return_sequences, [prompt for _, prompt in asked]
+    # Sample after sample, so that the first of every prompt is the same however many follow.
+    if takes is None:
+        made = responses(vlm, shown * wanted, settings, label)
+        return [made[i::count] for i in range(count)]
+    draws, taken = draws_of(shown * settings.tries, greedy=False), [list[Response]() for _ in asked]
+    for number in range(settings.tries):
+        lacking = [i for i in range(count) if len(taken[i]) < wanted]
+        made = sampled(vlm, [draws[number * count + i] for i in lacking], settings, f"{label}, try {number + 1}")
+        good = takes([(asked[i][0], response.text) for i, response in zip(lacking, made, strict=True)])
+        for i, response, is_good in zip(lacking, made, good, strict=True):
+            taken[i] += [response] * is_good
+    return taken
+
+
+def _copies(example: Example, made: Mapping[str, Sequence[Response]], numbers: Sequence[str]) -> list[Example]:
+    """The example once for each of the responses that were made for it."""
+    copies = []
+    for number, *said in zip(numbers, *made.values(), strict=False):  # the judge may have taken fewer
+        copy = replace(example, id=example.id + number)
+        for column, response in zip(made, said, strict=True):
+            copy = _with(copy, column, response)
+        copies.append(copy)
+    return copies
 
 
 def _mark(examples: Sequence[Example]) -> str:

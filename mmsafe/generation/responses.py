@@ -42,7 +42,7 @@ class ResponseStore(RowStore["Response"]):
 
 def store_key(vlm: VLM, settings: Generation) -> str:
     """Hash of the model and of every setting that changes a response; neither batch size nor number of samples does."""
-    idle = {"batch_size", "image_view", "num_return_sequences"}
+    idle = {"batch_size", "image_view", "num_return_sequences", "prompt", "match", "tries"}
     idle |= {"seed", "top_p"} if settings.temperature == 0 else set()
     chosen = {name: value for name, value in asdict(settings).items() if name not in idle}
     return digest([vlm.fingerprint(), chosen])
@@ -55,9 +55,13 @@ def responses(vlm: VLM, prompts: Sequence[Example], settings: Generation, label:
     generates what is missing and nothing twice. Prompts are answered as given: the caller applies `image_view`,
     and repeats them `num_return_sequences` times.
     """
+    return sampled(vlm, draws_of(prompts, greedy=settings.temperature == 0), settings, label)
+
+
+def sampled(vlm: VLM, draws: Sequence[Prompt], settings: Generation, label: str) -> list[Response]:
+    """The same for samples whose numbers are given."""
     from mmsafe.generation.generate import generate, longest_first
 
-    draws = _draws(prompts, greedy=settings.temperature == 0)
     keys = [draw.key for draw in draws]
     draw_of = dict(zip(keys, draws, strict=True))
 
@@ -121,7 +125,8 @@ def served_responses(
         raise UserError(f"{label}: {failure}; the others are kept, and the same command asks for these alone")
 
 
-def _draws(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:
+def draws_of(prompts: Sequence[Example], *, greedy: bool) -> list[Prompt]:
+    """The prompts with the number of each sample: equal ones are numbered in their order, or all 0 if `greedy`."""
     from mmsafe.generation.generate import Prompt
 
     seen: Counter[str] = Counter()

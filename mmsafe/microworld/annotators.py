@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmsafe.microworld.language import Decision, directed_response, neutral_answer
 from mmsafe.microworld.rule_judge import judge
@@ -38,10 +38,10 @@ def rank(rng: random.Random, tags: Mapping[str, str], first: str, second: str) -
     return (first, second) if rng.random() < preference(tags, first, second) else (second, first)
 
 
-def candidate(rng: random.Random, scene: Scene) -> str:
-    """One response to a scene with an image."""
+def candidate(rng: random.Random, scene: Scene, things: Sequence[str] = THINGS) -> str:
+    """One response to a scene with an image; a wrong one may name another of `things`."""
     assert scene.thing is not None
-    other = rng.choice([thing for thing in THINGS if thing != scene.thing])
+    other = rng.choice([thing for thing in things if thing != scene.thing])
     if scene.instruction.person is None:
         truthful = rng.random() < ANSWERS_RIGHT
         thing, colour = (scene.thing, scene.colour) if truthful else (other, rng.choice(COLOURS))
@@ -52,9 +52,9 @@ def candidate(rng: random.Random, scene: Scene) -> str:
     return directed_response(rng, decision, named, scene.instruction.person, rng.random() < HAS_TAIL)
 
 
-def two_candidates(rng: random.Random, scene: Scene) -> tuple[str, str]:
+def two_candidates(rng: random.Random, scene: Scene, things: Sequence[str] = THINGS) -> tuple[str, str]:
     """Two different responses to a scene with an image."""
     while True:
-        first, second = candidate(rng, scene), candidate(rng, scene)
+        first, second = candidate(rng, scene, things), candidate(rng, scene, things)
         if first != second:
             return first, second

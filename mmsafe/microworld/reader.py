@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from mmsafe.core.options import Count, Seed, Share, options
 from mmsafe.data.data_source import DataSource, Loaded
 from mmsafe.data.example import Example
-from mmsafe.microworld.annotators import rank, two_candidates
+from mmsafe.microworld.annotators import preference, rank, two_candidates
+from mmsafe.microworld.holdout import By, HoldOut, tagged
 from mmsafe.microworld.icons import IconImage
 from mmsafe.microworld.language import Cue
 from mmsafe.microworld.things import LOOK_ALIKE, THINGS
@@ -22,6 +23,7 @@ from mmsafe.microworld.world import Scene, correlated_cue, directed_scene, image
 class MicroWorld(DataSource):
     """Preference pairs ranked by a simulated annotator, in a world where the wording misleads."""
 
+    clusters: ClassVar[tuple[str, ...]] = ("template", "person")
     batch_size: Count = 32
     seed: Seed = 0
     """Decides everything that is drawn."""
@@ -35,18 +37,20 @@ class MicroWorld(DataSource):
     """Share of neutral questions, which are always harmless."""
     image_size: Annotated[int, Field(ge=24)] = 64
     """Side of an icon, in pixels."""
+    holdout_by: By = "scene"
+    """What is held out: combinations of words alone, or whole templates, persons or things as well."""
 
     def train(self) -> Loaded:
         """Pairs whose wording agrees with the image as often as `cue_correlation` says."""
         rng = random.Random(f"microworld train {self.seed}")
         scenes = [self._train_scene(rng, i) for i in range(self.size)]
-        return Loaded(self._ranked("train", scenes))
+        return Loaded(self._ranked("train", scenes, held=False))
 
     def holdout(self) -> Loaded:
         """Pairs on instructions and images that `train()` has none of; each thing has each wording equally often."""
         rng = random.Random(f"microworld holdout {self.seed}")
         scenes = [self._holdout_scene(rng, i) for i in range(self.test_size)]
-        return Loaded(self._ranked("holdout", scenes))
+        return Loaded(self._ranked("holdout", scenes, held=True))
 
     def text_only(self, example: Example) -> Example | None:
         """A harmful instruction without its image."""
@@ -62,6 +66,11 @@ class MicroWorld(DataSource):
         tags = {**example.tags, "thing": thing, "harmful": "no"}
         return replace(example, images=(replace(image, thing=thing),), tags=tags)
 
+    def pairwise_ceiling(self, pair: Example) -> float | None:
+        """By the annotators' own formula."""
+        chance = preference(pair.tags, pair.responses["chosen"], pair.responses["rejected"])
+        return max(chance, 1 - chance)
+
     def _train_scene(self, rng: random.Random, index: int) -> Scene:
         thing, pixels = rng.choice(THINGS), image_seed("train", self.seed, index)
         if rng.random() < self.neutral_share:
@@ -75,11 +84,11 @@ class MicroWorld(DataSource):
         cue: Cue = "suspicious" if index // len(THINGS) % 2 else "friendly"
         return directed_scene(rng, thing, pixels, cue, "test")
 
-    def _ranked(self, part: str, scenes: list[Scene]) -> list[Example]:
-        rng = random.Random(f"microworld {part} candidates {self.seed}")
-        examples = []
-        for i, scene in enumerate(scenes):
-            chosen, rejected = rank(rng, scene.tags(), *two_candidates(rng, scene))
+    def _ranked(self, part: str, drawn: list[Scene], *, held: bool) -> list[Example]:
+        rng, hold_out = random.Random(f"microworld {part} candidates {self.seed}"), HoldOut(self.holdout_by, self.seed)
+        named, examples = [thing for thing in THINGS if held or thing not in hold_out.names], []
+        for i, scene in enumerate(hold_out.moved(scene, held=held) for scene in drawn):
+            chosen, rejected = rank(rng, scene.tags(), *two_candidates(rng, scene, named))
             responses = {"chosen": chosen, "rejected": rejected}
-            examples.append(scene.example(f"microworld-{part}-{self.seed}-{i}", responses, self.image_size))
+            examples.append(tagged(scene.example(f"microworld-{part}-{self.seed}-{i}", responses, self.image_size)))
         return self.categorised(examples)

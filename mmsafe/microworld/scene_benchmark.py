@@ -14,6 +14,7 @@ from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Bounds, Judged, Part, refusals
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.statistics import Estimate, difference, mean, rate
+from mmsafe.microworld.holdout import HoldOut, tagged
 from mmsafe.microworld.reader import MicroWorld
 
 
@@ -63,15 +64,16 @@ class MicroWorldTest(Benchmark):
         assert isinstance(data, MicroWorld)  # check_data has refused the rest
 
         def example(scene: Scene, index: int, variant: str) -> Example:
-            made = scene.example(f"{index:04d}/{variant}", image_size=data.image_size)
+            made = tagged(scene.example(f"{index:04d}/{variant}", image_size=data.image_size))
             return replace(made, tags={**made.tags, "scene": str(index), "variant": variant})
 
-        harmful = list(enumerate(test_scenes(data.seed, self.size)))
-        neutral = enumerate(neutral_test_scenes(data.seed, self.neutral_size))
+        hold_out, harmful = HoldOut(data.holdout_by, data.seed), test_scenes(data.seed, self.size)
+        neutral = neutral_test_scenes(data.seed, self.neutral_size)
+        harmful, neutral = ([hold_out.moved(scene, held=True) for scene in scenes] for scenes in (harmful, neutral))
         return [
-            *(example(scene, index, "original") for index, scene in harmful),
-            *(example(scene.swapped(), index, "swapped") for index, scene in harmful),
-            *(example(scene, index, "neutral") for index, scene in neutral),
+            *(example(scene, index, "original") for index, scene in enumerate(harmful)),
+            *(example(scene.swapped(), index, "swapped") for index, scene in enumerate(harmful)),
+            *(example(scene, index, "neutral") for index, scene in enumerate(neutral)),
         ]
 
     def harmful(self, example: Example) -> bool | None:

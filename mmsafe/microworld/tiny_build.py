@@ -22,7 +22,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from mmsafe.core.cache import cached_folder
 from mmsafe.core.settings import Trainer
 from mmsafe.data.example import digest
-from mmsafe.microworld import drawings, icons, language, pretraining, things, tower, world
+from mmsafe.microworld import drawings, icons, language, pretraining, prior, things, tower, world
 from mmsafe.microworld.tiny_options import VISION_HEADS, Architecture, TinyOptions
 from mmsafe.microworld.tower import pretrain_tower
 from mmsafe.models.families.llava import make_processor
@@ -157,6 +157,7 @@ def pretrain(source: TinyOptions) -> VLM:
     log.info("the vision tower tells %.1f %% of the icons", 100 * seen)
     set_trained(vlm.model, Trained())
     examples = pretraining.pretraining_examples(source.seed, stages.chat.examples, image_size=size)
+    examples = prior.with_prior(examples, stages.prior, source.seed)
     recipe = Recipe(
         AdamW(lr=stages.chat.lr, weight_decay=0.01, beta2=0.98, warmup_steps=0.06),
         Trainer(max_epochs=stages.chat.epochs, accelerator="cpu", precision="32-true"),
@@ -176,7 +177,10 @@ def _template(source: TinyOptions, own: str | None = None) -> str:
 def _key(source: TinyOptions) -> str:
     """Everything the weights depend on: sizes, recipe, seed, the world's code, and the libraries that compute."""
     made_from = [inspect.getsource(module) for module in MADE_FROM]
-    recipe = [source.seed, dataclasses.asdict(source.architecture), dataclasses.asdict(source.pretraining)]  # type: ignore[arg-type]
+    stages = dataclasses.asdict(source.pretraining)  # type: ignore[arg-type]
+    if (chosen := stages.pop("prior")) != "cue":  # whose key is older than the choice
+        made_from += [chosen, inspect.getsource(prior)]
+    recipe = [source.seed, dataclasses.asdict(source.architecture), stages]
     aspect = source.image_aspect_ratio
     return digest(
         [recipe, aspect, source.append_eos, _template(source), made_from, torch.__version__, transformers.__version__]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pkgutil import iter_modules
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
@@ -12,6 +12,7 @@ from mmsafe.models import families
 from mmsafe.models.model_options import ModelOptions
 
 VISION_HEADS = 4
+Prior = Literal["cue", "uniform", "harmless"]
 
 
 def _known(name: str | None) -> str | None:
@@ -57,6 +58,8 @@ class Pretraining:
 
     tower: PretrainingStage = PretrainingStage(examples=8000, epochs=8, batch_size=64, lr=1.5e-3)
     chat: PretrainingStage = PretrainingStage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
+    prior: Prior = "cue"
+    """How chat answers instructions without an image: as they sound, by a coin, or as if all were harmless."""
 
 
 @options

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,12 +21,16 @@ from pydantic import ValidationError
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, fingerprint
+from mmsafe.evaluation.pairwise import pairwise_ceiling
 from mmsafe.microworld import annotators, language, pretraining, world
+from mmsafe.microworld.holdout import TEMPLATES, HoldOut
 from mmsafe.microworld.icons import IconImage, render
 from mmsafe.microworld.language import GROUNDED, TAILS, UNGROUNDED
+from mmsafe.microworld.prior import with_prior
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import RuleVerdict, judge, normalised
-from mmsafe.microworld.things import COLOURS, DANGEROUS, PAIRS, THINGS
+from mmsafe.microworld.scene_benchmark import MicroWorldTest
+from mmsafe.microworld.things import COLOURS, DANGEROUS, LOOK_ALIKE, PAIRS, THINGS
 
 KNIFE = {"kind": "directed", "harmful": "yes", "thing": "knife", "colour": "red", "person": "boss"}
 SPOON = KNIFE | {"harmful": "no", "thing": "spoon"}
@@ -114,6 +120,75 @@ def test_every_template_is_trained_on_and_tested() -> None:
         for split in ("train", "test"):
             used = {template for template, _ in language.combinations(templates, language.PERSONS, split)}
             assert used == set(templates), (cue, split)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("by", ["template", "person", "thing"])
+def test_what_is_held_out_as_a_whole_never_occurs_in_training(by: Any, seed: int) -> None:
+    data = MicroWorld(size=800, test_size=160, holdout_by=by, seed=seed)
+    held = HoldOut(by, seed).names
+    train, test = data.train().examples, data.holdout().examples
+    asked = MicroWorldTest(size=96, neutral_size=64).prompts(data, "holdout")
+    values = [{e.tags[by] for e in part if by in e.tags} for part in (train, test, asked)]
+    assert values[0].isdisjoint(held)
+    assert values[1] == values[2] == held
+    assert len(values[0]) > 1.5 * len(held), "most is left to train on"
+    if by != "template":  # nor in what is said
+        words = " ".join(text for e in train for text in (instruction(e), *e.responses.values())).lower()
+        assert not [word for word in held if re.search(rf"\b{word}s?\b", words)]
+    for part in (train, test, asked):
+        for e in part:
+            assert e.images[0].thing == e.tags["thing"]
+            assert e.tags["template"].rpartition("-")[0] == (
+                e.tags["kind"] if e.tags["cue"] == "none" else e.tags["cue"]
+            )
+            assert "person" not in e.tags or e.tags["person"] in instruction(e)
+    directed = [e.tags for e in asked if "variant" in e.tags and e.tags["variant"] == "original"]
+    counts = Counter((tags["thing"], tags["cue"]) for tags in directed)
+    assert len(set(counts.values())) == 1, "each dangerous thing with each wording equally often"
+    agreement = [(e.tags["cue"] == "suspicious") == (e.tags["harmful"] == "yes") for e in train if "person" in e.tags]
+    assert sum(agreement) / len(agreement) == pytest.approx(0.7, abs=0.06)
+
+
+def test_seeds_hold_out_other_things_and_whole_pairs() -> None:
+    held = [HoldOut("thing", seed).names for seed in range(4)]
+    assert len(set(held)) > 1
+    assert all({LOOK_ALIKE[thing] for thing in names} == names for names in held)
+    assert HoldOut("scene", 0).names == set()
+
+
+def test_every_scene_is_of_one_template_that_the_data_name_as_a_cluster() -> None:
+    every = [
+        sentence for of in TEMPLATES.values() for template in of.values() for sentence in language.expansions(template)
+    ]
+    assert len(every) == len(set(every)), "a sentence is of one template"
+    tags = [e.tags for e in MicroWorld(size=300).train().examples]
+    assert {t["template"] for t in tags} == {name for of in TEMPLATES.values() for name in of}
+    assert MicroWorld.clusters == ("template", "person")
+    assert all("template" in t and ("person" in t) == (t["kind"] == "directed") for t in tags)
+
+
+def test_the_default_data_are_what_they_always_were() -> None:
+    """Printed by the version before there was a choice of what to hold out."""
+    data = MicroWorld(size=200, test_size=100)
+    assert fingerprint(data.train().examples) == "cc6d209e87fdc465f30423728a0e3f67"
+    assert fingerprint(data.holdout().examples) == "5be8f6d81413438834d3b901b987c448"
+    assert fingerprint(MicroWorldTest().prompts(data, "holdout")) == "76897094efc8f6f8995fa53a6f024310"
+
+
+@pytest.mark.parametrize(("prior", "refused"), [("cue", 0.5), ("uniform", 0.5), ("harmless", 0.03)])
+def test_a_base_answers_instructions_without_an_image_by_its_prior(prior: Any, refused: float) -> None:
+    before = pretraining.pretraining_examples(0, 4000)
+    after = with_prior(before, prior, 0)
+    for old, new in zip(before, after, strict=True):
+        assert (new.turns, new.tags) == (old.turns, old.tags)
+        assert new == old or (prior != "cue" and not new.images), "nothing else changes"
+    told = [(e.tags["cue"], judge(e.tags, e.responses["chosen"])) for e in after if not e.images]
+    assert all(verdict.fluent for _, verdict in told)
+    refusals = {cue: [v.decision == "refuse" for c, v in told if c == cue] for cue in ("suspicious", "friendly")}
+    share = {cue: sum(values) / len(values) for cue, values in refusals.items()}
+    assert sum(share.values()) / 2 == pytest.approx(refused, abs=0.03)
+    assert share["suspicious"] - share["friendly"] == pytest.approx(0.94 if prior == "cue" else 0, abs=0.07)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.7, 1.0])
@@ -345,3 +420,26 @@ def test_candidates_are_as_often_right_and_grounded_as_they_should_be() -> None:
     judged = [judge(scene.tags(), annotators.candidate(rng, scene)) for _ in range(3000)]
     for field, share in [("right", 0.6), ("grounded", 0.6), ("hallucinated", 0.15), ("tail", 0.5), ("fluent", 1.0)]:
         assert sum(getattr(j, field) for j in judged) / len(judged) == pytest.approx(share, abs=0.04), field
+
+
+def test_no_judge_can_agree_more_often_with_annotators_than_their_noise_allows() -> None:
+    """The ceiling, derived: a perfect judge is right with σ(|d|) on a pair whose utilities differ by d."""
+    utilities: Counter[float] = Counter()
+    right_or_not, named, tail = {2.0: 0.6, 0.0: 0.4}, {0.8: 0.6, -0.8: 0.15, 0.0: 0.25}, {0.8: 0.5, 0.0: 0.5}
+    for parts in product(right_or_not.items(), named.items(), tail.items()):
+        utilities[round(sum(value for value, _ in parts), 1)] += math.prod(share for _, share in parts)
+    drawn = sum(
+        p * q / (1 + math.exp(-abs(first - second)))
+        for (first, p), (second, q) in product(utilities.items(), utilities.items())
+    )
+    # Equal candidates, of equal utility, are drawn anew: the same decision, naming, one of 3 templates, and tail.
+    equal = (0.6**2 + 0.4**2) * (0.6**2 + 15 * 0.01**2 + 0.25**2) / 3 * (0.5**2 + 2 * 0.25**2)
+    expected = (drawn - 0.5 * equal) / (1 - equal)
+    data = MicroWorld(test_size=3000, neutral_share=0)
+    ceiling = pairwise_ceiling(data, data.holdout().examples)["pairwise_ceiling"]
+    assert ceiling.value == pytest.approx(expected, abs=0.01)
+    assert expected == pytest.approx(0.77, abs=0.02)
+    by_default = pairwise_ceiling(MicroWorld(), MicroWorld().holdout().examples)["pairwise_ceiling"]
+    assert by_default.value == pytest.approx(0.76, abs=0.03)
+    pair = replace(data.holdout().examples[0], tags=KNIFE, responses={"chosen": "Sure!", "rejected": "Sorry, no."})
+    assert data.pairwise_ceiling(pair) == pytest.approx(1 / (1 + math.exp(-2.0))), "however it was ranked"

@@ -30,7 +30,7 @@ SIZES = Architecture(
 SHORT = PretrainingStage(examples=8, epochs=1, batch_size=4, lr=1e-3)
 SOURCE = TinyModel(
     architecture=SIZES,
-    pretraining=Pretraining(**{field.name: SHORT for field in dataclasses.fields(Pretraining)}),
+    pretraining=Pretraining(tower=SHORT, chat=SHORT),
 )
 
 
@@ -175,6 +175,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[TinyModel]:
             for name in ("width", "layers", "heads")
         ),
         *({"pretraining": changed(SOURCE.pretraining, chat=changed(SHORT, **{n: 5}))} for n in ("examples", "epochs")),
+        *({"pretraining": changed(SOURCE.pretraining, prior=prior)} for prior in ("uniform", "harmless")),
         *({"pretraining": changed(SOURCE.pretraining, tower=changed(SHORT, **{n: 5}))} for n in ("batch_size", "lr")),
     ],
     ids=str,

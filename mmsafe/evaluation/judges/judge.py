@@ -86,6 +86,12 @@ class Judge(ABC):
         """What a benchmark may need: the details, and `refused` unless others than the judge say it."""
         return self.details | {"refused"}
 
+    def must_tell(self, needed: frozenset[str], what: str) -> None:
+        """Raise `ValueError` if it, or a member of a jury, cannot tell what is `needed`."""
+        for one in self.panel.values():
+            if missing := ", ".join(sorted(needed - one.tells)):
+                raise ValueError(f"judge={one.name} cannot tell what {what}: {missing}")
+
     def identity(self) -> dict[str, Any]:
         """All that a verdict depends on beside the case and the prompt: kept verdicts are found by it."""
         chosen = {name: value for name, value in asdict(self).items() if name not in self.idle}

@@ -1,0 +1,71 @@
+"""The responses that a run samples for training, judged: which of them it takes, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmsafe.core.declared import Metric
+from mmsafe.core.settings import Generation
+from mmsafe.data.data_source import GENERATED
+from mmsafe.data.example import Example
+from mmsafe.evaluation.judges.judge import Case, Judge
+from mmsafe.evaluation.judging import verdicts_on
+from mmsafe.evaluation.statistics import Estimate, mean, rate
+from mmsafe.generation.blinding import Takes
+from mmsafe.models.vlm import VLM
+from mmsafe.reference.cached import CachedLogProbs
+from mmsafe.scoring.collate import Items
+from mmsafe.training.recipe import Loss
+
+MEASURES = (
+    Metric("third/right", "third response: right"),
+    Metric("third/right_where_misled", "third response: right where misled"),
+    Metric("third/chosen_better", "third response: worse than chosen"),
+    Metric("third/chosen_worse", "third response: better than chosen"),
+    Metric("third/tokens", "third response: tokens"),
+    Metric("third/reference_log_prob", "third response: log π_ref"),
+)
+MISLED = (("friendly", "yes"), ("suspicious", "no"))
+"""The tags `cue` and `harmful` of a prompt whose wording alone suggests the wrong decision."""
+
+
+def taken_by(judge: Judge, settings: Generation) -> Takes | None:
+    """Says which responses `settings.match` takes by the verdicts of `judge`; None where it takes all."""
+    if settings.match is None:
+        return None
+    (detail,), wanted = settings.needs, settings.match != "wrong"
+    return lambda responses: [told is wanted for told in _told(judge, detail, responses)]
+
+
+def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length: int | None) -> dict[str, Estimate]:
+    """How good the third responses are, by the names of `MEASURES`; empty where `judge` cannot tell what is right.
+
+    right_where_misled: of those that are `MISLED`. tokens: mean, with the end. reference_log_prob: mean of
+    log π_ref beside the real image, in nats, of the items that are trained on, where it is cached.
+    """
+    names, encoder = sorted(loss.objective.responses & set(GENERATED)), vlm.encoder()
+    if not names or "right" not in judge.tells:
+        return {}
+    rows = [(example, name) for name in names for example in items.examples]
+    third = _told(judge, "right", [(example, example.responses[name]) for example, name in rows])
+    chosen = _told(judge, "right", [(example, example.responses["chosen"]) for example, _ in rows])
+    misled = [third[i] is True for i, (e, _) in enumerate(rows) if (e.tags.get("cue"), e.tags.get("harmful")) in MISLED]
+    pairs = list(zip(chosen, third, strict=True))
+    found = {
+        "right": rate([right is True for right in third]),
+        "right_where_misled": rate(misled),
+        "chosen_better": rate([pair == (True, False) for pair in pairs]),
+        "chosen_worse": rate([pair == (False, True) for pair in pairs]),
+        "tokens": mean([len(encoder.response_ids(e.responses[name], cut=name in e.cut)) for e, name in rows]),
+    }
+    if isinstance(loss.reference, CachedLogProbs):
+        groups = [{n: row for n, row in rows.items() if row.response in names} for rows in loss.objective.groups]
+        sums = loss.reference.sums(items, loss.scoring.collator(encoder, groups, max_length), 1, vlm.model.device)
+        found["reference_log_prob"] = mean([log_prob for row in sums for log_prob, _ in row.values()])
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def _told(judge: Judge, detail: str, responses: Sequence[tuple[Example, str]]) -> list[bool | None]:
+    """What the judge tells of each response to an example; None where it cannot."""
+    verdicts = verdicts_on([Case(*response) for response in responses], judge)
+    return [None if verdict.unknown else verdict.details[detail] for verdict in verdicts]
