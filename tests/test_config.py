@@ -58,17 +58,22 @@ OTHER_THAN_CLASS = {
 }
 OF_FILES = {"num_workers"}  # of data that are files, which are decoded while the device computes
 
-TWO = ("+judge@judge.members.a=rules", "+judge@judge.members.b=keywords", "benchmark=own_prompts", "data=microworld")
+TWO = ("+judge@judge.members.a=rules", "+judge@judge.members.b=keywords")
 MEMBERS = ("first", "second", "third")
-SERVED = [f"judge.members.{n}.{word}" for n in MEMBERS for word in ("base_url=http://x/v1", "model=x")]
-JURIES = {"jury": TWO, "served_jury": (*SERVED, "benchmark=own_prompts", "data=microworld")}
+SERVED = [f"judge.members.{n}.{word}" for n in MEMBERS for word in ("base_url=http://localhost:8000/v1", "model=x")]
+JURIES = {"jury": TWO, "served_jury": SERVED}
+ASKED_OF_ANY = {
+    "blind": (),
+    "train": ("benchmark=own_prompts",),
+    "evaluate": ("benchmark=own_prompts", "data=microworld"),
+}
 # Choices that go together only, besides those that the classes themselves tell.
 BESIDE = {
     ("train", "reference", "adapter_off"): ("peft=lora",),
     ("evaluate", "data", "mix"): ("benchmark=own_prompts", ONE_PART),
     **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind", "prepare", "inspect", "tag")},
     **{(root, "benchmark", "paper"): PARTS for root in ("train", "evaluate")},
-    **{(root, "judge", jury): words for root in ("train", "evaluate") for jury, words in JURIES.items()},
+    **{(root, "judge", jury): (*words, *ASKED_OF_ANY[root]) for root in ASKED_OF_ANY for jury, words in JURIES.items()},
 }
 
 PAPER = {
