@@ -433,11 +433,11 @@ def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(folder: 
     assert not (folder / "out").exists()
     done = launch("prepare", *words, cwd=folder, cache=folder / "cache")
     assert done.status == 0, done.err
-    assert "5000 of train" in done.out
+    assert "5000 of train" in done.err
     assert load_dataset(str(folder / "out"), cache_dir=str(folder / "hf"), split="train").num_rows == 5_000
     assert not (folder / ".out.unfinished").exists()
     again = launch("prepare", *words, cwd=folder, cache=folder / "cache")
-    assert (again.status, "is finished" in again.out) == (0, True)
+    assert (again.status, "is finished" in again.err) == (0, True)
 
 
 @pytest.mark.parametrize(

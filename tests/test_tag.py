@@ -164,8 +164,8 @@ def test_cost_is_told_and_refused_above_the_limit(tmp_path: Path) -> None:
             r"2 requests cost about 1\.00 at most, .* tagger\.max_cost=0\.9; nothing was asked", refused.err
         )
         done = tag(tmp_path, *asked, "tagger.max_cost=1")
-    assert re.search(r"about 2 requests, \d+ tokens in, 1000 out, cost 1\.00 at most", done.out)
-    assert "took 2 requests, 200 tokens in, 20 out, cost 0.02" in done.out
+    assert re.search(r"about 2 requests, \d+ tokens in, 1000 out, cost 1\.00 at most", done.err)
+    assert "took 2 requests, 200 tokens in, 20 out, cost 0.02" in done.err
 
 
 def test_the_micro_world_is_tagged_by_its_rules(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_metrics_of_training_and_evaluation_are_told_by_the_categories_of_the_fi
         for name, count in counts.items():
             assert metrics[f"eval/{measure}/category={name}_n"] == count
     table = (tmp_path / "trained" / "metrics_by_tag.csv").read_text().splitlines()
-    assert table[0] == "tag,value,metric,estimate,low,high,n"
+    assert table[0] == "tag,value,metric,estimate,low,high,n,judge"
     assert sum(line.startswith(f"category,{INSULT},safety_rate,") for line in table) == 1
     assert f"safety rate, category={THEFT}" in done.out
     other = launch(

@@ -170,7 +170,7 @@ def test_the_same_command_again_says_finished_and_changes_nothing(folder: Path, 
     before, about = snapshot(folder, but=["train.log", "run.json"]), read_json(folder / "run.json")
     ended = launch("train", *FIRST, cwd=elsewhere, cache=cache)
     assert ended.status == 0
-    assert "is finished; nothing to do" in ended.out
+    assert "is finished; nothing to do" in ended.err
     assert "safety rate" in ended.out
     assert snapshot(folder, but=["train.log", "run.json"]) == before
     after = read_json(folder / "run.json")
@@ -352,7 +352,7 @@ def test_rows_with_blind_responses_are_used_as_they_are(own_rows: Callable[..., 
         ended = launch("train", *words, cwd=tmp_path, cache=own_cache)
         assert ended.status == 0, ended.err
         assert generated(own_cache) == 0
-        assert "from the rows themselves, 0 cut" in ended.out
+        assert "from the rows themselves, 0 cut" in ended.err
         metrics[name] = read_json(tmp_path / name / "metrics.json")
         about[name] = read_json(tmp_path / name / "run.json")
     assert metrics["plain"] == metrics["labelled"]

@@ -28,11 +28,11 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
     if config.generation.image_view == "corrupted":
         raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
+    own_device(config.accelerator)  # refused before anything is read or loaded
     folder = RunFolder(run.folder, run.cfg)
     folder.claim()
     loaded = counted(config.data.prompts())
     need_images(loaded.examples, "a blind response")
-    own_device(config.accelerator)  # refused before a model is loaded
     vlm = on_device(config.model.load(), config.accelerator)
     prompts, lengths = fitting(loaded.examples, vlm.encoder(), (), config.lengths)
     tell(lengths, config.lengths)

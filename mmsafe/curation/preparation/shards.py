@@ -67,6 +67,7 @@ class SplitWriter:
         import pyarrow as pa
         from pyarrow.parquet import ParquetWriter
 
+        table = None if self._form in PEERS else pa.Table.from_pylist(self._rows, schema=self._schema)
         if not self._files or self._written + self._waiting > self._max_bytes:
             if self._files:
                 self._close_file()
@@ -75,10 +76,10 @@ class SplitWriter:
             self._files.append((file, open_writer and open_writer(file, self._schema)))
             self._written = 0
         file, writer = self._files[-1]
-        if writer is None:
+        if table is None:
             file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in self._rows)
         else:
-            writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            writer.write_table(table)
         self._written += self._waiting
         self._rows, self._waiting = [], 0
 
