@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
-from reader_rows import READERS, ROWS, json_file, parquet, picture
+from reader_rows import READERS, ROWS, error_of, json_file, parquet, picture, reader
 
 from mmsafe.core.config import allow_plugins
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Turn, digest, fingerprint
-from mmsafe.data.row_source import RowSource
 
 SAID = {"chosen": "A tree.", "rejected": "A house."}
 ASKED = (Turn("user", "What is it?", (0,)),)
@@ -35,17 +34,6 @@ def folder(tmp_path: Path) -> Path:
     picture(tmp_path / "images/a.png")
     picture(tmp_path / "images/b.png", 200)
     return tmp_path
-
-
-def reader(name: str, path: Path, **options: Any) -> RowSource:
-    return READERS[name](path=path, **options)
-
-
-def error_of(source: RowSource) -> str:
-    with pytest.raises(UserError) as caught:
-        source.test()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def said(*texts: str, keys: tuple[str, str] = ("from", "value"), roles: tuple[str, str] = ("human", "gpt")) -> Any:

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from reader_rows import PAIR, READERS, ROWS, json_file, numbered, parquet, picture
+from reader_rows import PAIR, READERS, ROWS, error_of, json_file, numbered, parquet, picture, reader
 from roots import ROOTS
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Turn, fingerprint
 from mmsafe.data.mix import Mix
-from mmsafe.data.row_source import RowSource
 from mmsafe.runs.preflight import check
 
 HH = Path(__file__).resolve().parents[2] / "../shared/data/hh_harmless_base_test.jsonl.gz"
@@ -37,17 +36,6 @@ SFT_ONLY = ("vlguard", "llava_instruct", "trl_sft")
 def folder(tmp_path: Path) -> Path:
     picture(tmp_path / "images/a.png")
     return tmp_path
-
-
-def reader(name: str, path: Path, **options: Any) -> RowSource:
-    return READERS[name](path=path, **options)
-
-
-def error_of(source: RowSource) -> str:
-    with pytest.raises(UserError) as caught:
-        source.test()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- What a row becomes ------------------------------------------------------------------------------------------

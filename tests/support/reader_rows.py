@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
 from mmsafe.core.config import conf_dir, options_class
+from mmsafe.core.errors import UserError
 from mmsafe.data.row_source import RowSource
 
 NODES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "data").glob("*.yaml"))}
@@ -141,3 +143,14 @@ def _stored(value: Any) -> Any:
     if isinstance(value, list):
         return [_stored(one) for one in value]
     return {"bytes": value, "path": None} if isinstance(value, bytes) else value
+
+
+def reader(name: str, path: Path, **options: Any) -> RowSource:
+    return READERS[name](path=path, **options)
+
+
+def error_of(source: RowSource) -> str:
+    with pytest.raises(UserError) as caught:
+        source.test()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

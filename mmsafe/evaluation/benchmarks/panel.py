@@ -17,7 +17,7 @@ from mmsafe.core.options import options
 from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Bounds, Judged, Part
-from mmsafe.evaluation.judges.judge import PART, Case, Judge, Verdict
+from mmsafe.evaluation.judges.judge import PART, Case, CompositeJudge, Judge, Verdict
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.statistics import Estimate
 
@@ -34,11 +34,10 @@ def inside(example: Example) -> tuple[str, Example]:
 
 
 @options
-class ByPart(Judge):
+class ByPart(CompositeJudge):
     """The judge of each part, by its name; each keeps its verdicts as if it judged alone."""
 
     name: ClassVar[str] = "by_part"
-    instant: ClassVar[bool] = True  # keeps none itself
     judges: dict[str, InstanceOf[Judge]]
 
     @property
@@ -51,20 +50,8 @@ class ByPart(Judge):
         return ", ".join(dict.fromkeys(judge.label for judge in self.each))
 
     @property
-    def evidence(self) -> str:  # type: ignore[override]
-        return "; ".join(dict.fromkeys(judge.evidence for judge in self.each))
-
-    @property
-    def on_devices(self) -> bool:  # type: ignore[override]
-        return any(judge.on_devices for judge in self.each)
-
-    @property
     def tells(self) -> frozenset[str]:
         return frozenset().union(*(judge.tells for judge in self.each))
-
-    def check(self) -> None:
-        for judge in self.each:
-            judge.check()
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         dealt = [(i, case, *inside(case.example)) for i, case in enumerate(cases)]

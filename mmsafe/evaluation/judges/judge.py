@@ -128,3 +128,27 @@ class CaseJudge(Judge):
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         for position, case in enumerate(cases):
             yield position, self(case.example, case.response)
+
+
+@options
+class CompositeJudge(Judge):
+    """Base of judges that are made of others, each of which keeps its own verdicts."""
+
+    instant: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def each(self) -> Sequence[Judge]:
+        """Those that it is made of."""
+
+    @property
+    def evidence(self) -> str:  # type: ignore[override]  # a class's own elsewhere, here that of the parts
+        return "; ".join(dict.fromkeys(judge.evidence for judge in self.each))
+
+    @property
+    def on_devices(self) -> bool:  # type: ignore[override]
+        return any(judge.on_devices for judge in self.each)
+
+    def check(self) -> None:
+        for judge in self.each:
+            judge.check()

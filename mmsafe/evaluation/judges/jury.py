@@ -13,18 +13,17 @@ from mmsafe.core.config import each_built
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Share, options
 from mmsafe.core.ranks import is_first
-from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
+from mmsafe.evaluation.judges.judge import Case, CompositeJudge, Judge, Verdict, unknown
 from mmsafe.evaluation.judging import verdicts_on
 
 Members = Annotated[dict[str, InstanceOf[Judge]], BeforeValidator(each_built("judge.members"))]
 
 
 @options
-class Jury(Judge):
+class Jury(CompositeJudge):
     """Every member judges by itself and keeps its own verdicts; `majority` makes one of them."""
 
     name: ClassVar[str] = "jury"
-    instant: ClassVar[bool] = True
 
     members: Members = Field(default_factory=dict)
     """Judges by names of the user's choice."""
@@ -34,6 +33,10 @@ class Jury(Judge):
     def __post_init__(self) -> None:
         if len(self.members) < 2 or any(isinstance(member, Jury) for member in self.members.values()):
             raise UserError("judge.members: a jury is of two judges or more, none a jury, as judge=[keywords,openai]")
+
+    @property
+    def each(self) -> Sequence[Judge]:
+        return list(self.members.values())
 
     @property
     def panel(self) -> Mapping[str, Judge]:
@@ -46,24 +49,12 @@ class Jury(Judge):
         return f"majority of {', '.join(self.panel)}"
 
     @property
-    def evidence(self) -> str:  # type: ignore[override]
-        return "; ".join(dict.fromkeys(member.evidence for member in self.members.values()))
-
-    @property
-    def on_devices(self) -> bool:  # type: ignore[override]
-        return any(member.on_devices for member in self.members.values())
-
-    @property
     def tells(self) -> frozenset[str]:
         """What all members tell."""
         return frozenset.intersection(*(member.tells for member in self.members.values()))
 
     def template(self, criterion: str) -> str:
         return "\n".join(f"{label}\n{member.template(criterion)}" for label, member in self.panel.items())
-
-    def check(self) -> None:
-        for member in self.members.values():
-            member.check()
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         """Member by member; those that are not on the devices judge in the first process alone."""
