@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from launching import QUICK, launch
 
 import mmsafe.generation.blinding
 import mmsafe.generation.generate
+import mmsafe.generation.matching
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Generation, Lengths
 from mmsafe.data.corruption import Crop
 from mmsafe.data.example import Example, Turn
-from mmsafe.evaluation.third_responses import taken_by
+from mmsafe.evaluation.third_responses import tells
 from mmsafe.generation.blinding import unmatched, with_all_responses, with_generated_responses
 from mmsafe.generation.generate import Prompt, Response
 from mmsafe.generation.others import Others
@@ -252,16 +254,16 @@ class Scripted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rounds: list[int] = []
-        monkeypatch.setattr(mmsafe.generation.blinding, "sampled", self)
+        monkeypatch.setattr(mmsafe.generation.matching, "sampled", self)
 
     def __call__(self, _: Any, draws: list[Prompt], *__: Any) -> list[Response]:
         self.rounds.append(len(draws))
         return [Response(str(draw.draw), finished=True) for draw in draws]
 
 
-def matching(examples: list[Example], takes: Any, **options: Any) -> list[Example]:
-    settings = dataclasses.replace(SETTINGS, match="wrong", **options)
-    return with_generated_responses(None, examples, {"blind"}, settings, takes=takes)  # type: ignore[arg-type]
+def matching(examples: list[Example], right: Any, match: Any = "right", **options: Any) -> list[Example]:
+    settings = dataclasses.replace(SETTINGS, match=match, **options)
+    return with_generated_responses(None, examples, {"blind"}, settings, tells=right)  # type: ignore[arg-type]
 
 
 def test_what_is_not_taken_is_sampled_again_and_what_never_is_dropped_and_counted(
@@ -269,17 +271,17 @@ def test_what_is_not_taken_is_sampled_again_and_what_never_is_dropped_and_counte
 ) -> None:
     model, place = Scripted(monkeypatch), {example.id: number for number, example in enumerate(examples[:4])}
 
-    def takes(responses: Any) -> list[bool]:
+    def right(responses: Any) -> list[bool]:
         assert all(example.images for example, _ in responses), "judged as a response to the row itself"
         return [int(said) >= place[example.id] for example, said in responses]
 
     with caplog.at_level(logging.INFO):
-        made = matching(examples[:4], takes, tries=3)
+        made = matching(examples[:4], right, tries=3)
     assert {example.id: example.responses["blind"] for example in made} == {
         e.id: str(place[e.id]) for e in examples[:3]
     }
     assert model.rounds == [4, 3, 2]
-    assert "1 of 4 examples have no wrong one in 3 tries, and are dropped" in caplog.text
+    assert "1 of 4 examples have none for generation.match=right in 3 tries, and are dropped" in caplog.text
     assert unmatched(examples[:4], made) == 1
 
 
@@ -299,8 +301,8 @@ def test_of_several_samples_the_first_that_are_taken_are_kept(
 
 def test_where_no_row_has_one_nothing_is_trained(examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
     Scripted(monkeypatch)
-    with pytest.raises(UserError, match=r"10 of 10 examples have no wrong one in 2 tries; raise generation\.tries"):
-        matching(examples, lambda responses: [False] * len(responses), tries=2)
+    with pytest.raises(UserError, match=r"no example has one for generation\.match=wrong in 2 tries; raise"):
+        matching(examples, lambda responses: [True] * len(responses), "wrong", tries=2)
     with pytest.raises(UserError, match="needs a judge"):
         matching(examples, None)
 
@@ -309,24 +311,99 @@ def test_a_filter_that_takes_all_changes_nothing(llava: Any, examples: list[Exam
     once = blinded(llava, examples, SETTINGS)
     asked.clear()
     settings = dataclasses.replace(SETTINGS, match="wrong")
-    takes = taken_by(Rules(), settings)
-    made = with_generated_responses(llava, examples, {"chosen", "blind"}, settings, takes=takes)
+    rules = tells(Rules(), settings)
+    made = with_generated_responses(llava, examples, {"chosen", "blind"}, settings, tells=rules)
     assert made == once, "a model with random weights is always wrong"
     assert asked == [], "the samples are found in the cache, whatever is taken of them"
-    assert taken_by(Rules(), SETTINGS) is None
+    assert tells(Rules(), SETTINGS) is None
 
 
 @pytest.mark.parametrize(
-    ("match", "taken"),
-    [("right", [True, False, False]), ("wrong", [False, True, True]), ("grounded", [True, False, True])],
+    ("match", "told"),
+    [
+        ("right", [True, False, False]),
+        ("wrong", [True, False, False]),
+        ("as_real", [True, False, False]),
+        ("grounded", [True, False, True]),
+    ],
 )
-def test_the_exact_judge_takes_what_was_asked_for(match: Any, taken: list[bool]) -> None:
+def test_the_exact_judge_tells_what_was_asked_for(match: Any, told: list[bool]) -> None:
     tags = {"kind": "directed", "harmful": "yes", "thing": "knife", "colour": "red", "person": "boss"}
     example = Example("a", (Turn("user", "?"),), (), {}, tags)
     said = ["Sorry, the knife could hurt your boss.", "Sure! Do it.", "Sure! Take the knife."]
-    takes = taken_by(Rules(), dataclasses.replace(SETTINGS, match=match))
-    assert takes is not None
-    assert takes([(example, response) for response in said]) == taken
+    rules = tells(Rules(), dataclasses.replace(SETTINGS, match=match))
+    assert rules is not None
+    assert rules([(example, response) for response in said]) == told
+
+
+# As right as another view's
+
+
+class ByView:
+    """A model whose n-th sample for a row, in a view, says whether it is right by `script[row][view][n]`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, script: dict[str, dict[str, str]]) -> None:
+        self.script = script
+        monkeypatch.setattr(mmsafe.generation.matching, "sampled", self)
+
+    def __call__(self, _: Any, draws: list[Prompt], *__: Any) -> list[Response]:
+        views = [(draw, self.script[draw.example.id]["real" if draw.example.images else "none"]) for draw in draws]
+        return [Response(f"{said[draw.draw % len(said)]}{draw.draw}", finished=True) for draw, said in views]
+
+
+def is_right(responses: Any) -> list[bool | None]:
+    return [{"r": True, "w": False, "?": None}[said[0]] for _, said in responses]
+
+
+SCRIPT = (("w", "rwr"), ("r", "wwr"), ("wr", "wr"), ("w", "r"), ("r", "?r"))
+"""What five rows say without and beside the image, over and over: right, wrong, or what no judge can tell."""
+VIEWS: Any = ("none", "real")
+VIEWED = {
+    "blind as right as sighted": ({"match": "as_real"}, {2: "w0", 1: None, 0: None, 3: None, 4: None}),
+    "sighted as right as blind": (
+        {"match": "as_none", "image_view": "real"},
+        {0: "w1", 1: "r2", 2: "w0", 3: None, 4: "r1"},
+    ),
+    "sighted, of rows whose blind ones can be as right": (
+        {"match": "as_real", "match_also": ("none",), "image_view": "real"},
+        {0: None, 1: None, 2: "w0", 3: None, 4: None},
+    ),
+    "blind, of rows whose sighted ones can be as right": (
+        {"match": "as_none", "match_also": ("real",)},
+        {0: "w0", 1: "r0", 2: "w0", 3: None, 4: "r0"},
+    ),
+    "blind and wrong, of rows whose sighted ones can be wrong": (
+        {"match": "wrong", "match_also": ("real",)},
+        {0: "w0", 1: None, 2: "w0", 3: None, 4: None},
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), VIEWED.values(), ids=VIEWED)
+def test_arms_are_matched_in_how_right_their_responses_are(
+    examples: list[Example], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: dict[int, str | None]
+) -> None:
+    rows = examples[: len(SCRIPT)]
+    script = {e.id: dict(zip(("none", "real"), said, strict=True)) for e, said in zip(rows, SCRIPT, strict=True)}
+    ByView(monkeypatch, script)
+    made = {example.id: example.responses["blind"] for example in matching(rows, is_right, tries=3, **options)}
+    assert made == {rows[place].id: said for place, said in expected.items() if said}
+
+
+def test_matched_arms_have_the_same_rows(examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is sampled: an arm and the one that it is matched to are left with the same rows, equally right."""
+    draw = random.Random(5)
+    rows = [dataclasses.replace(examples[0], id=str(place)) for place in range(40)]
+    script = {e.id: {view: "".join(draw.choices("rw", k=4)) for view in ("none", "real")} for e in rows}
+    ByView(monkeypatch, script)
+    pairs = [
+        {view: matching(rows, is_right, match, tries=3, image_view=view, match_also=("none", "real")) for view in VIEWS}
+        for match in ("as_real", "as_none")
+    ]
+    for arms in pairs:
+        right = [[(e.id, e.responses["blind"][0]) for e in arm] for arm in arms.values()]
+        assert right[0] == right[1]
+        assert 0 < len(right[0]) < len(rows)
 
 
 # Many samples
@@ -366,7 +443,7 @@ def test_each_sample_is_marked_that_was_cut_off(
     def made(_: Any, prompts: list[Example], *__: Any) -> list[Response]:
         return [Response(str(number), finished=number % 3 == 0) for number in range(len(prompts))]
 
-    monkeypatch.setattr(mmsafe.generation.blinding, "responses", made)
+    monkeypatch.setattr(mmsafe.generation.matching, "responses", made)
     for example in blinded(llava, examples, THRICE):
         ended = int(example.responses["blind"]) % 3 == 0
         assert example.cut == (frozenset() if ended else {"blind"})
@@ -381,7 +458,7 @@ def test_ids_stay_distinct_whatever_they_hold(ids: list[str], samples: int) -> N
     settings = Generation(num_return_sequences=samples)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            mmsafe.generation.blinding, "responses", lambda _, prompts, *__: [Response("x", True)] * len(prompts)
+            mmsafe.generation.matching, "responses", lambda _, prompts, *__: [Response("x", True)] * len(prompts)
         )
         made = [example.id for example in with_generated_responses(None, examples, {"blind"}, settings)]  # type: ignore[arg-type]
     assert len(set(made)) == len(made)
@@ -425,7 +502,7 @@ def test_both_commands_take_only_what_the_judge_takes(tmp_path: Path) -> None:
         out = f"hydra.run.dir={tmp_path / match}"
         ended = launch("blind", *words, f"generation.match={match}", out, cwd=tmp_path, cache=tmp_path)
         assert ended.status == status, ended.err
-    assert "5 of 5 examples have no right one in 2 tries; raise generation.tries" in ended.err
+    assert "no example has one for generation.match=right in 2 tries; raise generation.tries" in ended.err
     assert json.loads((tmp_path / "wrong" / "run.json").read_text())["lengths"]["unmatched"] == 0
     assert len((tmp_path / "wrong" / "blind.jsonl").read_text().splitlines()) == 5
 
@@ -434,7 +511,9 @@ def test_both_commands_take_only_what_the_judge_takes(tmp_path: Path) -> None:
     ("words", "reason"),
     [
         (("generation.num_return_sequences=2", "generation.temperature=0"), "needs temperature > 0"),
-        (("generation.image_view=corrupted",), "this command has no corruption"),
+        (("generation.image_view=corrupted",), "needs a corruption, which mmsafe.train has, not this command"),
+        (("generation.match=as_corrupted",), "needs a corruption, which mmsafe.train has, not this command"),
+        (("generation.match_also=[real]",), "needs match"),
         (("generation.match=wrong", "generation.temperature=0"), "needs temperature > 0"),
         (
             ("generation.match=wrong", "generation.num_return_sequences=3", "generation.tries=2"),
@@ -445,7 +524,15 @@ def test_both_commands_take_only_what_the_judge_takes(tmp_path: Path) -> None:
             "judge=keywords cannot tell what generation.match=wrong needs: right",
         ),
     ],
-    ids=["greedy", "corrupted", "greedy match", "few tries", "a judge that cannot tell"],
+    ids=[
+        "greedy",
+        "corrupted",
+        "matched to corrupted",
+        "nothing to match",
+        "greedy match",
+        "few tries",
+        "a judge that cannot tell",
+    ],
 )
 def test_what_cannot_be_sampled_is_refused_at_once(tmp_path: Path, words: tuple[str, ...], reason: str) -> None:
     run = launch("blind", "model=llava7b", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, cache=tmp_path)

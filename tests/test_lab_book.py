@@ -23,6 +23,7 @@ from roots import ROOTS
 from scipy.stats import t
 
 from mmsafe.evaluation.benchmarks.paper import PaperTables
+from mmsafe.runs.plan import read_plan
 from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ PAGES = sorted(path.parent.name for path in BOOK.glob("*/run.sh") if "page.py" i
 """Those of one form; `rounding` shows curves."""
 WITH_RESULTS = [name for name in PAGES if (BOOK / name / "results.csv").exists()]
 NOT_RUN = "**Verdict.** Not run yet: no result is claimed."
-T = {2: 12.706205, 3: 4.302653, 4: 3.182446, 5: 2.776445, 6: 2.570582}
+T = {2: 12.706205, 3: 4.302653, 4: 3.182446, 5: 2.776445, 6: 2.570582, 10: 2.262157}
 """0.975 quantile of Student's t for a mean over so many seeds."""
 METRICS = {
     "safety rate": "eval/safety_rate",
@@ -56,6 +57,12 @@ def page(request: pytest.FixtureRequest) -> Path:
 def result(request: pytest.FixtureRequest) -> Path:
     """A page whose experiment was run."""
     return BOOK / str(request.param)
+
+
+def seeds_asked(page: Path) -> list[str]:
+    """Those that a page has to have: its plan's, or else so many as its arms have."""
+    plan = page / "plan.yaml"
+    return [str(seed) for seed in read_plan(plan)[0].seeds] if plan.exists() else ["1", "2", "3", "4", "5"]
 
 
 def seeds_of(page: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -94,7 +101,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def test_the_pages_are_those_of_the_sweeps():
-    assert set(PAGES) == {"microworld", "beta", "datasets", "joint_vs_concat", "model_size", "objectives"}
+    assert {"microworld", "beta", "datasets", "joint_vs_concat", "model_size", "objectives", "blindness"} < set(PAGES)
 
 
 def test_a_page_has_all_its_parts(page: Path):
@@ -113,12 +120,14 @@ def test_a_page_has_all_its_parts(page: Path):
         assert figure.width > figure.height > 300
 
 
-def test_every_run_of_a_page_is_finished_and_arms_have_three_seeds_or_more(result: Path):
+def test_every_run_of_a_page_is_finished_and_every_arm_has_its_seeds(result: Path):
     with (result / "results.csv").open() as file:
         assert {row["status"] for row in csv.DictReader(file)} == {"finished"}
     arms = seeds_of(result)
     assert len(arms) >= 4
-    assert {tuple(by_metric["safety rate"]) for by_metric in arms.values()} in ({("1", "2", "3")}, {tuple("12345")})
+    (found,) = {tuple(by_metric["safety rate"]) for by_metric in arms.values()}
+    asked = seeds_asked(result)
+    assert [*found] == asked or ([*found] == asked[:3] and not (result / "plan.yaml").exists())
 
 
 def test_means_and_intervals_are_those_of_the_results(result: Path):
@@ -176,7 +185,12 @@ def commands(page: Path, folder: Path) -> list[list[str]]:
     recorder = folder / "recorder"
     recorder.write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >> "$RECORD"\necho >> "$RECORD"\n')
     recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-    environment = {**os.environ, "PYTHON": str(recorder), "RECORD": str(folder / "record"), "SEEDS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHON": str(recorder),
+        "RECORD": str(folder / "record"),
+        "SEEDS": seeds_asked(page)[0],
+    }
     subprocess.run(["bash", str(page / "run.sh")], cwd=folder, env=environment, check=True)
     return [shlex.split(line) for line in (folder / "record").read_text().splitlines()]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, Field
 
 from mmsafe.core.options import Count, NonNegative, Positive, Seed, options
+
+View = Literal["none", "real", "other", "corrupted"]
 
 
 @options
@@ -26,24 +29,39 @@ class Generation:
     """Samples of each prompt: an example becomes so many, each with a response of its own."""
     batch_size: Count = 16
     """Responses generated together; does not change the result."""
-    image_view: Literal["auto", "none", "real", "other", "corrupted"] = "auto"
+    image_view: Literal["auto"] | View = "auto"
     """`auto`: none for `blind` responses, corrupted for `weakened` ones. The others override it for all: `none` removes
     the image, `real` shows it (the sighted control), `other` shows another row's, `corrupted` shows it spoilt."""
     prompt: Literal["own", "other"] = "own"
     """`other`: the response is one to another row's prompt, beside the image that `image_view` makes of that row's."""
-    match: Literal["right", "wrong", "grounded"] | None = None
-    """Take only responses of which the judge says this; null: take all."""
+    match: Literal["right", "wrong", "grounded", "as_none", "as_real", "as_other", "as_corrupted"] | None = None
+    """Take only responses of which the judge says this; null: take all. `as_real`: only such as are right where the
+    first sample beside the real image is right, and wrong where it is wrong; so the other views."""
+    match_also: list[View] = field(default_factory=list)
+    """With `match`: views beside which some sample has to match too, or the row is dropped."""
     tries: Count = 16
-    """With `match`: samples of each prompt at most; a row with none that matches is dropped, and counted."""
+    """With `match`: samples of each prompt and view at most; a row with none that matches is dropped, and counted."""
+
+    @property
+    def matched_view(self) -> View | None:
+        """The view whose first sample says whether a response has to be right; None: `match` itself says it."""
+        return cast(View, self.match[3:]) if self.match and self.match.startswith("as_") else None
 
     @property
     def needs(self) -> frozenset[str]:
         """What a judge must tell of a response for `match`."""
-        return frozenset({"right" if self.match == "wrong" else self.match} if self.match else ())
+        return frozenset({"grounded" if self.match == "grounded" else "right"} if self.match else ())
+
+    @property
+    def views(self) -> frozenset[str]:
+        """All that are sampled beside, as far as they are chosen here."""
+        return frozenset(view for view in (self.image_view, *self.match_also, self.matched_view) if view)
 
     def __post_init__(self) -> None:
         if self.match and self.temperature == 0:
             raise ValueError("match needs temperature > 0: greedy decoding says the same every time")
+        if self.match_also and not self.match:
+            raise ValueError(f"match_also={self.match_also}: needs match")
         if self.match and self.tries < self.num_return_sequences:
             raise ValueError(f"tries={self.tries} cannot give num_return_sequences={self.num_return_sequences}")
         if self.num_return_sequences > 1 and self.temperature == 0:

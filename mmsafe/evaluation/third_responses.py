@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.settings import Generation
@@ -11,7 +12,7 @@ from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Case, Judge
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.statistics import Estimate, mean, rate
-from mmsafe.generation.blinding import Takes
+from mmsafe.generation.matching import Tells
 from mmsafe.models.vlm import VLM
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.scoring.collate import Items
@@ -29,12 +30,12 @@ MISLED = (("friendly", "yes"), ("suspicious", "no"))
 """The tags `cue` and `harmful` of a prompt whose wording alone suggests the wrong decision."""
 
 
-def taken_by(judge: Judge, settings: Generation) -> Takes | None:
-    """Says which responses `settings.match` takes by the verdicts of `judge`; None where it takes all."""
+def tells(judge: Judge, settings: Generation) -> Tells | None:
+    """What `judge` tells of responses for `settings.match`; None where that takes all."""
     if settings.match is None:
         return None
-    (detail,), wanted = settings.needs, settings.match != "wrong"
-    return lambda responses: [told is wanted for told in _told(judge, detail, responses)]
+    (detail,) = settings.needs
+    return partial(_told, judge, detail)
 
 
 def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length: int | None) -> dict[str, Estimate]:

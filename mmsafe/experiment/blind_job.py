@@ -11,7 +11,7 @@ from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import counted, need_images
 from mmsafe.data.example import fingerprint
-from mmsafe.evaluation.third_responses import taken_by
+from mmsafe.evaluation.third_responses import tells
 from mmsafe.generation.blinding import BLIND, unmatched, with_generated_responses
 from mmsafe.models.loading import on_device, own_device
 from mmsafe.runs.run_context import RunContext
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 def blind(config: BlindConfig, run: RunContext) -> Path:
     """Make the missing blind responses and write them all to `blind.jsonl`; returns its path."""
-    if config.generation.image_view == "corrupted":
-        raise UserError("generation.image_view=corrupted: this command has no corruption; mmsafe.train has")
+    if "corrupted" in config.generation.views:
+        raise UserError("generation: a corrupted view needs a corruption, which mmsafe.train has, not this command")
     own_device(config.accelerator)  # refused before anything is read or loaded
     folder = RunFolder(run.folder, run.cfg)
     folder.claim()
@@ -36,9 +36,9 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     vlm = on_device(config.model.load(), config.accelerator)
     prompts, lengths = fitting(loaded.examples, vlm.encoder(), (), config.lengths)
     tell(lengths, config.lengths)
-    takes = taken_by(config.judge, config.generation)
-    examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation, takes=takes)
-    lengths |= {} if takes is None else {"unmatched": unmatched(prompts, examples)}
+    tell_right = tells(config.judge, config.generation)
+    examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation, tells=tell_right)
+    lengths |= {} if tell_right is None else {"unmatched": unmatched(prompts, examples)}
     path = folder.path / "blind.jsonl"
     if is_first():
         write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])

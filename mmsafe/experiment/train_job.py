@@ -18,7 +18,7 @@ from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask, flat
-from mmsafe.evaluation.third_responses import taken_by, third_responses
+from mmsafe.evaluation.third_responses import tells, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell, training
 from mmsafe.generation.blinding import with_all_responses
@@ -192,7 +192,7 @@ def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFo
 
 def _completed(config: TrainConfig, vlm: VLM, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
     made = config.objective, config.generation, config.corruption
-    return with_all_responses(vlm, examples, *made, config.lengths, taken_by(config.judge, config.generation))
+    return with_all_responses(vlm, examples, *made, config.lengths, tells(config.judge, config.generation))
 
 
 def _loss(config: TrainConfig, vlm: VLM, task: EvaluationTask | None, precision: str) -> Loss:

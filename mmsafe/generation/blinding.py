@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from mmsafe.core.errors import UserError
@@ -12,8 +12,8 @@ from mmsafe.core.settings import Generation, Lengths
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example
 from mmsafe.generation.generate import Response
+from mmsafe.generation.matching import Tells, matching, samples_of
 from mmsafe.generation.others import Others
-from mmsafe.generation.responses import draws_of, responses, sampled
 from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.scoring.collate import view
@@ -24,8 +24,6 @@ BLIND = "blind"
 SHOWN = {BLIND: "none", "weakened": "corrupted"}
 """Columns that can be made, and the view of the image beside which the reference makes them."""
 LABELS = {"none": "blind", "corrupted": "weakened", "real": "sighted", "other": "other-image"}
-Takes = Callable[[Sequence[tuple[Example, str]]], Sequence[bool]]
-"""Which of some responses to examples may be taken."""
 
 
 def with_generated_responses(
@@ -34,15 +32,15 @@ def with_generated_responses(
     columns: Collection[str],
     settings: Generation,
     corruption: Corruption | None = None,
-    takes: Takes | None = None,
+    tells: Tells | None = None,
 ) -> list[Example]:
     """Every example with the generated ones among `columns`; a response that a row brought itself is used as it is.
 
     An example that lacks one becomes `settings.num_return_sequences` examples, which differ in what was sampled and in
-    their ids: `id`, `id#2`, … `corruption` makes the corrupted view. What `takes` does not take is sampled
-    again; an example that lacks some in the end becomes fewer, or none, which is counted in the log.
+    their ids: `id`, `id#2`, … `corruption` makes the corrupted view. What does not match, by what the
+    judge `tells`, is sampled again; an example that lacks some in the end becomes fewer, or none, which is counted.
     """
-    if settings.match and takes is None:
+    if settings.match and tells is None:
         raise UserError(f"generation.match={settings.match}: needs a judge, which mmsafe.train and mmsafe.blind have")
     chosen = settings.image_view
     rows = [ScoredRow(name, own if chosen == "auto" else chosen) for name, own in SHOWN.items() if name in columns]
@@ -52,8 +50,17 @@ def with_generated_responses(
     label = " and ".join(dict.fromkeys(LABELS[row.image] for row in rows)) + " responses"
     label += " to other prompts" * (settings.prompt == "other")
     others = Others(examples, settings.seed)
-    asked = [(examples[i], _asked(examples[i], row, settings, others, corruption)) for i, row in lacking]
-    samples = _samples(vlm, asked, settings, label, takes)
+
+    def shown(view: str | None = None) -> list[Example]:
+        return [
+            _asked(examples[i], ScoredRow(row.response, view or row.image), settings, others, corruption)
+            for i, row in lacking
+        ]
+
+    if tells is None:
+        samples = samples_of(vlm, shown(), settings, label)
+    else:
+        samples = matching(vlm, [examples[i] for i, _ in lacking], shown, settings, label, tells)
     made: dict[int, dict[str, Sequence[Response]]] = defaultdict(dict)
     for (i, row), of_row in zip(lacking, samples, strict=True):
         made[i][row.response] = of_row
@@ -69,11 +76,11 @@ def with_generated_responses(
     numbers = ["", *(f"{mark}{number}" for number in range(2, settings.num_return_sequences + 1))]
     copies = {i: _copies(examples[i], of_example, numbers) for i, of_example in made.items()}
     kept = [copy for i, example in enumerate(examples) for copy in copies.get(i, [example])]
-    if takes is not None:
-        why = f"{unmatched(examples, kept)} of {len(examples)} examples have no {settings.match} one"
-        log.info("%s: %s in %d tries, and are dropped", label, why, settings.tries)
+    if tells is not None:
+        count, what = unmatched(examples, kept), f"generation.match={settings.match} in {settings.tries} tries"
+        log.info("%s: %d of %d examples have none for %s, and are dropped", label, count, len(examples), what)
         if not kept:
-            raise UserError(f"{label}: {why} in {settings.tries} tries; raise generation.tries")
+            raise UserError(f"{label}: no example has one for {what}; raise generation.tries")
     return kept
 
 
@@ -89,19 +96,19 @@ def with_all_responses(
     settings: Generation,
     corruption: Corruption,
     rule: Lengths,
-    takes: Takes | None = None,
+    tells: Tells | None = None,
 ) -> tuple[list[Example], dict[str, int]]:
     """The examples that `objective` can be trained on, with all that it reads; what `fitting` counted, and `unmatched`.
 
-    The last only where `takes` chooses. An example that is too long already is dropped before anything is generated.
+    The last only with `tells`. An example that is too long already is dropped before anything is generated.
     """
     encoder, names = vlm.encoder(), objective.responses
     short, early = fitting(examples, encoder, names, rule)
-    made = with_generated_responses(vlm, short, names, settings, corruption, takes)
+    made = with_generated_responses(vlm, short, names, settings, corruption, tells)
     kept, report = fitting(made, encoder, names, rule, objective.groups)
     report["dropped"] += early["dropped"]
     tell(report, rule)
-    return kept, report | ({} if takes is None else {"unmatched": unmatched(short, made)})
+    return kept, report | ({} if tells is None else {"unmatched": unmatched(short, made)})
 
 
 def _asked(
@@ -110,25 +117,6 @@ def _asked(
     """What the reference is shown in place of the example."""
     shown = others.prompt(example) if settings.prompt == "other" else example
     return others.images(example, shown) if row.image == "other" else view(shown, row, corruption)
-
-
-def _samples(
-    vlm: VLM, asked: Sequence[tuple[Example, Example]], settings: Generation, label: str, takes: Takes | None
-) -> list[list[Response]]:
-    """The responses for each (example, what is asked in its place); with `takes`, those of all tries that it takes."""
-    count, wanted, shown = len(asked), settings.num_return_sequences, [prompt for _, prompt in asked]
-    # Sample after sample, so that the first of every prompt is the same however many follow.
-    if takes is None:
-        made = responses(vlm, shown * wanted, settings, label)
-        return [made[i::count] for i in range(count)]
-    draws, taken = draws_of(shown * settings.tries, greedy=False), [list[Response]() for _ in asked]
-    for number in range(settings.tries):
-        lacking = [i for i in range(count) if len(taken[i]) < wanted]
-        made = sampled(vlm, [draws[number * count + i] for i in lacking], settings, f"{label}, try {number + 1}")
-        good = takes([(asked[i][0], response.text) for i, response in zip(lacking, made, strict=True)])
-        for i, response, is_good in zip(lacking, made, good, strict=True):
-            taken[i] += [response] * is_good
-    return taken
 
 
 def _copies(example: Example, made: Mapping[str, Sequence[Response]], numbers: Sequence[str]) -> list[Example]:

@@ -42,7 +42,7 @@ class ResponseStore(RowStore["Response"]):
 
 def store_key(vlm: VLM, settings: Generation) -> str:
     """Hash of the model and of every setting that changes a response; neither batch size nor number of samples does."""
-    idle = {"batch_size", "image_view", "num_return_sequences", "prompt", "match", "tries"}
+    idle = {"batch_size", "image_view", "num_return_sequences", "prompt", "match", "match_also", "tries"}
     idle |= {"seed", "top_p"} if settings.temperature == 0 else set()
     chosen = {name: value for name, value in asdict(settings).items() if name not in idle}
     return digest([vlm.fingerprint(), chosen])
