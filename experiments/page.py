@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp
 
 from mmsafe.core.files import csv_rows
-from mmsafe.evaluation.multiplicity import CORRECTIONS, holm
+from mmsafe.evaluation.multiplicity import CORRECTIONS, equivalence, holm, smallest_found
 from mmsafe.reporting.figures import STYLE, look
 from mmsafe.reporting.summary import Interval, over_seeds
 from mmsafe.runs.plan import Plan, read_plan
@@ -35,6 +36,15 @@ METRICS = {
     "eval/pairwise_accuracy": "pairwise, log-prob ↑",
     "eval/pairwise_accuracy_reward": "pairwise, reward ↑",
 }
+THIRD = {
+    "third/right": "right",
+    "third/right_where_misled": "right where the words mislead",
+    "third/chosen_better": "worse than chosen",
+    "third/chosen_worse": "better than chosen",
+    "third/tokens": "tokens",
+    "third/reference_log_prob": "log π_ref",
+}
+"""How good the third responses of an arm are."""
 MAIN = tuple(METRICS)[:4]
 """Of the figure and of the differences."""
 MARKS = ("<!-- results -->", "<!-- end of results -->")
@@ -60,7 +70,9 @@ def main() -> None:
     plan = read_plan(file)[0] if file.exists() else None
     named = dict.fromkeys([*(plan.contrasts if plan else []), *args.differences])
     contrasts = [text.split(" - ") for text in named]
-    tables = "\n".join([*means(rows), "", *differences(rows, contrasts), *corrected(rows, contrasts, plan)])
+    parts = [means(rows, METRICS), means(rows, THIRD, "arm, third responses"), planned(rows, plan)]
+    parts += [differences(rows, contrasts), corrected(rows, contrasts, plan)]
+    tables = "\n\n".join("\n".join(part) for part in parts if part)
     write_between_marks(args.page / "README.md", tables)
     with matplotlib.rc_context(STYLE):
         draw(rows, args.over).savefig(args.page / "figure.png", dpi=110)
@@ -86,15 +98,43 @@ def values(rows: Sequence[Row], name: str, metric: str) -> dict[str, float]:
     return {row["seed"]: float(row[metric]) for row in rows if arm(row) == name and row.get(metric)}
 
 
-def means(rows: Sequence[Row]) -> list[str]:
-    """A Markdown table: mean over seeds and half of the 95 % Student t interval."""
-    shown = [metric for metric in METRICS if any(row.get(metric) for row in rows)]
-    lines = [f"| arm | seeds | {' | '.join(METRICS[metric] for metric in shown)} |", "|---" * (2 + len(shown)) + "|"]
+def means(rows: Sequence[Row], metrics: Mapping[str, str], head: str = "arm") -> list[str]:
+    """A Markdown table: mean over seeds and half of the 95 % Student t interval; empty where no arm has any metric."""
+    shown = [metric for metric in metrics if any(row.get(metric) for row in rows)]
+    lines = [f"| {head} | seeds | {' | '.join(metrics[metric] for metric in shown)} |", "|---" * (2 + len(shown)) + "|"]
     for name in dict.fromkeys(map(arm, rows)):
-        found = [list(values(rows, name, metric).values()) for metric in shown]
-        cells = [str(over_seeds(each)) if each else "–" for each in found]
-        lines.append(f"| {name} | {max(map(len, found))} | {' | '.join(cells)} |")
+        by_metric = [list(values(rows, name, metric).values()) for metric in shown]
+        cells = [str(over_seeds(each)) if each else "–" for each in by_metric]
+        if any(by_metric):
+            lines.append(f"| {name} | {max(map(len, by_metric))} | {' | '.join(cells)} |")
+    return lines if shown else []
+
+
+def planned(rows: Sequence[Row], plan: Plan | None) -> list[str]:
+    """A Markdown table of a plan's contrasts by its primary metric, corrected by themselves."""
+    if plan is None:
+        return []
+    gains = {name: over_seeds(paired(rows, *name.split(" - "), plan.primary)) for name in plan.contrasts}
+    correct, sizes = CORRECTIONS[plan.correction], [(gain.half, gain.n - 1) for gain in gains.values()]
+    columns = {
+        METRICS[plan.primary]: [signed(gain) for gain in gains.values()],
+        "p": [number(gain.p) for gain in gains.values()],
+        f"corrected ({plan.correction})": [*map(number, correct([gain.p for gain in gains.values()]))],
+        "found from": [f"{smallest_found(*size):.3f}" if size[0] else "–" for size in sizes],
+    }
+    if margin := plan.margin:
+        alike = [
+            equivalence(g.mean, *size, margin) if g.half else 0.0 for g, size in zip(gains.values(), sizes, strict=True)
+        ]
+        columns |= {f"within ±{margin:g}, p": [*map(number, alike)], "that corrected": [*map(number, correct(alike))]}
+    lines = [f"| planned contrast | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for name, *cells in zip(gains, *columns.values(), strict=True):
+        lines.append(f"| {name.replace(' - ', ' − ')} | {' | '.join(cells)} |")
     return lines
+
+
+def number(p: float) -> str:
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def differences(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list[str]:
@@ -111,39 +151,24 @@ def differences(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list
 
 
 def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]], plan: Plan | None = None) -> list[str]:
-    """What is left of the differences after a correction of their t-tests for their number: Holm's, or the plan's.
-
-    Those that a plan names are corrected by themselves; the others are exploratory.
-    """
+    """What Holm's correction for their number leaves of the t-tests of differences, without those that were planned."""
     tests = {
-        (first, second, metric): float(ttest_1samp(paired(rows, first, second, metric), 0).pvalue)
+        f"{first} − {second}, {METRICS[metric][:-2]}": float(ttest_1samp(paired(rows, first, second, metric), 0).pvalue)
         for first, second in contrasts
         for metric in MAIN
+        if not (plan and plan.holds(first, second, metric))
     }
-    planned = {key: p for key, p in tests.items() if plan and plan.holds(*key)}
-    others, lines = {key: p for key, p in tests.items() if key not in planned}, []
-    if plan and planned:
-        left = _left(planned, CORRECTIONS[plan.correction])
-        lines += ["", f"Planned were {len(planned)}; corrected for that ({plan.correction}), at 5 %: {left}."]
-    if others:
-        bold, what = sum(p < 0.05 for p in others.values()), "exploratory ones" if plan else f"all {len(others)}"
-        sentence = (
-            f"In bold are {bold} of {len(others)}; after Holm's correction for {what}, at 5 %: {_left(others, holm)}."
-        )
-        lines += ["", sentence]
-    return lines
-
-
-def _left(tests: Mapping[tuple[str, str, str], float], correct: Callable[[Sequence[float]], list[float]]) -> str:
-    """The tests that are left at 5 %, or else the one with the least p."""
-    adjusted = dict(zip(tests, correct([*tests.values()]), strict=True))
-    found = {
-        f"{first} − {second}, {METRICS[metric][:-2]} (p = {adjusted[first, second, metric]:.3f})": key
-        for key in sorted(tests, key=tests.__getitem__)
-        for first, second, metric in [key]
-    }
-    left = [text for text, key in found.items() if adjusted[key] < 0.05]
-    return "; ".join(left) or f"none; next is {next(iter(found))}"
+    if not tests:
+        return []
+    adjusted = dict(zip(tests, holm([*tests.values()]), strict=True))
+    texts = {name: f"{name} (p = {adjusted[name]:.3f})" for name in sorted(tests, key=tests.__getitem__)}
+    left = [text for name, text in texts.items() if adjusted[name] < 0.05]
+    bold, what = (
+        sum(p < 0.05 for p in tests.values()),
+        f"{len(tests)} exploratory ones" if plan else f"all {len(tests)}",
+    )
+    after = "; ".join(left) or f"none; next is {next(iter(texts.values()))}"
+    return [f"In bold are {bold} of {len(tests)}; after Holm's correction for {what}, at 5 %: {after}."]
 
 
 def paired(rows: Sequence[Row], first: str, second: str, metric: str) -> list[float]:

@@ -293,3 +293,14 @@ def test_the_page_of_curves_is_what_its_results_make():
     curves = runpy.run_path(str(BOOK / "rounding" / "curves.py"))
     text = (BOOK / "rounding" / "README.md").read_text(encoding="utf-8")
     assert curves["table"](curves["read"](BOOK / "rounding" / "results.csv")) in text
+
+
+def test_the_book_corrects_the_differences_of_all_pages_together(monkeypatch: pytest.MonkeyPatch):
+    """Benjamini and Hochberg (1995): of n p-values the k-th smallest is left if some j ≥ k has p_j ≤ 0.05 j / n."""
+    monkeypatch.syspath_prepend(BOOK)
+    script, text = runpy.run_path(str(BOOK / "book.py")), (BOOK / "README.md").read_text(encoding="utf-8")
+    pages = [BOOK / name for name in WITH_RESULTS]
+    assert "\n".join(script["rendered"](pages)) in text
+    ps = sorted(p for page in pages for _, p in script["tests"](page).values() if not math.isnan(p))
+    left = max((place for place, p in enumerate(ps, 1) if p <= 0.05 * place / len(ps)), default=0)
+    assert text.count("README.md) | ") == left

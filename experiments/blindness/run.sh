@@ -8,7 +8,6 @@ shared=(experiment=microworld seed="${SEEDS:-11,12,13,14,15,16,17,18,19,20}" pla
 arm() {
   $python -m mmsafe.train -m name="$1" "${@:2}" "${shared[@]}" hydra.sweep.dir="$folder/$1"
 }
-tuned=4e-4   # what experiments/learning_rate chose by its rule
 matched=(objective=bpo generation.tries=64)
 $python -m mmsafe.evaluate -m name=base "${shared[@]}" hydra.sweep.dir="$folder/base"
 arm blind objective=bpo
@@ -20,9 +19,8 @@ arm sighted-as-blind "${matched[@]}" generation.match=as_none generation.image_v
 arm blind-same-rows "${matched[@]}" generation.match=as_none 'generation.match_also=[real]'
 arm other-image objective=bpo generation.image_view=other
 arm dpo-1.5x objective=dpo trainer.max_epochs=2 trainer.max_steps=71
-arm dpo-tuned objective=dpo optimizer.lr=$tuned
 arm other-prompt objective=bpo generation.prompt=other
 $python -m mmsafe.report runs="$folder" against=blind
 $python "$page/../page.py" "$page" "$folder/report/results.csv" \
-  --arms base dpo dpo-1.5x dpo-tuned sighted other-image other-prompt blind \
+  --arms base dpo dpo-1.5x sighted other-image other-prompt blind \
   blind-as-sighted sighted-same-rows sighted-as-blind blind-same-rows
