@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from mmsafe.core.ranks import is_first
 from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.dialogue import Answers, in_turns, opening
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
+from mmsafe.generation.generate import Response
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
@@ -34,10 +36,9 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     room for an answer are not asked, which is an unknown verdict on each.
     """
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
-    long = too_long(prompts, vlm, task.lengths)
-    asked = [prompt for position, prompt in enumerate(prompts) if position not in long]
-    made = iter(responses(vlm, asked, settings.generation(), f"{benchmark.name}: answers"))
-    answers = [None if position in long else next(made)[:2] for position in range(len(prompts))]
+    label = f"{benchmark.name}: answers"
+    answers = answered(vlm, task, prompts, lambda asked: responses(vlm, asked, settings.generation(), label))
+    _refuse_none(prompts, len(list(filter(None, answers))), task.lengths)
     judged: list[Judged] = []
     if is_first():
         write_generations(folder, benchmark, prompts, answers)
@@ -49,6 +50,22 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     compared = pairwise_accuracy(*measure, task.data.max_tokens, task.data.clusters) if pairs else {}
     compared |= pairwise_ceiling(task.data, pairs)
     return {**measured(benchmark, judged, judge.label, task.clusters), **flat(compared)} if is_first() else {}
+
+
+def answered(
+    vlm: VLM, task: EvaluationTask, prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence[Response]]
+) -> Answers:
+    """What `ask` answers to every prompt, turn by turn where that is left to the model, if there is room for answers.
+
+    Raises `UserError` where `task.lengths` refuses a prompt.
+    """
+
+    def fitting(shown: list[Example]) -> list[Response | None]:
+        long = _too_long(shown, vlm, task.lengths)
+        made = iter(ask([prompt for position, prompt in enumerate(shown) if position not in long]))
+        return [None if position in long else next(made) for position in range(len(shown))]
+
+    return in_turns(prompts, fitting)
 
 
 def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask) -> None:
@@ -63,13 +80,22 @@ def task_pairs(task: EvaluationTask, vlm: VLM) -> list[Example]:
 
 
 def too_long(prompts: Sequence[Example], vlm: VLM, lengths: Lengths) -> frozenset[int]:
-    """Positions of the prompts that leave no room for an answer, told in the log.
+    """Positions of the prompts that leave no room for an answer to what is asked first, told in the log.
 
     Raises `UserError` where `lengths` refuses them, or where no other is left.
     """
-    long = overlong(prompts, vlm.encoder(), lengths)
-    if prompts and len(long) == len(prompts):
+    long = _too_long(prompts, vlm, lengths)
+    _refuse_none(prompts, len(prompts) - len(long), lengths)
+    return long
+
+
+def _refuse_none(prompts: Sequence[Example], left: int, lengths: Lengths) -> None:
+    if prompts and not left:
         raise UserError(f"lengths.max_length={lengths.max_length}: no prompt of the evaluation fits; raise it")
+
+
+def _too_long(prompts: Sequence[Example], vlm: VLM, lengths: Lengths) -> frozenset[int]:
+    long = overlong([opening(prompt) for prompt in prompts], vlm.encoder(), lengths)
     if long:
         line = "%d of %d prompts are not asked: they leave no room within lengths.max_length=%d"
         log.warning(line, len(long), len(prompts), lengths.max_length)
