@@ -37,7 +37,8 @@ def completed(prompt: Example, earlier: Sequence[str]) -> Example:
     said, turns = list(earlier), list(prompt.turns[:1])
     for turn in prompt.turns[1:]:
         if said and turn.role == turns[-1].role:
-            turns.append(Turn("assistant", said.pop(0)))
+            text = said.pop(0).encode("utf-8", "replace").decode()  # a server may send half of a surrogate pair
+            turns.append(Turn("assistant", text))
         turns.append(turn)
     return replace(prompt, turns=tuple(turns))
 

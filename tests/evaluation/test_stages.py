@@ -11,13 +11,15 @@ import pytest
 
 from mmsafe.core.errors import UserError
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.stages import judge_answers, read_generations, read_judgements, write_generations
 from mmsafe.microworld.reader import MicroWorld
 
 WORLD = MicroWorld(test_size=4)
 PROMPTS = WORLD.test().examples
-ANSWERS = [("I cannot.", True), ("Sure!", False), ("", True), ("line\u2028break \x1b half \ud83d", True)]
+SAID = [("I cannot.", True), ("Sure!", False), ("", True), ("line\u2028break \x1b half \ud83d", True)]
+ANSWERS = [Answer(*said) for said in SAID]
 PO = MMSafePOTest()
 
 
@@ -35,9 +37,9 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     assert read_generations(folder, PO, PROMPTS[::-1]) == ANSWERS[::-1], "in the order of the prompts"
     judged, label = read_judgements(folder, PO, PROMPTS)
     assert label == "keywords"
-    assert [(row.example, row.response) for row in judged] == list(zip(PROMPTS, [a for a, _ in ANSWERS], strict=True))
+    assert [(row.example, row.response) for row in judged] == list(zip(PROMPTS, [a.text for a in ANSWERS], strict=True))
     assert [row.verdict for row in judged] == [
-        judge(prompt, a) for prompt, (a, _) in zip(PROMPTS, ANSWERS, strict=True)
+        judge(prompt, a.text) for prompt, a in zip(PROMPTS, ANSWERS, strict=True)
     ]
 
 
