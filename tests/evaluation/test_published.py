@@ -394,7 +394,11 @@ CHANGED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("mssbench", lambda data: data.update(chat=[{"query": "?"}]), "chat 0: has other fields .*: safe_image_path, "),
     ("safemt", lambda rows: rows[1].update(dialogue="?"), "row 2 .*'dialogue' is text, where a list of messages"),
     ("safemt", lambda rows: rows[1]["dialogue"].append({"role": "assistant", "content": "!"}), "row 2 .* ends with"),
-    ("safemt", lambda rows: rows[1]["dialogue"].append({"role": "user", "content": "?"}), "row 2 .* does not alternate"),
+    (
+        "safemt",
+        lambda rows: rows[1]["dialogue"].append({"role": "user", "content": "?"}),
+        "row 2 .* not alternate",
+    ),
     ("siuo", lambda rows: rows.append(rows[0]), "two prompts of benchmark=siuo are called 1001"),
     ("siuo", lambda rows: rows[0].update(question="look: <image>"), "'question' holds <image>"),
     ("siuo", lambda rows: rows[0].update(question=" "), "'question' is empty"),
