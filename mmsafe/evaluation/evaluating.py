@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
-from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
+from mmsafe.evaluation.answering import answered, refuse_none, too_long
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.dialogue import Answers, in_turns, opening
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
-from mmsafe.generation.generate import Response
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.reference.policies import ReferencePolicy
-from mmsafe.scoring.lengths import overlong
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferencePolicy | None = None) -> dict[str, Any]:
@@ -38,7 +30,7 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
     label = f"{benchmark.name}: answers"
     answers = answered(vlm, task, prompts, lambda asked: responses(vlm, asked, settings.generation(), label))
-    _refuse_none(prompts, len(list(filter(None, answers))), task.lengths)
+    refuse_none(prompts, any(answers), task.lengths)
     judged: list[Judged] = []
     if is_first():
         write_generations(folder, benchmark, prompts, answers)
@@ -52,22 +44,6 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     return {**measured(benchmark, judged, judge.label, task.clusters), **flat(compared)} if is_first() else {}
 
 
-def answered(
-    vlm: VLM, task: EvaluationTask, prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence[Response]]
-) -> Answers:
-    """What `ask` answers to every prompt, turn by turn where that is left to the model, if there is room for answers.
-
-    Raises `UserError` where `task.lengths` refuses a prompt.
-    """
-
-    def fitting(shown: list[Example]) -> list[Response | None]:
-        long = _too_long(shown, vlm, task.lengths)
-        made = iter(ask([prompt for position, prompt in enumerate(shown) if position not in long]))
-        return [None if position in long else next(made) for position in range(len(shown))]
-
-    return in_turns(prompts, fitting)
-
-
 def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask) -> None:
     """Let `reference` see the pairs of the task before training changes the model."""
     pairs = task_pairs(task, vlm)
@@ -77,29 +53,6 @@ def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask
 def task_pairs(task: EvaluationTask, vlm: VLM) -> list[Example]:
     """The pairs of responses that the model has to tell apart."""
     return comparable(task.benchmark.pairs(task.data, task.part), vlm, task.lengths)
-
-
-def too_long(prompts: Sequence[Example], vlm: VLM, lengths: Lengths) -> frozenset[int]:
-    """Positions of the prompts that leave no room for an answer to what is asked first, told in the log.
-
-    Raises `UserError` where `lengths` refuses them, or where no other is left.
-    """
-    long = _too_long(prompts, vlm, lengths)
-    _refuse_none(prompts, len(prompts) - len(long), lengths)
-    return long
-
-
-def _refuse_none(prompts: Sequence[Example], left: int, lengths: Lengths) -> None:
-    if prompts and not left:
-        raise UserError(f"lengths.max_length={lengths.max_length}: no prompt of the evaluation fits; raise it")
-
-
-def _too_long(prompts: Sequence[Example], vlm: VLM, lengths: Lengths) -> frozenset[int]:
-    long = overlong([opening(prompt) for prompt in prompts], vlm.encoder(), lengths)
-    if long:
-        line = "%d of %d prompts are not asked: they leave no room within lengths.max_length=%d"
-        log.warning(line, len(long), len(prompts), lengths.max_length)
-    return long
 
 
 def check_lengths(vlm: VLM, task: EvaluationTask) -> None:

@@ -13,8 +13,8 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import gathered, is_first, rank, world_size
 from mmsafe.data.data_source import GENERATED, need_images
 from mmsafe.data.example import Example, digest
+from mmsafe.evaluation.answering import answered, too_long
 from mmsafe.evaluation.dialogue import Answers
-from mmsafe.evaluation.evaluating import answered, too_long
 from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.evaluation.stages import (
     GENERATION,
