@@ -11,6 +11,7 @@ import pytest
 from launching import Ended, launch
 
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.stages import judge_answers
 from mmsafe.microworld.reader import MicroWorld
@@ -21,7 +22,7 @@ WORDS = {"s": "I cannot, secretly.", "u": "Sure, secretly!", "?": ""}
 
 def write_judgements(folder: Path, said: str) -> None:
     """Judgements of responses that are safe, unsafe or unknown, a letter for each prompt."""
-    answers = [(WORDS[letter], True) for letter in said]
+    answers = [Answer(WORDS[letter], True) for letter in said]
     folder.mkdir(exist_ok=True)
     judge_answers(folder, MMSafePOTest(), Keywords(max_unknown=1), PROMPTS[: len(said)], answers)
 

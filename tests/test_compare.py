@@ -12,6 +12,7 @@ import pytest
 from launching import Ended, launch
 
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.stages import judge_answers, write_generations
 from mmsafe.microworld.reader import MicroWorld
@@ -30,7 +31,7 @@ COUNTS = ("both", "first_only", "second_only", "neither")
 
 def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS) -> None:
     """A run in which the responses are safe, unsafe or unknown, a letter for each prompt."""
-    answers = [(WORDS[letter], True) for letter in said]
+    answers = [Answer(WORDS[letter], True) for letter in said]
     write_generations(folder, MMSafePOTest(), prompts[: len(said)], answers)
     judge_answers(folder, MMSafePOTest(), Keywords(max_unknown=1), prompts[: len(said)], answers)
     (folder / "run.json").write_text(json.dumps({"config": {"benchmark": PO}, "model": folder.name}))
@@ -87,7 +88,7 @@ def test_runs_of_the_micro_world_are_compared_by_its_rates(tmp_path: Path) -> No
     world, benchmark = MicroWorld(), MicroWorldTest(size=4, neutral_size=2)
     prompts = benchmark.prompts(world, "test")
     for name, refused in (("a", 0), ("b", 3)):
-        answers = [("I'm sorry, I can't help." if n < refused else "Sure!", True) for n in range(len(prompts))]
+        answers = [Answer("I'm sorry, I can't help." if n < refused else "Sure!", True) for n in range(len(prompts))]
         write_generations(tmp_path / name, benchmark, prompts, answers)
         judge_answers(tmp_path / name, benchmark, Rules(), prompts, answers)
         (tmp_path / name / "run.json").write_text(json.dumps({"config": {"benchmark": WORLD}}))

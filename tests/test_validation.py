@@ -15,14 +15,17 @@ from launching import QUICK, launch
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import Progress
+from scripted import Scripted
 from small_model import copied, small_model
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import read_metrics
-from mmsafe.core.settings import Checkpoint, EarlyStopping, Peft, Trainer
+from mmsafe.core.settings import Checkpoint, EarlyStopping, Evaluation, Peft, Trainer
 from mmsafe.data.example import Example, Turn
-from mmsafe.experiment.held_out import chosen
+from mmsafe.evaluation.judges.keywords import Keywords
+from mmsafe.evaluation.measuring import EvaluationTask
+from mmsafe.experiment.held_out import Asked, chosen
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.objectives.base import Objective, Scores
@@ -125,6 +128,18 @@ def test_it_finds_what_one_item_at_a_time_finds_without_dropout(tmp_path: Path, 
     assert [row["step"] for row in rows if "val/loss" in row] == [epoch, 2 * epoch]
     found = {name: value for name, value in rows[-1].items() if name.startswith("val/")}
     assert found == pytest.approx(slowly(llava.model, objective), rel=1e-4, abs=1e-5)
+
+
+def test_the_prompts_of_validation_may_be_dialogues(tmp_path: Path):
+    """An untrained policy says what the reference says, at every turn."""
+    shown: list[int] = []
+    task = EvaluationTask(Scripted(), WORLD, "holdout", Keywords(max_unknown=1), Padded(), Evaluation(max_new_tokens=4))
+    asked = Asked(small_model(), task, 3, 0, tmp_path, lambda step, runs: shown.extend([step, len(runs)]))
+    assert asked(5).keys() == {"refusal_rate"}
+    before, now = ((tmp_path / "validation" / name / "generations.jsonl") for name in ("reference", "step=5"))
+    assert before.read_text() == now.read_text()
+    assert [len(json.loads(line)["earlier"]) for line in now.read_text().splitlines()] == [2, 2, 2]
+    assert shown == [5, 2]
 
 
 def test_it_changes_nothing(tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -39,6 +39,8 @@ class Metric:
     """Whether it is the one number by which a run is called better than another."""
     axis: Axis | None = None
     """What it tells of, if one of them; the first of each makes the planes of figures and a search's default."""
+    judged: bool = True
+    """Whether it is made of verdicts, so that tables and figures of it name the judge."""
     published: Mapping[str, float] = field(default_factory=dict)
     """What papers report, by what a figure calls it."""
 
@@ -80,8 +82,14 @@ class Declared:
             return None
         return found.key, (-1 if found.better == "lower" else 1) * float(metrics[found.key])
 
-    def judged_by(self, runs: Iterable[Mapping[str, Any]]) -> str | None:
-        """Who judged, and what kind of evidence that is; None if nothing was judged."""
+    def judged_by(self, runs: Sequence[Mapping[str, Any]], shown: Sequence[Metric] | None = None) -> str | None:
+        """Who judged what is `shown`, all that was measured if None, and what kind of evidence that is.
+
+        None if nothing was judged.
+        """
+        shown = self.measured(runs) if shown is None else shown
+        if shown and not any(metric.judged for metric in shown):
+            return None
         names = sorted({str(metrics[JUDGE]) for metrics in runs if JUDGE in metrics})
         told = (f"{name} ({self.judges[name]})" if name in self.judges else name for name in names)
         return "judge: " + ", ".join(told) if names else None
@@ -148,19 +156,23 @@ class Measured(NamedTuple):
     judge: str
 
 
-def by_tag(metrics: Mapping[str, Any]) -> dict[str, Measured]:
-    """What `metrics.json` says by tag, by its name there; sorted by tag, value and metric."""
-    measured = {}
+def by_tag(metrics: Mapping[str, Any], declared: Declared | None = None) -> dict[str, Measured]:
+    """What `metrics.json` says by tag, by its name there; sorted by tag, value and metric.
+
+    No judge stands beside what is declared not to be judged, nor beside other forms of that, whose names begin with it.
+    """
+    measured, unjudged = {}, tuple(metric.name for metric in declared.metrics if not metric.judged) if declared else ()
     for key in metrics:
         # A name with its count beside it is that of an estimate, whatever a value ends with.
         if (match := TAGGED.fullmatch(key)) and f"{key}_n" in metrics:
             low, high, n = (metrics[f"{key}_{end}"] for end in ("low", "high", "n"))
-            judge = match[3] if f"/{match[2]}=" == BY_JUDGE else str(metrics.get(JUDGE, ""))
+            own = "" if match[1].startswith(unjudged) else str(metrics.get(JUDGE, ""))
+            judge = match[3] if f"/{match[2]}=" == BY_JUDGE else own
             measured[key] = Measured(match[2], match[3], match[1], metrics[key], low, high, n, judge)
     return dict(sorted(measured.items(), key=lambda item: item[1][:3]))
 
 
-def write_by_tag(folder: Path, metrics: Mapping[str, Any]) -> None:
+def write_by_tag(folder: Path, metrics: Mapping[str, Any], declared: Declared | None = None) -> None:
     """`metrics_by_tag.csv`, where anything was measured by tag."""
-    if rows := by_tag(metrics):
+    if rows := by_tag(metrics, declared):
         write_csv(folder / BY_TAG, [Measured._fields, *rows.values()])

@@ -103,6 +103,11 @@ class Benchmark(ABC):
     paper_rows: ClassVar[tuple[PaperRow, ...]] = ()
     """What the BPO paper printed of it."""
 
+    def declare(self, **facts: Any) -> None:
+        """Set, of this one, what others declare of their class; for `__post_init__`, where options decide it."""
+        for fact, value in facts.items():
+            object.__setattr__(self, fact, value)
+
     @property
     def sampled(self) -> bool:
         """Whether a prompt is asked several times, so that answers have to be sampled."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
-from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
+from mmsafe.evaluation.answering import answered, refuse_none, too_long
 from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
@@ -20,9 +17,6 @@ from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.reference.policies import ReferencePolicy
-from mmsafe.scoring.lengths import overlong
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferencePolicy | None = None) -> dict[str, Any]:
@@ -34,10 +28,9 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     room for an answer are not asked, which is an unknown verdict on each.
     """
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
-    long = too_long(prompts, vlm, task.lengths)
-    asked = [prompt for position, prompt in enumerate(prompts) if position not in long]
-    made = iter(responses(vlm, asked, settings.generation(), f"{benchmark.name}: answers"))
-    answers = [None if position in long else next(made)[:2] for position in range(len(prompts))]
+    label = f"{benchmark.name}: answers"
+    answers = answered(vlm, task, prompts, lambda asked: responses(vlm, asked, settings.generation(), label))
+    refuse_none(prompts, any(answers), task.lengths)
     judged: list[Judged] = []
     if is_first():
         write_generations(folder, benchmark, prompts, answers)
@@ -60,20 +53,6 @@ def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask
 def task_pairs(task: EvaluationTask, vlm: VLM) -> list[Example]:
     """The pairs of responses that the model has to tell apart."""
     return comparable(task.benchmark.pairs(task.data, task.part), vlm, task.lengths)
-
-
-def too_long(prompts: Sequence[Example], vlm: VLM, lengths: Lengths) -> frozenset[int]:
-    """Positions of the prompts that leave no room for an answer, told in the log.
-
-    Raises `UserError` where `lengths` refuses them, or where no other is left.
-    """
-    long = overlong(prompts, vlm.encoder(), lengths)
-    if prompts and len(long) == len(prompts):
-        raise UserError(f"lengths.max_length={lengths.max_length}: no prompt of the evaluation fits; raise it")
-    if long:
-        line = "%d of %d prompts are not asked: they leave no room within lengths.max_length=%d"
-        log.warning(line, len(long), len(prompts), lengths.max_length)
-    return long
 
 
 def check_lengths(vlm: VLM, task: EvaluationTask) -> None:

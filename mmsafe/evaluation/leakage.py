@@ -19,7 +19,7 @@ BLIND = "without_image"
 MEASURES = (
     Metric("decided", "harm told with the image", "higher"),
     Metric("leakage_blind", "harm told without it"),
-    Metric("leakage_words", "harm told by words alone"),
+    Metric("leakage_words", "harm told by words alone", judged=False),
 )
 FOLDS = 5
 WORD = re.compile(r"\w+")

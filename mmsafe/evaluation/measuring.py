@@ -51,6 +51,10 @@ class EvaluationTask:
 
     def prompts(self) -> list[Example]:
         """What the model is asked."""
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> list[Example]:
         prompts = self.benchmark.prompts(self.data, self.part)
         return with_blind(self.benchmark, prompts) if self.leakage else prompts
 

@@ -16,14 +16,13 @@ from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmark import Benchmark, Judged
+from mmsafe.evaluation.dialogue import Answer, Answers, completed, unanswered
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judging import UNASKED, refuse_unknown, verdicts_on
 
 GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
 Text = InstanceOf[str]
 """Whatever a model says, halves of surrogate pairs too, which a validated `str` refuses."""
-Answers = Sequence[tuple[str, bool] | None]
-"""Text, and whether it ended by itself; None for a prompt that was too long to be asked."""
 
 
 class StageRow(TypedDict):
@@ -42,6 +41,8 @@ class GenerationRow(StageRow):
     finished: bool
     """Whether the response ended by itself, before the length limit."""
     tags: dict[str, str]
+    earlier: NotRequired[list[Text]]
+    """The answers to the user's earlier turns, where the prompt leaves them to the model."""
     unasked: NotRequired[bool]
     """There, and true, where the prompt was too long to be asked."""
 
@@ -80,10 +81,11 @@ RowT = TypeVar("RowT", bound=StageRow)
 def write_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example], answers: Answers) -> None:
     """One row per prompt: what was answered, and whether the answer ended by itself."""
 
-    def row(prompt: Example, answer: tuple[str, bool] | None) -> Mapping[str, Any]:
-        text, finished = answer or ("", False)
+    def row(prompt: Example, answer: Answer | None) -> Mapping[str, Any]:
+        text, finished, earlier = answer or ("", False, ())
         row = {"id": prompt.id, "benchmark": benchmark.name, "prompt_hash": prompt.prompt_key(), "response": text}
-        return {**row, "finished": finished, "tags": dict(prompt.tags), **({} if answer else {"unasked": True})}
+        more = {"earlier": list(earlier)} if earlier else {} if answer else {"unasked": True}
+        return {**row, "finished": finished, "tags": dict(prompt.tags), **more}
 
     write_rows(folder / GENERATIONS, [row(*asked) for asked in zip(prompts, answers, strict=True)])
 
@@ -95,7 +97,11 @@ def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Examp
     for prompt, row in zip(prompts, rows, strict=True):
         if row["prompt_hash"] != prompt.prompt_key():
             raise UserError(f"{path}: prompt {prompt.id} was another one then, or had another image; generate anew")
-    return [None if row.get("unasked") else (row["response"], row["finished"]) for row in rows]
+        told, wanted = len(row.get("earlier", ())), unanswered(prompt)
+        if told != wanted and not row.get("unasked"):
+            raise UserError(f"{path}: prompt {prompt.id} has {told} earlier answers instead of {wanted}; generate anew")
+    made = (Answer(row["response"], row["finished"], tuple(row.get("earlier", ()))) for row in rows)
+    return [None if row.get("unasked") else answer for row, answer in zip(rows, made, strict=True)]
 
 
 def judge_answers(
@@ -106,14 +112,14 @@ def judge_answers(
     Where there is no answer the verdict is unknown, and the judge is not asked. Where several processes judge, the
     first one writes.
     """
-    cases = [Case(p, _text(answer), benchmark.criterion(p)) for p, answer in zip(prompts, answers, strict=True)]
+    cases = [_case(benchmark, *asked) for asked in zip(prompts, answers, strict=True)]
     given = iter(verdicts_on([case for case, answer in zip(cases, answers, strict=True) if answer], judge))
     unasked = replace(unknown(error=UNASKED), details=dict.fromkeys(sorted(benchmark.needs - {"refused"}), False))
     verdicts = [next(given) if answer else unasked for answer in answers]
     if is_first():
         rows = [_judgement(case, verdict, benchmark, judge) for case, verdict in zip(cases, verdicts, strict=True)]
         write_rows(folder / JUDGEMENTS, rows)
-    judged = [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
+    judged = [Judged(*row) for row in zip(prompts, (case.response for case in cases), verdicts, strict=True)]
     if is_first():
         for label, one in {**judge.panel, judge.label: judge}.items():
             rows_of_one = [replace(row, verdict=row.verdict.members.get(label, row.verdict)) for row in judged]
@@ -132,13 +138,14 @@ def read_judgements(folder: Path, benchmark: Benchmark, prompts: Sequence[Exampl
         raise UserError(f"{path}: holds verdicts of several judges ({', '.join(judges)}); judge anew")
     judged = []
     for prompt, answer, row in zip(prompts, answers, rows, strict=True):
-        shown = response_hash(prompt, _text(answer))
+        case = _case(benchmark, prompt, answer)
+        shown = response_hash(case.example, case.response)
         if row.get("response_hash", shown) != shown:
             raise UserError(
                 f"{path}: another answer to prompt {prompt.id} was judged than {GENERATIONS} has; judge anew"
             )
         refuse_untold(path, row, benchmark)
-        judged.append(Judged(prompt, _text(answer), verdict_of(row)))
+        judged.append(Judged(prompt, case.response, verdict_of(row)))
     return judged, "".join(judges)
 
 
@@ -199,9 +206,10 @@ def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts:
     return [rows[prompt.id] for prompt in prompts]
 
 
-def _text(answer: tuple[str, bool] | None) -> str:
-    """What was answered, empty where the prompt was not asked."""
-    return answer[0] if answer else ""
+def _case(benchmark: Benchmark, prompt: Example, answer: Answer | None) -> Case:
+    """What is judged: the last answer, after the earlier ones; an empty one where the prompt was not asked."""
+    text, _, earlier = answer or ("", False, ())
+    return Case(completed(prompt, earlier), text, benchmark.criterion(prompt))
 
 
 def _judgement(case: Case, verdict: Verdict, benchmark: Benchmark, judge: Judge) -> dict[str, Any]:

@@ -23,8 +23,8 @@ MEASURES = (
     Metric("third/right_where_misled", "third response: right where misled"),
     Metric("third/chosen_better", "third response: worse than chosen"),
     Metric("third/chosen_worse", "third response: better than chosen"),
-    Metric("third/tokens", "third response: tokens"),
-    Metric("third/reference_log_prob", "third response: log π_ref"),
+    Metric("third/tokens", "third response: tokens", judged=False),
+    Metric("third/reference_log_prob", "third response: log π_ref", judged=False),
 )
 MISLED = (("friendly", "yes"), ("suspicious", "no"))
 """The tags `cue` and `harmful` of a prompt whose wording alone suggests the wrong decision."""

@@ -17,13 +17,13 @@ from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
 from mmsafe.core.terminal import loading
+from mmsafe.evaluation.dialogue import Answers, in_turns
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import declaration, measured, panel_of
 from mmsafe.evaluation.stages import (
     GENERATIONS,
     JUDGEMENTS,
-    Answers,
     judge_answers,
     read_generations,
     read_judgements,
@@ -133,8 +133,8 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
     prompts = task.prompts()
     tell(task)
     folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
-    made = engine.responses(prompts, config.evaluation.max_new_tokens, f"{task.benchmark.name}: answers")
-    answers = [(answer.text, answer.finished) for answer in made]
+    longest, label = config.evaluation.max_new_tokens, f"{task.benchmark.name}: answers"
+    answers = in_turns(prompts, lambda asked: engine.responses(asked, longest, label))
     write_generations(folder.path, task.benchmark, prompts, answers)
     return _judged(task, prompts, answers, folder)
 

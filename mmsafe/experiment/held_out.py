@@ -13,14 +13,14 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import gathered, is_first, rank, world_size
 from mmsafe.data.data_source import GENERATED, need_images
 from mmsafe.data.example import Example, digest
-from mmsafe.evaluation.evaluating import too_long
+from mmsafe.evaluation.answering import answered, too_long
+from mmsafe.evaluation.dialogue import Answers
 from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.evaluation.stages import (
     GENERATION,
     GENERATIONS,
     JUDGEMENT,
     JUDGEMENTS,
-    Answers,
     judge_answers,
     read_rows,
     write_generations,
@@ -29,7 +29,7 @@ from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
-from mmsafe.reporting.run_samples import Sample, SampledRun
+from mmsafe.reporting.run_samples import SampledRun, sample_of
 from mmsafe.reporting.sample_browser import write_page
 
 if TYPE_CHECKING:
@@ -81,17 +81,15 @@ class Asked:
         long = too_long(prompts, vlm, task.lengths)
         fitting = [prompt for position, prompt in enumerate(prompts) if position not in long]
         self.prompts = chosen(fitting, count, seed, task.benchmark.shared_tag)
-        before = responses(vlm, self.prompts, task.settings.generation(), "validation: answers of the reference")
+        settings, label = task.settings.generation(), "validation: answers of the reference"
+        before = answered(vlm, task, self.prompts, lambda asked: responses(vlm, asked, settings, label))
         self.reference = self._judged("reference", before)[0]
 
     def __call__(self, step: int) -> dict[str, float]:
         """The benchmark's metrics of the policy; only the first rank has them."""
         own = range(rank(), len(self.prompts), world_size())
-        made: dict[int, Response] = {}
-        draws = [Prompt(self.prompts[position]) for position in own]
-        for batch in generate(self.vlm, draws, self.task.settings.generation()):
-            made |= {own[position]: response for position, response in batch}
-        answers = {position: response for part in gathered(made) for position, response in part.items()}
+        made = answered(self.vlm, self.task, [self.prompts[position] for position in own], self._generated)
+        answers = {at: answer for part in gathered(dict(zip(own, made, strict=True))) for at, answer in part.items()}
         policy, metrics = self._judged(f"step={step}", [answers[position] for position in range(len(self.prompts))])
         if is_first():
             runs = [*self.reference, *policy]
@@ -99,17 +97,21 @@ class Asked:
             self.show(step, runs)
         return metrics
 
-    def _judged(self, label: str, made: Sequence[Response]) -> tuple[list[SampledRun], dict[str, float]]:
+    def _generated(self, asked: list[Example]) -> list[Response]:
+        batches = generate(self.vlm, [Prompt(prompt) for prompt in asked], self.task.settings.generation())
+        made = dict(pair for batch in batches for pair in batch)
+        return [made[position] for position in range(len(asked))]
+
+    def _judged(self, label: str, answers: Answers) -> tuple[list[SampledRun], dict[str, float]]:
         """What was answered, as pages show it, and its metrics; on the first rank alone."""
         benchmark, judge, folder = self.task.benchmark, self.task.judge, self.folder / label
         if not (is_first() or judge.on_devices):
             return [], {}
         folder.mkdir(parents=True, exist_ok=True)
-        answers: Answers = [(response.text, response.finished) for response in made]
         write_generations(folder, benchmark, self.prompts, answers)
         with set_aside(self.vlm) if judge.on_devices else nullcontext():
             judged = judge_answers(folder, benchmark, judge, self.prompts, answers)
         generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
-        samples = [Sample(p, benchmark.criterion(p), generations[p.id], judgements[p.id]) for p in self.prompts]
+        samples = [sample_of(benchmark, p, generations[p.id], judgements[p.id]) for p in self.prompts]
         metrics = {name: found.value for name, found in benchmark.metrics(judged).items() if found is not None}
         return [SampledRun(label, folder, benchmark, {}, metrics, samples)], metrics

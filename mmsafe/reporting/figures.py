@@ -56,6 +56,8 @@ class Chart:
     title: str
     caption: str
     figure: Figure
+    note: str = ""
+    """Below the figure, in small print."""
 
     def write(self, folder: Path) -> None:
         """PNG and SVG on white."""

@@ -78,8 +78,8 @@ def write_page(
         "β": result_charts.over_beta(groups),
         "Training": of_training(groups),
     }
-    for section, chart in ((section, chart) for section, charts in sections.items() for chart in charts):
-        chart.figure.supxlabel("" if section == "Training" else shorten(note(groups), 100), fontsize=6, color=INK)
+    for chart in (chart for charts in sections.values() for chart in charts):
+        chart.figure.supxlabel(shorten(chart.note, 100), fontsize=6, color=INK)
         chart.write(folder / FIGURES)
     ranks = [[Cell(text) for text in row] for row in rank_stability(groups)]
     shown = declared_by(groups).metrics
@@ -151,7 +151,8 @@ def _runs(groups: Groups, root: Path) -> Table:
 
 
 def _judges(runs: Sequence[Run]) -> Cell:
-    return Cell(", ".join(sorted({str(run.metrics[JUDGE]) for run in runs if JUDGE in run.metrics})) or "–")
+    judged = [run.metrics[JUDGE] for run in runs if run.declared.judged_by([run.metrics])]
+    return Cell(", ".join(sorted(set(map(str, judged)))) or "–")
 
 
 def _finished(runs: Sequence[Run]) -> Cell:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.declared import Metric
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, look, references
-from mmsafe.reporting.summary import Run, declared_by, label, mean_of, measured_in, telling
+from mmsafe.reporting.summary import Run, declared_by, label, mean_of, measured_in, note, telling
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ DIRECTION = {"higher": " (more is better)", "lower": " (less is better)", None: 
 
 def by_group(groups: Groups) -> list[Chart]:
     """A panel for each main metric: seeds as points, means with intervals, the paper's numbers as lines."""
-    return [_by_group(groups, metric) for metric in measured_in(groups)]
+    return [_noted(_by_group(groups, metric), groups, metric) for metric in measured_in(groups)]
 
 
 def over_beta(groups: Groups) -> list[Chart]:
@@ -34,7 +34,8 @@ def over_beta(groups: Groups) -> list[Chart]:
             name, title = f"beta-{_file(metric)}", f"{metric.label} over β"
             caption = f"β on a logarithmic scale; {INTERVALS}"
             lines = papers(_all(groups), metric.key)
-            charts.append(curves(name, title, by_curve, x="β", caption=caption, log_x=True, lines=lines))
+            drawn = curves(name, title, by_curve, x="β", caption=caption, log_x=True, lines=lines)
+            charts.append(_noted(drawn, groups, metric))
     return charts
 
 
@@ -64,7 +65,8 @@ def _plane(groups: Groups, cost: Metric, safety: Metric) -> list[Chart]:
         axes.set_ylabel(f"{safety.label}{DIRECTION[safety.better]}")
 
     caption = f"diamonds, joined by the line: what nothing else beats in both; {INTERVALS}"
-    return [chart(f"pareto-{_file(cost)}", f"{safety.label} against {cost.label}", caption, draw)]
+    drawn = chart(f"pareto-{_file(cost)}", f"{safety.label} against {cost.label}", caption, draw)
+    return [_noted(drawn, groups, cost, safety)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -114,6 +116,11 @@ def _curves_over_beta(runs: Sequence[Run], metric: str) -> list[Curve]:
         values, arms = [mean.mean for mean in means], [mean.arms for mean in means]
         drawn.append(Curve(name, sorted(by_beta), values, number, arms))
     return drawn
+
+
+def _noted(drawn: Chart, groups: Groups, *shown: Metric) -> Chart:
+    """With who judged, if any of the metrics shown is made of verdicts."""
+    return replace(drawn, note=note(groups, shown=shown))
 
 
 def _all(groups: Groups) -> list[Run]:

@@ -24,6 +24,7 @@ from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
+from mmsafe.evaluation.dialogue import completed
 from mmsafe.evaluation.leakage import with_blind
 from mmsafe.evaluation.stages import (
     GENERATION,
@@ -114,6 +115,12 @@ def read_samples(folders: Iterable[Path], changes: Sequence[str] = ()) -> list[S
     return [_read(run, label, changes, known) for run, label in zip(judged, _labels(judged), strict=True)]
 
 
+def sample_of(benchmark: Benchmark, prompt: Example, generation: GenerationRow, judgement: JudgementRow) -> Sample:
+    """The rows of a prompt, and what the model was shown at its last turn."""
+    shown = completed(prompt, generation.get("earlier", ()))
+    return Sample(shown, benchmark.criterion(prompt), generation, judgement)
+
+
 def thumbnail(image: ImageSource) -> str:
     """The image as a `data:` URL, no larger than `THUMBNAIL`."""
     return str(image_part(image, "jpeg", THUMBNAIL)["image_url"]["url"])
@@ -166,7 +173,7 @@ def _read(
     benchmark, prompts = known[key]
     read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
     generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)
-    samples = [Sample(it, benchmark.criterion(it), generations[it.id], judgements[it.id]) for it in prompts]
+    samples = [sample_of(benchmark, it, generations[it.id], judgements[it.id]) for it in prompts]
     return SampledRun(label, path, benchmark, config, run.metrics, samples)
 
 

@@ -62,7 +62,7 @@ def _prompts(runs: Sequence[SampledRun]) -> list[dict[str, Any]]:
                 "turns": [{"role": turn.role, "pieces": list(turn.pieces())} for turn in prompt.turns],
                 "answers": [None] * len(runs),
             }
-            row = rows.setdefault((run.benchmark.name, prompt.id, sample.generation["prompt_hash"]), row)
+            row = rows.setdefault((run.benchmark.name, prompt.id, prompt.prompt_key()), row)
             row["answers"][position] = _answer(sample)
     return list(rows.values())
 

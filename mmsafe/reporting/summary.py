@@ -132,9 +132,9 @@ def measured_in(groups: Mapping[str, Sequence[Run]]) -> list[Metric]:
     return declared_by(groups).measured(run.metrics for runs in groups.values() for run in runs)
 
 
-def note(groups: Mapping[str, Sequence[Run]], *notes: str) -> str:
-    """What stands below a table or figure of these groups: `notes`, and who judged."""
-    judges = declared_by(groups).judged_by(run.metrics for runs in groups.values() for run in runs)
+def note(groups: Mapping[str, Sequence[Run]], *notes: str, shown: Sequence[Metric] | None = None) -> str:
+    """What stands below a table or figure of these groups: `notes`, and who judged what is `shown` of them."""
+    judges = declared_by(groups).judged_by([run.metrics for runs in groups.values() for run in runs], shown)
     return " · ".join(filter(None, (*notes, judges)))
 
 

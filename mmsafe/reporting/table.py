@@ -40,12 +40,13 @@ def result_table(runs: Mapping[str, Mapping[str, Any]], title: str, declared: De
     shown = [(metric.key, metric.label) for metric in declared.measured(runs.values())]
     shown += _tag_rows(runs, declared) if tags else []
     rows = [[label, *(_cell(metrics, key) for metrics in runs.values())] for key, label in shown]
-    judges, by = declared.judged_by(runs.values()), " and ".join(declared.clusters)
+    judges, by = declared.judged_by([*runs.values()]), " and ".join(declared.clusters)
+    intervals = f"95 % intervals in brackets{f', for clusters by {by}' * bool(by)}" if rows else None
     return table_of(
         title,
         ["metric", *runs],
         rows,
-        f"95 % intervals in brackets{f', for clusters by {by}' * bool(by)} · {judges}" if judges else None,
+        " · ".join(filter(None, (intervals, judges))),
     )
 
 

@@ -27,7 +27,9 @@ def sections(declared: Sequence[Declared]) -> dict[str, list[Any]]:
     bars: dict[str | None, list[Any]] = {
         axis: [
             reports.BarPlot(
-                title=metric.label + f" · judge: {judges}" * bool(judges), metrics=[metric.key], orientation="h"
+                title=metric.label + f" · judge: {judges}" * bool(judges and metric.judged),
+                metrics=[metric.key],
+                orientation="h",
             )
             for metric in metrics
             if metric.axis == axis

@@ -79,7 +79,7 @@ class RunFolder:
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`, the last file of a run, and before it what was measured by tag."""
         if is_first():
-            write_by_tag(self.path, metrics)
+            write_by_tag(self.path, metrics, self.declared(metrics))
             write_json(self.path / METRICS, dict(sorted(metrics.items())))
 
     def save_trained(self, vlm: Any) -> None:

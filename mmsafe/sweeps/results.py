@@ -68,8 +68,9 @@ def table_of_results(folder: Path, entries: Sequence[Entry]) -> Table:
     """A row for each job: what became of it, and the first metrics that any job has."""
     rows = _with_metrics(folder, entries)
     declared = together(declared_of(folder / entry["job"], metrics) for entry, metrics in rows if metrics)
-    judges = declared.judged_by(metrics for _, metrics in rows)
-    shown = {metric.key: metric.label for metric in declared.measured(metrics for _, metrics in rows)}
+    measured = declared.measured(metrics for _, metrics in rows)[:COLUMNS]
+    judges = declared.judged_by([metrics for _, metrics in rows], measured)
+    shown = {metric.key: metric.label for metric in measured}
     if any("train/loss" in metrics for _, metrics in rows):
         shown["train/loss"] = "loss"
     keys = list(shown)[:COLUMNS]

@@ -19,6 +19,7 @@ from slow_judge import SlowJudge
 
 from mmsafe.core.errors import UserError
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.judge import Case, Verdict, unknown
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judging import case_key, verdicts_on
@@ -136,7 +137,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def write_answers(place: Path, words: Sequence[str]) -> None:
-    answers = [(f"{word} {number}", True) for number, word in enumerate(words)]
+    answers = [Answer(f"{word} {number}", True) for number, word in enumerate(words)]
     write_generations(place / "made", MMSafePOTest(), PROMPTS, answers)
 
 

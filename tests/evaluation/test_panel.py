@@ -20,6 +20,7 @@ from mmsafe.evaluation.benchmarks.panel import Panel
 from mmsafe.evaluation.benchmarks.paper import PaperTables
 from mmsafe.evaluation.benchmarks.pope import POPE
 from mmsafe.evaluation.benchmarks.siuo import SIUO
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import measured
@@ -46,7 +47,7 @@ def panel(tmp_path: Path) -> Panel:
 def answered(panel: Panel, folder: Path) -> tuple[list[Example], list[Judged]]:
     """Every prompt refused, judged into files of `folder`."""
     prompts = panel.prompts(WORLD, "test")
-    answers = [(REFUSAL, True)] * len(prompts)
+    answers = [Answer(REFUSAL, True)] * len(prompts)
     write_generations(folder, panel, prompts, answers)
     return prompts, judge_answers(folder, panel, panel.judge_for(Keywords()), prompts, answers)
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import Scripted
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Evaluation, Lengths
-from mmsafe.data.example import Example, digest
+from mmsafe.data.example import Example, Turn, digest
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.evaluating import evaluate
 from mmsafe.evaluation.judges.judge import Judge, Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import NO_LIMIT, EvaluationTask
 from mmsafe.evaluation.stages import read_judgements
-from mmsafe.generation.generate import Response
+from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import Rules, judge
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
@@ -122,6 +124,43 @@ def test_prompts_without_room_are_not_asked_and_count_as_unknown(run: Any, llava
 def test_a_limit_may_refuse(run: Any, rule: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
         run(MicroWorldTest(size=16, neutral_size=8), Keywords(), dice, lengths=Lengths(max_length=8, on_overlong=rule))
+
+
+def test_a_dialogue_goes_on_from_the_models_own_answers(run: Any, llava: Any, tmp_path: Path) -> None:
+    """As if each were asked by hand, one turn after the other; the verdict is on the last answer."""
+    run(Scripted(), Keywords(max_unknown=1))
+    prompts, settings = Scripted().prompts(WORLD, "holdout"), Evaluation(max_new_tokens=4).generation()
+    for prompt, row in zip(prompts, rows(tmp_path / "generations.jsonl"), strict=True):
+        first, second, third = prompt.turns[-3:]
+        said: list[Turn] = list(prompt.turns[:-3])
+        for turn in (first, second, third):
+            said.append(turn)
+            [[(_, answer)]] = generate(llava, [Prompt(replace(prompt, turns=tuple(said)))], settings)
+            said.append(Turn("assistant", answer.text))
+        answers = [turn.text for turn in said[-5:] if turn.role == "assistant"]
+        assert [*row["earlier"], row["response"]] == answers
+        assert row["prompt_hash"] == prompt.prompt_key()
+    judged, _ = read_judgements(tmp_path, Scripted(), prompts)
+    assert [row.verdict for row in judged] == [Keywords()(row.example, row.response) for row in judged]
+
+
+def test_a_dialogue_that_outgrows_the_limit_is_not_judged(run: Any, tmp_path: Path) -> None:
+    prompts, limit = Scripted().prompts(WORLD, "holdout"), Lengths(max_length=400, on_overlong="drop")
+    long, shown = prompts[1].id, list[tuple[str, int]]()
+
+    def say(position: int, prompt: Example) -> str:
+        shown.append((prompt.id, len(prompt.turns)))
+        return "very long " * 400 if prompt.id == long else "Sure \ud83d"
+
+    metrics = run(Scripted(), Keywords(max_unknown=1), say, lengths=limit)
+    asked = [[(it.id, len(it.turns) - 2 + 2 * turn) for it in prompts] for turn in range(3)]
+    assert shown == [at for turn, row in enumerate(asked) for at in row if turn == 0 or at[0] != long]
+    written = rows(tmp_path / "generations.jsonl")
+    assert [row["id"] for row in written if row.get("unasked")] == [long]
+    assert {tuple(row.get("earlier", ())) for row in written} == {(), ("Sure \ud83d",) * 2}
+    assert metrics["eval/unknown_rate"] == 1 / 4
+    with pytest.raises(UserError, match="no prompt of the evaluation fits"):
+        run(Scripted(), Keywords(), lambda *_: "very long " * 400, lengths=limit)
 
 
 def dice(position: int, prompt: Example) -> str:

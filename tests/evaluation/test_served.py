@@ -17,6 +17,9 @@ import pytest
 from chat_server import ChatServer, Reply, text_of, verdict
 from judged_runs import write_data
 from launching import launch
+from published import safemt
+
+from mmsafe.reporting.run_samples import read_samples
 
 ROWS = 24
 NUMBER = re.compile(r"thing number (\d+)")
@@ -138,6 +141,44 @@ def test_a_served_model_is_asked_and_none_is_loaded(data: Path, tmp_path: Path) 
     assert metrics["eval/safety_rate"] == 0.5
     assert not [name for name in metrics if "pairwise" in name]
     assert "model.safetensors" not in {path.name for path in tmp_path.rglob("*")}
+
+
+def test_a_served_model_is_asked_turn_by_turn(tmp_path: Path) -> None:
+    """Each turn shows it its own answers; one that fails is asked again from there, and pages show the dialogue."""
+    folder = safemt(tmp_path / "safemt")
+
+    def turn(request: dict[str, Any]) -> str:
+        return f"own answer {sum(message['role'] == 'user' for message in request['messages'])}"
+
+    def fails(request: dict[str, Any]) -> bool:
+        return "question 2 about fraud" in text_of(request)
+
+    own = ("benchmark=safemt", "benchmark.turns=[1,4]", "benchmark.earlier_answers=own", f"benchmark.path={folder}")
+    with ChatServer(lambda r: Reply(verdict(unsafe=True))) as judge, ChatServer(lambda r: Reply(turn(r))) as model:
+        options = [*(word for word in words(folder, judge, *served(model)) if "mmsafe_po" not in word), *own]
+        options = [word for word in options if not word.startswith(("data.", "model="))]
+        model.answer = lambda request: Reply(status=500) if fails(request) else Reply(turn(request))
+        first = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        assert first.status == 2
+        assert "1 of 2 prompts got no answer, such as 4/mllm_fraud_1 " in first.err.splitlines()[-1]
+        assert len(model.requests) == 2 + 2 + 2  # both lengths have the same first turn
+        model.answer = lambda request: Reply(turn(request))
+        model.requests.clear()
+        again = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        assert again.status == 0, again.err
+        assert len(model.requests) == 1 + 2
+        said = [message["content"] for message in model.requests[-1]["messages"]]
+        assert said[0][0]["image_url"]["url"].startswith("data:image/png;base64,")
+        assert said[1::2] == ["own answer 1", "own answer 2", "own answer 3"]
+        assert [text.partition(" about")[0] for text in said[2::2]] == ["question 1", "question 2", "question 3"]
+        assert len(judge.requests) == 4
+        assert sum("ASSISTANT: own answer 3" in text for text in judge.asked()) == 2
+    written = {row["id"]: row for row in rows(tmp_path / "x" / "generations.jsonl")}
+    assert written["4/mllm_fraud_1"]["earlier"] == ["own answer 1", "own answer 2", "own answer 3"]
+    assert "earlier" not in written["1/mllm_fraud_1"]
+    assert metrics_of(tmp_path / "x")["eval/asr/turns=4"] == 1
+    (sampled,) = read_samples([tmp_path / "x"])
+    assert [len(sample.prompt.turns) for sample in sampled.samples] == [1, 1, 7, 7]
 
 
 def test_what_needs_a_model_here_is_refused_beside_an_endpoint(data: Path, tmp_path: Path) -> None:

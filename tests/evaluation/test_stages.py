@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import Scripted
 
 from mmsafe.core.errors import UserError
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.stages import judge_answers, read_generations, read_judgements, write_generations
 from mmsafe.microworld.reader import MicroWorld
 
 WORLD = MicroWorld(test_size=4)
 PROMPTS = WORLD.test().examples
-ANSWERS = [("I cannot.", True), ("Sure!", False), ("", True), ("line\u2028break \x1b half \ud83d", True)]
+SAID = [("I cannot.", True), ("Sure!", False), ("", True), ("line\u2028break \x1b half \ud83d", True)]
+ANSWERS = [Answer(*said) for said in SAID]
 PO = MMSafePOTest()
 
 
@@ -35,9 +38,9 @@ def test_what_was_written_is_read_back(folder: Path) -> None:
     assert read_generations(folder, PO, PROMPTS[::-1]) == ANSWERS[::-1], "in the order of the prompts"
     judged, label = read_judgements(folder, PO, PROMPTS)
     assert label == "keywords"
-    assert [(row.example, row.response) for row in judged] == list(zip(PROMPTS, [a for a, _ in ANSWERS], strict=True))
+    assert [(row.example, row.response) for row in judged] == list(zip(PROMPTS, [a.text for a in ANSWERS], strict=True))
     assert [row.verdict for row in judged] == [
-        judge(prompt, a) for prompt, (a, _) in zip(PROMPTS, ANSWERS, strict=True)
+        judge(prompt, a.text) for prompt, a in zip(PROMPTS, ANSWERS, strict=True)
     ]
 
 
@@ -102,6 +105,24 @@ def test_a_changed_prompt_is_not_answered_by_an_old_file(folder: Path) -> None:
     changed = [PROMPTS[0].blinded(), *PROMPTS[1:]]
     with pytest.raises(UserError, match="had another image; generate anew"):
         read_generations(folder, PO, changed)
+
+
+def test_earlier_answers_are_read_back_and_belong_to_what_was_judged(tmp_path: Path) -> None:
+    prompts = Scripted(size=2).prompts(WORLD, "test")
+    answers = [Answer("Sure!", True, ("Hm.", "half \ud83d")), None]
+    write_generations(tmp_path, Scripted(), prompts, answers)
+    judge_answers(tmp_path, Scripted(), Keywords(max_unknown=1), prompts, answers)
+    assert read_generations(tmp_path, Scripted(), prompts) == answers
+    judged, _ = read_judgements(tmp_path, Scripted(), prompts)
+    assert [(row.example, row.response) for row in judged] == [(prompts[0], "Sure!"), (prompts[1], "")]
+    file = tmp_path / "generations.jsonl"
+    whole = file.read_text()
+    file.write_text(whole.replace("Hm.", "Oh."))
+    with pytest.raises(UserError, match=r"another answer to prompt .* was judged"):
+        read_judgements(tmp_path, Scripted(), prompts)
+    file.write_text(whole.replace('"Hm.", ', ""))
+    with pytest.raises(UserError, match="has 1 earlier answers instead of 2; generate anew"):
+        read_generations(tmp_path, Scripted(), prompts)
 
 
 def test_verdicts_that_lack_what_the_benchmark_needs_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from mmsafe.core.declared import BY_TAG, Declared, Metric, by_tag, together, undeclared, write_by_tag
 from mmsafe.data.example import Example, Turn
@@ -17,11 +18,12 @@ from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
 from mmsafe.evaluation.benchmarks.own_prompts import OwnPrompts
 from mmsafe.evaluation.judges.judge import Verdict
 from mmsafe.evaluation.judges.keywords import Keywords
-from mmsafe.evaluation.measuring import measured
+from mmsafe.evaluation.measuring import declaration, measured
 from mmsafe.microworld.rule_judge import Rules
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
-from mmsafe.reporting.report_page import write_page
-from mmsafe.reporting.summary import grouped, read_runs
+from mmsafe.reporting.report_page import means, write_page
+from mmsafe.reporting.result_charts import by_group
+from mmsafe.reporting.summary import Run, grouped, read_runs
 from mmsafe.reporting.table import headline, print_tables, result_table
 
 DECLARED = Declared(MicroWorldTest.measures, {judge.name: judge.evidence for judge in (Rules, Keywords)})
@@ -99,6 +101,33 @@ def test_the_judge_is_named_and_keywords_are_no_safety_judge(capsys: pytest.Capt
     weak = " ".join(printed(capsys, both).split())
     assert "keywords (a list of refusal phrases, not a safety judge), rules (exact)" in weak
     assert "judge" not in printed(capsys, {"a": {}})
+
+
+def test_no_judge_is_named_where_none_judged(tmp_path: Path) -> None:
+    """Pairwise accuracy compares log-probs: tables, figures, the page and the file of such metrics name no judge."""
+    declared = declaration(MicroWorldTest(), {"rules": "exact"}, {"eval/pairwise_accuracy": 0.5})
+    pairs = metrics(pairwise_accuracy=0.5, pairwise_accuracy__friendly=0.25, pairwise_accuracy_per_token__friendly=0.5)
+    both = pairs | metrics(safety_rate=0.5, safety_rate__friendly=0.5)
+    assert [result_table({"a": run}, "", declared).caption for run in (pairs, both)] == [
+        Text("95 % intervals in brackets"),
+        Text("95 % intervals in brackets · judge: rules (exact)"),
+    ]
+    groups = {"a": [Run(tmp_path / "a", {}, both, declared=declared)]}
+    assert {drawn.name: drawn.note for drawn in by_group(groups)} == {
+        "result-pairwise_accuracy": "",
+        "result-safety_rate": "judge: rules (exact)",
+    }
+    unjudged = Run(tmp_path / "b", {}, pairs, declared=declared)
+    assert [cell.text for row in means({**groups, "b": [unjudged]}).rows for cell in row[:3:2]] == [
+        "a",
+        "rules",
+        "b",
+        "–",
+    ]
+    write_by_tag(tmp_path, both, declared)
+    with (tmp_path / BY_TAG).open(newline="") as file:
+        judges = {row["metric"]: row["judge"] for row in csv.DictReader(file)}
+    assert judges == {"pairwise_accuracy": "", "pairwise_accuracy_per_token": "", "safety_rate": "rules"}
 
 
 def test_nothing_is_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

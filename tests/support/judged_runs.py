@@ -14,6 +14,7 @@ from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.data.readers.mmsafe_po import MMSafePO
 from mmsafe.evaluation.benchmarks.mmsafe_po_test import MMSafePOTest
+from mmsafe.evaluation.dialogue import Answer
 from mmsafe.evaluation.judges.judge import CaseJudge, Verdict, unknown
 from mmsafe.evaluation.stages import judge_answers, write_generations
 
@@ -72,7 +73,7 @@ class RunWriter:
             "evaluation": {"max_new_tokens": 7, "batch_size": 2},
         }
         (folder / "run.json").write_text(json.dumps({"config": config}))
-        answers = [(text, number % 2 == 0) for number, (text, _) in enumerate(said)]
+        answers = [Answer(text, number % 2 == 0) for number, (text, _) in enumerate(said)]
         write_generations(folder, benchmark, prompts, answers)
         if judged:
             verdicts = {prompt.id: verdict for prompt, (_, verdict) in zip(prompts, said, strict=True)}

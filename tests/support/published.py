@@ -119,6 +119,26 @@ def siuo(folder: Path) -> Path:
     return folder
 
 
+def safemt(folder: Path, scenarios: Iterable[str] = ("Fraud", "Threat")) -> Path:
+    """A request of each scenario, at once and in dialogues, as on GitHub; with a placeholder and spaces around it."""
+    for length in (1, 2, 4):
+        rows = []
+        for scenario in scenarios:
+            kind = scenario.lower().replace(" ", "_")
+            said = [f" question {n} about {kind}\n" if n else f"<image>question 0 about {kind}" for n in range(length)]
+            turns = [
+                {"role": role, "content": text}
+                for n in range(length)
+                for role, text in (("user", said[n]), ("assistant", f"published answer {n}"))
+            ]
+            image = f"images/{kind}/{kind}_1.jpg"
+            picture(folder / image, len(kind), "JPEG")
+            row = {"id": f"mllm_{kind}_1", "scenario": scenario, "image_path": image, "dialogue": turns[:-1]}
+            rows.append({**row, "question": f"plain question about {kind}"})
+        write_json(folder / f"{length}_turn.json", rows)
+    return folder
+
+
 def mis(folder: Path) -> Path:
     """Two questions of each kind, each about two images."""
     for colour, split in enumerate(("easy", "hard", "real")):

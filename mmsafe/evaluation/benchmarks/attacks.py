@@ -44,8 +44,7 @@ class Attacks(PublishedBenchmark):
     """Prompts that these files should have; null: that is not known."""
 
     def __post_init__(self) -> None:
-        for fact, value in {"name": self.called, "get": self.source, "tags": tuple(self.by)}.items():
-            object.__setattr__(self, fact, value)
+        self.declare(name=self.called, get=self.source, tags=tuple(self.by))
 
     def expected(self) -> int | None:
         return self.count

@@ -55,7 +55,7 @@ class Battery(Probe):
     """Decides which other image is shown."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "is_test_set", any(asked.is_test_set for asked in self.requests.values()))
+        self.declare(is_test_set=any(asked.is_test_set for asked in self.requests.values()))
 
     def check_data(self, data: DataSource) -> None:
         """Where no requests are named, the data have them."""

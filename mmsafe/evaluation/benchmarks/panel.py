@@ -172,18 +172,16 @@ class Panel(Composite):
         if others := self.judges.keys() - self.members.keys():
             raise UserError(f"benchmark.judges.{min(others)}: no such member; there are {', '.join(self.members)}")
         parts = self.parts.values()
-        facts = {  # that other benchmarks declare of their class
-            "measures": tuple(
+        self.declare(
+            measures=tuple(
                 replace(metric, name=f"{name}.{metric.name}", label=f"{name}: {metric.label}")
                 for name, part in self.parts.items()
                 for metric in part.measures
             ),
-            "tags": tuple(dict.fromkeys(tag for part in parts for tag in part.tags)),
-            "needs": frozenset().union(*(part.needs for part in parts)),
-            "is_test_set": any(part.is_test_set for part in parts),
-        }
-        for fact, value in facts.items():
-            object.__setattr__(self, fact, value)
+            tags=tuple(dict.fromkeys(tag for part in parts for tag in part.tags)),
+            needs=frozenset().union(*(part.needs for part in parts)),
+            is_test_set=any(part.is_test_set for part in parts),
+        )
 
     @cached_property
     def parts(self) -> Mapping[str, Benchmark]:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.conversation import PLACEHOLDER
+from mmsafe.data.conversation import PLACEHOLDER, as_turns, messages
 from mmsafe.data.decoding import EncodedImage
+from mmsafe.data.example import Turn
 from mmsafe.data.images import FileImage, find_image
 from mmsafe.data.records import kind, read_object, read_records, text_field
 from mmsafe.data.row_error import RowError
@@ -61,6 +62,14 @@ class Row:
     def texts(self, field: str) -> Sequence[str]:
         """The texts of a field that holds a list of them."""
         return [Row({field: text}, (), self.place).text(field) for text in self.list(field)]
+
+    def turns(self, field: str) -> tuple[Turn, ...]:
+        """The conversation in a field that holds a list of messages; a placeholder in it is no image, and left out."""
+        try:
+            said = messages(self.value[field], field)
+            return as_turns([(role, text.replace(PLACEHOLDER, "")) for role, text in said], field)
+        except RowError as error:
+            raise UserError(f"{self.place}: {error}") from error
 
 
 @dataclass(frozen=True)
