@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from mmsafe.core.ranks import is_first
 from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.defences.defence import Answerer
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
+from mmsafe.generation.generate import Response
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
@@ -36,8 +40,9 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
     long = too_long(prompts, vlm, task.lengths)
     asked = [prompt for position, prompt in enumerate(prompts) if position not in long]
-    made = iter(responses(vlm, asked, settings.generation(), f"{benchmark.name}: answers"))
-    answers = [None if position in long else next(made)[:2] for position in range(len(prompts))]
+    answerer = Answerer(partial(_responses, vlm, task), partial(set_aside, vlm))
+    made = iter(task.answers(asked, answerer))
+    answers = [None if position in long else next(made) for position in range(len(prompts))]
     judged: list[Judged] = []
     if is_first():
         write_generations(folder, benchmark, prompts, answers)
@@ -49,6 +54,13 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     compared = pairwise_accuracy(*measure, task.data.max_tokens, task.data.clusters) if pairs else {}
     compared |= pairwise_ceiling(task.data, pairs)
     return {**measured(benchmark, judged, judge.label, task.clusters), **flat(compared)} if is_first() else {}
+
+
+def _responses(vlm: VLM, task: EvaluationTask, prompts: Sequence[Example], stage: str, **how: Any) -> list[Response]:
+    """Raises `UserError` where a defence asks what leaves no room for an answer."""
+    if overlong(prompts, vlm.encoder(), task.lengths):
+        raise UserError(f"lengths.max_length={task.lengths.max_length}: no room for {stage} of the defence; raise it")
+    return responses(vlm, prompts, replace(task.settings, **how).generation(), f"{task.benchmark.name}: {stage}")
 
 
 def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask) -> None:

@@ -22,8 +22,6 @@ from mmsafe.evaluation.judging import UNASKED, refuse_unknown, verdicts_on
 GENERATIONS, JUDGEMENTS = "generations.jsonl", "judgements.jsonl"
 Text = InstanceOf[str]
 """Whatever a model says, halves of surrogate pairs too, which a validated `str` refuses."""
-Answers = Sequence[tuple[str, bool] | None]
-"""Text, and whether it ended by itself; None for a prompt that was too long to be asked."""
 
 
 class StageRow(TypedDict):
@@ -31,6 +29,23 @@ class StageRow(TypedDict):
 
     id: str
     benchmark: str
+
+
+class DefendedAnswer(TypedDict):
+    """How a defence came to an answer."""
+
+    defence: str
+    chosen_by: list[str]
+    """Labels of the judges by whose verdicts it chose."""
+    first: Text
+    """What the model answered by itself."""
+    stepped_in: bool
+    """Whether the answer is another than that."""
+    generations: int
+
+
+Answers = Sequence[tuple[str, bool] | tuple[str, bool, DefendedAnswer] | None]
+"""Text, whether it ended by itself, and what a defence did; None for a prompt that was too long to be asked."""
 
 
 class GenerationRow(StageRow):
@@ -44,6 +59,7 @@ class GenerationRow(StageRow):
     tags: dict[str, str]
     unasked: NotRequired[bool]
     """There, and true, where the prompt was too long to be asked."""
+    defence: NotRequired[DefendedAnswer]
 
 
 class VerdictRow(TypedDict):
@@ -80,10 +96,11 @@ RowT = TypeVar("RowT", bound=StageRow)
 def write_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example], answers: Answers) -> None:
     """One row per prompt: what was answered, and whether the answer ended by itself."""
 
-    def row(prompt: Example, answer: tuple[str, bool] | None) -> Mapping[str, Any]:
-        text, finished = answer or ("", False)
+    def row(prompt: Example, answer: Any) -> Mapping[str, Any]:
+        text, finished, *how = answer or ("", False)
         row = {"id": prompt.id, "benchmark": benchmark.name, "prompt_hash": prompt.prompt_key(), "response": text}
-        return {**row, "finished": finished, "tags": dict(prompt.tags), **({} if answer else {"unasked": True})}
+        row |= {"finished": finished, "tags": dict(prompt.tags), **({} if answer else {"unasked": True})}
+        return row | ({"defence": how[0]} if how else {})
 
     write_rows(folder / GENERATIONS, [row(*asked) for asked in zip(prompts, answers, strict=True)])
 
@@ -199,7 +216,7 @@ def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts:
     return [rows[prompt.id] for prompt in prompts]
 
 
-def _text(answer: tuple[str, bool] | None) -> str:
+def _text(answer: Sequence[Any] | None) -> str:
     """What was answered, empty where the prompt was not asked."""
     return answer[0] if answer else ""
 
