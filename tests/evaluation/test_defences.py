@@ -213,10 +213,11 @@ def test_a_run_tells_what_its_defence_did_and_what_is_made_of_its_answers_does_t
     assert "defence=eta" in next(tmp_path.rglob("results.csv")).read_text()
 
 
-def test_an_exact_judge_that_chose_is_told_as_an_upper_bound(run: Callable[..., Ended]) -> None:
+def test_an_exact_judge_that_chose_is_told_as_an_upper_bound(run: Callable[..., Ended], tmp_path: Path) -> None:
     ended = run("x", *QUICK, "defence=eta", "judge@defence.judge=rules", "defence.samples=1")
     assert ended.status == 0, ended.err
-    assert "rules (exact; it chose the answers, too: an upper bound)" in " ".join(ended.out.split())
+    declared = json.loads((tmp_path / "x" / "run.json").read_text())["declared"]
+    assert declared["judges"] == {"rules": "exact; it chose the answers, too: an upper bound"}
 
 
 BAD = {
