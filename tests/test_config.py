@@ -69,6 +69,7 @@ ASKED_OF_ANY = {
 }
 # Choices that go together only, besides those that the classes themselves tell.
 BESIDE = {
+    ("evaluate", "defence", "eta"): ("judge@defence.judge=keywords",),
     ("train", "reference", "adapter_off"): ("peft=lora",),
     ("evaluate", "data", "mix"): ("benchmark=own_prompts", ONE_PART),
     **{(root, "data", "mix"): (ONE_PART,) for root in ("train", "blind", "prepare", "inspect", "tag")},

@@ -61,9 +61,10 @@ class Turn:
 class Example:
     """One prompt with its responses.
 
-    `turns` alternate user and assistant and end with the user; a turn of the system may stand before them. Where a
-    benchmark leaves answers to the model, turns of the user follow one another. `responses` maps a name (`chosen`,
-    `rejected`, `blind`) to its text, without speaker prefix. `tags` group examples in tables.
+    `turns` alternate user and assistant and end with the user, or with the beginning of the answer; a turn of the
+    system may stand before them. Where a benchmark leaves answers to the model, turns of the user follow one another.
+    `responses` maps a name (`chosen`, `rejected`, `blind`) to its text, without speaker prefix. `tags` group examples
+    in tables.
     """
 
     id: str

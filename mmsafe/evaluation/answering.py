@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Lengths
 from mmsafe.data.example import Example
-from mmsafe.evaluation.dialogue import Answers, in_turns, opening
+from mmsafe.evaluation.dialogue import Answer, Answers, in_turns, opening
 from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.generation.generate import Response
 from mmsafe.models.vlm import VLM
@@ -18,14 +18,17 @@ log = logging.getLogger(__name__)
 
 
 def answered(
-    vlm: VLM, task: EvaluationTask, prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence[Response]]
+    vlm: VLM,
+    task: EvaluationTask,
+    prompts: Sequence[Example],
+    ask: Callable[[list[Example]], Sequence[Response | Answer]],
 ) -> Answers:
     """What `ask` answers to every prompt, turn by turn where that is left to the model, if there is room for answers.
 
     Raises `UserError` where `task.lengths` refuses a prompt.
     """
 
-    def fitting(shown: list[Example]) -> list[Response | None]:
+    def fitting(shown: list[Example]) -> list[Response | Answer | None]:
         long = _too_long(shown, vlm, task.lengths)
         made = iter(ask([prompt for position, prompt in enumerate(shown) if position not in long]))
         return [None if position in long else next(made) for position in range(len(shown))]

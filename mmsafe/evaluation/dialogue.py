@@ -7,10 +7,26 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic import InstanceOf
+from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
+
 from mmsafe.data.example import Example, Turn
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
+
+
+class DefendedAnswer(TypedDict):
+    """How a defence came to an answer."""
+
+    defence: str
+    chosen_by: list[str]
+    """Labels of the judges by whose verdicts it chose."""
+    first: InstanceOf[str]
+    """What the model answered by itself."""
+    stepped_in: bool
+    """Whether the answer is another than that."""
+    generations: int
 
 
 class Answer(NamedTuple):
@@ -21,6 +37,8 @@ class Answer(NamedTuple):
     """Whether it ended by itself, before the length limit."""
     earlier: tuple[str, ...] = ()
     """Its answers to the user's earlier turns, where the prompt leaves them to the model."""
+    how: DefendedAnswer | None = None
+    """What a defence did to the last answer."""
 
 
 Answers = Sequence[Answer | None]
@@ -50,7 +68,7 @@ def opening(prompt: Example) -> Example:
     return replace(prompt, turns=turns, images=prompt.images[: sum(len(turn.images) for turn in turns)])
 
 
-def in_turns(prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence[Response | None]]) -> Answers:
+def in_turns(prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence[Response | Answer | None]]) -> Answers:
     """The answer to the last turn of every prompt, after all of the user's turns that have none were answered in order.
 
     `ask` answers prompts, all that wait for an answer at once; None where one is not asked.
@@ -64,5 +82,5 @@ def in_turns(prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence
             if response is not None and len(earlier) < unanswered(prompts[position]):
                 waiting[position] = (*earlier, response.text)
             elif response is not None:
-                answers[position] = Answer(*response, earlier)
+                answers[position] = Answer(*response)._replace(earlier=earlier)
     return answers

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
 from mmsafe.data.example import Example
 from mmsafe.evaluation.answering import answered, refuse_none, too_long
 from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.defences.defence import Answerer
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
+from mmsafe.generation.generate import Response
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.reference.policies import ReferencePolicy
+from mmsafe.scoring.lengths import overlong
 
 
 def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferencePolicy | None = None) -> dict[str, Any]:
@@ -28,8 +35,8 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     room for an answer are not asked, which is an unknown verdict on each.
     """
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
-    label = f"{benchmark.name}: answers"
-    answers = answered(vlm, task, prompts, lambda asked: responses(vlm, asked, settings.generation(), label))
+    answerer = Answerer(partial(_responses, vlm, task), partial(set_aside, vlm))
+    answers = answered(vlm, task, prompts, lambda asked: task.answers(asked, answerer))
     refuse_none(prompts, any(answers), task.lengths)
     judged: list[Judged] = []
     if is_first():
@@ -42,6 +49,13 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     compared = pairwise_accuracy(*measure, task.data.max_tokens, task.data.clusters) if pairs else {}
     compared |= pairwise_ceiling(task.data, pairs)
     return {**measured(benchmark, judged, judge.label, task.clusters), **flat(compared)} if is_first() else {}
+
+
+def _responses(vlm: VLM, task: EvaluationTask, prompts: Sequence[Example], stage: str, **how: Any) -> list[Response]:
+    """Raises `UserError` where a defence asks what leaves no room for an answer."""
+    if overlong(prompts, vlm.encoder(), task.lengths):
+        raise UserError(f"lengths.max_length={task.lengths.max_length}: no room for {stage} of the defence; raise it")
+    return responses(vlm, prompts, replace(task.settings, **how).generation(), f"{task.benchmark.name}: {stage}")
 
 
 def prepare_reference(reference: ReferencePolicy, vlm: VLM, task: EvaluationTask) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.declared import BY_JUDGE, Declared, Metric, undeclared
 from mmsafe.core.errors import UserError
@@ -15,11 +15,17 @@ from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.clusters import clusters_of
+from mmsafe.evaluation.defences.defence import MEASURES as DEFENCE
+from mmsafe.evaluation.defences.defence import Answerer, Defence
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.leakage import BLIND, leakage, with_blind
 from mmsafe.evaluation.leakage import MEASURES as LEAKAGE
 from mmsafe.evaluation.statistics import Estimate, fleiss_kappa, kappa, rate
 from mmsafe.scoring.ways import Scoring
+
+if TYPE_CHECKING:
+    from mmsafe.evaluation.dialogue import Answer
+    from mmsafe.generation.generate import Response
 
 NO_LIMIT = Lengths(max_length=None)
 AGREEMENT = (
@@ -44,10 +50,17 @@ class EvaluationTask:
     """Arithmetic of log-probs, which a reference has to share."""
     leakage: bool = False
     """Whether prompts are also asked without their image, and how much is decided then is measured."""
+    defence: Defence | None = None
+    """What changes the model's answers before they are judged."""
 
     def __post_init__(self) -> None:
         if self.benchmark.sampled and self.settings.temperature == 0:
             raise UserError("benchmark.answers: greedy decoding says the same every time; set evaluation.temperature=1")
+
+    def check(self) -> None:
+        """Raise `UserError` if its judge, or that of its defence, cannot judge at all."""
+        for judge in (self.judge, *(self.defence.judges if self.defence else ())):
+            judge.check()
 
     def prompts(self) -> list[Example]:
         """What the model is asked."""
@@ -57,6 +70,10 @@ class EvaluationTask:
     def _prompts(self) -> list[Example]:
         prompts = self.benchmark.prompts(self.data, self.part)
         return with_blind(self.benchmark, prompts) if self.leakage else prompts
+
+    def answers(self, prompts: Sequence[Example], ask: Answerer) -> Sequence[Response | Answer]:
+        """The model's answers, or what the defence makes of them."""
+        return self.defence.answers(prompts, ask) if self.defence else ask(prompts, "answers")
 
     @cached_property
     def clusters(self) -> tuple[str, ...]:
@@ -118,7 +135,7 @@ def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mappin
     from mmsafe.evaluation import pairwise, third_responses
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    for beside in (*pairwise.MEASURES, *AGREEMENT, *LEAKAGE, *third_responses.MEASURES):
+    for beside in (*pairwise.MEASURES, *AGREEMENT, *LEAKAGE, *DEFENCE, *third_responses.MEASURES):
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}

@@ -16,7 +16,7 @@ from mmsafe.core.files import write_rows
 from mmsafe.core.ranks import is_first
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmark import Benchmark, Judged
-from mmsafe.evaluation.dialogue import Answer, Answers, completed, unanswered
+from mmsafe.evaluation.dialogue import Answer, Answers, DefendedAnswer, completed, unanswered
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judging import UNASKED, refuse_unknown, verdicts_on
 
@@ -45,6 +45,7 @@ class GenerationRow(StageRow):
     """The answers to the user's earlier turns, where the prompt leaves them to the model."""
     unasked: NotRequired[bool]
     """There, and true, where the prompt was too long to be asked."""
+    defence: NotRequired[DefendedAnswer]
 
 
 class VerdictRow(TypedDict):
@@ -82,10 +83,10 @@ def write_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Exam
     """One row per prompt: what was answered, and whether the answer ended by itself."""
 
     def row(prompt: Example, answer: Answer | None) -> Mapping[str, Any]:
-        text, finished, earlier = answer or ("", False, ())
+        text, finished, earlier, how = answer or Answer("", finished=False)
         row = {"id": prompt.id, "benchmark": benchmark.name, "prompt_hash": prompt.prompt_key(), "response": text}
         more = {"earlier": list(earlier)} if earlier else {} if answer else {"unasked": True}
-        return {**row, "finished": finished, "tags": dict(prompt.tags), **more}
+        return {**row, "finished": finished, "tags": dict(prompt.tags), **more, **({"defence": how} if how else {})}
 
     write_rows(folder / GENERATIONS, [row(*asked) for asked in zip(prompts, answers, strict=True)])
 
@@ -208,7 +209,7 @@ def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts:
 
 def _case(benchmark: Benchmark, prompt: Example, answer: Answer | None) -> Case:
     """What is judged: the last answer, after the earlier ones; an empty one where the prompt was not asked."""
-    text, _, earlier = answer or ("", False, ())
+    text, _, earlier, _ = answer or Answer("", finished=False)
     return Case(completed(prompt, earlier), text, benchmark.criterion(prompt))
 
 

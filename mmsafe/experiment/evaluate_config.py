@@ -10,6 +10,7 @@ from mmsafe.core.options import InputName, InputPath, Seed, options
 from mmsafe.core.settings import Devices, Evaluation, Lengths
 from mmsafe.data.data_source import DataSource, NoData
 from mmsafe.evaluation.benchmark import Benchmark
+from mmsafe.evaluation.defences.defence import Defence
 from mmsafe.evaluation.engine import Engine, Served
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.leakage import check_installed
@@ -38,6 +39,7 @@ class EvaluateConfig(Devices):
     evaluation: Evaluation
     lengths: Lengths
     generation: Engine
+    defence: Defence | None = None
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -57,6 +59,12 @@ class EvaluateConfig(Devices):
         self.benchmark.check_data(self.data)
         if self.judgements is None:
             self.benchmark.check_judge(self.judge)
+        if self.defence:
+            if self.generations or self.judgements:
+                raise ValueError(
+                    "defence: has to ask the model; answers and verdicts of its run are taken over without"
+                )
+            self.defence.check_judge(self.benchmark.judge_for(self.judge))
         if isinstance(self.model, Pretrained) and (refusal := self.scoring.refusal(self.model.attention)):
             raise ValueError(refusal)
         return self

@@ -17,10 +17,11 @@ from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.run_record import about_run
 from mmsafe.core.terminal import loading
+from mmsafe.evaluation.defences.defence import Answerer, of_defence, refuse_selector
 from mmsafe.evaluation.dialogue import Answers, in_turns
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
-from mmsafe.evaluation.measuring import declaration, measured, panel_of
+from mmsafe.evaluation.measuring import declaration, flat, measured, panel_of
 from mmsafe.evaluation.stages import (
     GENERATIONS,
     JUDGEMENTS,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mmsafe.data.example import Example
     from mmsafe.evaluation.measuring import EvaluationTask
     from mmsafe.experiment.evaluate_config import EvaluateConfig
+    from mmsafe.generation.generate import Response
     from mmsafe.models.vlm import VLM
     from mmsafe.reference.policies import ReferencePolicy
     from mmsafe.runs.run_context import RunContext
@@ -60,9 +62,10 @@ def _stages(config: EvaluateConfig) -> tuple[Callable[[RunFolder], dict[str, Any
     if config.generations is not None:
         source = Path(config.generations)
         return partial(_judge_again, config, source), str(source)
+    behind = f" + {config.defence.name}" if config.defence else ""
     if isinstance(config.generation, Served):
-        return partial(_ask_served, config, config.generation), config.generation.model
-    return partial(_ask_model, config), str(config.checkpoint or "base")
+        return partial(_ask_served, config, config.generation), config.generation.model + behind
+    return partial(_ask_model, config), (config.checkpoint or "base") + behind
 
 
 def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> d
     chosen, panel = config.benchmark.judge_for(config.judge), panel_of(judged) or {judge: judged}
     for label, rows in panel.items():
         refuse_unknown(rows, label, chosen.max_unknown)
-    metrics = measured(config.benchmark, judged, judge, task.clusters)
+    metrics = measured(config.benchmark, judged, judge, task.clusters) | flat(of_defence(source, task.clusters)[1])
     known = {chosen.label: chosen.evidence, **declared_of(source, {}).judges}
     evidence = {label: known[label] for label in (*panel, judge) if label in known}
     folder.note(declared=declaration(config.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
@@ -85,6 +88,7 @@ def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dic
     """From the answers in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
     task, prompts = _taken_over(config, source, folder)
     answers = read_generations(source, config.benchmark, prompts)
+    refuse_selector(of_defence(source)[0], task.judge)
     _copy(source / GENERATIONS, folder)
     return _judged(task, prompts, answers, folder)
 
@@ -96,7 +100,7 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
         from mmsafe.models.loading import from_checkpoint, on_device, own_device
     task = evaluation_task(config, "test")
     own_device(config.accelerator)  # refused before a model is loaded, as is a judge or a file that is not there
-    task.judge.check()
+    task.check()
     task.prompts()
     vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
     tell(task)  # not before what can be refused in one line
@@ -128,13 +132,18 @@ def _against(config: EvaluateConfig, vlm: VLM, task: EvaluationTask) -> Referenc
 def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> dict[str, Any]:
     """From the answers of a model that is served elsewhere; none is loaded."""
     task = evaluation_task(config, "test")
-    task.judge.check()
+    task.check()
     log.info("pairwise accuracy is left out: it needs the model's own log-probs")
     prompts = task.prompts()
     tell(task)
     folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
-    longest, label = config.evaluation.max_new_tokens, f"{task.benchmark.name}: answers"
-    answers = in_turns(prompts, lambda asked: engine.responses(asked, longest, label))
+
+    def ask(asked: Sequence[Example], stage: str, **sampling: Any) -> list[Response]:
+        limit = config.evaluation.max_new_tokens
+        return engine.responses(asked, limit, f"{task.benchmark.name}: {stage}", **sampling)
+
+    answerer = Answerer(ask)
+    answers = in_turns(prompts, lambda asked: task.answers(asked, answerer))
     write_generations(folder.path, task.benchmark, prompts, answers)
     return _judged(task, prompts, answers, folder)
 

@@ -11,7 +11,9 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Part
-from mmsafe.evaluation.measuring import EvaluationTask, declaration
+from mmsafe.evaluation.defences.defence import of_defence
+from mmsafe.evaluation.judges.judge import single
+from mmsafe.evaluation.measuring import EvaluationTask, declaration, flat
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
 
@@ -42,9 +44,15 @@ def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title
 
 
 def declare(task: EvaluationTask, metrics: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts and intervals are."""
-    judge = task.judge
+    """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts and intervals are.
+
+    What the folder says of a defence is measured, too, and the judge by whom it chose is marked.
+    """
+    judge, (chosen_by, costs) = task.judge, of_defence(folder.path, task.clusters) if metrics else (set[str](), {})
     evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
+    if not chosen_by.isdisjoint(one.label for one in single(judge)):
+        evidence[judge.label] += "; it chose the answers, too: an upper bound"
+    metrics |= flat(costs)
     folder.note(declared=declaration(task.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics
 
@@ -61,6 +69,7 @@ def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision:
         config.lengths,
         precision,
         getattr(config, "leakage", False),
+        getattr(config, "defence", None),
     )
 
 

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.evaluation.judges.judge import CaseJudge, Verdict
+from mmsafe.evaluation.judges.judge import EXACT, CaseJudge, Verdict
 from mmsafe.microworld.language import ANSWERS, FILLERS, GROUNDED, KINDS, TAILS, UNGROUNDED
 from mmsafe.microworld.things import COLOURS, DANGEROUS, THINGS
 
@@ -78,7 +78,7 @@ class Rules(CaseJudge):
     """The exact rule of the micro-world."""
 
     name: ClassVar[str] = "rules"
-    evidence: ClassVar[str] = "exact"
+    evidence: ClassVar[str] = EXACT
     details: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded", "hallucinated"})
 
     def __call__(self, example: Example, response: str) -> Verdict:

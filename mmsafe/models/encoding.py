@@ -22,8 +22,6 @@ from mmsafe.models.rendering import rendered
 
 ENCODING = 2
 """Version of how conversations become ids, part of cache keys; 1 took control tokens for such wherever they stood."""
-
-
 QUESTION = Example("", (Turn("user", "?"),), (), {})
 ANSWER = "Yes"
 
@@ -184,15 +182,17 @@ class Encoder:
     def pixels(self, image: ImageSource) -> Tensor:
         """A preprocessed image of one tile, `[3, height, width]`."""
         (inputs,) = self.image_inputs([image])
-        pixels: Tensor = inputs.tensors["pixel_values"][0]
-        return pixels
+        return inputs.tensors["pixel_values"][0]
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
-        return rendered(self.processor, messages, add_generation_prompt=True).rstrip(" ")
+        """Up to where the response begins, or on to the end of its beginning, where that is the last message."""
+        begun = [self.between + one["content"][0]["text"] for one in messages[-1:] if one["role"] == "assistant"]
+        asked = messages[: len(messages) - len(begun)]
+        return "".join([rendered(self.processor, asked, add_generation_prompt=True).rstrip(" "), *begun])
 
     def place(self, size: tuple[int, int], count: int) -> Place:
         """What stands for an image of this height and width, one of `count` in its prompt."""

@@ -16,7 +16,7 @@ from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.data.images import failing
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.benchmarks.published_files import OPTION, Folder
-from mmsafe.evaluation.judges.judge import CaseJudge, Judge, Verdict
+from mmsafe.evaluation.judges.judge import EXACT, CaseJudge, Judge, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Rule(CaseJudge):
     """The rule of one benchmark; tells whether an answer is right, and neither of harm nor of refusals."""
 
     name: ClassVar[str] = "rule"
-    evidence: ClassVar[str] = "exact"
+    evidence: ClassVar[str] = EXACT
     details: ClassVar[frozenset[str]] = frozenset({"right"})
 
     right: Callable[[Example, str], bool]

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from mmsafe.core.options import Share, options
 from mmsafe.data.example import Example
 
+EXACT = "exact"
+"""The evidence of a judge whose verdicts are the truth."""
 PART = "part"
 """The tag that says of which part of a composite benchmark a prompt is; parts of parts follow after a `/`."""
 
@@ -152,3 +154,8 @@ class CompositeJudge(Judge):
     def check(self) -> None:
         for judge in self.each:
             judge.check()
+
+
+def single(judge: Judge) -> list[Judge]:
+    """The judges that `judge` is made of, or itself."""
+    return [one for part in judge.each for one in single(part)] if isinstance(judge, CompositeJudge) else [judge]
