@@ -38,7 +38,7 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> list[Any]:
 
 
 def check_arguments(config_name: str, root: type[Any], args: Namespace) -> list[Any]:
-    """The same for a command line that has been read; `args.multirun` then says whether it is a sweep, by preset too."""
+    """The same for a command line that has been read, of which `args.multirun` is set where a preset makes a sweep."""
     if args.help or args.schema or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return []
     name = args.config_name or config_name
