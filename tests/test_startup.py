@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from launching import QUICK, launch
 
+from mmsafe.core.rates import note_rate, rates_of, rough_time
 from mmsafe.core.terminal import shown
 
 TINY = (*QUICK, "trainer.max_steps=2", "evaluate=false", "data.num_workers=0")
@@ -30,7 +32,7 @@ NOT_NEEDED = {
 }
 NARRATIVE = (
     "16 examples, 16 of them with an image",
-    "to do, unless cached: 1 blind responses for 16 examples · 2 reference log-probs of 16 examples · 3 train 2 steps",
+    "to do, unless cached: 1 blind responses for 16 examples",
     "blind responses: 16 prompts",
     "reference: 48 responses",
 )
@@ -88,6 +90,36 @@ def test_normal_shows_what_is_done_in_which_order_without_times_and_names(run: R
     assert "[mmsafe" not in out + err
     assert "arning" not in out + err
     assert all(line in log for line in NARRATIVE)
+
+
+def test_a_second_run_tells_rough_times_and_a_first_that_it_cannot(folder: Path):
+    first = launch("train", *TINY, "hydra.run.dir=first", cwd=folder, cache=folder / "untouched").err
+    assert "3 train 2 steps; no earlier run like this here tells the time of 1, 2, 3\n" in first
+    kept = folder / "untouched" / "rates" / "seconds.json"
+    assert sorted(key.split(" ", 1)[1] for key in json.loads(kept.read_text())) == [
+        *("blind responses", "reference", "steps")
+    ]
+    second = launch("train", *TINY, "hydra.run.dir=second", "seed=1", cwd=folder, cache=folder / "untouched").err
+    about = r" \(about \d+ (s|min)\)"
+    told = f"1 blind responses for 16 examples{about} · 2 [^·]*{about} · 3 train 2 steps{about}\n"
+    assert re.search(told, second)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"like one blind": null}', "[" * 10**5, '{"like one blind": -1.0}'])
+def test_a_damaged_file_of_rates_tells_no_time_and_is_written_anew(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path))
+    with rates_of("like one"):
+        note_rate("blind", seconds=60.0, count=30)
+        assert [rough_time("blind", count) for count in (1, 30, 100, 3600)] == [
+            *("about 2 s", "about 60 s", "about 3 min", "about 2.0 h")
+        ]
+        (tmp_path / "rates" / "seconds.json").write_text(content)
+        assert rough_time("blind", 30) == ""
+        note_rate("blind", seconds=60.0, count=30)
+        assert rough_time("blind", 30) == "about 60 s"
+    assert rough_time("blind", 30) == ""
 
 
 def test_verbose_shows_what_the_file_has(run: Run):

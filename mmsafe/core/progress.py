@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmsafe.core.ranks import is_first
+from mmsafe.core.rates import note_rate
 from mmsafe.core.terminal import is_quiet
 
 
@@ -16,11 +18,13 @@ from mmsafe.core.terminal import is_quiet
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr with count, elapsed and remaining time; yields the function that advances it.
 
-    Of several processes only the first shows one.
+    Of several processes only the first shows one. What it took is noted for the next time.
     """
+    begin = time.perf_counter()
     with progress_bar(total) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+    note_rate(label, time.perf_counter() - begin, total)
 
 
 def progress_bar(total: int) -> Progress:

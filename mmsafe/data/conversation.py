@@ -95,8 +95,8 @@ def messages(
                 raise RowError(
                     "system message", f"'{field}' holds a system message that is not the first; move it there"
                 )
-        if message.get("loss") is False:
-            raise RowError(UNREAD, f"'{field}' has a message whose 'loss' is false; leave those out, or remove 'loss'")
+        if message.get("loss") is False or message.get("loss_scale") not in (None, 1):
+            raise RowError(UNREAD, f"'{field}' has a message with 'loss' false or a 'loss_scale'; remove them, or it")
         for name in filter(message.get, message):
             if MEANING.search(plain_name(name)) or IMAGE.search(plain_name(name)):
                 raise RowError(UNREAD, f"'{field}' has '{listed([name])}' in a message, which is not read; remove it")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
+from mmsafe.core.rates import rates_of
 from mmsafe.core.run_record import about_run
 from mmsafe.core.terminal import loading
 from mmsafe.evaluation.defences.defence import Answerer, of_defence, refuse_selector
@@ -30,7 +31,7 @@ from mmsafe.evaluation.stages import (
     read_judgements,
     write_generations,
 )
-from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell
+from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell
 from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -103,13 +104,15 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     task.check()
     task.prompts()
     vlm = from_checkpoint(config.checkpoint, "checkpoint", config.model)
-    tell(task)  # not before what can be refused in one line
-    folder.note(seed=config.seed, model=vlm.fingerprint())
-    reference = _against(config, vlm, task) if config.against else None
-    vlm = on_device(vlm, config.accelerator)
-    folder.note(dropped_prompts=task.dropped())
-    metrics = evaluate(vlm, task, folder.path, reference)
-    return declare(task, metrics, folder)
+    parameters = sum(parameter.numel() for parameter in vlm.model.parameters())
+    with rates_of(alike(config, type(vlm.model).__name__, parameters)):
+        tell(task)  # not before what can be refused in one line
+        folder.note(seed=config.seed, model=vlm.fingerprint())
+        reference = _against(config, vlm, task) if config.against else None
+        vlm = on_device(vlm, config.accelerator)
+        folder.note(dropped_prompts=task.dropped())
+        metrics = evaluate(vlm, task, folder.path, reference)
+        return declare(task, metrics, folder)
 
 
 def _against(config: EvaluateConfig, vlm: VLM, task: EvaluationTask) -> ReferencePolicy:
@@ -135,17 +138,18 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
     task.check()
     log.info("pairwise accuracy is left out: it needs the model's own log-probs")
     prompts = task.prompts()
-    tell(task)
-    folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
 
     def ask(asked: Sequence[Example], stage: str, **sampling: Any) -> list[Response]:
         limit = config.evaluation.max_new_tokens
         return engine.responses(asked, limit, f"{task.benchmark.name}: {stage}", **sampling)
 
     answerer = Answerer(ask)
-    answers = in_turns(prompts, lambda asked: task.answers(asked, answerer))
-    write_generations(folder.path, task.benchmark, prompts, answers)
-    return _judged(task, prompts, answers, folder)
+    with rates_of(alike(config)):
+        tell(task)
+        folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
+        answers = in_turns(prompts, lambda asked: task.answers(asked, answerer))
+        write_generations(folder.path, task.benchmark, prompts, answers)
+        return _judged(task, prompts, answers, folder)
 
 
 def _judged(task: EvaluationTask, prompts: Sequence[Example], answers: Answers, folder: RunFolder) -> dict[str, Any]:

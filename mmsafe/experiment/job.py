@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsafe.core.ranks import is_first
+from mmsafe.core.rates import STEPS, rough_time
 from mmsafe.data.data_source import GENERATED
-from mmsafe.data.example import Example
+from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.defences.defence import of_defence
 from mmsafe.evaluation.judges.judge import single
@@ -73,22 +76,57 @@ def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision:
     )
 
 
-def tell(task: EvaluationTask | None, before: Sequence[str] = ()) -> None:
-    """Log the stages of an evaluation, and those `before` it."""
+class Stage(NamedTuple):
+    """What a job has to do, and how much of what `label` names, if its time can be known."""
+
+    what: str
+    label: str = ""
+    amount: int = 0
+
+
+def alike(config: TrainConfig | EvaluateConfig, *loaded: object) -> str:
+    """Hash of what the speed of a job depends on, but for the lengths of its data; equal jobs need about as long."""
+    names = ("model", "peft", "scoring", "strategy", "generation", "evaluation", "lengths")
+    parts: list[object] = [{**asdict(part), "seed": None} for name in names if (part := getattr(config, name, None))]
+    if trainer := getattr(config, "trainer", None):
+        parts += [trainer.accelerator, trainer.processes, trainer.precision, config.objective.groups]  # type: ignore[union-attr]
+        parts += [config.data.batch_size, config.data.max_tokens, config.accumulate]  # type: ignore[union-attr]
+    return digest([platform.node(), type(config.data).__name__, parts, loaded])
+
+
+def tell(task: EvaluationTask | None, before: Sequence[Stage] = ()) -> None:
+    """Log the stages of an evaluation, and those `before` it, with a rough time where a job like it was run here."""
     stages = list(before)
     if task is not None:
-        stages += [f"answers to {len(task.prompts())} prompts", f"verdicts of {task.judge.label}", "metrics"]
-    log.info("to do, unless cached: %s", " · ".join(f"{number} {stage}" for number, stage in enumerate(stages, 1)))
+        count, label = len(task.prompts()), f"judge {task.judge.label}"
+        stages.append(Stage(f"answers to {count} prompts", f"{task.benchmark.name}: answers", count))
+        stages.append(Stage(f"verdicts of {task.judge.label}", "" if task.judge.instant else label, count))
+        stages.append(Stage("metrics"))
+    lines, unknown = [], []
+    for number, stage in enumerate(stages, 1):
+        time = rough_time(stage.label, stage.amount)
+        lines.append(f"{number} {stage.what}" + f" ({time})" * bool(time))
+        unknown += [str(number)] * (bool(stage.label) and not time)
+    untold = f"; no earlier run like this here tells the time of {', '.join(unknown)}" if unknown else ""
+    log.info("to do, unless cached: %s%s", " · ".join(lines), untold)
 
 
-def training(config: TrainConfig, examples: Sequence[Example]) -> list[str]:
+def training(config: TrainConfig, examples: Sequence[Example]) -> list[Stage]:
     """The stages of `mmsafe.train` after it has read `examples`; steps are fewer where some turn out to be too long."""
     trainer, data, made = config.trainer, config.data, config.objective.responses & set(GENERATED)
     lacking = sum(not made <= example.responses.keys() for example in examples)
     count = len(examples) + lacking * (config.generation.num_return_sequences - 1)
     batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
-    steps = trainer.max_epochs * math.ceil(batches / config.accumulate)
-    extent = f"at most {steps} steps" if data.max_tokens is None else f"{trainer.max_epochs} epochs"
-    stages = [f"{' and '.join(sorted(made))} responses for {lacking} examples"] if lacking else []
-    stages += [f"reference log-probs of {count} examples"] if config.objective.needs_reference else []
-    return [*stages, f"train {extent if trainer.max_steps == -1 else f'{trainer.max_steps} steps'}"]
+    steps = (
+        trainer.max_epochs * math.ceil(batches / config.accumulate) if trainer.max_steps == -1 else trainer.max_steps
+    )
+    extent = f"{steps} steps" if trainer.max_steps != -1 else f"at most {steps} steps"
+    if trainer.max_steps == -1 and data.max_tokens is not None:  # the batches alone tell how many
+        steps, extent = 0, f"{trainer.max_epochs} epochs"
+    label, stages = f"{' and '.join(sorted(made))} responses", []
+    if lacking:
+        asked = lacking * config.generation.num_return_sequences
+        stages.append(Stage(f"{label} for {lacking} examples", label, asked))
+    if config.objective.needs_reference:
+        stages.append(Stage(f"reference log-probs of {count} examples", "reference", count))
+    return [*stages, Stage(f"train {extent}", STEPS if steps else "", steps)]

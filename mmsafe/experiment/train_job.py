@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import barrier, is_first
+from mmsafe.core.rates import rates_of
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask, flat
 from mmsafe.evaluation.third_responses import tells, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
-from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell, training
+from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell, training
 from mmsafe.generation.blinding import with_all_responses
 from mmsafe.models.adapters import add_lora, merge
 from mmsafe.models.compiling import compiled
@@ -50,7 +51,8 @@ log = logging.getLogger(__name__)
 def train(config: TrainConfig, run: RunContext) -> float | None:
     """Load, blind, optimise, save, evaluate; returns the benchmark's score, or else the negative loss."""
     folder = RunFolder(run.folder, run.cfg)
-    metrics = complete(folder, partial(_logged, config, run))
+    with rates_of(alike(config)):
+        metrics = complete(folder, partial(_logged, config, run))
     if not is_first():
         return math.nan
     if not config.checkpoint.keep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mmsafe.core.config import STARTING
 from mmsafe.core.errors import UserError
 from mmsafe.runs.hydra_state import all_groups, combinations, composed_for_sweep
-from mmsafe.runs.overrides import check_choice, composed, key_of, lines, parsed, refused, unknown
+from mmsafe.runs.overrides import check_choices, composed, explained, key_of, lines, parsed, refused, unknown
 from mmsafe.runs.search_options import Dimension, dimensions
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ class SweepPlan:
         choices = [word for word in words if key_of(word) in groups]
         key = tuple(lines(choices))
         if key not in self._bases:
-            for word in choices:
-                check_choice(word)
+            check_choices(choices, groups)
             self._bases[key] = composed(self.config_name, list(key))
         return self._bases[key]
 
@@ -129,13 +128,9 @@ def plan(config_name: str, overrides: Sequence[str]) -> SweepPlan:
     for word in starting:
         if word.is_sweep_override():
             raise UserError(f"{word.input_line}: is the same for all jobs of a sweep, so it needs one value")
-        if key_of(word) in ("sweep", "hydra/launcher", "hydra/sweeper"):
-            check_choice(word)
     choices = [word for word in starting if key_of(word) in groups]
-    chosen = _master(config_name, choices)
-    for problem in unknown(starting, chosen, groups).values():
-        raise UserError(problem)
-    master = chosen if choices == starting else _master(config_name, starting)
+    with explained(starting, partial(_master, config_name, choices), groups):
+        master = _master(config_name, starting)
     is_job = master.hydra.mode == RunMode.RUN  # of a sweep by this preset
     parameters = {} if is_job else OmegaConf.select(master, "hydra.sweeper.params") or {}
     preset = parsed([f"{key}={value}" for key, value in parameters.items()])

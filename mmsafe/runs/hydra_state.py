@@ -89,6 +89,8 @@ def arguments(words: Sequence[str], old_flags: Collection[str] = ()) -> Namespac
     args = parser.parse_intermixed_args(list(words))
     if args.experimental_rerun is not None:
         raise UserError("--experimental-rerun: is not supported; give the command of that run again")
+    if args.config_path is not None:
+        raise UserError("--config-path: is not supported; --config-dir adds a folder of your own")
     args.overrides += ["launcher.retry_failed=true"] * args.retry_failed
     return args
 
@@ -98,9 +100,20 @@ def _refuse(message: str) -> NoReturn:
 
 
 def run_hydra(command: str, args: Namespace, task: TaskFunction) -> None:
-    """Do what `args` ask for, with the config `conf/<command>.yaml`: run the job or jobs, or print about the config."""
+    """Do what `args` ask for, with the config `conf/<command>.yaml`: run the job or jobs, or print about the config.
+
+    Whether they are jobs of a sweep `args.multirun` has to say; Hydra itself would compose all once more to know.
+    """
     version.setbase("1.3")
-    _run_hydra(args, get_args_parser(), task, str(conf_dir()), command)
+    if args.hydra_help or args.shell_completion or args.info or args.cfg:
+        _run_hydra(args, get_args_parser(), task, str(conf_dir()), command)
+        return
+    with composing(command, args.config_dir):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
+        run = hydra.multirun if args.multirun else hydra.run
+        run(args.config_name or command, task, [*args.overrides, f"hydra.mode={mode.name}"])
 
 
 def restoring() -> Callable[[], None]:

@@ -117,8 +117,14 @@ def composed(config_name: str, overrides: list[str]) -> DictConfig:
         return compose(config_name, overrides, return_hydra_config=True)
 
 
-def check_choice(override: Override) -> None:
-    """Raise `UserError` if its group has no such option."""
+def check_choices(overrides: Iterable[Override], groups: Sequence[str]) -> None:
+    """Raise `UserError` if one of `groups` has no such option as is chosen of it."""
+    for override in overrides:
+        if key_of(override) in groups:
+            _check_choice(override)
+
+
+def _check_choice(override: Override) -> None:
     group, value, loader = key_of(override), override.value(), config_loader()
     if group == "judge" and isinstance(value, list):
         raise UserError(f"{override.input_line}: a jury is the same for all jobs of a sweep: judge=[a,b] and no more")
@@ -137,6 +143,27 @@ def unknown(overrides: Iterable[Override], base: DictConfig, groups: Sequence[st
     plain = [override for override in overrides if key_of(override) not in groups and not override.is_add()]
     problems = {key_of(override): _problem(key_of(override).split("."), base, groups) for override in plain}
     return {key: problem for key, problem in problems.items() if problem}
+
+
+@contextmanager
+def explained(words: Sequence[Override], base: Callable[[], DictConfig], groups: Sequence[str]) -> Iterator[None]:
+    """Around composing with `words`: where that fails, it says what `base`, with their choices alone, lacks of them.
+
+    Raises `UserError` for an unknown choice, and for an unknown option behind `++`, with which Hydra would compose.
+    """
+
+    def refuse(some: Iterable[Override]) -> None:
+        for problem in unknown(some, base(), groups).values():
+            raise UserError(problem)
+
+    check_choices(words, groups)
+    if forced := [word for word in words if word.is_force_add()]:
+        refuse(forced)
+    try:
+        yield
+    except UserError:
+        refuse(words)
+        raise
 
 
 def _problem(parts: list[str], base: DictConfig, groups: Sequence[str]) -> str:

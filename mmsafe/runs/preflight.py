@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mmsafe.core.terminal import VERBOSITY, check_verbosity
 from mmsafe.runs.expansion import SweepPlan, plan
 from mmsafe.runs.hydra_state import all_groups, arguments, composing
 from mmsafe.runs.launchers import check_launch
-from mmsafe.runs.overrides import as_hydra_reads, composed, key_of, parsed, unknown
+from mmsafe.runs.overrides import as_hydra_reads, composed, explained, key_of, parsed
 from mmsafe.runs.run_folder import refuse_other_config
 from mmsafe.runs.search_options import check_search, search_options
 
@@ -37,13 +38,13 @@ def check(config_name: str, root: type[Any], argv: Sequence[str]) -> list[Any]:
 
 
 def check_arguments(config_name: str, root: type[Any], args: Namespace) -> list[Any]:
-    """The same for a command line that has been read."""
+    """The same for a command line that has been read, of which `args.multirun` is set where a preset makes a sweep."""
     if args.help or args.schema or args.hydra_help or args.shell_completion or args.info or args.cfg:
         return []
     name = args.config_name or config_name
     with composing(config_name, args.config_dir):
         sweep_plan = plan(name, args.overrides)
-        multirun = args.multirun or sweep_plan.is_multirun
+        args.multirun = multirun = args.multirun or sweep_plan.is_multirun
         checked = [_check_job(sweep_plan, root, job, multirun) for job in _jobs(sweep_plan, args.overrides, multirun)]
         with inputs_must_exist() if getattr(root, "runs_here", True) else nullcontext():  # last: the smallest mistake
             return [typed(cfg, root) for cfg in checked]
@@ -64,11 +65,11 @@ def _jobs(sweep_plan: SweepPlan, overrides: list[str], multirun: bool) -> list[l
 def _check_job(sweep_plan: SweepPlan, root: type[Any], overrides: list[str], multirun: bool) -> DictConfig:
     """The config of a job, which can be run if the files are there that it names."""
     words, groups = parsed(overrides), all_groups()
-    base = sweep_plan.base(words, groups)
-    for problem in unknown(words, base, groups).values():
-        raise UserError(problem)
-    only_choices = all(key_of(word) in groups for word in words)
-    cfg = deepcopy(base) if only_choices else composed(sweep_plan.config_name, overrides)
+    if all(key_of(word) in groups for word in words):
+        cfg = deepcopy(sweep_plan.base(words, groups))
+    else:
+        with explained(words, partial(sweep_plan.base, words, groups), groups):
+            cfg = composed(sweep_plan.config_name, overrides)
     allow_plugins(plugins_of(cfg))
     check_verbosity(cfg.get(VERBOSITY, "normal"))
     config = typed(without_hydra(cfg), root)

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.progress import Progress
 
 from mmsafe.core.progress import progress_bar
+from mmsafe.core.rates import STEPS, note_rate
 from mmsafe.training.best import Best
 from mmsafe.training.module import PreferenceModule
 from mmsafe.training.preference_data import PreferenceData
@@ -34,7 +35,8 @@ class StepLog(Callback):
         self.best = best
         self.bar = Progress(disable=True)
         self.begin = self.waited = 0.0
-        self.padding = self.positions = 0
+        self.seconds = 0.0
+        self.padding = self.positions = self.steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         return self.best.state()
@@ -62,6 +64,7 @@ class StepLog(Callback):
             return  # between the micro-batches of a step
         now, waited = time.perf_counter(), self.data.waited
         seconds = now - self.begin
+        self.seconds, self.steps = self.seconds + seconds, self.steps + 1
         timing = {"perf/seconds": seconds, "perf/data_wait": (waited - self.waited) / seconds}
         timing["perf/padding"] = self.padding / self.positions
         validates = self.validation is not None and self.validation.is_due(step)
@@ -75,6 +78,7 @@ class StepLog(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar.stop()
+        note_rate(STEPS, self.seconds, self.steps)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.bar.stop()

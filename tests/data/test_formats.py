@@ -73,6 +73,13 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
             "columns": {"prompt": "question", "chosen": "better", "rejected": "worse", "images": "picture"},
         },
     ),
+    "described rows of ms-swift's old form": (
+        {"query": "<image>What is it?", "response": "A tree.", "rejected_response": "A house.", "images": ["a.png"]},
+        {
+            "ranking": True,
+            "columns": {"prompt": "query", "chosen": "response", "rejected": "rejected_response", "images": "images"},
+        },
+    ),
 }
 
 
@@ -140,6 +147,7 @@ BAD_ENTRIES = [
     ({"file_name": "d.json", "columns": {"kto_tag": "label"}}, "unpaired ones (kto_tag) are not read"),
     ({"file_name": "d.json", "ranking": True, "columns": {"prompt": "a"}}, "its columns name no pairs"),
     ({"file_name": "none.json"}, "cannot read"),
+    ({"file_name": "d.json", "formatting": "chatml"}, "formatting has to be alpaca, sharegpt or openai"),
     ({"file_name": "d.json", "formatting": "sharegpt", "columns": {"messages": "talk"}}, "'talk' is null"),
 ]
 
@@ -171,6 +179,7 @@ BAD_SWIFT = [
     ({"messages": "a"}, "missing field", "has no 'prompt'"),
     ({"rejected_response": None}, "malformed prompt", "ends with words of the assistant"),
     ({"messages": [*openai("<image>a"), {"role": "assistant", "content": "b", "loss": False}]}, "column", "'loss'"),
+    ({"messages": [*openai("<image>a"), openai("", "b")[1] | {"loss_scale": 0.5}]}, "column", "'loss_scale'"),
 ]
 
 
@@ -203,6 +212,9 @@ def test_a_bad_row_is_told_with_its_place(
         SWIFT | {"messages": openai("What is it?", "A tree.")},
         SWIFT | {"rejected_response": None, "rejected_messages": openai("<image>What is it?", "A house.")},
         SWIFT | {"images": [{"bytes": None, "path": "a.png"}]},
+        SWIFT | {"rejected_response": [openai("", "A house.")[1]]},
+        {"messages": SWIFT["messages"], "images": ["a.png"], "rejected_images": ["a.png"]}
+        | {"rejected_messages": openai("<image>What is it?", "A house.")},
     ],
 )
 def test_pairs_of_swift(folder: Path, row: dict[str, Any]) -> None:

@@ -113,7 +113,10 @@ def form_of(entry: Mapping[str, Any], where: str) -> Form:
         raise UserError(
             f"{where}: its columns name no pairs, chosen and rejected; unpaired ones (kto_tag) are not read"
         )
-    if entry.get("formatting", "alpaca") == "alpaca":
+    formatting = entry.get("formatting", "alpaca")
+    if formatting not in ("alpaca", "sharegpt", "openai"):
+        raise UserError(f"{where}: formatting has to be alpaca, sharegpt or openai")
+    if formatting == "alpaca":
         return Form(ranking, columns or ALPACA, TAGS)
     return Form(ranking, {"messages": "conversations", **columns}, {**TAGS, **tags})
 

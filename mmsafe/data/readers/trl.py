@@ -77,7 +77,9 @@ class TRLPreference(RowSource):
 
 def _of_messages(value: Mapping[str, Any]) -> dict[str, Any]:
     """ms-swift's row in TRL's form: its messages end with the chosen response, unless it is a prompt alone."""
-    if odd := [name for name in ("rejected_images", "objects", "label") if value.get(name)]:
+    idle = {"rejected_images": value.get("images")}  # ms-swift wants the same images named again
+    unread = ("rejected_images", "objects", "label")
+    if odd := [name for name in unread if value.get(name) and value[name] != idle.get(name)]:
         raise RowError(UNREAD, f"has '{listed(odd)}', which is not read")
     said, text, whole = (value.get(name) for name in ("messages", "rejected_response", "rejected_messages"))
     if unanswered(text, whole):
