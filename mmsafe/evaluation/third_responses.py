@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.settings import Generation
-from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Case, Judge
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.blinding import Takes
 from mmsafe.models.vlm import VLM
+from mmsafe.objectives.base import GENERATED
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.scoring.collate import Items
 from mmsafe.training.recipe import Loss
@@ -43,7 +43,7 @@ def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length
     right_where_misled: of those that are `MISLED`. tokens: mean, with the end. reference_log_prob: mean of
     log π_ref beside the real image, in nats, of the items that are trained on, where it is cached.
     """
-    names, encoder = sorted(loss.objective.responses & set(GENERATED)), vlm.encoder()
+    names, encoder = sorted(loss.objective.responses & {*GENERATED}), vlm.encoder()
     if not names or "right" not in judge.tells:
         return {}
     rows = [(example, name) for name in names for example in items.examples]

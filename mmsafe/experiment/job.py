@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.ranks import is_first
-from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.measuring import EvaluationTask, declaration
@@ -34,10 +33,16 @@ def complete(folder: RunFolder, make: Callable[[RunFolder], dict[str, Any]]) -> 
     return metrics
 
 
-def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title: str, column: str = "model") -> None:
-    """Print what an evaluation found, and the benchmark's own tables."""
+def show(
+    benchmark: Benchmark,
+    metrics: dict[str, Any],
+    folder: RunFolder,
+    title: str,
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Print what an evaluation found, or several side by side in `columns`, and the benchmark's own tables."""
     if is_first():
-        table = result_table({column: metrics}, title, folder.declared(metrics), tags=True)
+        table = result_table(columns or {"model": metrics}, title, folder.declared(metrics), tags=True)
         print_tables([table, *benchmark.report(metrics, folder.path)])
 
 
@@ -74,7 +79,7 @@ def tell(task: EvaluationTask | None, before: Sequence[str] = ()) -> None:
 
 def training(config: TrainConfig, examples: Sequence[Example]) -> list[str]:
     """The stages of `mmsafe.train` after it has read `examples`; steps are fewer where some turn out to be too long."""
-    trainer, data, made = config.trainer, config.data, config.objective.responses & set(GENERATED)
+    trainer, data, made = config.trainer, config.data, config.objective.sampled
     lacking = sum(not made <= example.responses.keys() for example in examples)
     count = len(examples) + lacking * (config.generation.num_return_sequences - 1)
     batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
