@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.settings import Generation
@@ -11,6 +12,8 @@ from mmsafe.evaluation.judges.judge import Case, Judge
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.blinding import Takes
+from mmsafe.generation.ranking import Rates
+from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import GENERATED
 from mmsafe.reference.cached import CachedLogProbs
@@ -35,6 +38,17 @@ def taken_by(judge: Judge, settings: Generation) -> Takes | None:
         return None
     (detail,), wanted = settings.needs, settings.match != "wrong"
     return lambda responses: [told is wanted for told in _told(judge, detail, responses)]
+
+
+def rated_by(judge: Judge, vlm: VLM) -> Rates:
+    """Says how good responses are by the verdicts of `judge`, which has the devices to itself where it needs them."""
+
+    def rates(responses: Sequence[tuple[Example, str]]) -> list[float | None]:
+        with set_aside(vlm) if judge.on_devices else nullcontext():
+            verdicts = verdicts_on([Case(*response) for response in responses], judge)
+        return [judge.rating(verdict) for verdict in verdicts]
+
+    return rates
 
 
 def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length: int | None) -> dict[str, Estimate]:

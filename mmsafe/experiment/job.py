@@ -11,6 +11,7 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.measuring import EvaluationTask, declaration
+from mmsafe.objectives.base import PAIR
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
 
@@ -79,12 +80,14 @@ def tell(task: EvaluationTask | None, before: Sequence[str] = ()) -> None:
 
 def training(config: TrainConfig, examples: Sequence[Example]) -> list[str]:
     """The stages of `mmsafe.train` after it has read `examples`; steps are fewer where some turn out to be too long."""
-    trainer, data, made = config.trainer, config.data, config.objective.sampled
+    trainer, data, made = config.trainer, config.data, config.objective.sampled - PAIR.keys()
     lacking = sum(not made <= example.responses.keys() for example in examples)
+    ranked = config.objective.ranked
     count = len(examples) + lacking * (config.generation.num_return_sequences - 1)
     batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
     steps = trainer.max_epochs * math.ceil(batches / config.accumulate)
     extent = f"at most {steps} steps" if data.max_tokens is None else f"{trainer.max_epochs} epochs"
-    stages = [f"{' and '.join(sorted(made))} responses for {lacking} examples"] if lacking else []
+    stages = [f"{ranked} responses to each of {count} prompts, ranked by {config.judge.label}"] if ranked else []
+    stages += [f"{' and '.join(sorted(made))} responses for {lacking} examples"] if lacking else []
     stages += [f"reference log-probs of {count} examples"] if config.objective.needs_reference else []
     return [*stages, f"train {extent if trainer.max_steps == -1 else f'{trainer.max_steps} steps'}"]

@@ -112,6 +112,8 @@ class TrainConfig:
 
     def _check_responses(self) -> None:
         self.judge.must_tell(self.generation.needs, f"generation.match={self.generation.match} needs")
+        if self.objective.ranked:
+            self._check_ranked()
         if missing := self.objective.responses - self.objective.sampled - self.data.brings():
             reads = ", ".join(sorted(missing))
             raise ValueError(
@@ -119,6 +121,16 @@ class TrainConfig:
             )
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
+
+    def _check_ranked(self) -> None:
+        sampling = self.generation
+        if sampling.temperature == 0:
+            raise ValueError("generation.temperature=0: greedy samples are all the same, so none is better; raise it")
+        if sampling.num_return_sequences > 1:
+            raise ValueError("generation.num_return_sequences: objective.samples says how many; leave it at 1")
+        if sampling.match or sampling.prompt != "own" or sampling.image_view not in ("auto", "real"):
+            told = "what is ranked is sampled beside its own image; leave out image_view, prompt and match"
+            raise ValueError(f"generation: {told}")
 
     def _check_rounds(self) -> None:
         moves = self.objective.needs_reference and self.reference.moves

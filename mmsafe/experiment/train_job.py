@@ -17,12 +17,13 @@ from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask, flat
 from mmsafe.evaluation.staleness import Staleness
-from mmsafe.evaluation.third_responses import taken_by, third_responses
+from mmsafe.evaluation.third_responses import rated_by, taken_by, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import complete, declare, evaluation_task, show, tell, training
 from mmsafe.experiment.keeping import keep, keep_merged, load_part
 from mmsafe.experiment.rounds import Round, clear, columns, in_rounds
 from mmsafe.generation.blinding import with_all_responses
+from mmsafe.generation.ranking import with_ranked_pairs
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.compiling import compiled
 from mmsafe.models.loading import to_train
@@ -180,6 +181,8 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
     if config.objective.needs_image:
         need_images(loaded.examples, "the objective")
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
+    if config.objective.ranked:
+        config.judge.check()
     if task is not None:
         task.judge.check()
         prompts = task.prompts()
@@ -201,8 +204,12 @@ def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFo
 
 
 def _completed(config: TrainConfig, vlm: VLM, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
-    made = config.objective, config.generation, config.corruption
-    return with_all_responses(vlm, examples, *made, config.lengths, taken_by(config.judge, config.generation))
+    made, before = (config.objective, config.generation, config.corruption, config.lengths), dict[str, int]()
+    if samples := config.objective.ranked:
+        rates = rated_by(config.judge, vlm)
+        examples, before = with_ranked_pairs(vlm, examples, samples, config.generation, config.lengths, rates)
+    completed, counts = with_all_responses(vlm, examples, *made, taken_by(config.judge, config.generation))
+    return completed, {name: counts.get(name, 0) + before.get(name, 0) for name in counts | before}
 
 
 def _loss(this: Round, vlm: VLM, task: EvaluationTask | None, parallel: Parallel) -> Loss:

@@ -118,8 +118,13 @@ class Objective(ABC):
 
     @property
     def sampled(self) -> frozenset[str]:
-        """Names of those that are sampled from the policy before it is trained, at least where an example lacks one."""
-        return self.responses & {*GENERATED}
+        """Names of those that are sampled before training: what an example lacks of them, or a `ranked` pair."""
+        return self.responses & {*GENERATED, *(PAIR if self.ranked else ())}
+
+    @property
+    def ranked(self) -> int:
+        """How many samples of a prompt the judge ranks: `chosen` is the best and `rejected` the worst; 0: none."""
+        return 0
 
 
 def negative_log_sigmoid(logits: Tensor) -> Tensor:
