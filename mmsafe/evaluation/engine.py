@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from mmsafe.core.cache import cache_dir
-from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
-from mmsafe.core.endpoint import Endpoint
-from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.data.decoding import image_part
-from mmsafe.data.example import Example, ImageSource, Turn, digest
+from mmsafe.core.settings import Generation
+from mmsafe.data.example import Example
+from mmsafe.generation.served import ServedGeneration
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
 
-IMAGE_TOKENS = 576
-"""Of LLaVA-1.5, for the limit of tokens a minute."""
+OWN = ("seed", "batch_size")
+"""Options of sampling that follow others, or change nothing."""
 
 
 @options
@@ -32,46 +29,21 @@ class LocalEngine(Engine):
 
 
 @options
-class Served(Endpoint, Engine):
-    """The model that an OpenAI-compatible engine serves, such as vLLM; greedy, images in full size without loss."""
+class Served(ServedGeneration, Engine):
+    """The model that an OpenAI-compatible engine serves, such as vLLM; in an evaluation it answers greedily."""
+
+    @property
+    def sampling(self) -> list[str]:
+        """Names of the options of sampling that were chosen otherwise than by default."""
+        default = Generation()
+        names = (name for name in Generation.__dataclass_fields__ if name not in OWN)
+        return [name for name in names if getattr(self, name) != getattr(default, name)]
 
     def responses(self, prompts: Sequence[Example], max_new_tokens: int, label: str) -> list[Response]:
-        """A response to every prompt, from the cache or asked for now.
+        """A greedy response to every prompt, from the cache or asked for now.
 
         Raises `UserError` if any prompt got none, after all others were answered and kept.
         """
-        from mmsafe.generation.responses import kept_responses, served_responses
+        from mmsafe.generation.responses import responses
 
-        if any(getattr(image, "changes_pixels", False) for prompt in prompts for image in prompt.images):
-            what = "masks and noise are made of what a vision tower here is given"
-            raise UserError(f"generation=endpoint: {what}; leave them out: '~benchmark.images.mask', …")
-        asked = {prompt.prompt_key(): prompt for prompt in prompts}
-
-        async def request(chat: Chat, prompt: Example) -> Response:
-            return await self._response(chat, prompt, max_new_tokens)
-
-        def make(own: list[str]) -> Iterator[list[tuple[str, Response]]]:
-            return served_responses(self, request, {key: asked[key] for key in own}, label)
-
-        folder = cache_dir("responses") / digest([{"served": self.model}, {"max_new_tokens": max_new_tokens}])
-        found = kept_responses(folder, [prompt.prompt_key() for prompt in prompts], make, len(asked), label)
-        return [found[prompt.prompt_key()] for prompt in prompts]
-
-    async def _response(self, chat: Chat, prompt: Example, max_new_tokens: int) -> Response:
-        from mmsafe.generation.generate import Response
-
-        messages = await asyncio.to_thread(lambda: [_message(turn, parts) for turn, parts in prompt.contents()])
-        tokens = (
-            sum(estimated_tokens(turn.text) + IMAGE_TOKENS * len(turn.images) for turn in prompt.turns) + max_new_tokens
-        )
-        answer = await chat.complete(messages, tokens, max_tokens=max_new_tokens, temperature=0)
-        text = answer.refusal if answer.text is None else answer.text
-        if text is None or answer.finish_reason == "content_filter":
-            raise NoAnswerError(f"the endpoint gave none, finish_reason {answer.finish_reason}")
-        return Response(text, answer.finish_reason != "length")
-
-
-def _message(turn: Turn, parts: Sequence[str | ImageSource]) -> dict[str, Any]:
-    """A server takes the text of a turn without images as a string."""
-    content = [{"type": "text", "text": part} if isinstance(part, str) else image_part(part, "png") for part in parts]
-    return {"role": turn.role, "content": content if turn.images else turn.text}
+        return responses(None, prompts, replace(self, max_new_tokens=max_new_tokens, temperature=0.0), label)

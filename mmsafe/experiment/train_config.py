@@ -23,6 +23,7 @@ from mmsafe.data.corruption import Corruption
 from mmsafe.data.data_source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.generation.served import ServedGeneration
 from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
@@ -136,6 +137,8 @@ class TrainConfig:
         moves = self.objective.needs_reference and self.reference.moves
         if self.rounds == 1 and moves:
             raise ValueError("reference.moves: there is one round, so nothing to move to; set rounds=3, say")
+        if self.rounds > 1 and isinstance(self.generation, ServedGeneration):
+            raise ValueError(f"generation=endpoint: serves one model, but rounds={self.rounds} sample from one each")
         if self.rounds > 1 and not (self.objective.sampled or moves):
             told = "nothing is sampled and no reference moves, so they were epochs; raise trainer.max_epochs"
             raise ValueError(f"rounds={self.rounds}: {told}")
