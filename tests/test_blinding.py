@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from chat_server import ChatServer, Reply
 from hypothesis import strategies as st
 from launching import QUICK, launch
 
@@ -28,6 +29,7 @@ from mmsafe.generation.generate import Prompt, Response
 from mmsafe.generation.others import Others
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import Rules
+from mmsafe.microworld.tiny import TinyModel
 from mmsafe.objectives.base import ScoredRow
 from mmsafe.objectives.bpo import BPO
 from mmsafe.scoring.collate import Item, PaddedCollator
@@ -549,3 +551,100 @@ def test_nothing_is_generated_for_what_is_too_long_as_it_is(llava: Any, examples
     assert [example.id for example in made] == [example.id for example in examples[:3]]
     assert report == {"clipped": 0, "dropped": 1, "equal": 0}
     assert max(len(turn.text) for prompt in asked for turn in prompt.example.turns) < 1000
+
+
+# Responses of a model that is served elsewhere
+
+
+def served(server: ChatServer, *more: str) -> tuple[str, ...]:
+    options = (f"generation.base_url={server.url}", "generation.model=base", "generation.max_retries=0")
+    return ("generation=endpoint", *options, *more)
+
+
+def told(request: dict[str, Any]) -> str:
+    """What a request is answered; the same for the same one."""
+    return f"sample {request['seed']}"
+
+
+def parts_of(request: dict[str, Any]) -> list[str]:
+    content = [part for message in request["messages"] for part in message["content"] if isinstance(part, dict)]
+    return [part["type"] for part in content]
+
+
+def test_an_endpoint_answers_what_is_lacking_and_no_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two samples of each of five prompts, each with a seed of its own; those that fail are asked for again, alone."""
+    monkeypatch.setattr(TinyModel, "load", None)
+    broken: set[int] = set()
+
+    def answer(request: dict[str, Any]) -> Reply:
+        broken.update({request["seed"]} if len(broken) < 3 else ())
+        return Reply(status=503) if request["seed"] in broken else Reply(told(request))
+
+    with ChatServer(answer) as server:
+        words = (
+            "model=random",
+            "data.size=5",
+            *served(server, "generation.num_return_sequences=2"),
+            "hydra.run.dir=run",
+        )
+        first = launch("blind", *words, cwd=tmp_path, cache=tmp_path)
+        assert first.status == 2
+        assert "blind responses: 3 of 10 prompts got no answer" in first.err.splitlines()[-1]
+        assert len(server.requests) == len({request["seed"] for request in server.requests}) == 10
+        for request in server.requests:
+            assert (request["model"], request["max_tokens"], request["temperature"]) == ("base", 256, 1)
+            assert request["top_p"] == 1
+            assert parts_of(request) == []
+        server.requests.clear()
+        lacking, server.answer = set(broken), lambda request: Reply(told(request))
+        again = launch("blind", *words, cwd=tmp_path, cache=tmp_path)
+        assert again.status == 0, again.err
+        assert {request["seed"] for request in server.requests} == lacking
+        server.requests.clear()
+        more = (*words[:-1], "generation.num_return_sequences=3", "hydra.run.dir=more")
+        assert launch("blind", *more, cwd=tmp_path, cache=tmp_path).status == 0
+        assert len(server.requests) == 5, "two samples of each are kept"
+        launch("blind", *words[:-1], "generation.image_view=real", "hydra.run.dir=real", cwd=tmp_path, cache=tmp_path)
+        assert {tuple(parts_of(request)) for request in server.requests[5:]} == {("image_url", "text")}
+    two, three = (
+        [json.loads(line) for line in (tmp_path / run / "blind.jsonl").read_text().splitlines()]
+        for run in ("run", "more")
+    )
+    assert [row for row in three if not row["id"].endswith("#3")] == two
+    assert len({row["blind"] for row in three}) == 15
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"] == "base"
+
+
+def test_an_endpoint_that_takes_no_seed_is_asked_without_one_and_that_is_told_once(tmp_path: Path) -> None:
+    def answer(request: dict[str, Any]) -> Reply:
+        if "seed" in request:
+            return Reply(status=400, message="Unrecognized request argument supplied: seed")
+        return Reply("It is red.")
+
+    with ChatServer(answer) as server:
+        words = ("model=random", "data.size=5", *served(server), "hydra.run.dir=run")
+        ended = launch("blind", *words, cwd=tmp_path, cache=tmp_path)
+        assert ended.status == 0, ended.err
+        assert ended.err.count("takes no seed") == 1
+        assert len(server.requests) == 10
+
+
+def test_training_takes_what_an_endpoint_says_and_knows_what_was_cut(tmp_path: Path) -> None:
+    with ChatServer(lambda request: Reply(told(request), finish_reason="length")) as server:
+        words = (*QUICK, *served(server), "evaluate=false", "hydra.run.dir=run")
+        ended = launch("train", *words, cwd=tmp_path, cache=tmp_path)
+        assert ended.status == 0, ended.err
+        assert "blind responses: 0 from the rows themselves, 16 cut at 6 tokens" in ended.err
+        assert len(server.requests) == 16
+        refused = [
+            (("rounds=2",), "generation=endpoint: serves one model"),
+            (("generation.image_view=corrupted", "corruption=noise"), "generation=endpoint: masks and noise are made"),
+        ]
+        for more, reason in refused:
+            out = f"hydra.run.dir={tmp_path / 'other'}"
+            ended = launch("train", *words[:-1], *more, out, cwd=tmp_path, cache=tmp_path)
+            assert ended.status == 2
+            assert ended.err.splitlines()[-1].startswith(f"mmsafe.train: {reason}")
+        assert len(server.requests) == 16

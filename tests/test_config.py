@@ -90,7 +90,7 @@ PAPER = {
     "model.image_aspect_ratio": "pad",
     "model.train": {"language": True, "projector": True, "vision": False},
 }
-ENGINES = {"local", "endpoint"}  # of `generation`, what answers in an evaluation; the others are of sampling
+ENGINES = {"local": ["evaluate"], "endpoint": ["evaluate", "train", "blind"]}  # of `generation`; others are of sampling
 OF_TRAINING = {"paper_dpo", "paper_bpo"}  # experiments that choose what an evaluation does not have
 
 
@@ -161,7 +161,7 @@ def every_choice() -> Iterator[tuple[str, str, str]]:
         for group in groups(root):
             for option in options(group):
                 of_training = (root, group) == ("evaluate", "experiment") and option in OF_TRAINING
-                of_another_root = group == "generation" and (root == "evaluate") != (option in ENGINES)
+                of_another_root = group == "generation" and root not in ENGINES.get(option, ["train", "blind"])
                 if not of_training and not of_another_root:
                     yield root, group, option
 

@@ -68,6 +68,26 @@ FAULTS = [
     Fault("evaluation", 2, KILL),
 ]
 """In the order in which a run passes the points; each also is the work of the process before it, continued."""
+IN_ROUNDS = [
+    *("model=random", "objective=bpo", "rounds=3", "data.size=8", "data.test_size=4", "data.batch_size=4"),
+    *("generation.max_new_tokens=4", "generation.batch_size=4", "evaluation.max_new_tokens=4", "benchmark.size=4"),
+    *("benchmark.neutral_size=1", "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.progress_bar=false"),
+    *("optimizer.lr=1e-3", f"checkpoint.every_n_steps={EVERY}", "hydra.run.dir=run"),
+]
+FAULTS_IN_ROUNDS = [
+    Fault("optimiser", 4, KILL),
+    Fault("optimiser", 1, TERM),
+    Fault("model is put in place", 1, KILL),  # of the first round
+    Fault("evaluation", 1, INT),
+    Fault("responses are kept", 3, KILL),  # of the second: after the two batches of its evaluation
+    Fault("log-probs are kept", 1, KILL),
+    Fault("optimiser", 2, TERM),
+    Fault("model is put in place", 2, KILL),
+    Fault("file is put in place", 8, KILL),
+    Fault("optimiser", 3, KILL),  # of the third
+    Fault("checkpoint is begun", 1, TERM),
+    Fault("model is saved", 2, KILL),
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +101,9 @@ def processes() -> Any:
     return context
 
 
-def started(processes: Any, folder: Path, fault: Fault | Moment | None = None) -> BaseProcess:
+def started(processes: Any, folder: Path, fault: Fault | Moment | None = None, words: list[str] = WORDS) -> BaseProcess:
     folder.mkdir(exist_ok=True)
-    process = processes.Process(target=faults.run, args=(WORDS, folder, folder / "cache", fault))
+    process = processes.Process(target=faults.run, args=(words, folder, folder / "cache", fault))
     process.start()
     return process
 
@@ -189,3 +209,24 @@ def test_a_run_that_is_ended_at_any_moment_ends_as_if_it_had_not_been(
     assert ended(started(processes, tmp_path)) == 0
     assert tracebacks(tmp_path / "log") == 0
     assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_rounds_that_are_ended_at_every_point_end_as_if_they_had_not_been(processes: Any, tmp_path: Path):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert ended(started(processes, whole, words=IN_ROUNDS)) == 0, (whole / "log").read_text()[-3000:]
+    for fault in FAULTS_IN_ROUNDS:
+        status = ended(started(processes, torn, fault, IN_ROUNDS))
+        assert status == STATUS[fault.number], f"{fault}: {(torn / 'log').read_text()[-3000:]}"  # type: ignore[index]
+    assert ended(started(processes, torn, words=IN_ROUNDS)) == 0
+    assert "Traceback" not in (torn / "log").read_text()
+    for name in ("round-1", "round-2", "."):
+        expected, found = whole / "run" / name, torn / "run" / name
+        weights, own = (load_file(path / "model" / "model.safetensors") for path in (expected, found))
+        assert [part for part, weight in weights.items() if not weight.equal(own[part])] == []
+        for file in ("metrics.json", "generations.jsonl", "judgements.jsonl"):
+            assert (found / file).read_bytes() == (expected / file).read_bytes()
+        rows, others = (read_metrics(path / "metrics.csv") for path in (expected, found))
+        assert [untimed(row) for row in others] == [untimed(row) for row in rows]
+    assert responses(torn) == responses(whole)
+    assert log_probs(torn).keys() == log_probs(whole).keys()

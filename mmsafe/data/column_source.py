@@ -11,12 +11,13 @@ from pydantic import Field
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.data.data_source import GENERATED, DataSource
+from mmsafe.data.data_source import DataSource
 from mmsafe.data.decoding import no_name
 from mmsafe.data.records import REQUIRED
 from mmsafe.data.row_error import RowError
 from mmsafe.data.splits import listed
 from mmsafe.data.tables import StoredImage
+from mmsafe.objectives.base import GENERATED
 
 MEANING = re.compile(
     r"(?:^|_)(?:sys|system|systemprompt|developer|tool|function|video|audio|history|context|chat_template_kwargs)s?(?:_|$)"

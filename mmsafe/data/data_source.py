@@ -18,10 +18,6 @@ from mmsafe.data.row_error import RowError
 
 log = logging.getLogger(__name__)
 PAIR = frozenset({"chosen", "rejected"})
-GENERATED = ("blind", "weakened")
-"""Responses that a row may bring, and that are made where it does not."""
-
-
 DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
 UNANSWERED = "no response"
 """Why a prompt alone is not trained on."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.settings import Generation
-from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.judge import Case, Judge
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.matching import Tells
+from mmsafe.generation.ranking import Rates
+from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
+from mmsafe.objectives.base import GENERATED
 from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.scoring.collate import Items
 from mmsafe.training.recipe import Loss
@@ -38,13 +41,24 @@ def tells(judge: Judge, settings: Generation) -> Tells | None:
     return partial(_told, judge, detail)
 
 
+def rated_by(judge: Judge, vlm: VLM) -> Rates:
+    """Says how good responses are by the verdicts of `judge`, which has the devices to itself where it needs them."""
+
+    def rates(responses: Sequence[tuple[Example, str]]) -> list[float | None]:
+        with set_aside(vlm) if judge.on_devices else nullcontext():
+            verdicts = verdicts_on([Case(*response) for response in responses], judge)
+        return [judge.rating(verdict) for verdict in verdicts]
+
+    return rates
+
+
 def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length: int | None) -> dict[str, Estimate]:
     """How good the third responses are, by the names of `MEASURES`; empty where `judge` cannot tell what is right.
 
     right_where_misled: of those that are `MISLED`. tokens: mean, with the end. reference_log_prob: mean of
     log π_ref beside the real image, in nats, of the items that are trained on, where it is cached.
     """
-    names, encoder = sorted(loss.objective.responses & set(GENERATED)), vlm.encoder()
+    names, encoder = sorted(loss.objective.responses & {*GENERATED}), vlm.encoder()
     if not names or "right" not in judge.tells:
         return {}
     rows = [(example, name) for name in names for example in items.examples]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_rows
@@ -13,6 +13,7 @@ from mmsafe.data.data_source import counted, need_images
 from mmsafe.data.example import fingerprint
 from mmsafe.evaluation.third_responses import tells
 from mmsafe.generation.blinding import BLIND, unmatched, with_generated_responses
+from mmsafe.generation.served import ServedGeneration
 from mmsafe.models.loading import on_device, own_device
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder
@@ -33,8 +34,10 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     folder.claim()
     loaded = counted(config.data.prompts())
     need_images(loaded.examples, "a blind response")
-    vlm = on_device(config.model.load(), config.accelerator)
-    prompts, lengths = fitting(loaded.examples, vlm.encoder(), (), config.lengths)
+    served = config.generation if isinstance(config.generation, ServedGeneration) else None
+    vlm: Any = None if served else on_device(config.model.load(), config.accelerator)  # the endpoint's own may be large
+    encoder = config.model.encoder() if served else vlm.encoder()
+    prompts, lengths = fitting(loaded.examples, encoder, (), config.lengths)
     tell(lengths, config.lengths)
     tell_right = tells(config.judge, config.generation)
     examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation, tells=tell_right)
@@ -42,6 +45,7 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     path = folder.path / "blind.jsonl"
     if is_first():
         write_rows(path, [{"id": example.id, BLIND: example.responses[BLIND]} for example in examples])
-    folder.note(model=vlm.fingerprint(), data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
+    model = served.model if served else vlm.fingerprint()
+    folder.note(model=model, data=fingerprint(examples), dropped=loaded.dropped, lengths=lengths)
     log.info("wrote %d blind responses to %s", len(examples), path)
     return path

@@ -86,6 +86,9 @@ class EvaluateConfig(Devices):
         for name in ("judgements", "generations", "checkpoint", "against"):
             if getattr(self, name) is not None:
                 raise ValueError(f"generation=endpoint: the model is the one that is served there; leave out {name}")
+        if self.generation.sampling:
+            told = "is of what training lacks; an evaluation is asked as evaluation.* says, so leave it out"
+            raise ValueError(f"generation.{self.generation.sampling[0]}: {told}")
         if self.evaluation.temperature:
             raise ValueError("generation=endpoint answers greedily; leave out evaluation.temperature")
         if self.processes > 1:

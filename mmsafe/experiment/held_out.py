@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import gathered, is_first, rank, world_size
-from mmsafe.data.data_source import GENERATED, need_images
+from mmsafe.data.data_source import need_images
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.answering import answered, too_long
 from mmsafe.evaluation.dialogue import Answers
@@ -55,7 +55,7 @@ def chosen(examples: Sequence[Example], count: int, seed: int, tag: str = "") ->
 
 def held_out(config: TrainConfig) -> list[Example]:
     """The examples to validate on; raises `UserError` if there are none."""
-    needed = config.objective.responses - set(GENERATED)
+    needed = config.objective.responses - config.objective.sampled
     loaded = config.data.holdout().examples
     examples = [example for example in loaded if needed <= set(example.responses)]
     if not examples:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import STEPS, rough_time
-from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.defences.defence import of_defence
 from mmsafe.evaluation.judges.judge import single
 from mmsafe.evaluation.measuring import EvaluationTask, declaration, flat
+from mmsafe.objectives.base import PAIR
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
 
@@ -39,10 +39,16 @@ def complete(folder: RunFolder, make: Callable[[RunFolder], dict[str, Any]]) -> 
     return metrics
 
 
-def show(benchmark: Benchmark, metrics: dict[str, Any], folder: RunFolder, title: str, column: str = "model") -> None:
-    """Print what an evaluation found, and the benchmark's own tables."""
+def show(
+    benchmark: Benchmark,
+    metrics: dict[str, Any],
+    folder: RunFolder,
+    title: str,
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Print what an evaluation found, or several side by side in `columns`, and the benchmark's own tables."""
     if is_first():
-        table = result_table({column: metrics}, title, folder.declared(metrics), tags=True)
+        table = result_table(columns or {"model": metrics}, title, folder.declared(metrics), tags=True)
         print_tables([table, *benchmark.report(metrics, folder.path)])
 
 
@@ -113,8 +119,9 @@ def tell(task: EvaluationTask | None, before: Sequence[Stage] = ()) -> None:
 
 def training(config: TrainConfig, examples: Sequence[Example]) -> list[Stage]:
     """The stages of `mmsafe.train` after it has read `examples`; steps are fewer where some turn out to be too long."""
-    trainer, data, made = config.trainer, config.data, config.objective.responses & set(GENERATED)
+    trainer, data, made = config.trainer, config.data, config.objective.sampled - PAIR.keys()
     lacking = sum(not made <= example.responses.keys() for example in examples)
+    ranked = config.objective.ranked
     count = len(examples) + lacking * (config.generation.num_return_sequences - 1)
     batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
     steps = (
@@ -123,7 +130,10 @@ def training(config: TrainConfig, examples: Sequence[Example]) -> list[Stage]:
     extent = f"{steps} steps" if trainer.max_steps != -1 else f"at most {steps} steps"
     if trainer.max_steps == -1 and data.max_tokens is not None:  # the batches alone tell how many
         steps, extent = 0, f"{trainer.max_epochs} epochs"
-    label, stages = f"{' and '.join(sorted(made))} responses", []
+    label, stages = f"{' and '.join(sorted(made))} responses", list[Stage]()
+    if ranked:
+        what = f"{ranked} responses to each of {count} prompts, ranked by {config.judge.label}"
+        stages.append(Stage(what, "responses to rank", ranked * count))
     if lacking:
         asked = lacking * config.generation.num_return_sequences
         stages.append(Stage(f"{label} for {lacking} examples", label, asked))

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from mmsafe.core.options import InputPath, Seed, options
+from mmsafe.core.options import Count, InputPath, Seed, options
 from mmsafe.core.settings import (
     Checkpoint,
     EarlyStopping,
@@ -20,9 +20,10 @@ from mmsafe.core.settings import (
     VisionCache,
 )
 from mmsafe.data.corruption import Corruption
-from mmsafe.data.data_source import GENERATED, DataSource
+from mmsafe.data.data_source import DataSource
 from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges.judge import Judge
+from mmsafe.generation.served import ServedGeneration
 from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.objectives.base import Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
@@ -41,6 +42,8 @@ class TrainConfig:
     name: str | None
     seed: Seed
     plan: InputPath | None = None
+    rounds: Count = 1
+    """How often it is trained: each time on what the policy of the time before sampled, going on from its weights."""
     evaluate: bool
     data: DataSource
     model: ModelSource
@@ -87,6 +90,7 @@ class TrainConfig:
         self.benchmark.check_data(self.data)
         self.benchmark.check_judge(self.judge)
         self._check_responses()
+        self._check_rounds()
         self._check_model()
         if isinstance(self.reference, AdapterOff) and self.peft.method == "none":
             raise ValueError("reference=adapter_off: there is no adapter; choose one by peft=lora, or reference=cached")
@@ -109,13 +113,38 @@ class TrainConfig:
 
     def _check_responses(self) -> None:
         self.judge.must_tell(self.generation.needs, f"generation.match={self.generation.match} needs")
-        if missing := self.objective.responses - self.data.brings() - set(GENERATED):
+        if self.objective.ranked:
+            self._check_ranked()
+        if missing := self.objective.responses - self.objective.sampled - self.data.brings():
             reads = ", ".join(sorted(missing))
             raise ValueError(
                 f"data: has no {reads} responses, which the objective reads; objective=sft needs chosen ones"
             )
         if self.objective.needs_image and not self.data.has_images():
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
+
+    def _check_ranked(self) -> None:
+        sampling = self.generation
+        if sampling.temperature == 0:
+            raise ValueError("generation.temperature=0: greedy samples are all the same, so none is better; raise it")
+        if sampling.num_return_sequences > 1:
+            raise ValueError("generation.num_return_sequences: objective.samples says how many; leave it at 1")
+        if sampling.match or sampling.prompt != "own" or sampling.image_view not in ("auto", "real"):
+            told = "what is ranked is sampled beside its own image; leave out image_view, prompt and match"
+            raise ValueError(f"generation: {told}")
+
+    def _check_rounds(self) -> None:
+        moves = self.objective.needs_reference and self.reference.moves
+        if self.rounds == 1 and moves:
+            raise ValueError("reference.moves: there is one round, so nothing to move to; set rounds=3, say")
+        if self.rounds > 1 and isinstance(self.generation, ServedGeneration):
+            raise ValueError(f"generation=endpoint: serves one model, but rounds={self.rounds} sample from one each")
+        if self.rounds > 1 and not (self.objective.sampled or moves):
+            told = "nothing is sampled and no reference moves, so they were epochs; raise trainer.max_epochs"
+            raise ValueError(f"rounds={self.rounds}: {told}")
+        if self.rounds > 1 and isinstance(self.reference, AdapterOff) and not moves:
+            told = "later adapters stand on the last round's model; set reference.moves=true, or reference=cached"
+            raise ValueError(f"reference=adapter_off: {told}")
 
     @property
     def monitored(self) -> Checkpoint:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,19 +11,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.ranks import barrier, is_first
+from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import rates_of
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask, flat
-from mmsafe.evaluation.third_responses import tells, third_responses
+from mmsafe.evaluation.staleness import Staleness
+from mmsafe.evaluation.third_responses import rated_by, tells, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell, training
+from mmsafe.experiment.keeping import keep, keep_merged, load_part
+from mmsafe.experiment.rounds import Round, clear, columns, in_rounds
 from mmsafe.generation.blinding import with_all_responses
-from mmsafe.models.adapters import add_lora, merge
+from mmsafe.generation.ranking import with_ranked_pairs
+from mmsafe.models.adapters import add_lora
 from mmsafe.models.compiling import compiled
-from mmsafe.models.loading import checkpoint_source, on_device, to_train
+from mmsafe.models.loading import to_train
+from mmsafe.models.model_source import ModelSource
 from mmsafe.models.vlm import VLM
 from mmsafe.reporting import wandb_log
 from mmsafe.reporting.csv_log import CsvLog
@@ -36,7 +39,7 @@ from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder, score
 from mmsafe.scoring.features import feature_cache
 from mmsafe.scoring.slices import slices_of
-from mmsafe.training.fit import Fitted, check_accelerator, fit
+from mmsafe.training.fit import check_accelerator, fit
 from mmsafe.training.preference_data import PreferenceData
 from mmsafe.training.recipe import Batching, Loss, Output, Recipe
 from mmsafe.training.strategies.parallel import Parallel, loaded_for
@@ -52,20 +55,19 @@ def train(config: TrainConfig, run: RunContext) -> float | None:
     """Load, blind, optimise, save, evaluate; returns the benchmark's score, or else the negative loss."""
     folder = RunFolder(run.folder, run.cfg)
     with rates_of(alike(config)):
-        metrics = complete(folder, partial(_logged, config, run))
+        metrics = complete(folder, partial(in_rounds, config, partial(_logged, run)))
     if not is_first():
         return math.nan
-    if not config.checkpoint.keep:
-        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+    clear(folder, config)
     if config.evaluate:
         title = f"{run.choices['objective']} · seed {config.seed}"
-        show(config.benchmark, metrics, folder, title, "trained")
+        show(config.benchmark, metrics, folder, title, columns(folder, metrics))
     return score(folder.path)
 
 
-def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str, Any]:
+def _logged(run: RunContext, this: Round, folder: RunFolder) -> dict[str, Any]:
     """Train and evaluate, with every step and the result told to the loggers."""
-    status = 1
+    config, status = this.config, 1
     try:
         check_accelerator(config.trainer, getattr(config.model, "attention", "sdpa"))
         added = [(options, options.open(this_run(folder, run))) for options in config.logger.values()]
@@ -75,7 +77,7 @@ def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str
             for options, logger in added:
                 options.show(logger, step, runs)
 
-        metrics = _trained(config, folder, Output(folder.path, config.monitored, loggers), show)
+        metrics = _trained(this, folder, Output(folder.path, config.monitored, loggers), show)
         if is_first():
             for logger in loggers:
                 logger.log_metrics(headline(metrics, folder.declared(metrics)), metrics["train/steps"])
@@ -89,34 +91,37 @@ def _logged(config: TrainConfig, run: RunContext, folder: RunFolder) -> dict[str
     return metrics
 
 
-def _trained(config: TrainConfig, folder: RunFolder, output: Output, show: Show) -> dict[str, Any]:
+def _trained(this: Round, folder: RunFolder, output: Output, show: Show) -> dict[str, Any]:
     """The metrics of the last step, and of the evaluation where there is one."""
-    recipe = _recipe(config)
+    config, recipe = this.config, _recipe(this)
     asks = config.evaluate or config.validate.generate
     task = evaluation_task(config, "holdout", recipe.parallel.precision) if asks else None
-    loss, data, vlm, validation = _prepared(config, recipe, task, folder, show)
-    policy = vlm.model if vlm else partial(_load_part, config, recipe.parallel)
+    loss, data, vlm, validation, staleness = _prepared(this, recipe, task, folder, show)
+    policy = vlm.model if vlm else partial(load_part, config, recipe.parallel)
     with compiled(policy) if config.model.compile else nullcontext():
         fitted = fit(policy, data, loss, recipe, output, validation=validation)
     metrics: dict[str, Any] = {**fitted.latest, "train/steps": fitted.steps, **folder.about["third"]}
     for value, step in fitted.best.ranked[:1]:
         metrics |= {"best/step": step, f"best/{config.checkpoint.monitor}": value}
-    vlm = _keep(config, recipe.parallel, vlm, fitted, folder)
+    vlm = keep(config, recipe.parallel, vlm, fitted, folder)
+    if staleness is not None:
+        metrics |= flat(staleness(vlm), "sampled")
     if task is not None and config.evaluate:
         folder.note(dropped_prompts=task.dropped())
         metrics |= evaluate(vlm, task, folder.path, loss.reference)
         declare(task, metrics, folder)
     if is_first():
-        _keep_merged(vlm, folder)
+        keep_merged(vlm, folder)
     return metrics
 
 
 def _prepared(
-    config: TrainConfig, recipe: Recipe, task: EvaluationTask | None, folder: RunFolder, show: Show
-) -> tuple[Loss, PreferenceData, VLM | None, Validation | None]:
+    this: Round, recipe: Recipe, task: EvaluationTask | None, folder: RunFolder, show: Show
+) -> tuple[Loss, PreferenceData, VLM | None, Validation | None, Staleness | None]:
     """All that has to be there before the first step; no model where each process is to load its part of one."""
-    (loaded, held), parallel = _read(config, task), recipe.parallel
-    vlm = to_train(loaded_for(parallel, config.model), config.peft, parallel.precision, config.trainer.accelerator)
+    config, parallel = this.config, recipe.parallel
+    loaded, held = _read(config, task)
+    vlm = _loaded(config, parallel, config.model)
     folder.note_inputs(model=vlm.fingerprint())
     if task is not None:
         check_lengths(vlm, task)
@@ -126,18 +131,24 @@ def _prepared(
     asked = None
     if task is not None and (count := config.validate.generate):
         asked = Asked(vlm, task, count, config.seed, folder.path, show)
-    loss = _loss(config, vlm, task, parallel.precision)
+    loss = _loss(this, vlm, task, parallel)
     show_trained(vlm.model, folder)
     data = PreferenceData(vlm, examples, loss, recipe)
     folder.note(third=flat(third_responses(vlm, data.items, loss, config.judge, config.lengths.max_length), "third"))
     validation = None
     if held:
         validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), asked)
-    if not parallel.loads_in_parts(vlm.source):
-        return loss, data, vlm, validation
-    if loss.reference is not None:
+    parts, staleness = parallel.loads_in_parts(vlm.source), None
+    if config.rounds > 1:
+        staleness = Staleness(vlm, examples, loss, recipe.batching, parallel.precision)
+    if loss.reference is not None and (parts or this.reference):
         loss.reference.let_go()
-    return loss, data, None, validation
+    return loss, data, None if parts else vlm, validation, staleness
+
+
+def _loaded(config: TrainConfig, parallel: Parallel, source: ModelSource) -> VLM:
+    """A model that training starts from, as it is trained or as its reference sees it."""
+    return to_train(loaded_for(parallel, source), config.peft, parallel.precision, config.trainer.accelerator)
 
 
 def _for_validation(recipe: Recipe, held: Sequence[Example]) -> Recipe:
@@ -147,8 +158,8 @@ def _for_validation(recipe: Recipe, held: Sequence[Example]) -> Recipe:
     return replace(recipe, trainer=replace(recipe.trainer, accumulate_grad_batches=1, metrics_by=known))
 
 
-def _recipe(config: TrainConfig) -> Recipe:
-    data = config.data
+def _recipe(this: Round) -> Recipe:
+    config, data = this.config, this.config.data
     return Recipe(
         config.optimizer,
         replace(config.trainer, accumulate_grad_batches=config.accumulate),
@@ -160,7 +171,7 @@ def _recipe(config: TrainConfig) -> Recipe:
             config.lengths.max_length,
             config.corruption,
         ),
-        config.seed,
+        this.seed,
         config.strategy,
         config.early_stopping,
     )
@@ -172,6 +183,8 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
     if config.objective.needs_image:
         need_images(loaded.examples, "the objective")
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
+    if config.objective.ranked:
+        config.judge.check()
     if task is not None:
         task.judge.check()
         prompts = task.prompts()
@@ -193,58 +206,22 @@ def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFo
 
 
 def _completed(config: TrainConfig, vlm: VLM, examples: Sequence[Example]) -> tuple[list[Example], dict[str, int]]:
-    made = config.objective, config.generation, config.corruption
-    return with_all_responses(vlm, examples, *made, config.lengths, tells(config.judge, config.generation))
+    made, before = (config.objective, config.generation, config.corruption, config.lengths), dict[str, int]()
+    if samples := config.objective.ranked:
+        rates = rated_by(config.judge, vlm)
+        examples, before = with_ranked_pairs(vlm, examples, samples, config.generation, config.lengths, rates)
+    completed, counts = with_all_responses(vlm, examples, *made, tells(config.judge, config.generation))
+    return completed, {name: counts.get(name, 0) + before.get(name, 0) for name in counts | before}
 
 
-def _loss(config: TrainConfig, vlm: VLM, task: EvaluationTask | None, precision: str) -> Loss:
-    """The loss, its reference being the model as it is now; adds to the model what `peft` trains."""
+def _loss(this: Round, vlm: VLM, task: EvaluationTask | None, parallel: Parallel) -> Loss:
+    """The loss, its reference being the model as it is now unless it stays; adds to the model what `peft` trains."""
+    config, precision = this.config, parallel.precision
     features, reference = feature_cache(config.vision_cache, vlm, precision), None
     if config.objective.needs_reference:
-        reference = config.reference.policy(vlm, config.scoring, precision)
+        first = _loaded(config, parallel, this.reference) if this.reference else vlm
+        reference = config.reference.policy(first, config.scoring, precision)
     add_lora(vlm, config.peft)  # after the reference is keyed: a fresh adapter changes nothing
     if task is not None and reference is not None:
         prepare_reference(reference, vlm, task)
-    return Loss(config.objective, config.scoring, reference, features)
-
-
-def _load_part(config: TrainConfig, parallel: Parallel) -> Any:
-    """The model that is trained, loaded once more: each process its part, as `parallel` has set it up."""
-    gc.collect()  # the whole model that the preparations used
-    return _loaded(config, parallel).model
-
-
-def _keep(config: TrainConfig, parallel: Parallel, vlm: VLM | None, fitted: Fitted, folder: RunFolder) -> VLM:
-    """Save what was trained; returns the model to evaluate, whole on every device.
-
-    An adapter is saved by itself. It stays in the model that is returned, whose reference may be the policy without it,
-    unless the weights were trained in parts: then the model is saved, merged, and read again.
-    """
-    if parallel.whole:
-        assert vlm is not None
-        if is_first():
-            folder.save_trained(vlm)
-        return vlm
-    if is_first():
-        vlm = _loaded(config, parallel)
-        assert fitted.weights is not None
-        vlm.model.load_state_dict(fitted.weights)
-        folder.save_trained(vlm)
-        _keep_merged(vlm, folder)
-    barrier()
-    saved = loaded_for(parallel, checkpoint_source(str(folder.path), "checkpoint", config.model))
-    return on_device(saved, config.trainer.accelerator)
-
-
-def _keep_merged(vlm: VLM, folder: RunFolder) -> None:
-    """Make the adapter, where there is one, part of the weights, and save them."""
-    if vlm.adapter is not None:
-        merge(vlm)
-        folder.save_model(vlm)
-
-
-def _loaded(config: TrainConfig, parallel: Parallel) -> VLM:
-    """The model that training starts from, with fresh adapters where `peft` trains such."""
-    vlm = loaded_for(parallel, config.model)
-    add_lora(vlm, config.peft)
-    return vlm
+    return Loss(config.objective, config.scoring, reference, features, starts_equal=this.reference is None)

@@ -125,7 +125,7 @@ def _copies(example: Example, made: Mapping[str, Sequence[Response]], numbers: S
     for number, *said in zip(numbers, *made.values(), strict=False):  # the judge may have taken fewer
         copy = replace(example, id=example.id + number)
         for column, response in zip(made, said, strict=True):
-            copy = _with(copy, column, response)
+            copy = with_response(copy, column, response)
         copies.append(copy)
     return copies
 
@@ -138,6 +138,7 @@ def _mark(examples: Sequence[Example]) -> str:
     return mark
 
 
-def _with(example: Example, column: str, response: Response) -> Example:
+def with_response(example: Example, column: str, response: Response) -> Example:
+    """The example with a response under this name, and whether it was cut."""
     cut = example.cut if response.finished else example.cut | {column}
     return replace(example.with_responses(**{column: response.text}), cut=cut)

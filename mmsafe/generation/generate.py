@@ -43,6 +43,11 @@ class Prompt(NamedTuple):
     draw: int = 0
 
     @property
+    def id(self) -> str:
+        """Of the example."""
+        return self.example.id
+
+    @property
     def key(self) -> str:
         """Identity of the sample, under one model and one setting."""
         return f"{self.example.prompt_key()}-{self.draw}"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.chat_client import Chat, NoAnswerError, ask_all
@@ -17,12 +17,14 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.row_store import RowStore
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, digest
+from mmsafe.generation.served import ServedGeneration
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Prompt, Response
     from mmsafe.models.vlm import VLM
 
 log = logging.getLogger(__name__)
+Asked = TypeVar("Asked", "Example", "Prompt")
 
 
 class ResponseStore(RowStore["Response"]):
@@ -48,20 +50,23 @@ def store_key(vlm: VLM, settings: Generation) -> str:
     return digest([vlm.fingerprint(), chosen])
 
 
-def responses(vlm: VLM, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:
+def responses(vlm: VLM | None, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:
     """A response to every prompt, from the cache or generated now; processes that want the same share the work.
 
     The same prompt given twice is sampled twice (once, if decoding is greedy). Interrupted at any moment, the next call
     generates what is missing and nothing twice. Prompts are answered as given: the caller applies `image_view`,
-    and repeats them `num_return_sequences` times.
+    and repeats them `num_return_sequences` times. Where `settings` name an endpoint, that answers in place of `vlm`.
     """
     return sampled(vlm, draws_of(prompts, greedy=settings.temperature == 0), settings, label)
 
 
-def sampled(vlm: VLM, draws: Sequence[Prompt], settings: Generation, label: str) -> list[Response]:
+def sampled(vlm: VLM | None, draws: Sequence[Prompt], settings: Generation, label: str) -> list[Response]:
     """The same for samples whose numbers are given."""
+    if isinstance(settings, ServedGeneration):
+        return _from_endpoint(settings, draws, label)
     from mmsafe.generation.generate import generate, longest_first
 
+    assert vlm is not None
     keys = [draw.key for draw in draws]
     draw_of = dict(zip(keys, draws, strict=True))
 
@@ -73,6 +78,18 @@ def sampled(vlm: VLM, draws: Sequence[Prompt], settings: Generation, label: str)
     order = [keys[i] for i in longest_first(vlm.encoder(), draws)]
     response_of = kept_responses(folder, order, make, settings.batch_size, label)
     return [response_of[key] for key in keys]
+
+
+def _from_endpoint(settings: ServedGeneration, draws: Sequence[Prompt], label: str) -> list[Response]:
+    settings.check([draw.example for draw in draws])
+    keys = [settings.draw_key(draw) for draw in draws]
+    asked = dict(zip(keys, draws, strict=True))
+
+    def make(claimed: list[str]) -> Iterator[list[tuple[str, Response]]]:
+        return served_responses(settings, settings.ask, {key: asked[key] for key in claimed}, label)
+
+    found = kept_responses(cache_dir("responses") / settings.store_key(), keys, make, len(asked), label)
+    return [found[key] for key in keys]
 
 
 def kept_responses(
@@ -107,7 +124,7 @@ def kept_responses(
 
 
 def served_responses(
-    endpoint: Endpoint, ask: Callable[[Chat, Example], Awaitable[Response]], prompts: Mapping[str, Example], label: str
+    endpoint: Endpoint, ask: Callable[[Chat, Asked], Awaitable[Response]], prompts: Mapping[str, Asked], label: str
 ) -> Iterator[list[tuple[str, Response]]]:
     """The response to every prompt with its key, as they come from `endpoint`.
 

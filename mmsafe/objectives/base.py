@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LN2 = math.log(2)
+GENERATED = ("blind", "weakened")
+"""Responses that a row may bring, and that are made where it does not."""
 
 
 class ScoredRow(NamedTuple):
@@ -113,6 +115,16 @@ class Objective(ABC):
     def responses(self) -> frozenset[str]:
         """Names of all responses that an example must have."""
         return frozenset(row.response for group in self.groups for row in group.values())
+
+    @property
+    def sampled(self) -> frozenset[str]:
+        """Names of those that are sampled before training: what an example lacks of them, or a `ranked` pair."""
+        return self.responses & {*GENERATED, *(PAIR if self.ranked else ())}
+
+    @property
+    def ranked(self) -> int:
+        """How many samples of a prompt the judge ranks: `chosen` is the best and `rejected` the worst; 0: none."""
+        return 0
 
 
 def negative_log_sigmoid(logits: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class Reference(ABC):
     """Where reference log-probs come from."""
 
+    moves: bool = False
+    """Whether each round of several has the policy that it starts from for its reference, not the first one's."""
+
     @abstractmethod
     def policy(self, vlm: VLM, scoring: Scoring, precision: str) -> ReferencePolicy:
         """The reference, taken from `vlm` before training changes it; `precision` is that of the training steps."""

@@ -49,6 +49,7 @@ class PreferenceModule(pl.LightningModule):
         self.scoring = loss.scoring
         self.reference = loss.reference
         self.features = loss.features
+        self.start = loss.objective.start if loss.starts_equal else {}
         self.options = optimizer
         self.total_steps = total_steps
         self.slices = slices
@@ -191,7 +192,7 @@ class PreferenceModule(pl.LightningModule):
     def _check_start(self, terms: dict[str, Tensor]) -> None:
         """Policy and reference are equal before the first optimiser step, so every term has a known value."""
         dtype = forward_dtype(self.parallel.precision, self.policy.dtype)
-        for name, expected in self.objective.start.items():
+        for name, expected in self.start.items():
             found = float(terms[name].detach().mean())
             if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4) * max(1.0, expected):  # NaN too
                 raise UserError(

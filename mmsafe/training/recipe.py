@@ -29,6 +29,8 @@ class Loss:
     """None where the objective needs none."""
     features: FeatureCache | None = None
     """Keeps what a frozen vision tower made of an image."""
+    starts_equal: bool = True
+    """Whether the policy begins as the reference, so that the value of each term is known before the first step."""
 
 
 @dataclass(frozen=True)

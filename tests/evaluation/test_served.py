@@ -183,11 +183,14 @@ def test_a_served_model_is_asked_turn_by_turn(tmp_path: Path) -> None:
 
 def test_what_needs_a_model_here_is_refused_beside_an_endpoint(data: Path, tmp_path: Path) -> None:
     with ChatServer(judging) as judge, ChatServer(answering) as model:
-        for option in ("checkpoint=x", "against=x", "generations=x", "devices=2"):
+        beside = ("checkpoint=x", "against=x", "generations=x", "devices=2", "evaluation.temperature=1")
+        for option in (*beside, "generation.temperature=0.5", "generation.image_view=none"):
             options = words(data, judge, *served(model), option)
             ended = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
             assert ended.status == 2
-            assert ended.err.startswith("mmsafe.evaluate: generation=endpoint")
+            assert ended.err.startswith(
+                ("mmsafe.evaluate: generation=endpoint", f"mmsafe.evaluate: {option.split('=')[0]}:")
+            )
             assert len(ended.err.splitlines()) == 1
 
 

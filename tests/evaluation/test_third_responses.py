@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from small_model import copied
 
 from mmsafe.api import score
 from mmsafe.core.declared import Metric
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import declaration, flat
+from mmsafe.evaluation.staleness import Staleness
 from mmsafe.evaluation.third_responses import third_responses
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import Rules
@@ -21,7 +24,7 @@ from mmsafe.reference.cached import CachedLogProbs
 from mmsafe.scoring.collate import Items
 from mmsafe.scoring.lengths import equal_items
 from mmsafe.scoring.ways import SharedPrefix
-from mmsafe.training.recipe import Loss
+from mmsafe.training.recipe import Batching, Loss
 
 REFUSE, COMPLY, NEITHER = "Sorry, I cannot help with that request.", "Just take it with you and act normal.", "Well."
 DECISIONS = {
@@ -99,3 +102,23 @@ def test_they_are_declared_under_their_own_names() -> None:
     declared = declaration(MicroWorldTest(), {}, {"third/right": 0.5, "eval/pairwise_ceiling": 0.8})
     assert {"third/right", "eval/pairwise_ceiling"} <= {metric.key for metric in declared.metrics}
     assert "third/tokens" not in {metric.key for metric in declared.metrics}
+
+
+@pytest.mark.parametrize("objective", [BPO(), BPO(mode="concat")], ids=["joint", "concat"])
+def test_staleness_is_the_mean_log_ratio_per_token_of_the_sampled_responses(
+    llava: Any, examples: list[Example], objective: BPO
+) -> None:
+    policy = copied(llava)
+    loss, batching = Loss(objective, SharedPrefix(), None), Batching(batch_size=3)
+    staleness = Staleness(policy, examples, loss, batching, "32-true")
+    assert staleness(policy)["staleness"].value == 0
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.1)
+    ratios = [row["blind"] for row in score(llava, examples, reference=policy)]
+    tokens = [len(llava.encoder().response_ids(e.responses["blind"])) for e in examples]
+    expected = sum(ratio / count for ratio, count in zip(ratios, tokens, strict=True)) / len(examples)
+    found = staleness(policy)["staleness"]
+    assert (found.value, found.n) == (pytest.approx(expected, rel=1e-4), len(examples))
+    assert abs(expected) > 1e-3
+    assert Staleness(policy, examples, Loss(DPO(), SharedPrefix(), None), batching, "32-true")(policy) == {}

@@ -18,8 +18,7 @@ from omegaconf import OmegaConf
 import mmsafe.objectives
 from mmsafe.core.config import conf_dir, typed
 from mmsafe.core.options import options
-from mmsafe.data.data_source import GENERATED
-from mmsafe.objectives.base import Objective, Scores
+from mmsafe.objectives.base import GENERATED, Objective, Scores
 
 NAMES = sorted(path.stem for path in (conf_dir() / "objective").glob("*.yaml"))
 BATCH, TIME = 5, 7

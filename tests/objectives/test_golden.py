@@ -35,6 +35,7 @@ from mmsafe.objectives.dpo_sft import DPOWithSFT
 from mmsafe.objectives.hinge import Hinge
 from mmsafe.objectives.ipo import IPO
 from mmsafe.objectives.mdpo import MDPO
+from mmsafe.objectives.online_dpo import OnlineDPO
 from mmsafe.objectives.orpo import ORPO, log_odds
 from mmsafe.objectives.robust_dpo import RobustDPO
 from mmsafe.objectives.sft import SFT
@@ -111,6 +112,7 @@ GOLDEN: dict[str, tuple[Any, ...]] = {
     "mdpo": mdpo(MDPO(), 1, 1, ANCHOR, LOSS_01),
     # the anchor at 0.1 - 0.05
     "mdpo-weights": mdpo(MDPO(image_weight=0.5, anchor_weight=2, anchor_margin=0.05), 0.5, 2, BLIND, LOSS_005),
+    "online": (OnlineDPO(), PAIR, *pair(LOSS_02, -WORSE)),
     "bootstrapped": (BootstrappedPO(), PAIR, *pair(LOSS_02, -WORSE)),
     # β/|y| σ(-ln 3): 2/2 · 1/4 and 2/3 · 1/4
     "simpo": (

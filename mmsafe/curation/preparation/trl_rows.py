@@ -9,10 +9,11 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmsafe.core.errors import UserError
-from mmsafe.data.data_source import GENERATED, PAIR
+from mmsafe.data.data_source import PAIR
 from mmsafe.data.example import Example, ImageSource, Turn
 from mmsafe.data.images import FileImage
 from mmsafe.data.tables import StoredImage
+from mmsafe.objectives.base import GENERATED
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -19,12 +19,12 @@ from mmsafe.data.conversation import (
     turns_tag,
     unanswered,
 )
-from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, Turn
 from mmsafe.data.records import Record, read_records, row_id, text_field
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
+from mmsafe.objectives.base import GENERATED
 
 TAGS = ("type", "entity_type", "keyword")
 

@@ -21,13 +21,13 @@ from mmsafe.data.conversation import (
     unanswered,
     with_images,
 )
-from mmsafe.data.data_source import GENERATED
 from mmsafe.data.example import Example, digest
 from mmsafe.data.records import Record, checked_text, row_id
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
 from mmsafe.data.row_source import ReadRow, RowSource
 from mmsafe.data.splits import listed
+from mmsafe.objectives.base import GENERATED
 
 Said = list[tuple[str, str]]
 IMAGES = ("images", "image")
