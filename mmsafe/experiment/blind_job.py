@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_rows
@@ -12,14 +11,12 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import counted, need_images
 from mmsafe.data.example import fingerprint
 from mmsafe.evaluation.third_responses import taken_by
+from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.generation.blinding import BLIND, unmatched, with_generated_responses
 from mmsafe.models.loading import on_device, own_device
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder
 from mmsafe.scoring.lengths import fitting, tell
-
-if TYPE_CHECKING:
-    from mmsafe.experiment.blind_config import BlindConfig
 
 log = logging.getLogger(__name__)
 

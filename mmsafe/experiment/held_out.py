@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import gathered, is_first, rank, world_size
@@ -25,15 +24,13 @@ from mmsafe.evaluation.stages import (
     read_rows,
     write_generations,
 )
+from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.reporting.run_samples import Sample, SampledRun
 from mmsafe.reporting.sample_browser import write_page
-
-if TYPE_CHECKING:
-    from mmsafe.experiment.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 Show = Callable[[int, Sequence[SampledRun]], None]

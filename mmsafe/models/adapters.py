@@ -16,14 +16,7 @@ from torch import Tensor, nn
 
 from mmsafe.core.run_record import run_options
 from mmsafe.core.settings import Peft
-from mmsafe.models.checkpoints import (
-    ADAPTER_CONFIG,
-    CheckpointError,
-    first_few,
-    read_json,
-    refuse_pickles,
-    tensors_in,
-)
+from mmsafe.models.checkpoints import ADAPTER_CONFIG, CheckpointError, first_few, read_json, refuse_pickles, tensors_in
 from mmsafe.models.family import family_of
 from mmsafe.models.locate import OTHER_BASE, base_of
 from mmsafe.models.model_options import CheckpointOptions

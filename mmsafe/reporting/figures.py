@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmsafe.core.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INK = "#1a1c20"
 """Of text and axes; the page puts its own colour in its place."""

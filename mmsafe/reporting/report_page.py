@@ -20,14 +20,7 @@ from mmsafe.reporting.evidence import as_text, evidence
 from mmsafe.reporting.figures import INK, Chart
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
-from mmsafe.reporting.summary import (
-    Run,
-    declared_by,
-    differing,
-    mean_of,
-    measured_in,
-    note,
-)
+from mmsafe.reporting.summary import Run, declared_by, differing, mean_of, measured_in, note
 from mmsafe.reporting.training_charts import of_training
 
 Groups = Mapping[str, Sequence[Run]]

@@ -32,11 +32,7 @@ def write_page(runs: Sequence[SampledRun], path: Path) -> None:
     }
     categories = sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]})
     text = rendered(
-        "samples",
-        scripts=("articles", "samples"),
-        data=values,
-        categories=categories,
-        tags=filter_tags(prompts),
+        "samples", scripts=("articles", "samples"), data=values, categories=categories, tags=filter_tags(prompts)
     )
     write_atomically(path, text)
 

@@ -8,25 +8,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
+from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.errors import UserError
+from mmsafe.core.settings import VisionCache
 from mmsafe.core.tensor_file import load_file, save_file
 from mmsafe.data.example import ImageSource, digest
+from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import ImageBatch, ImageInputs, family_of
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mmsafe.core.settings import VisionCache
-    from mmsafe.models.encoding import Encoder
-    from mmsafe.models.vlm import VLM
+from mmsafe.models.vlm import VLM
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from mmsafe.core.settings import Lengths
 from mmsafe.curation.inspection.row_statistics import looks_in, token_columns
 from mmsafe.curation.inspection.row_tables import Statistics, tag_counts
 from mmsafe.curation.inspection.rows import MEASURES, Inspected
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Line, chart, look, references
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 BINS, BARS, LONGEST = 40, 15, 28
 NO_NAME = re.compile(r"[^A-Za-z0-9_-]")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from PIL.Image import Image
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.progress import progress
 from mmsafe.data.example import ImageSource
 from mmsafe.data.images import THREADS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 SIDE = 8
 NEAR = 8

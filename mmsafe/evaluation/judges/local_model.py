@@ -118,12 +118,7 @@ class LocalModel:
         for messages in shown:  # within its bounds, which what follows does not have
             rendered(self.tokenizer, messages, chat_template=self.template)
         return encode.apply_chat_template(
-            shown,
-            chat_template=self.template,
-            tokenize=True,
-            sanitize_control_tokens=True,
-            return_dict=True,
-            **options,
+            shown, chat_template=self.template, tokenize=True, sanitize_control_tokens=True, return_dict=True, **options
         )
 
     def _messages(self, case: Case, *, images: bool = True) -> list[Message]:

@@ -24,12 +24,7 @@ class Qwen3(Qwen25):
         processor = tiny_processor(Qwen3VLProcessor)
         rope: dict[str, Any] = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 1e4}
         config = Qwen3VLConfig(
-            vision_config={
-                **TOWER,
-                "depth": 3,
-                "deepstack_visual_indexes": [0, 1],
-                "num_position_embeddings": 64,
-            },
+            vision_config={**TOWER, "depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
             text_config={**sized(processor.tokenizer), "head_dim": 16, "rope_parameters": rope},
             **config_tokens(processor.tokenizer),
         )
