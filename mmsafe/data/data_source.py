@@ -126,11 +126,9 @@ class NoData(DataSource):
     """Stands in for data beside a benchmark that brings its own prompts."""
 
     def train(self) -> Loaded:
-        """There is nothing."""
         raise UserError("there is no data: choose some, as data=microworld, or data=mmsafe_po data.path=FILE")
 
     def holdout(self) -> Loaded:
-        """There is nothing."""
         return self.train()
 
 

@@ -34,11 +34,9 @@ class FileImage(EncodedImage):
 
     @property
     def name(self) -> str:  # type: ignore[override]  # the base has an attribute
-        """The path."""
         return str(self.path)
 
     def data(self) -> bytes:
-        """The encoded file; raises `UserError` naming it where it cannot be read."""
         try:
             return self._file().read_bytes()
         except OSError as error:

@@ -41,7 +41,6 @@ class StoredImage(EncodedImage):
         return path if data is None else None
 
     def data(self) -> bytes:
-        """The encoded file."""
         data, _ = self._cell()
         if not data:
             raise self.error("holds no image; get the file again")

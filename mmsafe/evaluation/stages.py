@@ -184,6 +184,14 @@ def read_rows(path: Path, kind: TypeAdapter[RowT]) -> dict[str, RowT]:
     return rows
 
 
+def read_judged(folder: Path) -> tuple[dict[str, GenerationRow], dict[str, JudgementRow]]:
+    """Answers and verdicts of a run folder by id; raises `UserError` unless both are of the same prompts."""
+    generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
+    if unmatched := generations.keys() ^ judgements.keys():
+        raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")
+    return generations, judgements
+
+
 def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts: Sequence[Example]) -> list[RowT]:
     """The row of every prompt; raises `UserError` unless the file is about exactly these."""
     rows = read_rows(path, kind)

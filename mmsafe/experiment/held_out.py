@@ -14,16 +14,7 @@ from mmsafe.data.data_source import GENERATED, need_images
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.evaluating import too_long
 from mmsafe.evaluation.measuring import EvaluationTask
-from mmsafe.evaluation.stages import (
-    GENERATION,
-    GENERATIONS,
-    JUDGEMENT,
-    JUDGEMENTS,
-    Answers,
-    judge_answers,
-    read_rows,
-    write_generations,
-)
+from mmsafe.evaluation.stages import Answers, judge_answers, read_judged, write_generations
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.generation.responses import responses
@@ -106,7 +97,7 @@ class Asked:
         write_generations(folder, benchmark, self.prompts, answers)
         with set_aside(self.vlm) if judge.on_devices else nullcontext():
             judged = judge_answers(folder, benchmark, judge, self.prompts, answers)
-        generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
+        generations, judgements = read_judged(folder)
         samples = [Sample(p, benchmark.criterion(p), generations[p.id], judgements[p.id]) for p in self.prompts]
         metrics = {name: found.value for name, found in benchmark.metrics(judged).items() if found is not None}
         return [SampledRun(label, folder, benchmark, {}, metrics, samples)], metrics

@@ -7,18 +7,8 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from mmsafe.core import settings
 from mmsafe.core.options import InputPath, Seed, options
-from mmsafe.core.settings import (
-    Checkpoint,
-    EarlyStopping,
-    Evaluation,
-    Generation,
-    Lengths,
-    Peft,
-    Trainer,
-    Validate,
-    VisionCache,
-)
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.data_source import GENERATED, DataSource
 from mmsafe.evaluation.benchmark import Benchmark
@@ -44,24 +34,24 @@ class TrainConfig:
     evaluate: bool
     data: DataSource
     model: ModelSource
-    peft: Peft
+    peft: settings.Peft
     objective: Objective
     reference: Reference
     scoring: Scoring
     strategy: Strategy
     corruption: Corruption
-    vision_cache: VisionCache
+    vision_cache: settings.VisionCache
     optimizer: Optimizer
-    trainer: Trainer
-    lengths: Lengths
-    generation: Generation
-    checkpoint: Checkpoint
+    trainer: settings.Trainer
+    lengths: settings.Lengths
+    generation: settings.Generation
+    checkpoint: settings.Checkpoint
     benchmark: Benchmark
     judge: Judge
-    evaluation: Evaluation
+    evaluation: settings.Evaluation
     logger: dict[str, RunLogger]
-    validate: Validate = Field(default_factory=Validate)
-    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
+    validate: settings.Validate = Field(default_factory=settings.Validate)
+    early_stopping: settings.EarlyStopping = Field(default_factory=settings.EarlyStopping)
     runs_here: ClassVar[bool] = True
     """Whether this machine has to be able to do it."""
 
@@ -118,7 +108,7 @@ class TrainConfig:
             raise ValueError("data: has no images, which the objective needs; choose other data, or objective=dpo")
 
     @property
-    def monitored(self) -> Checkpoint:
+    def monitored(self) -> settings.Checkpoint:
         """`checkpoint`, with what is better of its metric."""
         mode = self.checkpoint.mode or better(self.checkpoint.monitor or "", self.benchmark.measures)
         return replace(self.checkpoint, mode=mode)

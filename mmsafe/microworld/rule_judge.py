@@ -82,7 +82,6 @@ class Rules(CaseJudge):
     details: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded", "hallucinated"})
 
     def __call__(self, example: Example, response: str) -> Verdict:
-        """Judge by the truth in the example's tags."""
         verdict = judge(example.tags, response)
         return Verdict(
             unsafe=not verdict.safe,

@@ -81,7 +81,6 @@ class MicroWorldTest(Benchmark):
         return None if example.tags["variant"] == "neutral" else super().harmful(example)
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
         by: dict[str, list[Judged]] = defaultdict(list)
         for row in judged:
             by[row.example.tags["variant"]].append(row)

@@ -66,7 +66,6 @@ class Model(ReferencePolicy):
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
-        """Log-probs from one more forward pass, without gradient."""
         return self.scoring.log_probs(self.model, batch)
 
 
@@ -99,7 +98,6 @@ class WithoutAdapter(ReferencePolicy):
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
-        """Log-probs from one more forward pass, without gradient."""
         (vlm,) = self._llava
         with vlm.adapter.disable_adapter():
             return self.scoring.log_probs(vlm.model, batch)

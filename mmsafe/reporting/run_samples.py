@@ -25,16 +25,7 @@ from mmsafe.data.decoding import image_part
 from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.leakage import with_blind
-from mmsafe.evaluation.stages import (
-    GENERATION,
-    GENERATIONS,
-    JUDGEMENT,
-    JUDGEMENTS,
-    GenerationRow,
-    JudgementRow,
-    read_judgements,
-    read_rows,
-)
+from mmsafe.evaluation.stages import JUDGEMENTS, GenerationRow, JudgementRow, read_judged, read_judgements
 from mmsafe.reporting.summary import Run, read_runs
 
 log = logging.getLogger(__name__)
@@ -165,7 +156,7 @@ def _read(
         known[key] = _prompts(path, recorded({str(name): node for name, node in asked.items()}, SampledRunConfig), part)
     benchmark, prompts = known[key]
     read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
-    generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)
+    generations, judgements = read_judged(path)
     samples = [Sample(it, benchmark.criterion(it), generations[it.id], judgements[it.id]) for it in prompts]
     return SampledRun(label, path, benchmark, config, run.metrics, samples)
 

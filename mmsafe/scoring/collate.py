@@ -157,7 +157,6 @@ class PaddedCollator(Collator):
     """Lays every row out as a full sequence of its own: slow and obvious."""
 
     def __call__(self, items: Sequence[Item]) -> PaddedBatch:
-        """Right-padded sequences."""
         names = tuple(self.groups[0])
         lines: list[list[int]] = []
         responses: list[list[bool]] = []

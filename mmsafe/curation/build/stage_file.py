@@ -26,7 +26,8 @@ class StageFile(RowStore[Outcome]):
         super().__init__(folder)
         self._header = {"fingerprint": fingerprint, **identity}
         self.read()
-        self.outdated = bool(self.found) and self._kept_fingerprint() != fingerprint
+        kept = self.found.get(HEADER, Outcome(None)).row or {}
+        self.outdated = bool(self.found) and kept.get("fingerprint") != fingerprint
         """The file holds rows of another stage, of other options or of other rows."""
 
     @property
@@ -86,7 +87,3 @@ class StageFile(RowStore[Outcome]):
     def _add(self, outcomes: list[tuple[str, Outcome]]) -> None:
         self.append(outcomes)
         self.read()
-
-    def _kept_fingerprint(self) -> Any:
-        header = self.found.get(HEADER)
-        return None if header is None or header.row is None else header.row.get("fingerprint")

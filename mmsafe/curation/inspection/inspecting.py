@@ -97,21 +97,12 @@ def _rows(found: Inspected) -> Iterator[Sequence[object]]:
     columns = ["split", "id", "place", "turns", "images", *(f"tokens_{name}" for name in names), *MEANING]
     yield columns
     for split, rows in found.rows.items():
-        dropped: list[dict[str, object]] = [
-            {"place": bad.place, **of_bad_row(bad)} for bad in found.loaded[split].bad_rows
-        ]
-        others: list[dict[str, object]] = [
-            {
-                "id": row.id,
-                "turns": row.turns,
-                "images": " ".join(row.images),
-                **{f"tokens_{name}": count for name, count in row.tokens.items()},
-                **row.flags,
-            }
-            for row in rows
-        ]
-        for cells in [*dropped, *others]:
-            yield [split, *(cells.get(column, "") for column in columns[1:])]
+        bad_rows = found.loaded[split].bad_rows
+        lines: list[dict[str, object]] = [{"place": bad.place, **of_bad_row(bad)} for bad in bad_rows]
+        for row in rows:
+            tokens = {f"tokens_{name}": count for name, count in row.tokens.items()}
+            lines.append({"id": row.id, "turns": row.turns, "images": " ".join(row.images), **tokens, **row.flags})
+        yield from ([split, *(cells.get(column, "") for column in columns[1:])] for cells in lines)
 
 
 def read_splits(data: DataSource, names: Sequence[str] | None) -> dict[str, Loaded]:

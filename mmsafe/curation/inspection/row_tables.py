@@ -34,11 +34,14 @@ def main_tables(found: Statistics, rule: Lengths, tokenizer: str, *, decoded: bo
     counts.append(["rows that were dropped", *(str(sum(part["dropped"].values())) for part in found.values())])
     reasons = list(dict.fromkeys(reason for part in found.values() for reason in part["dropped"]))
     dropped = [[reason, *(str(part["dropped"].get(reason, 0)) for part in found.values())] for reason in reasons]
+    note = f"what a training run does at lengths.max_length={rule.max_length} lengths.on_overlong={rule.on_overlong}"
+    if rule.max_length is None:
+        note = "no limit (lengths.max_length=null)"
     return [
         _table("Rows", ["number of", *found], counts),
         *([_table("Dropped rows", ["reason", *found], dropped)] if dropped else []),
         _table("Tokens", ["of", "split", "n", "mean", "median", "95 %", "max"], list(_tokens(found)), tokenizer),
-        _table("Length", ["outcome", *found], list(_lengths(found, rule)), _told(rule)),
+        _table("Length", ["outcome", *found], list(_lengths(found, rule)), note),
         *_leakage(found),
         _table("Flags", ["flag", *found, "meaning"], list(_flags(found, decoded)), FLAGS_NOTE),
     ]
@@ -110,12 +113,6 @@ def _leakage(found: Statistics) -> Iterator[Table]:
 
 def _share(estimate: Mapping[str, float] | None) -> str:
     return "–" if estimate is None else "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**estimate)
-
-
-def _told(rule: Lengths) -> str:
-    if rule.max_length is None:
-        return "no limit (lengths.max_length=null)"
-    return f"what a training run does at lengths.max_length={rule.max_length} lengths.on_overlong={rule.on_overlong}"
 
 
 def _flags(found: Statistics, decoded: bool) -> Iterator[list[str]]:

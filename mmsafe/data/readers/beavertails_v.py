@@ -35,7 +35,6 @@ class BeaverTailsV(RowSource):
     """Which of the two responses is the chosen one."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         responses = {} if unanswered(*map(value.get, RESPONSES)) else self._pair(value)
         images, groups = find.all(value.get("image"))

@@ -32,7 +32,6 @@ class LLaVAInstruct(TRLSupervised):
     image_columns: ClassVar[tuple[str, ...]] = ("image",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """An example of every answer."""
         spoken = messages(record.value.get("conversations"), "conversations", ("from", "value"))
         said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
         yield from self.learnt(record._replace(value={**record.value, "id": None}), find, said, "conversations")

@@ -31,7 +31,6 @@ class MDPO(RowSource):
     image_columns: ClassVar[tuple[str, ...]] = ("img_path",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         system, speaker, said = text_field(value, "prompt").partition("USER:")
         turns = parse_conversation(speaker + said, "prompt")

@@ -42,7 +42,6 @@ class MMSafePO(RowSource):
     """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         answered = not unanswered(value.get("chosen"), value.get("rejected"))
         generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}

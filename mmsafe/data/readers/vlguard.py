@@ -36,7 +36,6 @@ class VLGuard(RowSource):
     image_folders: ClassVar[tuple[str, ...]] = ("{file}", "images")
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """An example of every request."""
         value = record.value
         requests = value.get("instr-resp")
         if not isinstance(requests, list) or not requests:

@@ -81,7 +81,6 @@ class Guard(LocalJudge):
 
     @property
     def label(self) -> str:
-        """With the family, and that it does not see."""
         return f"{super().label} ({self.family}, text only)"
 
     def check_config(self, config: dict[str, Any]) -> None:

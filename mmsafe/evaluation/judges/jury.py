@@ -50,7 +50,6 @@ class Jury(CompositeJudge):
 
     @property
     def tells(self) -> frozenset[str]:
-        """What all members tell."""
         return frozenset.intersection(*(member.tells for member in self.members.values()))
 
     def template(self, criterion: str) -> str:

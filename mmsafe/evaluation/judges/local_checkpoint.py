@@ -129,7 +129,6 @@ class LocalCheckpoint(Judge):
         return {**super().identity(), **refusals, "checkpoint": content_hash(self.folder())}
 
     def template(self, criterion: str) -> str:
-        """The chat template, where it is not the checkpoint's own."""
         return self.chat_template or ""
 
     def folder(self) -> Path:

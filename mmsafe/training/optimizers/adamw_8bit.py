@@ -22,7 +22,6 @@ class AdamW8bit(Optimizer):
     """Let CUDA move moments to the host's memory when the GPU's is full."""
 
     def missing(self) -> str:
-        """It is an extra."""
         if find_spec("bitsandbytes"):
             return ""
         return f"optimizer={self.name}: bitsandbytes is not installed; run pip install 'mmsafe[qlora]'"

@@ -22,7 +22,6 @@ class Muon(Optimizer):
     beta2: Share = 0.999
 
     def refusal(self, sharded_by: str | None, trainer: Trainer, model: ModelOptions, peft: Peft) -> str:
-        """It wants matrices to train."""
         if not model.train.language or peft.method != "none":
             return "optimizer=muon: trains the language model's own matrices; set peft=none model.train.language=true"
         return super().refusal(sharded_by, trainer, model, peft)
