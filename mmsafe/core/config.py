@@ -1,7 +1,5 @@
 """Where `conf/` is, and how a composed config becomes typed options."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

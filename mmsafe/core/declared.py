@@ -1,7 +1,5 @@
 """What a benchmark measures and what a judge is: declared by them, recorded by a run, read by tables and figures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """The one exception that a user is meant to read."""
 
-from __future__ import annotations
-
 LONGEST = 900
 """Characters of a message that a terminal can show; what a stranger's file calls things may have a million."""
 

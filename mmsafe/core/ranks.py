@@ -1,7 +1,5 @@
 """Which of a run's processes this one is, and how they are started: one per device, by torchrun or SLURM."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

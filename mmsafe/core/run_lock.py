@@ -1,7 +1,5 @@
 """One run at a time in a folder, however many processes it has."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """What must not be shown of a config, a command line or an environment."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

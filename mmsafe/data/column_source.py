@@ -1,7 +1,5 @@
 """Which columns of a row are read: one that means something is never left out in silence."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Conversations as they stand in data sets, and the turns that they are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The interface of a data set: what a file in `conf/data/` configures."""
 
-from __future__ import annotations
-
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter

@@ -1,7 +1,5 @@
 """Decoding of images that strangers made: every format to RGB, within limits, each failure in one line."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

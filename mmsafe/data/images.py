@@ -1,7 +1,5 @@
 """Image files: found under their percent-encoded names, checked before a run, decoded to RGB when needed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Rows of JSON, JSONL and parquet files, as they stand there; every complaint names the file, and the row or line."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Rows of parquet and Arrow files, mapped from disk or in portions; images in them are read when they are needed."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What `mmsafe.doctor` finds out and prints."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

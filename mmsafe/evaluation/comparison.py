@@ -1,7 +1,5 @@
 """Two runs on the same prompts: what changed, and whether that could be chance."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Pairwise accuracy: can the model tell the chosen response from the rejected one?"""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

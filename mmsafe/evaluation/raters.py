@@ -3,8 +3,6 @@
 Labels are read from `judgements.jsonl`, or from a table `id,unsafe[,refused]`.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

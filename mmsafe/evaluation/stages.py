@@ -1,7 +1,5 @@
 """The files between the stages of an evaluation: each can be repeated from the file of the one before."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace

@@ -1,7 +1,5 @@
 """`mmsafe.blind`: generate the blind responses of a data set, and nothing else."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The options of `mmsafe.evaluate`."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import Field, model_validator

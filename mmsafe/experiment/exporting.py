@@ -1,7 +1,5 @@
 """From a checkpoint in either format to a folder in either format."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What is validated on while a policy trains: held-out examples, and prompts of the benchmark that it answers."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The options of `mmsafe.train`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar, Self
 

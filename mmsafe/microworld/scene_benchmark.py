@@ -1,7 +1,5 @@
 """The micro-world's own test: harmful instructions, the same beside the look-alike, and neutral questions."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

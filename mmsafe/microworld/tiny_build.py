@@ -1,7 +1,5 @@
 """Builds and pre-trains the tiny LLaVA of `model=tiny`."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import logging

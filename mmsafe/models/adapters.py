@@ -4,8 +4,6 @@ LLaVA's own LoRA training writes PEFT's files with the original names of weights
 was trained whole, in `non_lora_trainables.bin`. PEFT and runs keep that in the adapter's file.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Finds the folder that a model's path means: on this machine, in a run, or on the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache

@@ -1,7 +1,5 @@
 """How many parameters each part of a model has, and how many of them are trained."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from mmsafe.models.family import family_of

@@ -1,7 +1,5 @@
 """A language model in 4 bits, as QLoRA trains on it (Dettmers et al., arXiv 2305.14314)."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Log-probs of a model as it is now, on disk: made in one resumable pass that any number of processes share."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

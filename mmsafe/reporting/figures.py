@@ -1,7 +1,5 @@
 """Figures of a report: one panel each, so that a page can arrange them for any screen."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

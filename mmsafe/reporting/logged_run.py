@@ -1,7 +1,5 @@
 """What a logger is told of its run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex

@@ -1,7 +1,5 @@
 """`mmsafe.report`: its options, and what it does with them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

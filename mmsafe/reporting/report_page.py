@@ -1,7 +1,5 @@
 """The report as one HTML page, with its figures also as files."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence

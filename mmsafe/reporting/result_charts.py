@@ -1,7 +1,5 @@
 """What finished runs achieved, drawn: each metric by group, over β, and safety against over-refusal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What evaluated runs were asked, what they answered and how that was judged, read back from their folders."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

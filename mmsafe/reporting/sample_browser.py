@@ -1,7 +1,5 @@
 """One HTML page that shows runs side by side, prompt by prompt; it needs no network, and nothing in it can run."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """How runs were trained, drawn from their `metrics.csv`: loss terms, rewards, margins, accuracies."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """A run folder: what a run was given, and what it found."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import shutil

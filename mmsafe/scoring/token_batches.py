@@ -1,7 +1,5 @@
 """Batches by tokens: as many items as fit, which then share a line."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

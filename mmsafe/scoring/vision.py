@@ -1,7 +1,5 @@
 """The image path in two halves: the tower, which is usually frozen, and the connector, which is usually trained."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A job of a sweep: its folder, which the same config finds again, its command, its process, and what became of it."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

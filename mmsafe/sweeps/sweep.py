@@ -1,7 +1,5 @@
 """What sweeper and launcher do: from the command's words to jobs, and from their results to an exit status."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `mmsafe.build` does: stages one after the other, each from its file as far as that goes."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Stage 2: what the last turn of the user names."""
 
-from __future__ import annotations
-
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a build ends with: the JSON file of MMSafe-PO, its images, whose they are, and a data card."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

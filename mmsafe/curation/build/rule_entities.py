@@ -1,7 +1,5 @@
 """Entities without a model: a list of well-known names, and words that begin with a capital inside a sentence."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What a stage has made, in a file: a line that says with what, a line for each row, a line that says that is all."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is in a data set, drawn: lengths, turns, sizes of images, and how many rows have each tag."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

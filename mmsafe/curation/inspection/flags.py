@@ -1,7 +1,5 @@
 """What can be wrong with a row: repetitions, leakage between splits, bad images, too many tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from mmsafe.data.data_source import PAIR, BadRow

@@ -1,7 +1,5 @@
 """The distinct images of a data set: which are the same bytes, and which look alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar

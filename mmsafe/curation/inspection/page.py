@@ -1,7 +1,5 @@
 """The statistics of a data set with samples of its rows, as one HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 from typing import Any
 

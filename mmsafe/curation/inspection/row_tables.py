@@ -1,7 +1,5 @@
 """The statistics of a data set as tables, for a terminal and for a page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A data set looked through row by row: how long each is, and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """BeaverTails-V, pairs ranked by safety and by helpfulness (arXiv 2503.17682): parquet files with their images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 

@@ -3,8 +3,6 @@
 A dialogue is one text, with a speaker before each turn.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any, ClassVar

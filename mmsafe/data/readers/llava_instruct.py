@@ -1,7 +1,5 @@
 """LLaVA's visual instruction tuning data (arXiv 2304.08485): a JSON file and a folder of images; for SFT."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The training file of mDPO (arXiv 2406.11839): pairs whose prompts are LLaVA's conversations in one text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Preference sets in TRL's format, standard or conversational, with or without an image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path

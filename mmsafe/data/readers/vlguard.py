@@ -1,7 +1,5 @@
 """VLGuard, safe answers to safe and unsafe requests (arXiv 2402.02207): JSON files and folders of images; for SFT."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 

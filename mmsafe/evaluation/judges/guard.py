@@ -1,7 +1,5 @@
 """Guards that read text only: MD-Judge, WildGuard, HarmBench's classifier, and Llama Guard without vision."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """Several judges of the same responses, whose majority is the verdict."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is known of a judge that is a checkpoint, before it is loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """A model behind an OpenAI-compatible chat endpoint: GPT-4o, or one that vLLM or `transformers serve` serves."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

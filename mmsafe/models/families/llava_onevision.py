@@ -1,7 +1,5 @@
 """LLaVA-OneVision (2408.03326): a single image is cut into tiles as in LLaVA-NeXT, several are one tile each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Qwen2.5-VL (2502.13923): images in their own size, and positions on three axes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Qwen3-VL: as Qwen2.5-VL, with features of earlier vision layers added in the first layers of the language model."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from mmsafe.models.families.qwen2_5_vl import TOWER, Qwen25, config_tokens, tiny_processor

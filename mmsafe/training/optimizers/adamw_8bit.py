@@ -1,7 +1,5 @@
 """AdamW with moments of 8 bits (arXiv 2110.02861), by bitsandbytes."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any, ClassVar
 

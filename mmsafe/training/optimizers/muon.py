@@ -1,7 +1,5 @@
 """Muon (Jordan et al., 2024; scaled as in arXiv 2502.16982) beside AdamW, as PyTorch has them."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any, ClassVar
 

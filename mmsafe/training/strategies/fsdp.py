@@ -1,7 +1,5 @@
 """PyTorch's FSDP2 under Lightning."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
