@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 PAIR = frozenset({"chosen", "rejected"})
 GENERATED = ("blind", "weakened")
 """Responses that a row may bring, and that are made where it does not."""
-
-
 DUPLICATE = RowError("duplicate id", "an earlier row has the same id; give each row its own")
 UNANSWERED = "no response"
 """Why a prompt alone is not trained on."""
@@ -135,7 +133,7 @@ def leave_out(path: Path, bad: Sequence[tuple[str, RowError]], good: int, *, ski
 
     So it does if no row is good.
     """
-    first = next((" ".join(f"{place}: {error}".splitlines()) for place, error in bad), "")
+    first = next((f"{place}: {error}" for place, error in bad), "")
     if bad and not skip:
         more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
         raise UserError(f"{first}; {more}data.on_bad=skip drops and counts them")

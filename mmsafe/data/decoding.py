@@ -98,7 +98,7 @@ class EncodedImage(ABC):
 
     def error(self, what: str) -> UserError:
         """The error that names the image and what is wrong with it, in one line."""
-        return UserError(" ".join(f"{self.name}: {what}".splitlines()))
+        return UserError(f"{self.name}: {what}")
 
     def _file(self) -> Path | io.BytesIO:
         """What Pillow opens."""

@@ -20,8 +20,6 @@ from mmsafe.models.rendering import rendered
 
 ENCODING = 2
 """Version of how conversations become ids, part of cache keys; 1 took control tokens for such wherever they stood."""
-
-
 QUESTION = Example("", (Turn("user", "?"),), (), {})
 ANSWER = "Yes"
 

@@ -3,9 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table as TerminalTable
-from rich.text import Text
-
 from mmsafe.core.settings import Lengths
 from mmsafe.curation.inspection.flags import MEANING
 from mmsafe.curation.inspection.rows import MEASURES
@@ -70,16 +67,6 @@ def tag_counts(found: Statistics, tag: str) -> dict[str, list[int]]:
     values = dict.fromkeys(value for part in parts for value in part)
     counts = {value: [part.get(value, 0) for part in parts] for value in values}
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1])))
-
-
-def for_terminal(table: Table) -> TerminalTable:
-    """The table as `print_tables` takes it."""
-    shown = TerminalTable(title=Text(table.title), caption=Text(table.note))
-    for name in table.head:
-        shown.add_column(Text(name), overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(cell.text) for cell in row))
-    return shown
 
 
 def _tokens(found: Statistics) -> Iterator[list[str]]:

@@ -17,8 +17,6 @@ TOKENS = {
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
-
-
 TOWER: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -123,4 +122,4 @@ class DeepSpeed(_HalfWeights):
         """Lightning's DeepSpeedStrategy, configured here."""
         from mmsafe.training.strategies.zero import ZeRO
 
-        return ZeRO(trainer, **asdict(self))
+        return ZeRO(trainer, self)
