@@ -1,26 +1,9 @@
 """`python -m mmsafe.export`: write a checkpoint in either format, a LoRA adapter merged into its base; and share it."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
-
 from mmsafe.core.endings import show_results
-from mmsafe.core.options import CheckpointName, OutputPath, options
+from mmsafe.experiment.export_config import ExportConfig
 from mmsafe.runs.app import entry_point
 from mmsafe.runs.run_context import RunContext
-
-
-@options
-class ExportConfig:
-    """`conf/export.yaml`, typed."""
-
-    checkpoint: CheckpointName
-    base: CheckpointName | None
-    format: Literal["hf", "original"]
-    out: OutputPath
-    allow_pickle: bool
-    push: Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")] | None
-    push_dry_run: bool
 
 
 def job(config: ExportConfig, run: RunContext) -> None:

@@ -12,8 +12,8 @@ from mmsafe.estimate.machine import DoctorConfig
 from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.experiment.chat_config import ChatConfig
 from mmsafe.experiment.evaluate_config import EvaluateConfig
+from mmsafe.experiment.export_config import ExportConfig
 from mmsafe.experiment.train_config import TrainConfig
-from mmsafe.export import ExportConfig
 from mmsafe.microworld.demo import DemoConfig
 from mmsafe.reporting.agreement import AgreementConfig
 from mmsafe.reporting.compare import CompareConfig
