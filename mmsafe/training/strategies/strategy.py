@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -122,4 +123,4 @@ class DeepSpeed(_HalfWeights):
         """Lightning's DeepSpeedStrategy, configured here."""
         from mmsafe.training.strategies.zero import ZeRO
 
-        return ZeRO(trainer, self)
+        return ZeRO(trainer, **asdict(self))

@@ -20,7 +20,6 @@ from mmsafe.training.checkpoint_files import readable
 from mmsafe.training.optimizers.adamw import AdamW
 from mmsafe.training.optimizers.optimizer import Optimizer
 from mmsafe.training.strategies.parallel import Parallel
-from mmsafe.training.strategies.strategy import DeepSpeed
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +51,15 @@ class ZeRO(Parallel):
     strategy: type[DeepSpeedStrategy] = LightningZeRO
     shards_optimizer = True
 
-    def __init__(self, trainer: Trainer, options: DeepSpeed) -> None:
+    def __init__(
+        self, trainer: Trainer, stage: int, offload: bool, bucket_size: int, zero_optimization: dict[str, Any]
+    ) -> None:
         super().__init__(trainer)
-        self.options = options
-        self.whole = options.stage < 3
+        self.stage = stage
+        self.offload = offload
+        self.bucket_size = bucket_size
+        self.zero_optimization = zero_optimization
+        self.whole = stage < 3
         self.half = self.precision == "bf16-mixed"
         self.engine_precision = self.precision
         self.precision = "bf16-true" if self.half else self.precision
@@ -72,22 +76,22 @@ class ZeRO(Parallel):
     def config(self, batch_size: int) -> dict[str, Any]:
         """DeepSpeed's config; Lightning adds precision, clipping and accumulation."""
         zero: dict[str, Any] = {
-            "stage": self.options.stage,
+            "stage": self.stage,
             **dict.fromkeys(("contiguous_gradients", "overlap_comm", "reduce_scatter"), True),
-            **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), self.options.bucket_size),
+            **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), self.bucket_size),
         }
-        for part in ("offload_optimizer", "offload_param") if self.options.offload else ():
+        for part in ("offload_optimizer", "offload_param") if self.offload else ():
             zero[part] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         return {
             "train_micro_batch_size_per_gpu": batch_size,
             "zero_allow_untested_optimizer": True,
-            "zero_optimization": zero | self.options.zero_optimization,
+            "zero_optimization": zero | self.zero_optimization,
             "steps_per_print": 1 << 30,
         }
 
     def loads_in_parts(self, source: ModelOptions) -> bool:
         """Weights are read in parts in stage 3, from a checkpoint that `transformers` reads itself."""
-        return self.options.stage == 3 and isinstance(source, Pretrained) and format_at(source) == "hf"
+        return self.stage == 3 and isinstance(source, Pretrained) and format_at(source) == "hf"
 
     def load(self, strategy: Any, load: Callable[[], Any]) -> Any:
         """Weights are split as they are read: no process ever holds all of them."""
@@ -106,7 +110,7 @@ class ZeRO(Parallel):
 
     def optimizer(self, model: Any, options: Optimizer) -> Any:
         """DeepSpeed's own AdamW where the optimiser's state is offloaded."""
-        if not self.options.offload:
+        if not self.offload:
             return super().optimizer(model, options)
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
