@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def _sweep_name(words: Sequence[str]) -> str:
-    from mmsafe.sweeps.naming import sweep_name
+    from mmsafe.sweeps.job import sweep_name
 
     return sweep_name(words)
 

@@ -1,7 +1,5 @@
 """The console script `mmsafe`: one sub-command per question."""
 
-from __future__ import annotations
-
 import importlib
 
 from mmsafe.core.command_line import words_typed

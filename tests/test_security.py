@@ -19,7 +19,7 @@ from mmsafe.core.config import allow_plugins, recorded
 from mmsafe.core.errors import UserError
 from mmsafe.core.secrets import LEFT_OUT, MaskedRecord, masked
 from mmsafe.evaluation.comparison import read_judged_run
-from mmsafe.experiment.consolidate import consolidated
+from mmsafe.experiment.exporting import consolidated
 from mmsafe.reporting.run_samples import SampledRunConfig, read_samples
 
 EVIL = "from pathlib import Path\nPath({mark!r}).touch()\n\n\nclass Thing:\n    pass\n"
@@ -85,7 +85,7 @@ def test_a_stranger_s_run_folder_executes_nothing(
     node = {"_target_": target}
     folder = planted(plugins=["evil_package", "os"], benchmark=node, model=node)
     monkeypatch.setattr(
-        "mmsafe.experiment.consolidate.current_checkpoint", lambda run: run / "checkpoints" / "step=1.ckpt"
+        "mmsafe.experiment.exporting.current_checkpoint", lambda run: run / "checkpoints" / "step=1.ckpt"
     )
     for read in (lambda: read_samples([folder]), lambda: read_judged_run(folder), lambda: consolidated(folder)):
         with pytest.raises(UserError) as refused:

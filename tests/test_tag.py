@@ -13,7 +13,7 @@ from chat_server import ChatServer, Reply, number_of, planned, text_of
 from launching import Ended, launch
 from PIL import Image
 
-from mmsafe.curation.tagging.local_tagger import LocalTagger
+from mmsafe.curation.tagging.taggers import LocalTagger
 from mmsafe.curation.tagging.taxonomy import Taxonomy
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.reader import MicroWorld

@@ -1,7 +1,5 @@
 """The client for all servers that are asked for data: replies have a time and a size, and lead to no other server."""
 
-from __future__ import annotations
-
 import asyncio
 import zlib
 from typing import Any

@@ -1,7 +1,5 @@
 """The user's cache folder: what is expensive to make and safe to delete, and the checksums by which damage is seen."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

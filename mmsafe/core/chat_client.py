@@ -76,6 +76,7 @@ class Chat:
 
     async def complete(self, messages: list[dict[str, Any]], tokens: int, **parameters: Any) -> Answer:
         """Ask; `tokens` estimates what it takes, in and out. Raises `NoAnswerError`, after retries where they help."""
+        from httpx2 import ConnectError
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         from mmsafe.core.bounded_http import RefusedReplyError
@@ -87,7 +88,7 @@ class Chat:
         except APITimeoutError as error:
             raise NoAnswerError(f"no answer within {self._endpoint.timeout:g} s") from error
         except APIConnectionError as error:
-            raise NoAnswerError("the connection failed", hopeless=_never_connected(error)) from error
+            raise NoAnswerError("the connection failed", hopeless=isinstance(error.__cause__, ConnectError)) from error
         except RefusedReplyError as error:
             raise NoAnswerError(f"the reply is {error}", hopeless=error.leads_away) from error
         except APIStatusError as error:
@@ -110,10 +111,8 @@ class Chat:
         if self._endpoint.key:
             message = message.replace(self._endpoint.key, "[key]")
         message = " ".join("".join(c if c.isprintable() else " " for c in message).split())[:REASON_LENGTH]
-        code = told.get("code")
-        return NoAnswerError(
-            f"HTTP {status}" + (f": {message}" if message else ""), status, str(code) if code else None
-        )
+        reason, code = f"HTTP {status}" + (f": {message}" if message else ""), told.get("code")
+        return NoAnswerError(reason, status, str(code) if code else None)
 
 
 def ask_all(
@@ -170,12 +169,6 @@ def _refuse_hopeless(result: object, endpoint: Endpoint) -> None:
             f"{endpoint.base_url}, model {endpoint.model}: {result}; see that the endpoint is up, that it serves this "
             f"model, and that {endpoint.api_key_env} holds a key for it"
         ) from result
-
-
-def _never_connected(error: BaseException) -> bool:
-    from httpx2 import ConnectError
-
-    return isinstance(error.__cause__, ConnectError)
 
 
 class _Message(BaseModel):

@@ -1,7 +1,5 @@
 """Work that processes share through a folder: nothing is done twice, and what a dead one left is taken over."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """The command line of this process, at which nothing else looks, and text in the words of one, as Hydra reads it."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator, Sequence

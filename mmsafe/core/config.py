@@ -1,7 +1,5 @@
 """Where `conf/` is, and how a composed config becomes typed options."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re
@@ -30,8 +28,6 @@ PLUGINS = "plugins"
 """The node that names packages of the user's own. It is no option of the job, so no run folder can bring one."""
 SHOWN = ("trainer.progress_bar", "data.num_workers", VERBOSITY)
 """Options that change no result: a run can be continued with other ones."""
-
-
 _allowed: tuple[str, ...] = ()
 
 

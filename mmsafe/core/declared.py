@@ -1,7 +1,5 @@
 """What a benchmark measures and what a judge is: declared by them, recorded by a run, read by tables and figures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -123,7 +121,8 @@ def declared_of(folder: Path, metrics: Mapping[str, Any]) -> Declared:
 def undeclared(metrics: Mapping[str, Any]) -> Declared:
     """All that was measured over all prompts, by names made of the metrics' own."""
     names = [key.removeprefix("eval/") for key in metrics if key.startswith("eval/") and key != JUDGE]
-    main = [name for name in names if "/" not in name and not _beside(name, names)]
+    ends = {f"{name}{end}" for name in names for end in BESIDE}
+    main = [name for name in names if "/" not in name and name not in ends]
     return Declared(tuple(Metric(name, name.replace("_", " "), by_tag=True) for name in main))
 
 
@@ -137,10 +136,6 @@ def together(all_declared: Iterable[Declared]) -> Declared:
         judges |= declared.judges
         clusters |= dict.fromkeys(declared.clusters)
     return Declared(tuple(metrics.values()), judges, tuple(clusters))
-
-
-def _beside(name: str, names: Iterable[str]) -> bool:
-    return any(name.endswith(end) and name.removesuffix(end) in names for end in BESIDE)
 
 
 class Measured(NamedTuple):

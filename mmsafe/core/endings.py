@@ -1,7 +1,5 @@
 """How every command ends: with one line where input or place is at fault, with its own status where a signal asks."""
 
-from __future__ import annotations
-
 import errno
 import io
 import logging

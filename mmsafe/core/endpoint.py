@@ -1,7 +1,5 @@
 """OpenAI-compatible chat endpoints: the options by which one is reached, shared by judges and by what answers."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Files that are either complete or not there."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

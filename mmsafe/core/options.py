@@ -5,8 +5,6 @@ types and ranges. Importing such a class must stay cheap (no torch), because eve
 before it imports anything heavy.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The arithmetic of a forward pass, outside Lightning's training loop as inside it."""
 
-from __future__ import annotations
-
 import torch
 
 from mmsafe.core.settings import Trainer

@@ -1,7 +1,5 @@
 """Which of a run's processes this one is, and how they are started: one per device, by torchrun or SLURM."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal
@@ -16,8 +14,6 @@ GRACE = 300
 """Seconds that the processes of a machine have for the end of a step and a checkpoint, before they are killed."""
 QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 """Overrides of all processes but the first, which would write the same files again."""
-
-
 PARENT = "MMSAFE_PARENT"
 """Variable with the number of the process that started this one by `torchrun`."""
 

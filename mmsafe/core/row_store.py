@@ -1,7 +1,5 @@
 """Rows on disk, found again by a key: appended as they are made, complete or not there."""
 
-from __future__ import annotations
-
 import json
 import os
 from abc import ABC, abstractmethod

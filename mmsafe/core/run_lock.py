@@ -1,7 +1,5 @@
 """One run at a time in a folder, however many processes it has."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -48,7 +46,9 @@ def held(folder: Path) -> Iterator[None]:
     run = this_run()
     lock = taken(folder, run)
     if lock is None:
-        raise UserError(f"hydra.run.dir={folder}: {_holder(folder)}; wait for it, or choose another folder")
+        about = _about(folder)
+        holder = f"process {about.get('pid', '?')} on {about.get('host', '?')}"
+        raise UserError(f"hydra.run.dir={folder}: {holder} is at work there; wait for it, or choose another folder")
     _descriptors.add(lock)
     before = {RUN: os.environ[RUN]} if RUN in os.environ else {}
     os.environ[RUN] = run  # of the processes that this one starts
@@ -166,8 +166,3 @@ def _is_orphan(about: dict[str, Any]) -> bool:
     except PermissionError:
         pass  # it is another user's
     return False
-
-
-def _holder(folder: Path) -> str:
-    about = _about(folder)
-    return f"process {about.get('pid', '?')} on {about.get('host', '?')} is at work there"

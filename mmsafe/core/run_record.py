@@ -1,7 +1,5 @@
 """What a run wrote down of itself, read back: nothing in it is trusted."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

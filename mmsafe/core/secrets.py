@@ -1,11 +1,9 @@
 """What must not be shown of a config, a command line or an environment."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -35,7 +33,11 @@ def masked(value: Any) -> Any:
             return {copied(key): copied(item) for key, item in node.items()}
         if isinstance(node, list | tuple):
             return [copied(item) for item in node]
-        return _without(node, secrets) if isinstance(node, str) else node
+        if not isinstance(node, str):
+            return node
+        for secret in secrets:
+            node = node.replace(secret, LEFT_OUT)
+        return PASSWORD_IN_URL.sub(f"://{LEFT_OUT}@", node)
 
     return copied(value)
 
@@ -59,12 +61,6 @@ def _secrets() -> list[str]:
     found |= {value.replace(mark, f"\\{mark}") for value in found for mark in "'\""}  # as an override has it
     found |= {quote(value, safe="") for value in found}
     return sorted(found, key=len, reverse=True)
-
-
-def _without(text: str, secrets: Sequence[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, LEFT_OUT)
-    return PASSWORD_IN_URL.sub(f"://{LEFT_OUT}@", text)
 
 
 def _without_named(node: Any) -> Any:

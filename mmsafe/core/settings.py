@@ -1,7 +1,5 @@
 """Options of the framework's own parts: sampling, trainer. Importing this imports no torch."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from importlib.util import find_spec
 from typing import Annotated, Literal, cast

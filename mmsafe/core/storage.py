@@ -1,7 +1,5 @@
 """Writing where there may be no room left."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

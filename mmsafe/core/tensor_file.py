@@ -1,7 +1,5 @@
 """Safetensors files of a cache, with a checksum of all that is in them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a person sees of a run, more or less of it; its log file has everything."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import re

@@ -11,7 +11,7 @@ from mmsafe.core.cache import cache_dir
 from mmsafe.core.chat_client import Chat, NoAnswerError, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import Count, NonNegative, options
-from mmsafe.data.decoding import ImageFormat, image_part
+from mmsafe.data.decoding import ImageFormat, user_message
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.judges.request import Prices, Spent, image_tokens
 
@@ -94,11 +94,12 @@ class ServedModel(Endpoint, Prices):
     async def _reply(self, chat: Chat, question: Example, spent: Spent) -> Response:
         from mmsafe.generation.generate import Response
 
-        messages = await asyncio.to_thread(self._messages, question)
+        (turn,) = question.turns
+        message = await asyncio.to_thread(user_message, turn.text, question.images, *self.image_form)
         sampling: dict[str, Any] = {} if self.temperature is None else {"temperature": self.temperature}
         try:
             tokens = self._input_tokens(question) + self.max_tokens
-            answer = await chat.complete(messages, tokens, max_tokens=self.max_tokens, **sampling)
+            answer = await chat.complete([message], tokens, max_tokens=self.max_tokens, **sampling)
         except NoAnswerError as error:
             if error.code != FILTERED and error.status not in self.declined:
                 raise
@@ -107,13 +108,6 @@ class ServedModel(Endpoint, Prices):
         if answer.refusal is not None or answer.finish_reason == FILTERED:
             return Response("", finished=False)
         return Response(answer.text or "", finished=answer.finish_reason != "length")
-
-    def _messages(self, question: Example) -> list[dict[str, Any]]:
-        (turn,) = question.turns
-        if not question.images:
-            return [{"role": "user", "content": turn.text}]
-        images = [image_part(image, *self.image_form) for image in question.images]
-        return [{"role": "user", "content": [*images, {"type": "text", "text": turn.text}]}]
 
     def _input_tokens(self, question: Example) -> int:
         """About how many a request takes."""

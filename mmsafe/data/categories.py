@@ -1,7 +1,5 @@
 """A file that gives examples their categories: written by `mmsafe.tag`, read by every data set."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Which columns of a row are read: one that means something is never left out in silence."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -67,7 +65,6 @@ class ColumnSource(DataSource):
             raise UserError("data.image_column: this data set is of words alone; leave it null")
 
     def has_images(self) -> bool:
-        """Whether the published rows have any."""
         return bool(self.image_columns)
 
     def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
@@ -122,11 +119,8 @@ class ColumnSource(DataSource):
         if MEANING.search(plain) or (not words and _names(cell, HEARD)):
             return "which is not read and may change what is asked: write its words into the prompt"
         if shown:
-            return (
-                "beside an image that is read: write all of them into that column, as a list"
-                if ANOTHER.fullmatch(plain)
-                else ""
-            )
+            advice = "beside an image that is read: write all of them into that column, as a list"
+            return advice if ANOTHER.fullmatch(plain) else ""
         if not IMAGE.search(plain) and (words or not is_image(cell)):
             return ""
         if not self.image_columns:

@@ -1,7 +1,5 @@
 """Conversations as they stand in data sets, and the turns that they are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +27,7 @@ def parse_conversation(text: str, field: str) -> tuple[Turn, ...]:
     before, *parts = SPEAKER.split(text.strip())
     said = [(role.lower(), words) for role, words in zip(parts[::2], parts[1::2], strict=True)]
     if before or not said:
-        raise _malformed(field, "does not begin with a speaker, 'USER:'")
+        raise malformed(field, "does not begin with a speaker, 'USER:'")
     if len(said) > 1 and said[-1][0] == "assistant" and not said[-1][1].strip():
         del said[-1]
     return as_turns(said, field)
@@ -61,12 +59,12 @@ def as_turns(said: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
     """
     if said and said[0][0] == "system":
         if PLACEHOLDER in said[0][1] or not said[0][1].strip():
-            raise _malformed(field, f"has a system message that is empty or holds {PLACEHOLDER}")
+            raise malformed(field, f"has a system message that is empty or holds {PLACEHOLDER}")
         return (Turn("system", said[0][1].strip()), *as_turns(said[1:], field))
     if not said or any(role != ROLES[index % 2] for index, (role, _) in enumerate(said)):
-        raise _malformed(field, "does not alternate between user and assistant, beginning with the user")
+        raise malformed(field, "does not alternate between user and assistant, beginning with the user")
     if len(said) % 2 == 0:
-        raise _malformed(field, "ends with words of the assistant, where a turn of the user is expected")
+        raise malformed(field, "ends with words of the assistant, where a turn of the user is expected")
     return tuple(_turn(field, role, text) for role, text in said)
 
 
@@ -173,14 +171,14 @@ def tags_of(value: Mapping[str, object], *fields: str) -> dict[str, str]:
 def _turn(field: str, role: str, text: str) -> Turn:
     if role == "assistant":
         if PLACEHOLDER in text:
-            raise _malformed(field, f"has {PLACEHOLDER} in a turn of the assistant")
+            raise malformed(field, f"has {PLACEHOLDER} in a turn of the assistant")
         if not text.strip():
-            raise _malformed(field, "has an empty turn of the assistant")
+            raise malformed(field, "has an empty turn of the assistant")
         return Turn("assistant", text.strip())
     refuse_template(text, field)
     turn = _shown(text)
     if not text.strip():
-        raise _malformed(field, "has an empty turn of the user")
+        raise malformed(field, "has an empty turn of the user")
     return turn
 
 
@@ -196,5 +194,6 @@ def _shown(text: str) -> Turn:
     return Turn("user", words, tuple(places))
 
 
-def _malformed(field: str, what: str) -> RowError:
+def malformed(field: str, what: str) -> RowError:
+    """The error of a field that is no conversation, and why."""
     return RowError(f"malformed {field}", f"'{field}' {what}")

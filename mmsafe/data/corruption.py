@@ -116,7 +116,6 @@ class Crop(Corruption):
         return self
 
     def shape(self, shape: tuple[int, int], generator: Generator) -> tuple[int, int]:
-        """Height and width of the part."""
         import torch
 
         share = self.min_share + (self.max_share - self.min_share) * torch.rand((), generator=generator).item()
@@ -124,7 +123,6 @@ class Crop(Corruption):
         return height, width
 
     def on_image(self, image: Image, generator: Generator) -> Image:
-        """Cut the part out."""
         import torch
 
         height, width = self.shape((image.height, image.width), generator)
@@ -146,7 +144,6 @@ class Noise(Corruption):
     """t, from 0 to 999; VCD's code takes 500 unless told."""
 
     def on_pixels(self, pixels: Tensor, patch_size: int, generator: Generator) -> Tensor:
-        """Mix the pixels with noise."""
         import torch
 
         betas = 1e-5 + (5e-3 - 1e-5) * torch.linspace(-6, 6, STEPS, dtype=torch.float64).sigmoid()

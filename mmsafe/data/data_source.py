@@ -1,7 +1,5 @@
 """The interface of a data set: what a file in `conf/data/` configures."""
 
-from __future__ import annotations
-
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -122,11 +120,9 @@ class NoData(DataSource):
     """Stands in for data beside a benchmark that brings its own prompts."""
 
     def train(self) -> Loaded:
-        """There is nothing."""
         raise UserError("there is no data: choose some, as data=microworld, or data=mmsafe_po data.path=FILE")
 
     def holdout(self) -> Loaded:
-        """There is nothing."""
         return self.train()
 
 
@@ -135,7 +131,7 @@ def leave_out(path: Path, bad: Sequence[tuple[str, RowError]], good: int, *, ski
 
     So it does if no row is good.
     """
-    first = next((" ".join(f"{place}: {error}".splitlines()) for place, error in bad), "")
+    first = next((f"{place}: {error}" for place, error in bad), "")
     if bad and not skip:
         more = f"and {len(bad) - 1} more bad rows; " if len(bad) > 1 else ""
         raise UserError(f"{first}; {more}data.on_bad=skip drops and counts them")

@@ -1,14 +1,12 @@
 """Decoding of images that strangers made: every format to RGB, within limits, each failure in one line."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +98,7 @@ class EncodedImage(ABC):
 
     def error(self, what: str) -> UserError:
         """The error that names the image and what is wrong with it, in one line."""
-        return UserError(" ".join(f"{self.name}: {what}".splitlines()))
+        return UserError(f"{self.name}: {what}")
 
     def _file(self) -> Path | io.BytesIO:
         """What Pillow opens."""
@@ -179,6 +177,14 @@ def image_part(image: ImageSource, image_format: ImageFormat, max_side: int | No
     pixels.save(encoded, image_format, quality=JPEG_QUALITY)
     data = base64.b64encode(encoded.getvalue()).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/{image_format};base64,{data}"}}
+
+
+def user_message(
+    text: str, images: Sequence[ImageSource], image_format: ImageFormat, max_side: int | None
+) -> dict[str, Any]:
+    """What a chat endpoint is sent as a turn of the user, its images first."""
+    parts = [image_part(image, image_format, max_side) for image in images]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
 
 def refuse_pointer(file: Path) -> None:

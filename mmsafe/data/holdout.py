@@ -1,7 +1,5 @@
 """What is evaluated on is not trained on: which rows are held out, and rows of several splits are kept apart."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

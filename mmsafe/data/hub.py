@@ -1,7 +1,5 @@
 """Data sets of the Hugging Face hub, copied into the cache once, so that their rows stay the same."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Image files: found under their percent-encoded names, checked before a run, decoded to RGB when needed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,8 @@ LONGEST = 150
 """Characters of a name that a message quotes."""
 MISSING = "get the image, or set data.image_dir to the folder that has it"
 Source = TypeVar("Source", bound=EncodedImage)
+ImageT = TypeVar("ImageT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,9 @@ class FileImage(EncodedImage):
 
     @property
     def name(self) -> str:  # type: ignore[override]  # the base has an attribute
-        """The path."""
         return str(self.path)
 
     def data(self) -> bytes:
-        """The encoded file; raises `UserError` naming it where it cannot be read."""
         try:
             return self._file().read_bytes()
         except OSError as error:
@@ -108,7 +106,6 @@ def check_images(
     `decode` reads every pixel and so finds truncated files; otherwise only headers are read. `advance` is called for
     every image that is done.
     """
-    distinct = list(dict.fromkeys(sources))
 
     def problem(source: Source) -> UserError | None:
         try:
@@ -117,13 +114,20 @@ def check_images(
             return error
         return None
 
-    errors: dict[Source, UserError] = {}
+    problems = in_threads(dict.fromkeys(sources), problem, advance)
+    return {source: error for source, error in problems.items() if error is not None}
+
+
+def in_threads(
+    images: Iterable[ImageT], work: Callable[[ImageT], ResultT], advance: Callable[[int], object]
+) -> dict[ImageT, ResultT]:
+    """What `work` makes of each image, of which at most `THREADS` are decoded at a time."""
+    results, waiting = {}, list(images)
     with ThreadPoolExecutor(THREADS) as pool:
-        for source, error in zip(distinct, pool.map(problem, distinct), strict=True):
-            if error is not None:
-                errors[source] = error
+        for image, result in zip(waiting, pool.map(work, waiting), strict=True):
+            results[image] = result
             advance(1)
-    return errors
+    return results
 
 
 def failing(examples: Iterable[Example], decode: bool) -> dict[str, UserError]:

@@ -1,7 +1,5 @@
 """Several data sets as one."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -51,16 +49,13 @@ class Mix(DataSource):
             raise UserError(f"data.weights: needs a weight for each of {', '.join(self.parts)}, and for nothing else")
 
     def brings(self) -> frozenset[str]:
-        """What every part brings."""
         return frozenset.intersection(*(part.brings() for part in self.parts.values()))
 
     @property
     def clusters(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of any part."""
         return tuple(dict.fromkeys(tag for part in self.parts.values() for tag in part.clusters))
 
     def has_images(self) -> bool:
-        """Whether any part has."""
         return any(part.has_images() for part in self.parts.values())
 
     def to_hold_out(self) -> str:
@@ -69,7 +64,6 @@ class Mix(DataSource):
         return f"data.parts.{name}: {part.to_hold_out()}"
 
     def files(self) -> list[Path]:
-        """Those of every part."""
         return [*super().files(), *(file for part in self.parts.values() for file in part.files())]
 
     def train(self) -> Loaded:
@@ -92,19 +86,15 @@ class Mix(DataSource):
         return _together(loaded)
 
     def holdout(self) -> Loaded:
-        """All that the parts hold out."""
         return _together(self._loaded("holdout"))
 
     def test(self) -> Loaded:
-        """All that the parts measure a finished model on."""
         return _together(self._loaded("test"))
 
     def text_only(self, example: Example) -> Example | None:
-        """As the part has it."""
         return self._by_part("text_only", example)
 
     def image_swapped(self, example: Example) -> Example | None:
-        """As the part has it."""
         return self._by_part("image_swapped", example)
 
     def _loaded(self, which: Literal["train", "prompts", "holdout", "test"]) -> dict[str, Loaded]:

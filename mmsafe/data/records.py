@@ -1,7 +1,5 @@
 """Rows of JSON, JSONL and parquet files, as they stand there; every complaint names the file, and the row or line."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json
@@ -177,8 +175,7 @@ def _readable(file: Path, origin: str) -> Iterator[None]:
         refuse_pointer(file)
         yield
     except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:  # ValueError: a null byte in the name
-        told = f"{origin}: cannot read {file}: {getattr(error, 'strerror', None) or error}"
-        raise UserError(" ".join(told.splitlines())) from error
+        raise UserError(f"{origin}: cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

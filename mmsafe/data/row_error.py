@@ -1,7 +1,5 @@
 """Why a row of a data set cannot be used."""
 
-from __future__ import annotations
-
 
 class RowError(Exception):
     """Why a row cannot be used: a `reason` to count and a message, which quotes none of the row's text."""

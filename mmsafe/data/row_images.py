@@ -1,7 +1,5 @@
 """The images that rows name: files of one folder, or bytes in the row itself."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Base of the data sets that are files with a row for every example: rows checked, dropped, counted, held out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which files of a published folder are a split."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

@@ -1,7 +1,5 @@
 """Rows of parquet and Arrow files, mapped from disk or in portions; images in them are read when they are needed."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +39,6 @@ class StoredImage(EncodedImage):
         return path if data is None else None
 
     def data(self) -> bytes:
-        """The encoded file."""
         data, _ = self._cell()
         if not data:
             raise self.error("holds no image; get the file again")

@@ -4,8 +4,6 @@ Counted from the operations of `transformers`' Llama and CLIP layers and of `mms
 tests/test_memory_measured.py compares with what autograd really keeps. Other models are taken to be like these.
 """
 
-from __future__ import annotations
-
 from mmsafe.estimate.plan import MemoryPlan, Shape
 
 CHUNK = 1 << 24

@@ -1,7 +1,5 @@
 """What to change so that a training step fits: every change is estimated, none is a guess."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,25 +1,19 @@
 """What `mmsafe.doctor` finds out and prints."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.estimate.advice import Advice, alternatives, free_of_charge
-from mmsafe.estimate.machine import GIB, Memory, disk, gpus, host, versions
+from mmsafe.estimate.machine import GIB, DoctorConfig, Memory, disk, gpus, host, versions
 from mmsafe.estimate.memory import MemoryEstimate, estimate, state, trained
 from mmsafe.estimate.plan import MemoryPlan, Shape
 from mmsafe.estimate.shape import shape_of
 from mmsafe.models.model_source import Pretrained
 from mmsafe.reference.reference import AdapterOff, Frozen
+from mmsafe.runs.run_context import RunContext
 from mmsafe.scoring.ways import Padded
-
-if TYPE_CHECKING:
-    from mmsafe.estimate.machine import DoctorConfig
-    from mmsafe.runs.run_context import RunContext
 
 RESERVE = 1.0
 """GiB of a GPU that no estimate knows of: CUDA's context, workspaces of cuBLAS and NCCL, fragments."""

@@ -1,7 +1,5 @@
 """The machine: versions, GPUs, memory and disks; and the options of `mmsafe.doctor` that stand for another one."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

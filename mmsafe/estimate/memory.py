@@ -5,8 +5,6 @@ bytes a parameter, split by stage (Rajbhandari et al., arXiv 1910.02054, section
 moments of a step; the peak is the largest of them, not the sum of everything.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mmsafe.estimate import activations as kept

@@ -1,7 +1,5 @@
 """The sizes that a training step's memory depends on, of the model and of what is done with it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The sizes of a model without its weights: from a config, parameters counted on the meta device."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

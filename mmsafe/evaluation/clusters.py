@@ -1,7 +1,5 @@
 """Observations that come in clusters: how far their mean varies when whole clusters are drawn."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Two runs on the same prompts: what changed, and whether that could be chance."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,17 +12,7 @@ from mmsafe.core.options import options
 from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.benchmark import Benchmark, by_tag
 from mmsafe.evaluation.leakage import BLIND
-from mmsafe.evaluation.stages import (
-    GENERATION,
-    GENERATIONS,
-    JUDGEMENT,
-    JUDGEMENTS,
-    GenerationRow,
-    JudgementRow,
-    read_rows,
-    refuse_untold,
-    verdict_of,
-)
+from mmsafe.evaluation.stages import GenerationRow, JudgementRow, read_judged, refuse_untold, verdict_of
 from mmsafe.evaluation.statistics import Paired, paired, reach
 
 
@@ -85,9 +73,7 @@ def read_judged_run(folder: Path) -> JudgedRun:
     if "benchmark" not in about.get("config", {}):
         raise UserError(f"{folder}: has no run.json of mmsafe.evaluate or mmsafe.train; name a run folder")
     benchmark = recorded({"benchmark": about["config"]["benchmark"]}, JudgedRunConfig).benchmark
-    generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
-    if unmatched := generations.keys() ^ judgements.keys():
-        raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")
+    generations, judgements = read_judged(folder)
     for row in judgements.values():
         refuse_untold(folder, row, benchmark)
     generations = {i: row for i, row in generations.items() if BLIND not in row["tags"]}

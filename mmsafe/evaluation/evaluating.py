@@ -1,7 +1,5 @@
 """Evaluate a model: generate, judge, measure; each stage leaves its file in the run folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace

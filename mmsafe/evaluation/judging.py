@@ -1,7 +1,5 @@
 """Has cases judged: nothing twice, whatever interrupts it, and nothing dropped."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What is decided without the image: by the same model when it is shown none, and by counts of words."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What holds of many tests together, what a test could have found, and what counts as no difference."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

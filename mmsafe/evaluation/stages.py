@@ -1,7 +1,5 @@
 """The files between the stages of an evaluation: each can be repeated from the file of the one before."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -190,6 +188,14 @@ def read_rows(path: Path, kind: TypeAdapter[RowT]) -> dict[str, RowT]:
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(f"{path}: line {len(rows) + 1} is damaged ({why})") from error
     return rows
+
+
+def read_judged(folder: Path) -> tuple[dict[str, GenerationRow], dict[str, JudgementRow]]:
+    """Answers and verdicts of a run folder by id; raises `UserError` unless both are of the same prompts."""
+    generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
+    if unmatched := generations.keys() ^ judgements.keys():
+        raise UserError(f"{folder}: prompt {min(unmatched)} is in one of {GENERATIONS}, {JUDGEMENTS} only; judge anew")
+    return generations, judgements
 
 
 def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts: Sequence[Example]) -> list[RowT]:

@@ -1,7 +1,5 @@
 """Estimates with 95 % intervals. SciPy is imported where it is used: configs are checked without it."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The options of `mmsafe.blind`."""
 
-from __future__ import annotations
-
 from mmsafe.core.options import Seed, options
 from mmsafe.core.settings import Devices, Generation, Lengths
 from mmsafe.data.data_source import DataSource

@@ -1,10 +1,8 @@
 """`mmsafe.blind`: generate the blind responses of a data set, and nothing else."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.files import write_rows
@@ -12,15 +10,13 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.data_source import counted, need_images
 from mmsafe.data.example import fingerprint
 from mmsafe.evaluation.third_responses import tells
+from mmsafe.experiment.blind_config import BlindConfig
 from mmsafe.generation.blinding import BLIND, unmatched, with_generated_responses
 from mmsafe.generation.served import ServedGeneration
 from mmsafe.models.loading import on_device, own_device
 from mmsafe.runs.run_context import RunContext
 from mmsafe.runs.run_folder import RunFolder
 from mmsafe.scoring.lengths import fitting, tell
-
-if TYPE_CHECKING:
-    from mmsafe.experiment.blind_config import BlindConfig
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """The options of `mmsafe.chat`."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The conversation as a page of this machine: a form and what was said, without a script."""
 
-from __future__ import annotations
-
 import email.policy
 import ipaddress
 import re

@@ -1,7 +1,5 @@
 """A policy and its reference, asked the same, and how much likelier the policy finds each answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise

@@ -1,7 +1,6 @@
 """The options of `mmsafe.evaluate`."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -17,6 +16,9 @@ from mmsafe.evaluation.leakage import check_installed
 from mmsafe.models.model_source import ModelSource, Pretrained
 from mmsafe.runs.plan import refuse_unplanned
 from mmsafe.scoring.ways import Scoring
+
+TAKEN_OVER = ("judgements", "generations", "checkpoint", "against")
+"""Options that stand for what was made before; the first one that is given comes first in a complaint."""
 
 
 @options
@@ -49,47 +51,41 @@ class EvaluateConfig(Devices):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        for refusal in filter(None, self._refusals()):
+            raise ValueError(refusal)
+        return self
+
+    def _refusals(self) -> Iterator[str]:
+        """Which choices exclude one another, in the order in which they are told; what is empty is none."""
         refuse_unplanned(self.plan, self.name, self.seed)
-        self._refuse_unused()
-        self._refuse_beside_endpoint()
+        given = [f"{name}={value}" for name in TAKEN_OVER if (value := getattr(self, name)) is not None]
+        if self.judgements or self.generations:
+            if len(given) > 1:
+                yield f"{given[0]} takes over what was made before; leave out {given[1]}"
+            judged_on_devices = self.generations is not None and self.benchmark.judge_for(self.judge).on_devices
+            if self.processes > 1 and not judged_on_devices:
+                yield f"{given[0]} runs no model here: it needs one process, not devices={self.devices}"
+        if isinstance(self.generation, Served):
+            if given:
+                name = given[0].partition("=")[0]
+                yield f"generation=endpoint: the model is the one that is served there; leave out {name}"
+            if chosen := self.generation.sampling:
+                why = "is of what training lacks; an evaluation is asked as evaluation.* says, so leave it out"
+                yield f"generation.{chosen[0]}: {why}"
+            if self.evaluation.temperature:
+                yield "generation=endpoint answers greedily; leave out evaluation.temperature"
+            if self.processes > 1:
+                yield "generation=endpoint runs no model here: it needs one process; raise its concurrency"
         if self.leakage:
             check_installed()
             if "refused" not in self.judge.tells:
-                raise ValueError(f"leakage=true: judge={self.judge.name} cannot tell refusals, by which harm is told")
+                yield f"leakage=true: judge={self.judge.name} cannot tell refusals, by which harm is told"
         self.benchmark.check_data(self.data)
         if self.judgements is None:
             self.benchmark.check_judge(self.judge)
         if self.defence:
             if self.generations or self.judgements:
-                raise ValueError(
-                    "defence: has to ask the model; answers and verdicts of its run are taken over without"
-                )
+                yield "defence: has to ask the model; answers and verdicts of its run are taken over without"
             self.defence.check_judge(self.benchmark.judge_for(self.judge))
-        if isinstance(self.model, Pretrained) and (refusal := self.scoring.refusal(self.model.attention)):
-            raise ValueError(refusal)
-        return self
-
-    def _refuse_unused(self) -> None:
-        """Raise `ValueError` if a stage is taken over from another run and an option of that stage is given, too."""
-        options = ("judgements", "generations", "checkpoint", "against")
-        given = [f"{name}={value}" for name in options if (value := getattr(self, name)) is not None]
-        if (self.judgements or self.generations) and len(given) > 1:
-            raise ValueError(f"{given[0]} takes over what was made before; leave out {given[1]}")
-        judged_on_devices = self.generations is not None and self.benchmark.judge_for(self.judge).on_devices
-        if (self.judgements or self.generations) and self.processes > 1 and not judged_on_devices:
-            raise ValueError(f"{given[0]} runs no model here: it needs one process, not devices={self.devices}")
-
-    def _refuse_beside_endpoint(self) -> None:
-        """Raise `ValueError` if a model is served elsewhere and an option is given that needs one here."""
-        if not isinstance(self.generation, Served):
-            return
-        for name in ("judgements", "generations", "checkpoint", "against"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"generation=endpoint: the model is the one that is served there; leave out {name}")
-        if self.generation.sampling:
-            told = "is of what training lacks; an evaluation is asked as evaluation.* says, so leave it out"
-            raise ValueError(f"generation.{self.generation.sampling[0]}: {told}")
-        if self.evaluation.temperature:
-            raise ValueError("generation=endpoint answers greedily; leave out evaluation.temperature")
-        if self.processes > 1:
-            raise ValueError("generation=endpoint runs no model here: it needs one process; raise its concurrency")
+        if isinstance(self.model, Pretrained):
+            yield self.scoring.refusal(self.model.attention)

@@ -18,19 +18,12 @@ from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import rates_of
 from mmsafe.core.run_record import about_run
 from mmsafe.core.terminal import loading
+from mmsafe.evaluation import stages
 from mmsafe.evaluation.defences.defence import Answerer, of_defence, refuse_selector
 from mmsafe.evaluation.dialogue import Answers, in_turns
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import declaration, flat, measured, panel_of
-from mmsafe.evaluation.stages import (
-    GENERATIONS,
-    JUDGEMENTS,
-    judge_answers,
-    read_generations,
-    read_judgements,
-    write_generations,
-)
 from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell
 from mmsafe.runs.run_folder import RunFolder
 
@@ -72,9 +65,9 @@ def _stages(config: EvaluateConfig) -> tuple[Callable[[RunFolder], dict[str, Any
 def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
     """From the verdicts in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
     task, prompts = _taken_over(config, source, folder)
-    judged, judge = read_judgements(source, config.benchmark, prompts)
-    _copy(source / GENERATIONS, folder)
-    _copy(source / JUDGEMENTS, folder)
+    judged, judge = stages.read_judgements(source, config.benchmark, prompts)
+    _copy(source / stages.GENERATIONS, folder)
+    _copy(source / stages.JUDGEMENTS, folder)
     chosen, panel = config.benchmark.judge_for(config.judge), panel_of(judged) or {judge: judged}
     for label, rows in panel.items():
         refuse_unknown(rows, label, chosen.max_unknown)
@@ -88,9 +81,9 @@ def _measure_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> d
 def _judge_again(config: EvaluateConfig, source: Path, folder: RunFolder) -> dict[str, Any]:
     """From the answers in the run folder `source`, which are copied; raises `UserError` where they do not fit."""
     task, prompts = _taken_over(config, source, folder)
-    answers = read_generations(source, config.benchmark, prompts)
+    answers = stages.read_generations(source, config.benchmark, prompts)
     refuse_selector(of_defence(source)[0], task.judge)
-    _copy(source / GENERATIONS, folder)
+    _copy(source / stages.GENERATIONS, folder)
     return _judged(task, prompts, answers, folder)
 
 
@@ -148,13 +141,13 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
         tell(task)
         folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
         answers = in_turns(prompts, lambda asked: task.answers(asked, answerer))
-        write_generations(folder.path, task.benchmark, prompts, answers)
+        stages.write_generations(folder.path, task.benchmark, prompts, answers)
         return _judged(task, prompts, answers, folder)
 
 
 def _judged(task: EvaluationTask, prompts: Sequence[Example], answers: Answers, folder: RunFolder) -> dict[str, Any]:
     """The metrics of answers that are there."""
-    judged = judge_answers(folder.path, task.benchmark, task.judge, prompts, answers)
+    judged = stages.judge_answers(folder.path, task.benchmark, task.judge, prompts, answers)
     return declare(task, measured(task.benchmark, judged, task.judge.label, task.clusters), folder)
 
 

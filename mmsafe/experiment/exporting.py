@@ -1,23 +1,23 @@
 """From a checkpoint in either format to a folder in either format."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client that the hub library uses
 
+from mmsafe.core.config import recorded
 from mmsafe.core.errors import UserError
-from mmsafe.core.run_record import run_options
-from mmsafe.experiment.consolidate import consolidated, is_unfinished
-from mmsafe.models.checkpoints import CheckpointError, WeightFiles
+from mmsafe.core.run_record import about_run, run_options
+from mmsafe.experiment.train_config import TrainConfig
+from mmsafe.models.adapters import add_lora, merge
+from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.formats import Format, format_of
 from mmsafe.models.locate import base_of, is_adapter, located
 from mmsafe.models.model_source import Pretrained
@@ -25,6 +25,8 @@ from mmsafe.models.original.save import save_original
 from mmsafe.models.pretrained import in_one_line
 from mmsafe.models.vlm import VLM
 from mmsafe.reporting.model_card import model_card
+from mmsafe.training.checkpoint_files import PREFIX, trained_weights
+from mmsafe.training.checkpointing import current_checkpoint
 
 log = logging.getLogger(__name__)
 DTYPES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
@@ -74,22 +76,18 @@ def _in_our_words(said: str) -> str:
 
 def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> VLM:
     """The checkpoint in `folder`; type and preprocessing are those of the `whole` model in it, or under it."""
-    weights = format_of(whole, allow_pickle=allow_pickle)[1]
+    dtype = format_of(whole, allow_pickle=allow_pickle)[1].dtype
+    if dtype not in DTYPES:
+        raise CheckpointError(f"its weights are {dtype}; only {', '.join(DTYPES.values())} can be exported")
     source = Pretrained(
         path=str(folder),
         base=None if whole == folder else str(whole),
         allow_pickle=allow_pickle,
-        dtype=_stored_dtype(weights),
+        dtype=DTYPES[dtype],
         image_aspect_ratio=None,
         chat_template=None if whole == folder else run_options(folder, "model").get("chat_template"),
     )
     return source.load()
-
-
-def _stored_dtype(weights: WeightFiles) -> Literal["float32", "bfloat16", "float16"]:
-    if weights.dtype not in DTYPES:
-        raise CheckpointError(f"its weights are {weights.dtype}; only {', '.join(DTYPES.values())} can be exported")
-    return DTYPES[weights.dtype]
 
 
 def _write(vlm: VLM, target: Path, form: Format, source: Path, run: Path) -> None:
@@ -120,11 +118,32 @@ def push(name: str, folder: Path | None = None) -> None:
             raise ValueError("there is no token")
         HfApi(token=token).create_repo(name, private=True, exist_ok=True)
         if folder is not None:
-            HfApi(token=token).upload_folder(
-                repo_id=name, folder_path=folder, commit_message="Model from mmsafe.export"
-            )
+            message = "Model from mmsafe.export"
+            HfApi(token=token).upload_folder(repo_id=name, folder_path=folder, commit_message=message)
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        advice = "set HF_TOKEN to a token that may write there" + (
-            f"; then `hf upload {name} {folder}`" if folder else ""
-        )
+        advice = "set HF_TOKEN to a token that may write there"
+        advice += f"; then `hf upload {name} {folder}`" if folder else ""
         raise UserError(f"push={name}: {' '.join(str(error).split())[:300]}; {advice}") from error
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether `folder` is a run folder with a checkpoint to continue from, and no model yet."""
+    return not (folder / "model").exists() and current_checkpoint(folder) is not None
+
+
+def consolidated(folder: Path) -> VLM:
+    """The model of the last checkpoint in the run folder, its adapter merged; raises `UserError` if it does not fit."""
+    path = current_checkpoint(folder)
+    assert path is not None
+    if not (about := about_run(folder)):
+        raise UserError(f"{folder}: has no run.json, which says what model its checkpoint is of; name a run folder")
+    config = recorded({**about["config"], "plan": None}, TrainConfig)
+    vlm = config.model.load()
+    add_lora(vlm, config.peft)
+    trained = {name.removeprefix(PREFIX): tensor for name, tensor in trained_weights(path).items()}
+    found: Any = vlm.model.load_state_dict(trained, strict=False)
+    wanted = {name for name, parameter in vlm.model.named_parameters() if parameter.requires_grad}
+    if found.unexpected_keys or wanted - trained.keys():
+        raise UserError(f"{path}: does not fit the model that the run was started with; was that changed since?")
+    merge(vlm)
+    return vlm

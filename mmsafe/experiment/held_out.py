@@ -1,13 +1,10 @@
 """What is validated on while a policy trains: held-out examples, and prompts of the benchmark that it answers."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import gathered, is_first, rank, world_size
@@ -16,24 +13,14 @@ from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.answering import answered, too_long
 from mmsafe.evaluation.dialogue import Answers
 from mmsafe.evaluation.measuring import EvaluationTask
-from mmsafe.evaluation.stages import (
-    GENERATION,
-    GENERATIONS,
-    JUDGEMENT,
-    JUDGEMENTS,
-    judge_answers,
-    read_rows,
-    write_generations,
-)
+from mmsafe.evaluation.stages import judge_answers, read_judged, write_generations
+from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.generation.generate import Prompt, Response, generate
 from mmsafe.generation.responses import responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.reporting.run_samples import SampledRun, sample_of
 from mmsafe.reporting.sample_browser import write_page
-
-if TYPE_CHECKING:
-    from mmsafe.experiment.train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 Show = Callable[[int, Sequence[SampledRun]], None]
@@ -111,7 +98,7 @@ class Asked:
         write_generations(folder, benchmark, self.prompts, answers)
         with set_aside(self.vlm) if judge.on_devices else nullcontext():
             judged = judge_answers(folder, benchmark, judge, self.prompts, answers)
-        generations, judgements = read_rows(folder / GENERATIONS, GENERATION), read_rows(folder / JUDGEMENTS, JUDGEMENT)
+        generations, judgements = read_judged(folder)
         samples = [sample_of(benchmark, p, generations[p.id], judgements[p.id]) for p in self.prompts]
         metrics = {name: found.value for name, found in benchmark.metrics(judged).items() if found is not None}
         return [SampledRun(label, folder, benchmark, {}, metrics, samples)], metrics

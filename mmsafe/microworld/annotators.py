@@ -1,7 +1,5 @@
 """Simulated people: where candidate responses come from, and how a noisy annotator ranks two of them."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`mmsafe.demo`: base, DPO and BPO on the micro-world, by the same commands a user types."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What training pairs of the world never show: combinations of words alone, or whole templates, persons or things."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

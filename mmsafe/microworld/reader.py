@@ -1,7 +1,5 @@
 """The preference data of the micro-world as a data set."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from typing import Annotated, ClassVar

@@ -1,7 +1,5 @@
 """The micro-world's own test: harmful instructions, the same beside the look-alike, and neutral questions."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -81,7 +79,6 @@ class MicroWorldTest(Benchmark):
         return None if example.tags["variant"] == "neutral" else super().harmful(example)
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
-        """See the class."""
         by: dict[str, list[Judged]] = defaultdict(list)
         for row in judged:
             by[row.example.tags["variant"]].append(row)

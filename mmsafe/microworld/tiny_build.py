@@ -1,7 +1,5 @@
 """Builds and pre-trains the tiny LLaVA of `model=tiny`."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import logging
@@ -11,12 +9,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from mmsafe.core.cache import cached_folder

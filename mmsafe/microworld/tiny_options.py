@@ -1,7 +1,5 @@
 """Sizes of the tiny model, and the recipe that it is pre-trained by."""
 
-from __future__ import annotations
-
 from pkgutil import iter_modules
 from typing import Annotated, Literal
 

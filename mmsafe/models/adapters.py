@@ -4,8 +4,6 @@ LLaVA's own LoRA training writes PEFT's files with the original names of weights
 was trained whole, in `non_lora_trainables.bin`. PEFT and runs keep that in the adapter's file.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +14,7 @@ from torch import Tensor, nn
 
 from mmsafe.core.run_record import run_options
 from mmsafe.core.settings import Peft
-from mmsafe.models.checkpoints import (
-    ADAPTER_CONFIG,
-    CheckpointError,
-    first_few,
-    read_json,
-    refuse_pickles,
-    tensors_in,
-)
+from mmsafe.models.checkpoints import ADAPTER_CONFIG, CheckpointError, first_few, read_json, refuse_pickles, tensors_in
 from mmsafe.models.family import family_of
 from mmsafe.models.locate import OTHER_BASE, base_of
 from mmsafe.models.model_options import CheckpointOptions

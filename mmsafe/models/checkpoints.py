@@ -1,7 +1,5 @@
 """What a checkpoint folder holds: its format, and its weights one file at a time."""
 
-from __future__ import annotations
-
 import json
 import math
 import pickle

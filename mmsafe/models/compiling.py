@@ -1,7 +1,5 @@
 """The layers of the language model, compiled while it trains."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """From conversations to token ids, the way generation would produce them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

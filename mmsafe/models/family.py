@@ -10,9 +10,10 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -20,9 +21,6 @@ from mmsafe.core.errors import UserError
 from mmsafe.models.checkpoints import CheckpointError
 from mmsafe.models.parts import Parts
 from mmsafe.models.processors import read_processor
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Sizes = Sequence[tuple[int, int]]
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

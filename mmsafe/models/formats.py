@@ -1,7 +1,5 @@
 """Which of two formats a checkpoint is in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

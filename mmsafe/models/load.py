@@ -1,7 +1,5 @@
 """Loads a checkpoint, or what it counts tokens with, in whichever format it is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A model for a command: chosen by config or named by folder, on the device of this process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict

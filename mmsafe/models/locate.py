@@ -1,21 +1,12 @@
 """Finds the folder that a model's path means: on this machine, in a run, or on the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client that the hub library uses
 
-from mmsafe.models.checkpoints import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    WEIGHTS,
-    CheckpointError,
-    read_json,
-    wanted_files,
-)
+from mmsafe.models.checkpoints import ADAPTER, ADAPTER_CONFIG, WEIGHTS, CheckpointError, read_json, wanted_files
 from mmsafe.models.formats import format_of
 from mmsafe.models.model_options import CheckpointOptions
 from mmsafe.models.pretrained import about_part, in_one_line

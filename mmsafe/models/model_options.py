@@ -1,7 +1,5 @@
 """Options that say how a model is read and trained, for the code that does so; `model_source` adds where it is from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -34,7 +34,6 @@ class Pretrained(CheckpointOptions, ModelSource):
     """
 
     def load(self) -> VLM:
-        """Load weights and processor from `path`."""
         from mmsafe.models.load import load_pretrained
 
         return load_pretrained(self)

@@ -1,10 +1,6 @@
 """How many parameters each part of a model has, and how many of them are trained."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
-
-from torch import nn
 
 from mmsafe.models.family import family_of
 
@@ -30,11 +26,7 @@ def count_parameters(model: Any) -> dict[str, Count]:
             continue
         whole = HEAD if name.startswith("lm_head.") else LABELS[parts.of(name)]
         part = LORA if ".lora_" in name else whole
-        size = _size(parameter)
+        packed = getattr(parameter, "quant_state", None)  # of bitsandbytes: two weights to a byte
+        size = parameter.numel() if packed is None else int(packed.shape.numel())
         counts[part] = Count(counts[part].total + size, counts[part].trainable + size * parameter.requires_grad)
     return {part: count for part, count in counts.items() if count.total}
-
-
-def _size(parameter: nn.Parameter) -> int:
-    packed = getattr(parameter, "quant_state", None)  # of bitsandbytes: two weights to a byte
-    return parameter.numel() if packed is None else int(packed.shape.numel())

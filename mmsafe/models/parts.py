@@ -1,7 +1,5 @@
 """Which modules and weights of a model see images, which connect them to the language model, and which are that."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The one door to what `transformers` reads of a checkpoint: no code of it runs, and its faults are one line."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator

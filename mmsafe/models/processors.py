@@ -1,7 +1,5 @@
 """Reads what a checkpoint turns text and images into inputs by; its half for videos goes along unread."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

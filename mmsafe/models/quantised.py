@@ -1,9 +1,7 @@
 """A language model in 4 bits, as QLoRA trains on it (Dettmers et al., arXiv 2305.14314)."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -11,9 +9,7 @@ from transformers import BitsAndBytesConfig
 from mmsafe.core.errors import UserError
 from mmsafe.models.family import family_of
 from mmsafe.models.pretrained import from_pretrained
-
-if TYPE_CHECKING:
-    from mmsafe.models.vlm import VLM
+from mmsafe.models.vlm import VLM
 
 REPACKS = "support_avx512bf16_for_cpu"
 """Where a CPU can, bitsandbytes would repack weights for evaluation and compute in bf16, and not so in training: then

@@ -1,7 +1,5 @@
 """Renders conversations by the chat template of a stranger, bounded in time, memory and length (docs/adr/0017)."""
 
-from __future__ import annotations
-
 import faulthandler
 import resource
 import sys

@@ -1,7 +1,5 @@
 """Families whose vision tower sees tiles of one size, and whose connector is a module of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

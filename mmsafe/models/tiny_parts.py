@@ -1,7 +1,5 @@
 """Parts of tiny models with random weights: a tokenizer of bytes, and towers and language models of a few layers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

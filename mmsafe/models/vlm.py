@@ -1,7 +1,5 @@
 """A model that sees and talks, with its processor."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Bootstrapped Preference Optimization (Pi et al., arXiv 2403.08730); not the blind BPO of `bpo.py`."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from mmsafe.core.options import options

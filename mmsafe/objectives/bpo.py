@@ -1,7 +1,5 @@
 """Blind Preference Optimization (arXiv 2503.14189)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """DPO with a supervised term, as in iterative reasoning preference optimisation (Pang et al., arXiv 2404.19733)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from mmsafe.core.options import NonNegative, options

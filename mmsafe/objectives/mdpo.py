@@ -1,7 +1,5 @@
 """mDPO: conditional preference optimisation for multimodal models (Wang et al., arXiv 2406.11839)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import ClassVar

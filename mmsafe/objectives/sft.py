@@ -1,7 +1,5 @@
 """Supervised fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 

@@ -1,13 +1,11 @@
 """Log-probs of a model as it is now, on disk: made in one resumable pass that any number of processes share."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -25,12 +23,10 @@ from mmsafe.models.vlm import VLM
 from mmsafe.reference.policies import Collate, ReferencePolicy, Sums
 from mmsafe.reference.store import LogProbStore
 from mmsafe.scoring.collate import Batch, Collator, Item, Items, guarded, opened
+from mmsafe.scoring.features import FeatureCache
 from mmsafe.scoring.sampler import cut, text_length
 from mmsafe.scoring.token_batches import batches_of
 from mmsafe.scoring.ways import RowLogProbs, Scoring, by_row
-
-if TYPE_CHECKING:
-    from mmsafe.scoring.features import FeatureCache
 
 log = logging.getLogger(__name__)
 CHUNK = 256

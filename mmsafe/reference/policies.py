@@ -66,7 +66,6 @@ class Model(ReferencePolicy):
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
-        """Log-probs from one more forward pass, without gradient."""
         return self.scoring.log_probs(self.model, batch)
 
 
@@ -90,7 +89,8 @@ class WithoutAdapter(ReferencePolicy):
         (vlm,) = self._llava
         if vlm.adapter is None:
             raise UserError("reference=adapter_off: the model has no adapter; choose one by peft=lora")
-        others = [name for name, p in vlm.model.named_parameters() if p.requires_grad and not _is_adapter(name)]
+        trained = [name for name, p in vlm.model.named_parameters() if p.requires_grad]
+        others = [name for name in trained if ".lora_" not in name and ".modules_to_save." not in name]
         if others:
             raise UserError(
                 f"reference=adapter_off: {len(others)} weights beside the adapter are trained, such as {others[0]}; "
@@ -99,11 +99,6 @@ class WithoutAdapter(ReferencePolicy):
 
     @torch.no_grad()
     def log_probs(self, batch: Any) -> dict[str, RowLogProbs]:
-        """Log-probs from one more forward pass, without gradient."""
         (vlm,) = self._llava
         with vlm.adapter.disable_adapter():
             return self.scoring.log_probs(vlm.model, batch)
-
-
-def _is_adapter(name: str) -> bool:
-    return ".lora_" in name or ".modules_to_save." in name

@@ -1,7 +1,5 @@
 """Token log-probs on disk, in files that are complete when they appear."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Differences of groups with their tests, and which of them were planned."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

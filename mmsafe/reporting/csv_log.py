@@ -1,7 +1,5 @@
 """`metrics.csv`: what was measured at which step, readable while the run goes on and whole after it was interrupted."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path

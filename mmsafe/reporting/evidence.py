@@ -1,7 +1,5 @@
 """What stands behind a number of a report: its runs' values, answers, judge, code, config and command."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,22 +1,19 @@
 """Figures of a report: one panel each, so that a page can arrange them for any screen."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmsafe.core.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INK = "#1a1c20"
 """Of text and axes; the page puts its own colour in its place."""
@@ -64,13 +61,13 @@ class Chart:
         for kind in ("png", "svg"):
             write_atomically(folder / f"{self.name}.{kind}", self._bytes(kind))
 
-    def inline(self) -> str:
+    def inline(self) -> Markup:
         """The SVG as part of an HTML page: its ink is the page's, its ids are its own, and it takes any width."""
         text = self._bytes("svg", transparent=True).decode("utf-8")
         text = text[text.index("<svg") :].replace(INK, "currentColor")
         text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
-        return re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+        return Markup(re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2))
 
     def _bytes(self, kind: str, transparent: bool = False) -> bytes:
         file = BytesIO()

@@ -1,7 +1,5 @@
 """Pages that stand alone: one file with its style and script in it, which loads nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

@@ -97,20 +97,14 @@ def _verdict(judgement: JudgementRow) -> dict[str, Any]:
 
 
 def _messages(sample: Sample) -> list[ChatMessage]:
-    from inspect_ai.model import (
-        ChatMessageAssistant,
-        ChatMessageSystem,
-        ChatMessageUser,
-        Content,
-        ContentImage,
-        ContentText,
-    )
+    from inspect_ai import model
 
     found: list[ChatMessage] = []
-    kinds = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+    kinds = {"system": model.ChatMessageSystem, "user": model.ChatMessageUser, "assistant": model.ChatMessageAssistant}
     for turn, parts in sample.prompt.contents():
-        content: list[Content] = [
-            ContentText(text=part) if isinstance(part, str) else ContentImage(image=thumbnail(part)) for part in parts
+        content: list[model.Content] = [
+            model.ContentText(text=part) if isinstance(part, str) else model.ContentImage(image=thumbnail(part))
+            for part in parts
         ]
         found.append(kinds[turn.role](content=content))
     return found

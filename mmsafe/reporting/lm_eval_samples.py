@@ -1,7 +1,5 @@
 """Runs as `samples_{task}_{date}.jsonl`, laid out as lm-evaluation-harness lays them out with `--log_samples`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,15 +1,12 @@
 """What a logger is told of its run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from mmsafe.runs.run_context import RunContext
-    from mmsafe.runs.run_folder import RunFolder
+from mmsafe.runs.run_context import RunContext
+from mmsafe.runs.run_folder import RunFolder
 
 LONGEST_TAG = 64
 """Characters that Weights & Biases takes."""

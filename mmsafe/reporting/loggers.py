@@ -70,7 +70,6 @@ class Wandb(RunLogger):
         return wandb_logger(run, project=self.project, group=self.group, job_type=self.job_type, tags=self.tags)
 
     def show(self, logger: Logger, step: int, runs: Sequence[SampledRun]) -> None:
-        """As a table of its own for each step."""
         from mmsafe.reporting.wandb_log import log_answers
 
         log_answers(logger, step, runs, self.samples)
@@ -99,7 +98,6 @@ class TensorBoard(RunLogger):
         return TensorBoardLog(run.folder)
 
     def show(self, logger: Logger, step: int, runs: Sequence[SampledRun]) -> None:
-        """As text and images."""
         from mmsafe.reporting.tensorboard_log import log_answers
 
         log_answers(logger, step, runs, self.samples)

@@ -1,7 +1,5 @@
 """The README.md of an exported model: what its run recorded, as the hub reads it, without places of a machine."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

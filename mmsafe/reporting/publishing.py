@@ -1,7 +1,5 @@
 """What a report says of this machine, taken out, so that it can be shown to everybody."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

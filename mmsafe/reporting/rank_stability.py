@@ -1,7 +1,5 @@
 """Whether the judges of the same runs agree on which of them are better."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations

@@ -1,22 +1,18 @@
 """`mmsafe.report`: its options, and what it does with them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import OutputPath, Positive, RunPaths, options
+from mmsafe.reporting.summary import Run
 from mmsafe.runs.plan import Correction
 from mmsafe.runs.run_context import RunContext
-
-if TYPE_CHECKING:
-    from mmsafe.reporting.summary import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """The report as one HTML page, with its figures also as files."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,25 +7,16 @@ from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple
 
-from markupsafe import Markup
-
 from mmsafe.core.declared import BY_TAG as FILE
 from mmsafe.core.declared import by_tag
 from mmsafe.core.files import write_atomically
 from mmsafe.core.run_record import JUDGE
 from mmsafe.reporting import result_charts
 from mmsafe.reporting.evidence import as_text, evidence
-from mmsafe.reporting.figures import INK, Chart
+from mmsafe.reporting.figures import INK
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.rank_stability import HEAD, TITLE, rank_stability
-from mmsafe.reporting.summary import (
-    Run,
-    declared_by,
-    differing,
-    mean_of,
-    measured_in,
-    note,
-)
+from mmsafe.reporting.summary import Run, declared_by, differing, mean_of, measured_in, note
 from mmsafe.reporting.training_charts import of_training
 
 Groups = Mapping[str, Sequence[Run]]
@@ -97,7 +86,7 @@ def write_page(
             _options(groups),
         ],
         figures=FIGURES,
-        sections={section: _inline(charts) for section, charts in sections.items() if charts},
+        sections={section: charts for section, charts in sections.items() if charts},
         evidence=[evidence(run, relative(run.path, root), shown, sampled.get(run.path)) for run in runs],
         positions={run.path: number for number, run in enumerate(runs)},
         links=[SAMPLES, RESULTS] if sampled else [RESULTS],
@@ -180,10 +169,6 @@ def _options(groups: Groups) -> Table:
         for option in [*differing([config for group in configs for config in group]), "seed"]
     ]
     return Table("Options in which the runs differ", ["option", *groups], rows, folded=True)
-
-
-def _inline(charts: Sequence[Chart]) -> list[tuple[Chart, Markup]]:
-    return [(chart, Markup(chart.inline())) for chart in charts]
 
 
 def relative(path: Path, folder: Path) -> str:

@@ -1,17 +1,14 @@
 """What finished runs achieved, drawn: each metric by group, over β, and safety against over-refusal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from mmsafe.core.declared import Metric
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Curve, Line, chart, curves, look, references
 from mmsafe.reporting.summary import Run, declared_by, label, mean_of, measured_in, note, telling
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Groups = Mapping[str, Sequence[Run]]
 BETA = "objective.beta"

@@ -1,7 +1,5 @@
 """What evaluated runs were asked, what they answered and how that was judged, read back from their folders."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,16 +24,7 @@ from mmsafe.data.example import Example, ImageSource, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.dialogue import completed
 from mmsafe.evaluation.leakage import with_blind
-from mmsafe.evaluation.stages import (
-    GENERATION,
-    GENERATIONS,
-    JUDGEMENT,
-    JUDGEMENTS,
-    GenerationRow,
-    JudgementRow,
-    read_judgements,
-    read_rows,
-)
+from mmsafe.evaluation.stages import JUDGEMENTS, GenerationRow, JudgementRow, read_judged, read_judgements
 from mmsafe.reporting.summary import Run, read_runs
 
 log = logging.getLogger(__name__)
@@ -172,7 +161,7 @@ def _read(
         known[key] = _prompts(path, recorded({str(name): node for name, node in asked.items()}, SampledRunConfig), part)
     benchmark, prompts = known[key]
     read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
-    generations, judgements = read_rows(path / GENERATIONS, GENERATION), read_rows(path / JUDGEMENTS, JUDGEMENT)
+    generations, judgements = read_judged(path)
     samples = [sample_of(benchmark, it, generations[it.id], judgements[it.id]) for it in prompts]
     return SampledRun(label, path, benchmark, config, run.metrics, samples)
 

@@ -1,21 +1,18 @@
 """One HTML page that shows runs side by side, prompt by prompt; it needs no network, and nothing in it can run."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mmsafe.core.files import write_atomically
 from mmsafe.core.progress import progress
 from mmsafe.data.example import Example, ImageSource
+from mmsafe.data.images import in_threads
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.publishing import without_folders
 from mmsafe.reporting.run_samples import VERDICT, Sample, SampledRun, thumbnail
 
-THREADS = 8
 MOST_VALUES = 60
 """Of a tag that one can filter by; a tag with more of them is as good as an id."""
 
@@ -32,18 +29,19 @@ def write_page(runs: Sequence[SampledRun], path: Path) -> None:
     }
     categories = sorted({a["category"] for row in prompts for a in row["answers"] if a and a["category"]})
     text = rendered(
-        "samples",
-        scripts=("articles", "samples"),
-        data=values,
-        categories=categories,
-        tags=filter_tags(prompts),
+        "samples", scripts=("articles", "samples"), data=values, categories=categories, tags=filter_tags(prompts)
     )
     write_atomically(path, text)
 
 
-def harmless(prompt: Example, criterion: str) -> bool:
-    """Whether a prompt is known to be a harmless one, so that anybody may read it unasked."""
-    return criterion == "over_refusal" or prompt.tags.get("harmful") == "no"
+def prompt_fields(prompt: Example, criterion: str) -> dict[str, Any]:
+    """What a page is given of any prompt, and whether it is known to be harmless, so that anybody may read it."""
+    return {
+        "id": prompt.id,
+        "harmless": criterion == "over_refusal" or prompt.tags.get("harmful") == "no",
+        "tags": dict(prompt.tags),
+        "turns": [{"role": turn.role, "pieces": list(turn.pieces())} for turn in prompt.turns],
+    }
 
 
 def _prompts(runs: Sequence[SampledRun]) -> list[dict[str, Any]]:
@@ -53,13 +51,10 @@ def _prompts(runs: Sequence[SampledRun]) -> list[dict[str, Any]]:
         for sample in run.samples:
             prompt = sample.prompt
             row: dict[str, Any] = {
-                "id": prompt.id,
+                **prompt_fields(prompt, sample.criterion),
                 "benchmark": sample.generation["benchmark"],
                 "criterion": sample.criterion,
-                "harmless": harmless(prompt, sample.criterion),
                 "images": [image.key for image in prompt.images],
-                "tags": dict(prompt.tags),
-                "turns": [{"role": turn.role, "pieces": list(turn.pieces())} for turn in prompt.turns],
                 "answers": [None] * len(runs),
             }
             row = rows.setdefault((run.benchmark.name, prompt.id, prompt.prompt_key()), row)
@@ -87,9 +82,5 @@ def filter_tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 def thumbnails(images: Iterable[ImageSource]) -> dict[str, str]:
     """As `data:` URLs by key, each image once."""
     distinct = {image.key: image for image in images}
-    found = {}
-    with progress("thumbnails", len(distinct)) as advance, ThreadPoolExecutor(THREADS) as pool:
-        for key, url in zip(distinct, pool.map(thumbnail, distinct.values()), strict=True):
-            found[key] = url
-            advance(1)
-    return found
+    with progress("thumbnails", len(distinct)) as advance:
+        return in_threads(distinct, lambda key: thumbnail(distinct[key]), advance)

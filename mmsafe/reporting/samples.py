@@ -1,7 +1,5 @@
 """`mmsafe.samples`: its options, and what it does with them."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Finished runs side by side: grouped over seeds, with intervals and paired differences."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Event files for TensorBoard."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path

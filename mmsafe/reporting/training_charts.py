@@ -1,7 +1,5 @@
 """How runs were trained, drawn from their `metrics.csv`: loss terms, rewards, margins, accuracies."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +30,8 @@ def of_training(groups: Mapping[str, Sequence[Run]]) -> list[Chart]:
             trained[group] = seeds
     charts = []
     for number, (group, seeds) in enumerate(trained.items()):
-        rewards = sorted((name.removeprefix("rewards/") for name in _names(seeds, REWARD)), key=_place)
+        named = sorted(name.removeprefix("rewards/") for name in _names(seeds, REWARD))
+        rewards = [*(name for name in ORDER if name in named), *(name for name in named if name not in ORDER)]
         drawn = [c for style, name in enumerate(rewards) for c in _seeds(seeds, f"rewards/{name}", name, style)]
         if drawn:
             charts.append(curves(f"rewards-{number}", f"rewards: {group}", drawn, x=STEP, caption=_caption(seeds)))
@@ -66,10 +65,6 @@ def _seeds(seeds: Sequence[Rows], metric: str, label: str, style: int) -> list[C
 
 def _names(runs: Sequence[Rows], pattern: str) -> list[str]:
     return sorted({name for rows in runs for row in rows for name in row if re.fullmatch(pattern, name)})
-
-
-def _place(response: str) -> tuple[int, str]:
-    return ORDER.index(response) if response in ORDER else len(ORDER), response
 
 
 def _caption(runs: Sequence[Rows]) -> str:

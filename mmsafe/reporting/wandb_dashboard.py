@@ -1,7 +1,5 @@
 """The Weights & Biases dashboard as code: one list of sections, shown as a workspace and as a report."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """How every command starts: read the words, check, compose, run."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

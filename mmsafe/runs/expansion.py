@@ -1,7 +1,5 @@
 """From a command to the overrides of its jobs: combinations or a search space, of which each job takes what it has."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

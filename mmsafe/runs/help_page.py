@@ -1,7 +1,5 @@
 """`--help`: the options of one command and their meaning, read from the YAML that defines them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Hydra's globals and internals, and what it notes of a run in `.hydra/`: no other module touches them."""
 
-from __future__ import annotations
-
 from argparse import SUPPRESS, Namespace
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """How jobs are started on this machine, and ways of starting a run that cannot work, refused before it begins."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Overrides as Hydra reads them, and whether they name choices and options that there are."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A plan, written before the runs: what is asked, which runs answer it, and how they are analysed."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

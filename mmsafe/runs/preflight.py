@@ -1,7 +1,5 @@
 """Checks the whole command line before anything heavy is imported, and for a multirun every job before job 0."""
 
-from __future__ import annotations
-
 import os
 from argparse import Namespace
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a job is told of the command that started it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

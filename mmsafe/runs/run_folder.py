@@ -1,7 +1,5 @@
 """A run folder: what a run was given, and what it found."""
 
-from __future__ import annotations
-
 import logging
 import platform
 import shutil
@@ -138,13 +136,16 @@ def _made(folder: Path) -> bool:
 
 def environment() -> dict[str, Any]:
     """Versions, git commit and hardware: what it takes to understand a number later."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "mmsafe": __version__,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
         "command": [program(), *words_typed()],
-        "hardware": _hardware(),
+        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "gpus": gpus},
     }
 
 
@@ -160,13 +161,6 @@ def _git_commit() -> str | None:
         return None
     changed = any(not line.startswith("# ") for line in lines)
     return lines[0].removeprefix("# branch.oid ") + "+changes" * changed
-
-
-def _hardware() -> dict[str, Any]:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"machine": platform.machine(), "threads": torch.get_num_threads(), "gpus": gpus}
 
 
 def _changed(before: Any, after: Any, path: str = "") -> list[str]:

@@ -1,7 +1,5 @@
 """`--schema`: JSON Schema of the YAML files of a command, by which an editor completes and checks them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

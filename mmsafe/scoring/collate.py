@@ -5,22 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmsafe.core.errors import UserError
+from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, digest
+from mmsafe.models.encoding import Encoder
 from mmsafe.objectives.base import Rows, ScoredRow
 from mmsafe.scoring.features import BatchImages, FeatureCache, Images
 from mmsafe.scoring.sampler import Draw
 from mmsafe.scoring.slices import Slice
-
-if TYPE_CHECKING:
-    from mmsafe.data.corruption import Corruption
-    from mmsafe.models.encoding import Encoder
 
 
 class Item(NamedTuple):
@@ -159,7 +157,6 @@ class PaddedCollator(Collator):
     """Lays every row out as a full sequence of its own: slow and obvious."""
 
     def __call__(self, items: Sequence[Item]) -> PaddedBatch:
-        """Right-padded sequences."""
         names = tuple(self.groups[0])
         lines: list[list[int]] = []
         responses: list[list[bool]] = []

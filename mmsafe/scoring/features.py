@@ -8,25 +8,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from mmsafe.core.cache import cache_dir
 from mmsafe.core.errors import UserError
+from mmsafe.core.settings import VisionCache
 from mmsafe.core.tensor_file import load_file, save_file
 from mmsafe.data.example import ImageSource, digest
+from mmsafe.models.encoding import Encoder
 from mmsafe.models.family import ImageBatch, ImageInputs, family_of
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mmsafe.core.settings import VisionCache
-    from mmsafe.models.encoding import Encoder
-    from mmsafe.models.vlm import VLM
+from mmsafe.models.vlm import VLM, weights_hash
 
 log = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -71,7 +68,6 @@ class MemoryFeatures(FeatureCache):
         self._features: dict[str, Tensor] = {}
 
     def get(self, key: str) -> Tensor | None:
-        """Features of an image, or None."""
         return self._features.get(key)
 
     def _keep(self, key: str, features: Tensor) -> None:
@@ -88,7 +84,6 @@ class DiskFeatures(FeatureCache):
         self.size = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(".safetensors"))
 
     def get(self, key: str) -> Tensor | None:
-        """Features of an image, or None; raises `UserError` if the file is damaged."""
         path = self._path(key)
         return load_file(path)[0]["features"] if path.exists() else None
 
@@ -125,8 +120,6 @@ def feature_cache(options: VisionCache, vlm: VLM, precision: str) -> FeatureCach
 
 def features_key(vlm: VLM, precision: str) -> str:
     """Hash of all but the image that features depend on: tower, layer, image processor, arithmetic, libraries."""
-    from mmsafe.models.vlm import weights_hash
-
     model = vlm.model
     towers = family_of(model.config.model_type).towers(model)
     config: Any = model.config
@@ -163,10 +156,8 @@ class BlankImage:
         """A square."""
         return self.size, self.size
 
-    def load(self) -> Image:
+    def load(self) -> Image.Image:
         """Make the image; there is nothing to decode."""
-        from PIL import Image
-
         return Image.new("RGB", (self.size, self.size))
 
 

@@ -1,7 +1,5 @@
 """Token log-probs from hidden states without a `[tokens, vocabulary]` tensor of the whole batch."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """Who looks at whom in packed lines, in the form that each attention implementation takes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

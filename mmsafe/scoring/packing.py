@@ -1,7 +1,5 @@
 """Batches in which every prompt stands once, with all its responses behind it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain

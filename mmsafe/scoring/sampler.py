@@ -1,7 +1,5 @@
 """The order of training items: a function of seed and epoch alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 

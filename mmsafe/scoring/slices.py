@@ -1,7 +1,5 @@
 """Slices of a training set, the examples that share the value of a tag: metrics of a step are told for each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Batches by tokens: as many items as fit, which then share a line."""
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -64,12 +62,7 @@ class TokenBatches(EpochBatches):
     """
 
     def __init__(
-        self,
-        tokens: Sequence[int],
-        max_tokens: int,
-        seed: int,
-        part: Part = ALONE,
-        share: Callable[[int], int] = alike,
+        self, tokens: Sequence[int], max_tokens: int, seed: int, part: Part = ALONE, share: Callable[[int], int] = alike
     ) -> None:
         super().__init__(len(tokens), 1, seed, part=part, share=share)
         self.sizes = [-(-count // GRAIN) * GRAIN for count in tokens]

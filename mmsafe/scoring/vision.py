@@ -1,18 +1,14 @@
 """The image path in two halves: the tower, which is usually frozen, and the connector, which is usually trained."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmsafe.models.family import ImageBatch, family_of
-
-if TYPE_CHECKING:
-    from mmsafe.scoring.collate import Batch
-    from mmsafe.scoring.features import FeatureCache
+from mmsafe.scoring.collate import Batch
+from mmsafe.scoring.features import FeatureCache
 
 
 def tower_is_frozen(model: Any) -> bool:

@@ -84,7 +84,6 @@ class SharedPrefix(Scoring):
 
     @property
     def collator(self) -> type[Collator]:
-        """Packed lines."""
         from mmsafe.scoring.packing import PackedCollator
 
         return PackedCollator
@@ -127,7 +126,6 @@ class Padded(Scoring):
 
     @property
     def collator(self) -> type[Collator]:
-        """Right-padded sequences."""
         from mmsafe.scoring.collate import PaddedCollator
 
         return PaddedCollator

@@ -1,7 +1,5 @@
 """How the jobs of a sweep are getting on: a live table on a terminal, lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Jobs as processes of this machine, several at a time, on GPUs that are shared out."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """What came of a sweep: `sweep.json`, `results.csv`, one table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What sweeper and launcher do: from the command's words to jobs, and from their results to an exit status."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +20,8 @@ from mmsafe.runs.launchers import about_devices, local_launcher
 from mmsafe.runs.overrides import parsed, to_folder
 from mmsafe.runs.run_folder import score
 from mmsafe.sweeps.board import board
-from mmsafe.sweeps.job import Job
+from mmsafe.sweeps.job import Job, job_name
 from mmsafe.sweeps.local_launcher import LocalJobs
-from mmsafe.sweeps.naming import job_name
 from mmsafe.sweeps.results import SWEEP, record, recorded, table_of_results
 
 OF_SWEEPS = ("hydra.sweep", "hydra.launcher", "hydra.mode", "hydra.run", "hydra/launcher", "hydra/sweeper")

@@ -1,7 +1,5 @@
 """Which checkpoints are best by a metric, and whether training still gets better. Importing this imports no torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

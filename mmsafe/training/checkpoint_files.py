@@ -1,7 +1,5 @@
 """How checkpoints are written and read: as tensors and plain values, of which nothing is executed."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Checkpoints to continue from: when they are written, which one counts, and which one is taken up."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Optimise a model on examples: data, module and trainer put together."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import math

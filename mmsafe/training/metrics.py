@@ -1,7 +1,5 @@
 """What a training step logs; names as in TRL, with `…/blind` and the like beside them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The LightningModule: score, reference, objective, sum, log."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The values that a training takes: what is minimised, how, on what kind of batches, and where it leaves its traces."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

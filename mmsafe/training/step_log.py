@@ -1,7 +1,5 @@
 """What is told of a training while it runs: its steps and validations, in loggers and in a bar."""
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

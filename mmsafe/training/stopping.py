@@ -1,7 +1,5 @@
 """How training stops when it is asked to: at the end of an optimiser step, on all processes after the same one."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

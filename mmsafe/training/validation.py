@@ -1,7 +1,5 @@
 """Validation while a policy trains: what a step measures, on items that are held out."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmsafe.evaluation.calibration import calibrated
+from mmsafe.evaluation.raters import calibrated
 from mmsafe.evaluation.statistics import Estimate
 
 

@@ -20,9 +20,8 @@ from rich.console import Console
 
 from mmsafe.runs.launchers import LocalLauncher
 from mmsafe.sweeps.board import board, job_table, last_row
-from mmsafe.sweeps.job import Job
+from mmsafe.sweeps.job import Job, job_name, sweep_name
 from mmsafe.sweeps.local_launcher import LocalJobs
-from mmsafe.sweeps.naming import job_name, sweep_name
 
 FINISHES = "(folder / 'metrics.json').write_text('{}')"
 COUNTS = "count = folder / 'starts'; count.write_text(count.read_text() + 'x' if count.exists() else 'x')"

@@ -1,7 +1,5 @@
 """What `mmsafe.build` does: stages one after the other, each from its file as far as that goes."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -150,12 +148,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
     if folder.is_file():
         raise UserError(f"out={folder}: is a file, where a folder is expected")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(folder / LOCK, timeout=0).acquire()
     except Timeout as error:
         raise UserError(f"out={folder}: another process is building there; wait for it, or choose another") from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()

@@ -1,7 +1,5 @@
 """Stage 1: text-only preference pairs, as conversations that end with the user."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice

@@ -1,7 +1,5 @@
 """Stage 2: what the last turn of the user names."""
 
-from __future__ import annotations
-
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,7 +71,6 @@ class TokenClassification(Entities):
     """Texts read together; does not change the result."""
 
     def check(self, site: Site) -> None:
-        """Look for the model."""
         from mmsafe.models.locate import reachable
 
         if not Path(self.path).expanduser().is_dir() and not reachable(self.path):
@@ -85,7 +82,8 @@ class TokenClassification(Entities):
     def find(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
         tagger = self._tagger()
         for text, parts in zip(texts, tagger((text for text in texts), batch_size=self.batch_size), strict=True):
-            yield [_entity(text, part) for part in parts]
+            spans = [(part, part["start"], part["end"]) for part in parts]  # the tokenizer may change case and spaces
+            yield [Entity(text[i:j], part["entity_group"], float(part["score"]), i, j) for part, i, j in spans]
 
     def plan(self, count: int, rows: object) -> str:
         return f"{self.path} reads {count} turns of users"
@@ -119,12 +117,6 @@ class TokenClassification(Entities):
         return tagger
 
 
-def _entity(text: str, part: Mapping[str, Any]) -> Entity:
-    """As the text has it: the tokenizer may have changed case and spaces."""
-    start, end = part["start"], part["end"]
-    return Entity(text[start:end], part["entity_group"], float(part["score"]), start, end)
-
-
 def last_turn(prompt: str) -> str:
     """The last turn of the user, in a conversation that `format_conversation` has written."""
     return parse_conversation(prompt, "text_prompt")[-1].text
@@ -132,12 +124,8 @@ def last_turn(prompt: str) -> str:
 
 def is_whole(text: str, entity: Entity) -> bool:
     """Whether the entity is made of whole words: a model that reads parts of words may find one inside of another."""
-    around = text[max(entity.start - 1, 0) : entity.start], text[entity.end : entity.end + 1]
-    return entity.text.strip() == entity.text != "" and not any(_in_word(character) for character in around)
-
-
-def _in_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    around = text[max(entity.start - 1, 0) : entity.start] + text[entity.end : entity.end + 1]
+    return entity.text.strip() == entity.text != "" and not re.search(r"\w", around)
 
 
 def mention(entity: str) -> re.Pattern[str]:

@@ -1,7 +1,5 @@
 """Stage 3: an image of the entity, and whose it is."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice

@@ -1,7 +1,5 @@
 """Image files: fetched once per address, looked at before they count, copied beside the set under published names."""
 
-from __future__ import annotations
-
 import asyncio
 import filecmp
 import os

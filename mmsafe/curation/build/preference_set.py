@@ -1,7 +1,5 @@
 """What a build ends with: the JSON file of MMSafe-PO, its images, whose they are, and a data card."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter
@@ -43,7 +41,10 @@ def write_set(site: Site, files: list[StageFile]) -> None:
     """
     rows = files[-1].rows(files[0].outcomes())
     path = site.folder / PAIRS
-    pairs = [_published(key, row) for key, row in rows.items()]
+    pairs = []
+    for key, row in rows.items():
+        labelled = {field: f"ASSISTANT: {row[field]}" for field in ("chosen", "rejected")}
+        pairs.append({field: (row | labelled | {"id": int(key)})[field] for field in FIELDS})
     write_atomically(path, json.dumps(pairs, indent=1, ensure_ascii=False) + "\n")
     attribution = {row["image"]: row["attribution"] for row in rows.values() if "attribution" in row}
     write_json(site.folder / ATTRIBUTION, dict(sorted(attribution.items())))
@@ -54,11 +55,6 @@ def write_set(site: Site, files: list[StageFile]) -> None:
     examples = MMSafePO(path=path, holdout_share=0).train().examples
     write_atomically(site.folder / CARD, _card(files, rows, attribution, fingerprint(examples)))
     log.info("%d pairs with %d images in %s", len(pairs), len(attribution), path)
-
-
-def _published(key: str, row: Row) -> dict[str, Any]:
-    labelled = {field: f"ASSISTANT: {row[field]}" for field in ("chosen", "rejected")}
-    return {field: (row | labelled | {"id": int(key)})[field] for field in FIELDS}
 
 
 def _card(

@@ -1,7 +1,5 @@
 """Stage 6: what may go into the set, whatever made it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Entities without a model: a list of well-known names, and words that begin with a capital inside a sentence."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -61,7 +59,7 @@ class RuleEntities(Entities):
         if titled := HONORIFIC.match(name):
             start, name = start + titled.end(), name[titled.end() :]
         words = name.split()
-        if not words or name.isupper() or words[0] in self._ordinary:
+        if not words or name.isupper() or words[0] in self._capitals["ordinary"]:
             return
         kind = "ORG" if ORGANISATION.search(name) else "PER" if titled or len(words) > 1 else "MISC"
         score = SEVERAL_WORDS if titled or len(words) > 1 else ONE_WORD
@@ -79,19 +77,14 @@ class RuleEntities(Entities):
     def _without_opener(self, start: int, name: str) -> tuple[int, str]:
         """What follows a word that has its capital from the sentence; the whole name if that is two words or more."""
         first, _, rest = name.partition(" ")
-        if first in self._openers or not rest:
+        if first in self._capitals["openers"] or not rest:
             return start + len(first) + 1, rest
         return start, name
 
     @cached_property
-    def _ordinary(self) -> frozenset[str]:
-        """Words that have a capital everywhere and name nothing that can be seen."""
-        return frozenset(read_object(CAPITALS, "capitals")["ordinary"])
-
-    @cached_property
-    def _openers(self) -> frozenset[str]:
-        """Words that begin sentences often; what stands after them may be a name."""
-        return frozenset(read_object(CAPITALS, "capitals")["openers"])
+    def _capitals(self) -> dict[str, frozenset[str]]:
+        """Words that have a capital everywhere and name nothing that can be seen, and words that begin sentences."""
+        return {kind: frozenset(words) for kind, words in read_object(CAPITALS, "capitals").items()}
 
     @cached_property
     def _names(self) -> re.Pattern[str]:

@@ -1,7 +1,5 @@
 """The interface of a stage: rows in, rows out, each under the key that it keeps to the end."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a stage has made, in a file: a line that says with what, a line for each row, a line that says that is all."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +24,8 @@ class StageFile(RowStore[Outcome]):
         super().__init__(folder)
         self._header = {"fingerprint": fingerprint, **identity}
         self.read()
-        self.outdated = bool(self.found) and self._kept_fingerprint() != fingerprint
+        kept = self.found.get(HEADER, Outcome(None)).row or {}
+        self.outdated = bool(self.found) and kept.get("fingerprint") != fingerprint
         """The file holds rows of another stage, of other options or of other rows."""
 
     @property
@@ -86,7 +85,3 @@ class StageFile(RowStore[Outcome]):
     def _add(self, outcomes: list[tuple[str, Outcome]]) -> None:
         self.append(outcomes)
         self.read()
-
-    def _kept_fingerprint(self) -> Any:
-        header = self.found.get(HEADER)
-        return None if header is None or header.row is None else header.row.get("fingerprint")

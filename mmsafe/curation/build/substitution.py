@@ -1,7 +1,5 @@
 """Stage 4: the image takes the entity's place, and words that point at it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal

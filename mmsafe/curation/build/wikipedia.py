@@ -85,7 +85,9 @@ async def _attribute(client: PoliteClient, wiki: Wiki, images: list[dict[str, An
         about = info.get("extmetadata", {})
         image["file_url"] = info.get("descriptionurl")
         for field, key in (("licence", "LicenseShortName"), ("licence_url", "LicenseUrl"), ("author", "Artist")):
-            image[field] = _plain(about.get(key, {}).get("value"))
+            markup = about.get(key, {}).get("value")
+            words = html.unescape(TAG.sub(" ", markup)).split() if isinstance(markup, str) else []
+            image[field] = " ".join(words) or None
 
 
 async def _query(
@@ -131,10 +133,3 @@ def _followed(title: str, renamed: Mapping[str, str]) -> str:
             break
         title = renamed[title]
     return title
-
-
-def _plain(value: object) -> str | None:
-    """The words of a piece of HTML."""
-    if not isinstance(value, str):
-        return None
-    return " ".join(html.unescape(TAG.sub(" ", value)).split()) or None

@@ -1,21 +1,16 @@
 """What is in a data set, drawn: lengths, turns, sizes of images, and how many rows have each tag."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from mmsafe.core.settings import Lengths
 from mmsafe.curation.inspection.row_statistics import looks_in, token_columns
 from mmsafe.curation.inspection.row_tables import Statistics, tag_counts
 from mmsafe.curation.inspection.rows import MEASURES, Inspected
 from mmsafe.reporting.figures import LEGEND_LINE, Chart, Line, chart, look, references
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 BINS, BARS, LONGEST = 40, 15, 28
 NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -38,15 +33,12 @@ def charts(found: Inspected, numbers: Statistics, rule: Lengths) -> list[Chart]:
         for split, rows in found.rows.items()
     }
     drawn.append(_histogram("image-size", "images: longer side", sides, "pixels"))
-    turns = {str(n): [part["turns"].get(n, 0) for part in numbers.values()] for n in _turns(numbers)}
+    lengths = sorted({n for part in numbers.values() for n in part["turns"]})
+    turns = {str(n): [part["turns"].get(n, 0) for part in numbers.values()] for n in lengths}
     drawn.append(_bars("turns", "turns of a conversation", turns, list(numbers)))
     for tag in dict.fromkeys(tag for part in numbers.values() for tag in part["tags"]):
         drawn.append(_bars(f"tag-{NO_NAME.sub('-', tag)}", tag, tag_counts(numbers, tag), list(numbers)))
     return [panel for panel in drawn if panel is not None]
-
-
-def _turns(numbers: Statistics) -> list[int]:
-    return sorted({n for part in numbers.values() for n in part["turns"]})
 
 
 def _histogram(
@@ -83,13 +75,8 @@ def _bars(name: str, title: str, counts: Mapping[str, Sequence[int]], splits: Se
         for position, split in enumerate(splits):
             total = sum(own[position] for own in counts.values()) or 1
             places = [row + position * height for row in range(len(shown))]
-            axes.barh(
-                places,
-                [own[position] / total for _, own in shown],
-                height,
-                color=look(position)[0],
-                label=_plain(split),
-            )
+            shares = [own[position] / total for _, own in shown]
+            axes.barh(places, shares, height, color=look(position)[0], label=_plain(split))
         axes.set_yticks([row + 0.4 - height / 2 for row in range(len(shown))], [_plain(value) for value, _ in shown])
         axes.invert_yaxis()
         axes.set_xlabel("share of rows")

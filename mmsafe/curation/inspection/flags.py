@@ -1,7 +1,5 @@
 """What can be wrong with a row: repetitions, leakage between splits, bad images, too many tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from mmsafe.data.data_source import PAIR, BadRow
@@ -31,19 +29,9 @@ OF_REASON: dict[str, str] = {
     "no preference": "equal_responses",
 }
 """For reasons to drop a row that are told apart here."""
-REPEATED: dict[str, str] = {
-    "instruction_exact": "repeated_instruction_exact",
-    "instruction": "repeated_instruction",
-    "instruction_and_image": "repeated_instruction_and_image",
-    "responses": "repeated_responses",
-    "row": "repeated_row",
-}
-LEAKED: dict[str, str] = {
-    "instruction": "leaked_instruction",
-    "conversation": "leaked_conversation",
-    "image": "leaked_image",
-}
-"""The flag of each of `keys_of_row`."""
+REPEATED = ("instruction_exact", "instruction", "instruction_and_image", "responses", "row")
+LEAKED = ("instruction", "conversation", "image")
+"""Which of `keys_of_row` have a flag."""
 Flags = dict[str, str]
 """What is wrong with a row: each flag with the row or the reason that it is about."""
 Keys = Sequence[tuple[str, str]]
@@ -78,16 +66,16 @@ def equal_responses(example: Example) -> Flags:
 def repeated(keys: Keys, name: str, first: FirstRows) -> Flags:
     """The first row of the split that had each key; notes the row `name` in `first`, where it is the first itself."""
     rows = {kind: first.setdefault((kind, key), name) for kind, key in keys}
-    return {flag: rows[kind] for kind, flag in REPEATED.items() if rows.get(kind, name) != name}
+    return {f"repeated_{kind}": rows[kind] for kind in REPEATED if rows.get(kind, name) != name}
 
 
 def leaked(keys: Keys, others: Mapping[str, FirstRows]) -> Flags:
     """The first row of another split that has each key."""
     flags: Flags = {}
-    for key in keys:
+    for kind, key in keys:
         for split, first in others.items():
-            if key[0] in LEAKED and key in first:
-                flags.setdefault(LEAKED[key[0]], f"{split}: {first[key]}")
+            if kind in LEAKED and (kind, key) in first:
+                flags.setdefault(f"leaked_{kind}", f"{split}: {first[kind, key]}")
     return flags
 
 

@@ -60,10 +60,10 @@ def inspect(config: InspectConfig, run: RunContext) -> None:
     from mmsafe.curation.inspection.charts import charts
     from mmsafe.curation.inspection.page import page
     from mmsafe.curation.inspection.row_statistics import statistics
-    from mmsafe.curation.inspection.row_tables import for_terminal, main_tables
+    from mmsafe.curation.inspection.row_tables import main_tables
     from mmsafe.curation.inspection.rows import look_through
     from mmsafe.reporting.report_page import FIGURES
-    from mmsafe.reporting.table import print_tables
+    from mmsafe.reporting.table import print_tables, table_of
     from mmsafe.runs.run_folder import environment
 
     folder, model, data = run.folder, run.choices["model"], run.choices["data"]
@@ -82,7 +82,10 @@ def inspect(config: InspectConfig, run: RunContext) -> None:
     tables = main_tables(numbers, config.lengths, tokenizer, decoded=config.decode)
     html = page(found, numbers, tables, drawn, data, samples=config.samples, seed=config.seed)
     write_atomically(folder / PAGE, html)
-    print_tables([for_terminal(table) for table in tables])
+    print_tables(
+        table_of(table.title, table.head, ([cell.text for cell in row] for row in table.rows), table.note, left=99)
+        for table in tables
+    )
     show_results(folder / PAGE)
     counts = {flag: sum(part["flags"][flag] for part in numbers.values()) for flag in config.fail_on}
     if any(counts.values()):
@@ -97,21 +100,12 @@ def _rows(found: Inspected) -> Iterator[Sequence[object]]:
     columns = ["split", "id", "place", "turns", "images", *(f"tokens_{name}" for name in names), *MEANING]
     yield columns
     for split, rows in found.rows.items():
-        dropped: list[dict[str, object]] = [
-            {"place": bad.place, **of_bad_row(bad)} for bad in found.loaded[split].bad_rows
-        ]
-        others: list[dict[str, object]] = [
-            {
-                "id": row.id,
-                "turns": row.turns,
-                "images": " ".join(row.images),
-                **{f"tokens_{name}": count for name, count in row.tokens.items()},
-                **row.flags,
-            }
-            for row in rows
-        ]
-        for cells in [*dropped, *others]:
-            yield [split, *(cells.get(column, "") for column in columns[1:])]
+        bad_rows = found.loaded[split].bad_rows
+        lines: list[dict[str, object]] = [{"place": bad.place, **of_bad_row(bad)} for bad in bad_rows]
+        for row in rows:
+            tokens = {f"tokens_{name}": count for name, count in row.tokens.items()}
+            lines.append({"id": row.id, "turns": row.turns, "images": " ".join(row.images), **tokens, **row.flags})
+        yield from ([split, *(cells.get(column, "") for column in columns[1:])] for cells in lines)
 
 
 def read_splits(data: DataSource, names: Sequence[str] | None) -> dict[str, Loaded]:

@@ -1,27 +1,21 @@
 """The distinct images of a data set: which are the same bytes, and which look alike."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.progress import progress
 from mmsafe.data.example import ImageSource
-from mmsafe.data.images import THREADS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from mmsafe.data.images import in_threads
 
 SIDE = 8
 NEAR = 8
 """Bits of 128 in which images that look alike may differ: a new size or compression changes fewer."""
 FLAT = 16
 """Grey levels of 256 that an image must span for its hash to say anything."""
-T = TypeVar("T")
 
 
 class Look(NamedTuple):
@@ -49,13 +43,16 @@ def difference_hash(image: Image) -> bytes | None:
 
 def keys_of(images: Iterable[ImageSource]) -> dict[ImageSource, str]:
     """The key of each image, read once for each distinct source."""
-    return _each("hashing images", list(dict.fromkeys(images)), lambda image: image.key)
+    distinct = dict.fromkeys(images)
+    with progress("hashing images", len(distinct)) as advance:
+        return in_threads(distinct, lambda image: image.key, advance)
 
 
 def looks_of(images: Mapping[str, ImageSource]) -> dict[str, Look | None]:
-    """What each image looks like, by its key; None where it cannot be decoded. At most `THREADS` are in memory."""
-    found = _each("decoding images", list(images.values()), _look)
-    return {key: found[image] for key, image in images.items()}
+    """What each image looks like, by its key; None where it cannot be decoded."""
+    with progress("decoding images", len(images)) as advance:
+        looks = in_threads(images.values(), _look, advance)
+    return {key: looks[image] for key, image in images.items()}
 
 
 def alike(images: Mapping[str, bytes], others: Mapping[str, bytes]) -> dict[str, str]:
@@ -78,13 +75,3 @@ def _look(image: ImageSource) -> Look | None:
     except UserError:
         return None
     return Look(*pixels.size, difference_hash(pixels))
-
-
-def _each(label: str, images: list[ImageSource], work: Callable[[ImageSource], T]) -> dict[ImageSource, T]:
-    """What `work` makes of every image, in threads."""
-    found = {}
-    with progress(label, len(images)) as advance, ThreadPoolExecutor(THREADS) as pool:
-        for image, result in zip(images, pool.map(work, images), strict=True):
-            found[image] = result
-            advance(1)
-    return found

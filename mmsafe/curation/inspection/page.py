@@ -1,11 +1,7 @@
 """The statistics of a data set with samples of its rows, as one HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 from typing import Any
-
-from markupsafe import Markup
 
 from mmsafe.curation.inspection.flags import MEANING
 from mmsafe.curation.inspection.looks import looks_of
@@ -15,7 +11,7 @@ from mmsafe.data.example import Example, digest
 from mmsafe.reporting.figures import Chart
 from mmsafe.reporting.html_page import rendered
 from mmsafe.reporting.report_page import FIGURES, Table
-from mmsafe.reporting.sample_browser import filter_tags, harmless, thumbnails
+from mmsafe.reporting.sample_browser import filter_tags, prompt_fields, thumbnails
 
 Row = tuple[str, Example, RowFacts]
 
@@ -44,7 +40,7 @@ def page(
         title=title,
         counts=" · ".join(f"{len(own)} rows of {split}" for split, own in found.rows.items()),
         tables=[*tables, *further_tables(numbers, bad_rows)],
-        charts=[(panel, Markup(panel.inline())) for panel in drawn],
+        charts=drawn,
         figures=FIGURES,
         data={"prompts": prompts, "images": thumbnails(readable.values()), "meaning": MEANING},
         splits=list(found.rows),
@@ -62,12 +58,9 @@ def sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 def _prompt(split: str, example: Example, facts: RowFacts, readable: Container[str]) -> dict[str, Any]:
     return {
-        "id": example.id,
+        **prompt_fields(example, ""),
         "split": split,
-        "harmless": harmless(example, ""),
         "images": [key if key in readable else None for key in facts.images],
-        "tags": dict(example.tags),
-        "turns": [{"role": turn.role, "pieces": list(turn.pieces())} for turn in example.turns],
         "responses": dict(example.responses),
         "tokens": facts.tokens,
         "flags": facts.flags,

@@ -1,7 +1,5 @@
 """What was found in a data set as numbers, split by split; the rows of Table 2 of arXiv 2503.14189 among them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,12 +1,7 @@
 """The statistics of a data set as tables, for a terminal and for a page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from rich.table import Table as TerminalTable
-from rich.text import Text
 
 from mmsafe.core.settings import Lengths
 from mmsafe.curation.inspection.flags import MEANING
@@ -34,11 +29,14 @@ def main_tables(found: Statistics, rule: Lengths, tokenizer: str, *, decoded: bo
     counts.append(["rows that were dropped", *(str(sum(part["dropped"].values())) for part in found.values())])
     reasons = list(dict.fromkeys(reason for part in found.values() for reason in part["dropped"]))
     dropped = [[reason, *(str(part["dropped"].get(reason, 0)) for part in found.values())] for reason in reasons]
+    note = f"what a training run does at lengths.max_length={rule.max_length} lengths.on_overlong={rule.on_overlong}"
+    if rule.max_length is None:
+        note = "no limit (lengths.max_length=null)"
     return [
         _table("Rows", ["number of", *found], counts),
         *([_table("Dropped rows", ["reason", *found], dropped)] if dropped else []),
         _table("Tokens", ["of", "split", "n", "mean", "median", "95 %", "max"], list(_tokens(found)), tokenizer),
-        _table("Length", ["outcome", *found], list(_lengths(found, rule)), _told(rule)),
+        _table("Length", ["outcome", *found], list(_lengths(found, rule)), note),
         *_leakage(found),
         _table("Flags", ["flag", *found, "meaning"], list(_flags(found, decoded)), FLAGS_NOTE),
     ]
@@ -71,16 +69,6 @@ def tag_counts(found: Statistics, tag: str) -> dict[str, list[int]]:
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1])))
 
 
-def for_terminal(table: Table) -> TerminalTable:
-    """The table as `print_tables` takes it."""
-    shown = TerminalTable(title=Text(table.title), caption=Text(table.note))
-    for name in table.head:
-        shown.add_column(Text(name), overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(cell.text) for cell in row))
-    return shown
-
-
 def _tokens(found: Statistics) -> Iterator[list[str]]:
     names = dict.fromkeys(name for part in found.values() for name in part["tokens"])
     for name in names:
@@ -110,12 +98,6 @@ def _leakage(found: Statistics) -> Iterator[Table]:
 
 def _share(estimate: Mapping[str, float] | None) -> str:
     return "–" if estimate is None else "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**estimate)
-
-
-def _told(rule: Lengths) -> str:
-    if rule.max_length is None:
-        return "no limit (lengths.max_length=null)"
-    return f"what a training run does at lengths.max_length={rule.max_length} lengths.on_overlong={rule.on_overlong}"
 
 
 def _flags(found: Statistics, decoded: bool) -> Iterator[list[str]]:

@@ -1,22 +1,11 @@
 """A data set looked through row by row: how long each is, and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmsafe.core.progress import progress
 from mmsafe.core.settings import Lengths
-from mmsafe.curation.inspection.flags import (
-    LEAKED,
-    FirstRows,
-    Flags,
-    Keys,
-    equal_responses,
-    keys_of_row,
-    leaked,
-    repeated,
-)
+from mmsafe.curation.inspection.flags import LEAKED, FirstRows, Flags, equal_responses, keys_of_row, leaked, repeated
 from mmsafe.curation.inspection.looks import Look, alike, keys_of, looks_of
 from mmsafe.data.data_source import Loaded
 from mmsafe.data.example import Example
@@ -73,7 +62,7 @@ def look_through(
     keys = keys_of(image for part in loaded.values() for example in part.examples for image in example.images)
     rows: dict[str, list[RowFacts]] = {split: [] for split in loaded}
     first: dict[str, FirstRows] = {split: {} for split in loaded}
-    compared: list[tuple[str, RowFacts, Keys]] = []
+    compared: list[tuple[str, RowFacts, list[tuple[str, str]]]] = []
     with progress("counting tokens", sum(len(part.examples) for part in loaded.values())) as advance:
         for split, part in loaded.items():
             for example in part.examples:
@@ -113,7 +102,11 @@ def _add_images(
     rows: Mapping[str, Sequence[RowFacts]], looks: Mapping[str, Look | None], first: Mapping[str, FirstRows]
 ) -> None:
     """Flag images that could not be decoded, and images of other splits that look alike."""
-    hashes = {split: _hashes(own, looks) for split, own in rows.items()}
+    known = {key: look.difference_hash for key, look in looks.items() if look is not None}
+    hashes = {
+        split: {key: value for facts in own for key in facts.images if (value := known.get(key)) is not None}
+        for split, own in rows.items()
+    }
     for split, own in rows.items():
         near = {
             key: f"{other}: {first[other]['image', match]}"
@@ -127,10 +120,3 @@ def _add_images(
                     facts.flags.setdefault("leaked_look", near[image])
                 if looks.get(image, True) is None:
                     facts.flags["damaged_image"] = "cannot be decoded"
-
-
-def _hashes(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> dict[str, bytes]:
-    """Difference hash of each distinct image, where it has one."""
-    shown = dict.fromkeys(image for facts in rows for image in facts.images)
-    known = {key: look.difference_hash for key in shown if (look := looks.get(key)) is not None}
-    return {key: value for key, value in known.items() if value is not None}

@@ -158,8 +158,7 @@ class Streamed:
         for _ in others:
             pass  # so that `fields` are those of all records
         self._source.refuse_other_fields(fields, self._path)
-        message = f"{record.place()}: {error}; data.on_bad=skip drops and counts such rows"
-        raise UserError(" ".join(message.splitlines()))
+        raise UserError(f"{record.place()}: {error}; data.on_bad=skip drops and counts such rows")
 
 
 class RowIndex:

@@ -1,7 +1,5 @@
 """Rows in the formats of LLaMA-Factory and of ms-swift, with their images as files."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Mapping
 from io import BytesIO

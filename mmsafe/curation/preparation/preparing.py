@@ -1,7 +1,5 @@
 """What `mmsafe.prepare` does: from a data set to a folder that is complete or not there."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

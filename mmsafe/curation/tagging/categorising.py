@@ -1,7 +1,5 @@
 """What `mmsafe.tag` does."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """A taxonomy: the categories that there are, and how a reply names one of them."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """BeaverTails-V, pairs ranked by safety and by helpfulness (arXiv 2503.17682): parquet files with their images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -35,7 +33,6 @@ class BeaverTailsV(RowSource):
     """Which of the two responses is the chosen one."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         responses = {} if unanswered(*map(value.get, RESPONSES)) else self._pair(value)
         images, groups = find.all(value.get("image"))

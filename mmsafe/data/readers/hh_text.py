@@ -3,14 +3,12 @@
 A dialogue is one text, with a speaker before each turn.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
-from mmsafe.data.conversation import PLACEHOLDER, preference, turns_tag
+from mmsafe.data.conversation import PLACEHOLDER, malformed, preference, turns_tag
 from mmsafe.data.example import Example, Turn, digest
 from mmsafe.data.records import Record, numbered, text_field
 from mmsafe.data.row_error import RowError
@@ -34,19 +32,15 @@ def _split(transcript: str, field: str) -> tuple[tuple[Turn, ...], str]:
     before, *parts = SPEAKER.split(f"\n\n{transcript.strip()}")
     speakers, texts = parts[::2], [text.strip() for text in parts[1::2]]
     if before or not speakers or len(speakers) % 2:
-        raise _malformed(field, "does not begin with 'Human:' and end with a turn of 'Assistant:'")
+        raise malformed(field, "does not begin with 'Human:' and end with a turn of 'Assistant:'")
     if any(speaker != ORDER[index % 2] for index, speaker in enumerate(speakers)):
-        raise _malformed(field, "does not alternate between 'Human:' and 'Assistant:'")
+        raise malformed(field, "does not alternate between 'Human:' and 'Assistant:'")
     if not texts[-1]:
         raise RowError("empty response", f"'{field}' ends with an empty turn")
     if not all(texts):
-        raise _malformed(field, "has an empty turn")
+        raise malformed(field, "has an empty turn")
     turns = (Turn("assistant" if index % 2 else "user", text) for index, text in enumerate(texts[:-1]))
     return tuple(turns), texts[-1]
-
-
-def _malformed(field: str, what: str) -> RowError:
-    return RowError(f"malformed {field}", f"'{field}' {what}")
 
 
 @options
@@ -66,7 +60,6 @@ class HHText(RowSource):
     image_columns: ClassVar[tuple[str, ...]] = ()
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         turns, chosen, rejected = read_pair(record.value)
         if any(PLACEHOLDER in turn.text for turn in turns):
             raise RowError("number of images", f"holds {PLACEHOLDER}, where words alone are expected")

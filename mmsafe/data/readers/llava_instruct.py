@@ -1,7 +1,5 @@
 """LLaVA's visual instruction tuning data (arXiv 2304.08485): a JSON file and a folder of images; for SFT."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -32,7 +30,6 @@ class LLaVAInstruct(TRLSupervised):
     image_columns: ClassVar[tuple[str, ...]] = ("image",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """An example of every answer."""
         spoken = messages(record.value.get("conversations"), "conversations", ("from", "value"))
         said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
         yield from self.learnt(record._replace(value={**record.value, "id": None}), find, said, "conversations")

@@ -1,7 +1,5 @@
 """The training file of mDPO (arXiv 2406.11839): pairs whose prompts are LLaVA's conversations in one text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -31,7 +29,6 @@ class MDPO(RowSource):
     image_columns: ClassVar[tuple[str, ...]] = ("img_path",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         system, speaker, said = text_field(value, "prompt").partition("USER:")
         turns = parse_conversation(speaker + said, "prompt")

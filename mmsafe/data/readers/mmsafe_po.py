@@ -1,7 +1,5 @@
 """MMSafe-PO, multimodal preference pairs made from HH-RLHF (arXiv 2503.14189): a JSON file and a folder of images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -42,7 +40,6 @@ class MMSafePO(RowSource):
     """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         answered = not unanswered(value.get("chosen"), value.get("rejected"))
         generated = {field: response(value[field], field) for field in GENERATED if value.get(field) is not None}

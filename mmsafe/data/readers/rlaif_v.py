@@ -1,7 +1,5 @@
 """RLAIF-V, pairs ranked by open models for trustworthiness (arXiv 2405.17220): parquet files with their images."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from mmsafe.core.options import options

@@ -1,7 +1,5 @@
 """RLHF-V, answers corrected by people for trustworthiness (arXiv 2312.00849): a parquet file with its images."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, ClassVar

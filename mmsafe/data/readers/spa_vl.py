@@ -1,7 +1,5 @@
 """SPA-VL, safety preferences in three levels of harm classes (arXiv 2406.12030): parquet files with their images."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from mmsafe.core.options import options

@@ -1,26 +1,13 @@
 """Preference sets in TRL's format, standard or conversational, with or without an image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options
+from mmsafe.data import conversation
 from mmsafe.data.column_source import UNREAD
-from mmsafe.data.conversation import (
-    PLACEHOLDER,
-    as_turns,
-    messages,
-    preference,
-    refuse_template,
-    response,
-    tags_of,
-    turns_tag,
-    unanswered,
-    with_images,
-)
 from mmsafe.data.example import Example, digest
 from mmsafe.data.records import Record, checked_text, row_id
 from mmsafe.data.row_error import RowError
@@ -57,21 +44,20 @@ class TRLPreference(RowSource):
         return super().recognised(row, file)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """One example."""
         value = record.value
         if value.get("prompt") is None and "messages" in value:
             value = _of_messages(value)
-        if value.get("prompt") is not None and unanswered(value.get("chosen"), value.get("rejected")):
+        if value.get("prompt") is not None and conversation.unanswered(value.get("chosen"), value.get("rejected")):
             yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
             return
         prompt, chosen = value.get("prompt"), value.get("chosen")
         if prompt is None and not (isinstance(chosen, list) and len(chosen) > 1):
-            refuse_template(chosen, "chosen")
+            conversation.refuse_template(chosen, "chosen")
             lacking = "has no 'prompt', and its responses are not conversations that hold one; try data=auto"
             raise RowError("missing field", lacking)
         chosen, rejected = said(chosen, "chosen"), said(value.get("rejected"), "rejected")
         prompt = chosen[:-1] if prompt is None else said(prompt, "prompt", role="user")
-        pair = preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
+        pair = conversation.preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
         yield trl_row(record, find, prompt, pair)
 
 
@@ -82,12 +68,12 @@ def _of_messages(value: Mapping[str, Any]) -> dict[str, Any]:
     if odd := [name for name in unread if value.get(name) and value[name] != idle.get(name)]:
         raise RowError(UNREAD, f"has '{listed(odd)}', which is not read")
     said, text, whole = (value.get(name) for name in ("messages", "rejected_response", "rejected_messages"))
-    if unanswered(text, whole):
+    if conversation.unanswered(text, whole):
         return {**value, "prompt": said}
-    if not unanswered(text) and not unanswered(whole):
+    if not conversation.unanswered(text) and not conversation.unanswered(whole):
         raise RowError("two conversations", "has both 'rejected_response' and 'rejected_messages'; remove one")
-    prompt = said[:-1] if isinstance(said, list) and unanswered(whole) else None
-    return {**value, "prompt": prompt, "chosen": said, "rejected": whole if unanswered(text) else text}
+    prompt = said[:-1] if isinstance(said, list) and conversation.unanswered(whole) else None
+    return {**value, "prompt": prompt, "chosen": said, "rejected": whole if conversation.unanswered(text) else text}
 
 
 def trl_row(
@@ -104,15 +90,15 @@ def trl_row(
     Responses that are generated are among the row's own fields.
     """
     value = record.value
-    generated = {name: response(value[name], name) for name in GENERATED if value.get(name) is not None}
+    generated = {name: conversation.response(value[name], name) for name in GENERATED if value.get(name) is not None}
     images, groups = find.all(shown) if (shown := _shown(value)) else ((), (digest(prompt),))
-    turns = with_images(as_turns(prompt, field), len(images), field)[:end]
+    turns = conversation.with_images(conversation.as_turns(prompt, field), len(images), field)[:end]
     images = images[: sum(len(turn.images) for turn in turns)]
     # A text as it stands, for it is the row's own among all files of a set; numbers begin anew in each.
     name = checked_text(value["id"], "id") if isinstance(value.get("id"), str) else row_id(record)
-    tags = turns_tag(turns)
+    tags = conversation.turns_tag(turns)
     if isinstance(own_tags := value.get("tags"), dict):
-        tags = tags_of(own_tags, *own_tags)
+        tags = conversation.tags_of(own_tags, *own_tags)
     return ReadRow(Example(name + part, turns, images, {**responses, **generated}, tags), groups)
 
 
@@ -120,7 +106,7 @@ def said(value: object, field: str, role: str = "assistant") -> Said:
     """A text or a list of messages as (role, text), with a placeholder for an image."""
     if isinstance(value, str):
         return [(role, checked_text(value, field))]
-    return messages(value, field, content=_content)
+    return conversation.messages(value, field, content=_content)
 
 
 def answer(found: Said, prompt: Said, field: str) -> str:
@@ -148,5 +134,5 @@ def _content(value: object, field: str) -> str:
             raise RowError("wrong type", f"'{field}' holds a part that is neither text nor image")
         if more := next((name for name in part if part[name] and name not in ("type", "text", "index")), None):
             raise RowError(UNREAD, f"'{field}' has '{listed([more])}' in a part, which is not read; remove it")
-        texts.append(PLACEHOLDER if what == "image" else checked_text(part.get("text"), field))
-    return ("" if texts.count(PLACEHOLDER) > 1 else "\n").join(texts)
+        texts.append(conversation.PLACEHOLDER if what == "image" else checked_text(part.get("text"), field))
+    return ("" if texts.count(conversation.PLACEHOLDER) > 1 else "\n").join(texts)

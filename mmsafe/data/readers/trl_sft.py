@@ -1,7 +1,5 @@
 """Answers to learn from, in TRL's prompt-completion format, with or without an image; for SFT."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """VLGuard, safe answers to safe and unsafe requests (arXiv 2402.02207): JSON files and folders of images; for SFT."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -36,7 +34,6 @@ class VLGuard(RowSource):
     image_folders: ClassVar[tuple[str, ...]] = ("{file}", "images")
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
-        """An example of every request."""
         value = record.value
         requests = value.get("instr-resp")
         if not isinstance(requests, list) or not requests:

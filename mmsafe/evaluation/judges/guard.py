@@ -1,7 +1,5 @@
 """Guards that read text only: MD-Judge, WildGuard, HarmBench's classifier, and Llama Guard without vision."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -81,7 +79,6 @@ class Guard(LocalJudge):
 
     @property
     def label(self) -> str:
-        """With the family, and that it does not see."""
         return f"{super().label} ({self.family}, text only)"
 
     def check_config(self, config: dict[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """Several judges of the same responses, whose majority is the verdict."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -50,7 +48,6 @@ class Jury(CompositeJudge):
 
     @property
     def tells(self) -> frozenset[str]:
-        """What all members tell."""
         return frozenset.intersection(*(member.tells for member in self.members.values()))
 
     def template(self, criterion: str) -> str:

@@ -1,7 +1,5 @@
 """A list of refusal phrases."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Llama Guard 3 Vision (arXiv 2411.10414) and Llama Guard 4: the image is judged with the conversation."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, ClassVar

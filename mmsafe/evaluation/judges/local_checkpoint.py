@@ -1,7 +1,5 @@
 """What is known of a judge that is a checkpoint, before it is loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from abc import abstractmethod
@@ -129,7 +127,6 @@ class LocalCheckpoint(Judge):
         return {**super().identity(), **refusals, "checkpoint": content_hash(self.folder())}
 
     def template(self, criterion: str) -> str:
-        """The chat template, where it is not the checkpoint's own."""
         return self.chat_template or ""
 
     def folder(self) -> Path:
@@ -141,20 +138,14 @@ class LocalCheckpoint(Judge):
             self._refuse("has no config.json: not a checkpoint that transformers reads")
         if self.checkpoint.startswith((".", "/", "~")) or self.checkpoint.count("/") != 1:
             self._refuse("no such folder")
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from mmsafe.models.checkpoints import CheckpointError
+        from mmsafe.models.locate import downloaded
 
-        from mmsafe.models.locate import reachable
-
-        if not reachable(self.checkpoint):
-            self._refuse(
-                "not on this machine, and the hub cannot be reached or has no such model; where there is a network, "
-                f"accept its licence, run `hf download {self.checkpoint} --local-dir DIR`, then pass judge.model=DIR"
-            )
         try:
-            return Path(snapshot_download(self.checkpoint, allow_patterns=list(FILES)))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            self._refuse(f"cannot be downloaded ({' '.join(str(error).split())[:200]})")
+            then = "pass judge.model=DIR; its licence may have to be accepted first"
+            return downloaded(self.checkpoint, then, weights=True, pickles=False)
+        except CheckpointError as error:
+            self._refuse(str(error))
 
     def _refuse(self, why: str) -> NoReturn:
         raise UserError(f"judge.model={self.checkpoint}: {why}")

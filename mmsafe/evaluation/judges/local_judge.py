@@ -1,7 +1,5 @@
 """The interface of judges that are checkpoints run on this run's own devices."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

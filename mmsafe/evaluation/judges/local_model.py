@@ -8,14 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-)
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Turn
@@ -49,15 +43,14 @@ class LocalModel:
 
     def __init__(self, judge: LocalCheckpoint) -> None:
         device = own_device(judge.accelerator)
-        kind: Any = AutoModelForImageTextToText if judge.vision else AutoModelForCausalLM
+        kind: Any = transformers.AutoModelForImageTextToText if judge.vision else transformers.AutoModelForCausalLM
         folder = judge.folder()
         self.judge = judge
         with in_one_line(f"judge.model={judge.checkpoint}"):
             check_files(folder)
-            self.processor = from_pretrained(AutoProcessor if judge.vision else AutoTokenizer, folder)
-            self.model = load_model(
-                kind, folder, allow_pickle=None, dtype=getattr(torch, judge.dtype), device_map=device
-            )
+            reader = transformers.AutoProcessor if judge.vision else transformers.AutoTokenizer
+            self.processor, dtype = from_pretrained(reader, folder), getattr(torch, judge.dtype)
+            self.model = load_model(kind, folder, allow_pickle=None, dtype=dtype, device_map=device)
             self.tokenizer = self.processor.tokenizer if judge.vision else self.processor
             self.tokenizer.padding_side = "left"
             if self.tokenizer.pad_token is None:
@@ -118,12 +111,7 @@ class LocalModel:
         for messages in shown:  # within its bounds, which what follows does not have
             rendered(self.tokenizer, messages, chat_template=self.template)
         return encode.apply_chat_template(
-            shown,
-            chat_template=self.template,
-            tokenize=True,
-            sanitize_control_tokens=True,
-            return_dict=True,
-            **options,
+            shown, chat_template=self.template, tokenize=True, sanitize_control_tokens=True, return_dict=True, **options
         )
 
     def _messages(self, case: Case, *, images: bool = True) -> list[Message]:
@@ -164,10 +152,10 @@ class LocalModel:
                 return template, in_parts
         raise CheckpointError("its chat template does not show a prompt and a response")
 
-    def _greedy(self) -> GenerationConfig:
+    def _greedy(self) -> transformers.GenerationConfig:
         """Not the checkpoint's own settings, of which only the tokens that end a reply are kept."""
         ends = self.model.generation_config.eos_token_id
-        return GenerationConfig(
+        return transformers.GenerationConfig(
             max_new_tokens=self.judge.published.max_new_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,

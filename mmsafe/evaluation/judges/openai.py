@@ -1,7 +1,5 @@
 """A model behind an OpenAI-compatible chat endpoint: GPT-4o, or one that vLLM or `transformers serve` serves."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging
@@ -14,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from mmsafe.core.chat_client import Answer, Chat, NoAnswerError, ask_all, estimated_tokens
 from mmsafe.core.endpoint import Endpoint
 from mmsafe.core.options import Count, NonNegative, options
-from mmsafe.data.decoding import ImageFormat, image_part
+from mmsafe.data.decoding import ImageFormat, user_message
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 from mmsafe.evaluation.judges.request import Prices, Spent, image_tokens, mark, prompt_file, sent, transcript, visible
 
@@ -89,8 +87,10 @@ class OpenAI(Endpoint, Prices, Judge):
 
         async def ask(chat: Chat, case: Case) -> Verdict:
             question = self._question(case)
-            messages = await asyncio.to_thread(self._messages, case, question)
-            answer = await self._answer(chat, messages, self._input_tokens(case, question), parameters)
+            shown = case.example.images if self.send_image else ()
+            # One message of the user: not every model's template has a place for a system prompt.
+            message = await asyncio.to_thread(user_message, question, shown, self.image_format, self.image_max_side)
+            answer = await self._answer(chat, [message], self._input_tokens(case, question), parameters)
             spent.add(answer.input_tokens, answer.output_tokens)
             return judged(answer)
 
@@ -142,13 +142,6 @@ class OpenAI(Endpoint, Prices, Judge):
         """About how many the request takes."""
         shown = len(case.example.images) * self.send_image
         return estimated_tokens(question) + image_tokens(self.image_max_side) * shown
-
-    def _messages(self, case: Case, question: str) -> list[dict[str, Any]]:
-        """One message of the user: not every model's template has a place for a system prompt."""
-        if not case.example.images or not self.send_image:
-            return [{"role": "user", "content": question}]
-        images = [image_part(image, self.image_format, self.image_max_side) for image in case.example.images]
-        return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
 
 
 def judged(answer: Answer) -> Verdict:

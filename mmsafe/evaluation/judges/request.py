@@ -1,7 +1,5 @@
 """What a request to a model behind an endpoint says of the text of others, and what it costs."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from dataclasses import dataclass

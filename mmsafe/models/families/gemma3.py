@@ -1,7 +1,5 @@
 """Gemma 3 (2503.19786): the tokens of an image see each other both ways, and most layers see a window only."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor

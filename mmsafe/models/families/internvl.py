@@ -1,7 +1,5 @@
 """InternVL (2504.10479): an image is cut into tiles by its shape; each is so many tokens."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor

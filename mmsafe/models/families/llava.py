@@ -1,7 +1,5 @@
 """LLaVA-1.5 (2310.03744): one image is so many patches of a CLIP tower, whatever its size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

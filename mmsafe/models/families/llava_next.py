@@ -1,7 +1,5 @@
 """LLaVA-NeXT (1.6): an image is cut into tiles by its shape, with a learnt token at the end of each row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

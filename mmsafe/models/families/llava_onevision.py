@@ -1,20 +1,16 @@
 """LLaVA-OneVision (2408.03326): a single image is cut into tiles as in LLaVA-NeXT, several are one tile each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from mmsafe.models.families.llava_next import LlavaNext
 from mmsafe.models.family import ImageInputs
 from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiny_parts import VISION, sized, tokenizer
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 TINY_GRID = [[28, 28], [28, 56], [56, 28], [56, 56]]
 

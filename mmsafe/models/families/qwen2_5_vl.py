@@ -1,15 +1,12 @@
 """Qwen2.5-VL (2502.13923): images in their own size, and positions on three axes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mmsafe.models.family import Family, Features, ImageBatch, Sizes
-from mmsafe.models.mrope import Mrope
+from mmsafe.models.family import Family, Features, ImageBatch, ImageInputs, Sizes
 from mmsafe.models.parts import Parts
 from mmsafe.models.processors import UnreadVideo, images_only
 from mmsafe.models.tiny_parts import sized, tokenizer
@@ -20,8 +17,6 @@ TOKENS = {
     "vision_start_token": "<|vision_start|>",
     "vision_end_token": "<|vision_end|>",
 }
-
-
 TOWER: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -46,7 +41,7 @@ def tiny_processor(kind: type) -> Any:
     return images_only(kind)(images, tokenizer(TOKENS), UnreadVideo())
 
 
-class Qwen25(Mrope, Family):
+class Qwen25(Family):
     """The merger, which makes one token of four patches, is the connector."""
 
     model_types = ("qwen2_5_vl",)
@@ -55,6 +50,8 @@ class Qwen25(Mrope, Family):
     token_types = "mm_token_type_ids"
     largest: ClassVar[int] = 1 << 26  # pixels of a whole image
     tower_parts = ("vision", "connector")
+    merge: ClassVar[int] = 2
+    """Patches that become one token, along a side."""
 
     def tensors(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
         return {name: made[name] for name in ("pixel_values", "image_grid_thw")}
@@ -67,6 +64,23 @@ class Qwen25(Mrope, Family):
 
     def connect(self, model: Any, seen: Sequence[Tensor], sizes: Sizes) -> list[Features]:
         return [Features(image[0], tuple(image[1:])) for image in seen]
+
+    def positions(self, ids: Sequence[int], image_token: int, images: Sequence[ImageInputs]) -> list[list[int]]:
+        """As `get_rope_index` of the model, for images: a word steps on all axes, an image spans its grid."""
+        grids = iter(images)
+        columns: list[Tensor] = []
+        cells = torch.tensor([1, self.merge, self.merge])
+        start = at = 0
+        while at < len(ids):
+            if ids[at] != image_token:
+                columns.append(torch.full((3, 1), start))
+                start, at = start + 1, at + 1
+                continue
+            time, height, width = (next(grids).tensors["image_grid_thw"][0] // cells).tolist()
+            columns.append(torch.cartesian_prod(*map(torch.arange, (time, height, width))).reshape(-1, 3).T + start)
+            start, at = start + max(height, width), at + time * height * width
+        positions: list[list[int]] = torch.cat(columns, dim=1).tolist()
+        return positions
 
     def tiny(self) -> tuple[Any, Any]:
         from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor

@@ -1,7 +1,5 @@
 """SmolVLM and Idefics 3 (2408.12637): an image is cut into tiles, which the prompt names by row and column."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The original LLaVA-1.5 format: its names of weights and its config, to and from those of `transformers`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ others has the mean of their logits: it is never the largest, and all 64 togethe
 most 64/32000 of itself. Saving in the original format cuts the new rows off again.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writes a LLaVA-1.5 in its original format: every weight of the original vocabulary bit by bit as it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

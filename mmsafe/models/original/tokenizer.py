@@ -3,8 +3,6 @@
 `transformers` brings the definition of that file, protobuf reads it; the sentencepiece library is not needed.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Adafactor (arXiv 1804.04235), as `transformers` has it."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from mmsafe.core.options import options

@@ -1,7 +1,5 @@
 """AdamW (arXiv 1711.05101), as PyTorch has it."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from mmsafe.core.options import Share, options

@@ -1,7 +1,5 @@
 """AdamW with moments of 8 bits (arXiv 2110.02861), by bitsandbytes."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -22,7 +20,6 @@ class AdamW8bit(Optimizer):
     """Let CUDA move moments to the host's memory when the GPU's is full."""
 
     def missing(self) -> str:
-        """It is an extra."""
         if find_spec("bitsandbytes"):
             return ""
         return f"optimizer={self.name}: bitsandbytes is not installed; run pip install 'mmsafe[qlora]'"

@@ -1,7 +1,5 @@
 """Muon (Jordan et al., 2024; scaled as in arXiv 2502.16982) beside AdamW, as PyTorch has them."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any, ClassVar
 
@@ -22,7 +20,6 @@ class Muon(Optimizer):
     beta2: Share = 0.999
 
     def refusal(self, sharded_by: str | None, trainer: Trainer, model: ModelOptions, peft: Peft) -> str:
-        """It wants matrices to train."""
         if not model.train.language or peft.method != "none":
             return "optimizer=muon: trains the language model's own matrices; set peft=none model.train.language=true"
         return super().refusal(sharded_by, trainer, model, peft)

@@ -1,7 +1,5 @@
 """The plug-in interface of an optimiser: what it is given of a model, and what it says about itself."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal

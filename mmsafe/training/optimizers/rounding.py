@@ -4,8 +4,6 @@
 Kahan's sum, it adds next time what rounding took. Gradients stay bf16.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

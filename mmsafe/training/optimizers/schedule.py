@@ -1,7 +1,5 @@
 """Learning rates from step to step."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

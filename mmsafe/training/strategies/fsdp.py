@@ -1,7 +1,5 @@
 """PyTorch's FSDP2 under Lightning."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -55,10 +53,8 @@ class FullySharded(Parallel):
             fully_shard(unit, mesh=mesh, mp_policy=policy)
 
     def gradient_norm(self, module: Any) -> Tensor | None:
-        """Norm of the gradient of all parts together."""
         norm = super().gradient_norm(module)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def whole_weights(self, module: Any) -> dict[str, Tensor]:
-        """The weights, gathered on the first process."""
         return get_model_state_dict(module.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))  # type: ignore[return-value]

@@ -1,7 +1,5 @@
 """What training asks of a strategy, and the answer where every device holds a whole model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -47,7 +47,6 @@ class Auto(Strategy):
     compiles: ClassVar[bool] = True
 
     def parallel(self, trainer: Trainer) -> Parallel:
-        """A whole model on every device."""
         from mmsafe.training.strategies.parallel import Parallel
 
         return Parallel(trainer, ddp=self.name == "ddp" or trainer.processes > 1)
@@ -80,7 +79,6 @@ class FSDP(_HalfWeights):
     several_parts: ClassVar[bool] = True
 
     def parallel(self, trainer: Trainer) -> Parallel:
-        """Parts of every layer on every device."""
         from mmsafe.training.strategies.fsdp import FullySharded
 
         return FullySharded(trainer)

@@ -1,7 +1,5 @@
 """DeepSpeed's ZeRO under Lightning."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable
