@@ -36,7 +36,7 @@ def labelled(said: str) -> list[str]:
 
 
 def agreement(place: Path, *words: str) -> Ended:
-    return launch("agreement", *words, "hydra.run.dir=out", cwd=place, cache=place / "cache")
+    return launch("agreement", *words, "hydra.run.dir=out", cwd=place)
 
 
 def found(place: Path) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def wiki() -> Iterator[WikiServer]:
 
 
 def build(folder: Path, data: Path, wiki: WikiServer, *more: str) -> Ended:
-    return launch("build", *build_words(folder, data, wiki.api, *more), cwd=folder, cache=folder / "cache")
+    return launch("build", *build_words(folder, data, wiki.api, *more), cwd=folder)
 
 
 def lines(folder: Path, stage: str) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ def test_the_old_spelling_works_and_says_the_new_one(
 ):
     write = RunWriter(write_data(tmp_path / "data", ["How?", "Why?"]))
     write(tmp_path / "my runs" / "run", [("Sorry.", REFUSED), ("So.", SAFE)], "a=b")
-    ended = launch(command, *old, cwd=tmp_path, cache=tmp_path / "cache")
+    ended = launch(command, *old, cwd=tmp_path)
     told = f"this spelling ends with the next release; write: {shlex.join(['python', '-m', f'mmsafe.{command}', *new])}"
     assert ended.status == 0
     assert ended.err.startswith(f"mmsafe.{command}: {told}\n")

@@ -37,7 +37,7 @@ def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS) -> None
 
 
 def compare(place: Path, *words: str) -> Ended:
-    return launch("compare", "a=a", "b=b", *words, "hydra.run.dir=out", cwd=place, cache=place / "cache")
+    return launch("compare", "a=a", "b=b", *words, "hydra.run.dir=out", cwd=place)
 
 
 def compared(place: Path, *words: str) -> tuple[dict[str, Any], str]:

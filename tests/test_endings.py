@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from judged_runs import REFUSED, SAFE, RunWriter, write_data
-from launching import Ended, launch
+from launching import Ended, launch, refuse
 
 from mmsafe.core.endings import ended_at_once
 from mmsafe.core.errors import UserError
@@ -26,8 +26,10 @@ from mmsafe.sweeps.results import recorded
 EVALUATE = ("evaluate", "model=random", "benchmark.size=8", "benchmark.neutral_size=2", "hydra.run.dir=run")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", ["train --help", "train --cfg all", "samples --help", "cli --help"])
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [("train --help", ""), ("train --cfg all", "1"), ("samples --help", "1"), ("cli --help", "")],
+)
 def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: str, unbuffered: str, tmp_path: Path):
     name, *rest = words.split()
     script = f"from mmsafe.{name} import main; main()"
@@ -40,14 +42,16 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: str, unbuff
     assert done.stderr == b""
 
 
-@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run", "/dev/null/run"])
-@pytest.mark.parametrize("command", [EVALUATE, ("compare", "a=file", "b=file", "")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        *((EVALUATE, folder) for folder in ("file", "file/run", "/proc/run", "/dev/null/run")),
+        (("compare", "a=file", "b=file", ""), "file/run"),
+    ],
+)
 def test_a_run_folder_that_cannot_be_made_is_one_line(folder: str, command: tuple[str, ...], tmp_path: Path):
     (tmp_path / "file").touch()
-    ended = launch(*command[:-1], f"hydra.run.dir={folder}", cwd=tmp_path, cache=tmp_path / "cache")
-    assert ended.status == 2
-    assert "choose another place" in ended.err
-    assert ended.err.count("\n") == 1
+    assert "choose another place" in refuse(*command[:-1], f"hydra.run.dir={folder}", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 300])
@@ -55,7 +59,7 @@ def test_a_disk_that_is_full_while_hydra_writes_is_one_line(size: int, tmp_path:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        ended = launch(*EVALUATE, cwd=tmp_path, cache=tmp_path / "cache")
+        ended = launch(*EVALUATE, cwd=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ended.status == 2
@@ -88,7 +92,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(tmp_path: Path) -> Callable[..., Ended]:
-    return lambda name, *words: launch(name, *words, cwd=tmp_path, cache=tmp_path / "cache")
+    return lambda name, *words: launch(name, *words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=lambda text: repr(text[:25]))
@@ -114,7 +118,7 @@ def test_a_damaged_record_of_a_run_is_one_line_in_every_command_that_reads_it(
             continue
         whole = (run / name).read_bytes()
         (run / name).write_bytes(content.encode("latin-1"))
-        for reader in readers:
+        for reader in readers if content == "{" else readers[:1]:  # they share what reads the file
             ended = call(*reader)
             assert ended.status == 2, (name, reader, ended.err)
             lines = [line for line in ended.err.splitlines() if line.startswith("mmsafe.")]

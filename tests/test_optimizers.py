@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 from roots import ROOTS
 from small_model import copied, of_family, small_model
 from torch import nn
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Peft, Trainer
+from mmsafe.core.settings import Peft
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import Family, families
@@ -168,7 +168,7 @@ def run(optimizer: Optimizer, steps: int = 20, **trainer: Any) -> list[dict[str,
         scoring=scoring,
         reference=Frozen().policy(llava, scoring, "32-true"),
         optimizer=optimizer,
-        trainer=Trainer(max_steps=steps, accelerator="cpu", precision="32-true", progress_bar=False, **trainer),
+        trainer=on_cpu(max_steps=steps, **trainer),
         loggers=[Rows()],
         batch_size=4,
     )

@@ -54,7 +54,7 @@ def run(folder: Path) -> Run:
     def started(level: str) -> tuple[str, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("COLUMNS", "400")
-            ended = launch("train", *words(level), cwd=folder, cache=folder / "cache")
+            ended = launch("train", *words(level), cwd=folder)
         assert ended.status == 0, ended.err
         return ended.out, ended.err, (folder / level / "train.log").read_text()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from chromium import DESKTOP, PHONE, chromium, opened
-from launching import launch
+from launching import succeed
 from reader_rows import json_file, picture
 
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -44,8 +44,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     json_file(place / "set/train.json", rows)
     two = {"question": "USER: Is <image> or <image> secret? ASSISTANT:", "image": ["4.png", "5.png"]}
     json_file(place / "set/test.json", [entry(0, "test"), entry(99, "test", **two)])
-    ended = launch("inspect", "model=random", *SPLITS, "hydra.run.dir=out", cwd=place, cache=place / "cache")
-    assert ended.status == 0, ended.err
+    succeed("inspect", "model=random", *SPLITS, "hydra.run.dir=out", cwd=place)
     return place / "out" / "inspect.html"
 
 

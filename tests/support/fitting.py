@@ -45,3 +45,8 @@ def fitted(
     data = PreferenceData(llava, examples, loss, recipe)
     validation = Validation(PreferenceData(llava, held, loss, recipe)) if held else None
     return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks, validation)
+
+
+def on_cpu(**options: Any) -> Trainer:
+    """A loop in fp32 on the CPU, whatever this machine has."""
+    return Trainer(**{"accelerator": "cpu", "precision": "32-true", "progress_bar": False, **options})
