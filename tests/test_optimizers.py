@@ -241,36 +241,6 @@ def test_schedules_by_hand(options: Any, factors: Any):
     assert all(abs(a - b) < 0.25 for (a, _), (b, _) in pairwise(rates))
 
 
-HALF = ("model=llava_hf", "model.path=.", "model.dtype=bfloat16")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["optimizer=muon", "strategy=fsdp"], "optimizer=muon: needs whole weights, which strategy=fsdp cuts"),
-        (["optimizer=adamw_8bit", "strategy=fsdp"], "optimizer=adamw_8bit: needs whole weights"),
-        (["optimizer=adafactor", "strategy=fsdp"], "optimizer=adafactor: needs whole weights"),
-        (["optimizer=muon", "peft=lora"], "optimizer=muon: trains the language model's own matrices"),
-        (["optimizer.rounding=kahan"], "optimizer.rounding=kahan: is for bf16 weights; set model.dtype=bfloat16"),
-        ([*HALF, "optimizer.rounding=stochastic", "peft=lora"], "model.dtype=bfloat16 peft=none"),
-        ([*HALF, "optimizer.rounding=stochastic", "strategy=fsdp"], "strategy=fsdp cuts weights; choose strategy=ddp"),
-        (["optimizer.fused=true", "strategy=fsdp"], "optimizer.fused=true: works neither on shards"),
-        (["optimizer.fused=true", "trainer.precision=16-mixed"], "optimizer.fused=true: works neither on shards"),
-        (["optimizer.lr_by_part.vision=1e-5"], "optimizer.lr_by_part.vision=1e-05: nothing of that is trained"),
-        (["optimizer.lr_by_part.language=1e-5", "peft=lora"], "optimizer.lr_by_part.language=1e-05: nothing"),
-        (["optimizer.lr_by_part.adapters=1e-5"], "optimizer.lr_by_part.adapters=1e-05: nothing of that is trained"),
-        (["optimizer.schedule=linear", "optimizer.min_lr_ratio=0.1"], "min_lr_ratio works with schedule=cosine or wsd"),
-        (["optimizer.lr_by_part.head=1e-5"], "optimizer.lr_by_part has no option 'head'"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_what_cannot_work_is_refused_in_one_line_before_anything_is_loaded(words: list[str], message: str):
-    with pytest.raises(UserError) as caught:
-        check("train", ROOTS["train"], words)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_missing_package_and_a_missing_gpu_are_told(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match="only CUDA has pages; use optimizer=adamw_8bit"):
         built(AdamW8bit(lr=1e-3, paged=True), small_model().model)

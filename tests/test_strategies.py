@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import refuse, succeed
+from launching import succeed
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
@@ -211,19 +211,3 @@ def test_every_family_takes_the_same_steps_as_in_one_process(families_alone: Pat
         assert weights.keys() == own.keys()
         for name, weight in weights.items():
             torch.testing.assert_close(own[name], weight, atol=5e-5, rtol=0, msg=f"{one.name}: {name}")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("strategy=deepspeed_zero2",), "strategy: DeepSpeed needs a GPU, not trainer.accelerator=cpu; see strategy="),
-        (("strategy=fsdp", "reference=frozen"), "reference: weights in parts need reference=cached"),
-        (("strategy=fsdp", "vision_cache=memory"), "vision_cache: with weights in parts, all devices have to run"),
-        (("strategy=fsdp", "scoring=padded"), "weights in parts need scoring=shared_prefix"),
-        (("strategy=fsdp", "trainer.precision=16-mixed"), "trainer.precision=16-mixed: works with strategy=auto or"),
-        (("strategy=deepspeed_zero2", "strategy.offload=true"), "strategy: offload works in stage 3 only"),
-        (("strategy=deepspeed_zero4",), "strategy=deepspeed_zero4: no such strategy; did you mean"),
-    ],
-)
-def test_what_cannot_be_is_one_line(tmp_path: Path, words: tuple[str, ...], message: str):
-    assert message in refuse("train", "model=random", "trainer.accelerator=cpu", *words, cwd=tmp_path)

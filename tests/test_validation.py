@@ -313,23 +313,6 @@ def own(folder: Path, step: int) -> list[Path]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trainer.validate_every=1.5"], "trainer.validate_every"),
-        (["trainer.validate_every=0"], "trainer.validate_every"),
-        (
-            ["checkpoint.monitor=val/loss"],
-            "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of",
-        ),
-        (["validate.generate=4"], "checkpoint.monitor, validate.generate: need trainer.validate_every"),
-        (["early_stopping.patience=2"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
-        (["checkpoint.load_best=true"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
-        (
-            ["trainer.validate_every=1", "checkpoint.monitor=val/x"],
-            "checkpoint.mode: it is not known what of val/x is better; say min or max",
-        ),
-        (
-            ["trainer.validate_every=1", "validate.generate=4", "strategy=fsdp"],
-            "validate.generate: weights in parts give no answers while they train",
-        ),
         (["trainer.validate_every=99"], "trainer.validate_every=99: training ends before, after 4 steps; lower it"),
         (
             ["trainer.validate_every=1", "checkpoint.monitor=val/los", "checkpoint.mode=min"],

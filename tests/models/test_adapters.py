@@ -295,21 +295,6 @@ def test_a_stopped_run_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.
     assert losses(tmp_path / "stopped") == losses(place / method)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("peft=lora", "model.train.vision=true"), "adapters train the language model and never the tower"),
-        (("peft=lora", "model.train.language=false"), "adapters train the language model"),
-        (("reference=adapter_off",), "reference=adapter_off: there is no adapter; choose one by peft=lora"),
-        (("peft=qlora", "strategy=fsdp"), "strategy=fsdp: 4-bit weights stay whole; peft=qlora needs auto or ddp"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path: Path, words: Any, message: str):
-    ended = launch("train", *QUICK, *words, cwd=tmp_path, cache=tmp_path)
-    assert ended.status == 2
-    assert message in ended.err
-
-
 def test_without_bitsandbytes_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     missing: Any = None
     monkeypatch.setitem(sys.modules, "bitsandbytes", missing)
