@@ -1,7 +1,5 @@
 """Shared fixtures: one thread, a cache of the test session's own, and a tiny LLaVA with random weights."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """`mmsafe.agreement`: two raters' labels, by hand, and files that cannot be read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

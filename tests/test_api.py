@@ -1,7 +1,5 @@
 """The Python API: the commands as functions, in a process that they leave as it was."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json

@@ -1,7 +1,5 @@
 """Servers that never end, send too much or lead away, against the clients of chat endpoints and of encyclopaedias."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

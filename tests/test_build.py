@@ -1,7 +1,5 @@
 """`mmsafe.build` from end to end: a valid set, killed and continued, changed options, what it says and refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

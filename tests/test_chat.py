@@ -1,7 +1,5 @@
 """`mmsafe.chat`: whose answers stand beside whose, what they are scored with, and that a page of it lets nothing in."""
 
-from __future__ import annotations
-
 import io
 import os
 import pty

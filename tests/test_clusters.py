@@ -1,7 +1,5 @@
 """Runs that torchrun or SLURM start: the same as one process, stopped and continued, refused where it cannot work."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

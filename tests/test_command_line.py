@@ -1,7 +1,5 @@
 """One language of all commands: their help, their old spelling for one release, and who may ask Hydra."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

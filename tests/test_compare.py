@@ -1,7 +1,5 @@
 """`mmsafe.compare`: what changed between two runs, by hand, and what cannot be compared."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The recipes of CONTRIBUTING.md, followed to the letter in a folder of a user's own."""
 
-from __future__ import annotations
-
 import csv
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`mmsafe.blind` and `mmsafe.evaluate` on several devices: the same files as on one."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

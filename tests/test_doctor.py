@@ -1,7 +1,5 @@
 """`mmsafe.doctor`: what it says, what it advises, and how it ends."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

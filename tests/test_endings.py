@@ -1,7 +1,5 @@
 """How commands end where their place is at fault, nobody reads what they say, or a signal asks: no traceback."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -1,7 +1,5 @@
 """`mmsafe.export`: from either format to either format and back, bit by bit."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`mmsafe.inspect`: statistics, repetitions and leakage of small sets that were counted by hand."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

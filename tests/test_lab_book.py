@@ -1,7 +1,5 @@
 """The lab book: every page has its parts, its tables say what its results.csv does, and its commands can be run."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os

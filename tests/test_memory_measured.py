@@ -1,7 +1,5 @@
 """The memory estimator against real tensors, what autograd keeps, and the peak of real training runs."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

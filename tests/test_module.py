@@ -1,7 +1,5 @@
 """The training step: it learns, starts where it must, logs what TRL logs, and trains what it was told to."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Optimisers: each against its obvious oracle, what rounding does to bf16 weights, groups by part, and schedules."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Plans written before the runs: what is a plan, which runs it holds, and that a run is held to it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import runpy

@@ -1,7 +1,5 @@
 """What a user is told about a command line that cannot work: one line, naming the option, before anything heavy."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """`mmsafe.prepare`: what comes back is what was there, in folders that are complete or not there."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

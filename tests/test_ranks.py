@@ -1,7 +1,5 @@
 """Several processes on one machine: the same run as one process on the same global batch."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Every command in README.md, docs/ and the lab book is one that works: it is taken from there, not copied to here."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

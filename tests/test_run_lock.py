@@ -1,7 +1,5 @@
 """One run at a time in a folder: of two that begin together one goes on, and what is killed lets go."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

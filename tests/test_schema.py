@@ -1,7 +1,5 @@
 """Editor support: schemas that take every YAML file and refuse what is misspelt in one, and completion in bash."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

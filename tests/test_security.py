@@ -1,7 +1,5 @@
 """What comes from others runs no code, and what was typed as a secret is written nowhere."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Packed rows against padded ones: the same losses, the same gradients, the same trained weights."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import random

@@ -1,7 +1,5 @@
 """What a person sees of a run, in three levels, and what is imported for it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Strategies on two processes without a GPU: the optimiser steps of one process, stopped and continued or not."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

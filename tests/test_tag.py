@@ -1,7 +1,5 @@
 """`mmsafe.tag`: each example gets one category of the taxonomy or `unknown`, asked for once, whatever interrupts it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

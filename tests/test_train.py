@@ -1,7 +1,5 @@
 """A training run as a user sees it: the folder that it leaves, the same command again, sweeps, own rows."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """A run that was stopped, however and whenever, ends as if it had not been: same weights, same log, bit for bit."""
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Validation while a policy trains: what it finds, what it leaves alone, which checkpoint is best, and when it ends."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

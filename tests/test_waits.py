@@ -1,7 +1,5 @@
 """A step of training waits for the device only where it is logged."""
 
-from __future__ import annotations
-
 import traceback
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """The benchmark against TRL compares like with like: same inputs, same losses, same gradient norms."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

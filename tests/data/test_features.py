@@ -1,7 +1,5 @@
 """Kept vision features: later epochs skip tower and decoding, with the same numbers; bounded, and never stale."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Files of other frameworks: what becomes of their rows, and how data=auto knows them."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

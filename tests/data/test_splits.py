@@ -1,7 +1,5 @@
 """Which files of a folder are read for a split: layouts as published, and those that are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

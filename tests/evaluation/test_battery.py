@@ -1,7 +1,5 @@
 """The robustness battery: the same attacks on harmful and on harmless requests; benign training as an attack."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Nothing is judged twice and nothing is dropped: by one process, by several, and after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

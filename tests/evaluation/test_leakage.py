@@ -1,7 +1,5 @@
 """What is decided without the image: equal to what the micro-world's generator knows, and to counts by hand."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A panel: each member asked, judged and measured as it is alone, and all of it in one run."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The paper's three benchmarks as one, and its tables beside ours."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

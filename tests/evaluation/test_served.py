@@ -1,7 +1,5 @@
 """`mmsafe.evaluate` with models behind endpoints: one that answers, one that judges, and a process that is killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

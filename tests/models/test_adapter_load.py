@@ -1,7 +1,5 @@
 """LoRA adapters merged into their base: of runs, of PEFT under old names and new, and in LLaVA's own layout."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """LoRA and QLoRA: adapters of the language model and the projector are trained, kept and merged; the base stays."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import dataclasses

@@ -1,7 +1,5 @@
 """Compiled layers: the same steps, for the time of the training only, and one line where there is no compiler."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any

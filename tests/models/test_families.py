@@ -1,7 +1,5 @@
 """Each model family against `transformers` itself, on tiny models with random weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

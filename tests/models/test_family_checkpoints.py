@@ -1,7 +1,5 @@
 """Checkpoints of each family: read as `transformers` saved them, written as it reads them, refused in one line."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """LLaVA-1.5 in its original format: what is loaded, what is refused, and in which words."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

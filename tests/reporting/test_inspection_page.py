@@ -1,7 +1,5 @@
 """The page of `mmsafe.inspect` in a real browser: what it shows, what it hides, and that nothing in it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A published report: numbers open what they are made of, links lead somewhere, nothing tells of the machine."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

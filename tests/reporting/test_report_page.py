@@ -1,7 +1,5 @@
 """The report's page in a real browser: that it can be read, that every figure is drawn, and that nothing in it runs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The sample browser in a real one: what it shows, what it hides, and that nothing in it runs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Runs are read back with the prompts that they were asked, or not at all, also in the formats of the field's tools."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """The W&B dashboard as code, and the sweep for W&B's agent: as they would be sent, without key or network."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

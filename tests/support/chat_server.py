@@ -1,7 +1,5 @@
 """An OpenAI-compatible chat endpoint on loopback that answers, or fails, as a test tells it to."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

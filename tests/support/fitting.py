@@ -1,7 +1,5 @@
 """One call that trains, for tests that name a few of its values only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

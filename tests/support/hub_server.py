@@ -1,7 +1,5 @@
 """A hub on loopback that takes what is uploaded to it, as far as `huggingface_hub` needs one."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Runs a command of mmsafe inside the test's own process."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

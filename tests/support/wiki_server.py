@@ -1,13 +1,11 @@
 """A small MediaWiki on loopback: `pageimages`, `imageinfo` and image files, over sockets, with faults on demand."""
 
-from __future__ import annotations
-
 import io
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from loopback import Quiet, serving
@@ -40,7 +38,7 @@ class WikiServer:
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
 
-    def __enter__(self) -> WikiServer:
+    def __enter__(self) -> Self:
         server = self
 
         class Bound(Handler):
