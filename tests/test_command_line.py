@@ -60,9 +60,6 @@ def test_help_for_a_recipe_names_options_as_the_command_does():
 def test_a_choice_takes_meanings_over_from_the_one_that_it_extends():
     assert re.search(r"objective\.beta=0\.1 +inverse temperature", help_page("train", ["objective=bpo"]))
     assert re.search(r"optimizer\.paged=true +true: as", help_page("train", ["optimizer=paged_adamw_8bit"]))
-
-
-def test_help_for_a_choice_that_there_is_not():
     with pytest.raises(UserError, match="objective=bppo: no such objective; did you mean 'bpo'"):
         help_page("train", ["objective=bppo"])
 

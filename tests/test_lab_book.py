@@ -271,9 +271,3 @@ def test_make_runs_every_experiment():
 def test_the_list_of_the_book_links_every_page():
     text = (BOOK / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\w+)/README\.md\)", text)) == {path.parent.name for path in BOOK.glob("*/README.md")}
-
-
-def test_the_page_of_curves_is_what_its_results_make():
-    curves = runpy.run_path(str(BOOK / "rounding" / "curves.py"))
-    text = (BOOK / "rounding" / "README.md").read_text(encoding="utf-8")
-    assert curves["table"](curves["read"](BOOK / "rounding" / "results.csv")) in text

@@ -1,11 +1,10 @@
 """The page of `mmsafe.inspect` in a real browser: what it shows, what it hides, and that nothing in it runs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import DESKTOP, PHONE, chromium, opened
+from chromium import DESKTOP, PHONE, opened
 from launching import succeed
 from reader_rows import json_file, picture
 
@@ -44,12 +43,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     json_file(place / "set/test.json", [entry(0, "test"), entry(99, "test", **two)])
     succeed("inspect", "model=random", *SPLITS, "hydra.run.dir=out", cwd=place)
     return place / "out" / "inspect.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 def ids(page: Any) -> list[str]:
