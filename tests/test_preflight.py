@@ -74,10 +74,7 @@ def words_of(value: Any) -> str:
         # misspelt groups and options
         (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
-        (
-            ["model=gpt"],
-            "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b, llava13b",
-        ),
+        (["model=gpt"], "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b,"),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),
         # values
@@ -152,17 +149,11 @@ def words_of(value: Any) -> str:
         # validation
         (["trainer.validate_every=1.5"], "trainer.validate_every"),
         (["trainer.validate_every=0"], "trainer.validate_every"),
-        (
-            ["checkpoint.monitor=val/loss"],
-            "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of",
-        ),
+        (["checkpoint.monitor=val/loss"], "checkpoint.monitor, validate.generate: need trainer.validate_every, such"),
         (["validate.generate=4"], "checkpoint.monitor, validate.generate: need trainer.validate_every"),
         (["early_stopping.patience=2"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
         (["checkpoint.load_best=true"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
-        (
-            ["trainer.validate_every=1", "checkpoint.monitor=val/x"],
-            "checkpoint.mode: it is not known what of val/x is better; say min or max",
-        ),
+        (["trainer.validate_every=1", "checkpoint.monitor=val/x"], "checkpoint.mode: it is not known what of val/x"),
         (
             ["trainer.validate_every=1", "validate.generate=4", "strategy=fsdp"],
             "validate.generate: weights in parts give no answers while they train",
