@@ -1,7 +1,5 @@
 """`mmsafe.agreement`: two raters' labels, by hand, and files that cannot be read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +35,7 @@ def labelled(said: str) -> list[str]:
 
 
 def agreement(place: Path, *words: str) -> Ended:
-    return launch("agreement", *words, "hydra.run.dir=out", cwd=place, cache=place / "cache")
+    return launch("agreement", *words, "hydra.run.dir=out", cwd=place)
 
 
 def found(place: Path) -> list[dict[str, Any]]:

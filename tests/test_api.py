@@ -1,7 +1,5 @@
 """The Python API: the commands as functions, in a process that they leave as it was."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json
@@ -17,7 +15,7 @@ import hydra
 import pytest
 from chat_server import ChatServer, Reply
 from hydra.core.global_hydra import GlobalHydra
-from launching import QUICK, launch
+from launching import QUICK, launch, succeed
 from roots import ROOTS
 
 import mmsafe
@@ -93,8 +91,7 @@ def test_help_shows_the_signature_of_the_function():
 
 
 def test_a_run_is_that_of_the_command(run: mmsafe.Run, place: Path):
-    ended = launch("train", *TRAIN, "hydra.run.dir=command", cwd=place, cache=place / "cache")
-    assert ended.status == 0, ended.err
+    succeed("train", *TRAIN, "hydra.run.dir=command", cwd=place)
     assert run.metrics == json.loads((place / "command" / "metrics.json").read_text())
     weights = [(place / name / "model" / "model.safetensors").read_bytes() for name in ("run", "command")]
     assert weights[0] == weights[1]
@@ -171,7 +168,7 @@ BAD = (
 
 @pytest.mark.parametrize("words", BAD)
 def test_bad_input_is_the_line_of_the_command(words: str, place: Path):
-    ended = launch("train", *words.split(), cwd=place, cache=place / "cache")
+    ended = launch("train", *words.split(), cwd=place)
     with pytest.raises(UserError) as raised:
         mmsafe.train(*words.split())
     assert (ended.status, ended.err) == (2, f"mmsafe.train: {raised.value}\n")

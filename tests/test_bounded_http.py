@@ -1,18 +1,14 @@
 """Servers that never end, send too much or lead away, against the clients of chat endpoints and of encyclopaedias."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
-import threading
 import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
+from loopback import Quiet, serving
 
 from mmsafe.core.chat_client import Chat, NoAnswerError
 from mmsafe.core.endpoint import Endpoint
@@ -32,94 +28,59 @@ def packed(content: Iterator[bytes]) -> bytes:
 BOMB = packed(bytes(MIB) for _ in range(200))
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     """Does what the first part of the path says."""
 
     elsewhere: list[str]
     arrived: list[tuple[str, str, dict[str, str]]]
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.arrived.append((self.command, self.path, dict(self.headers)))
         with contextlib.suppress(ConnectionError):
-            getattr(self, self.path.split("/")[1])()
+            REPLIES[self.path.split("/")[1]](self)
 
     do_GET = do_POST  # noqa: N815
 
-    def reply(self, content: bytes, status: int = 200, **headers: str) -> None:
+    def begin(self, status: int = 200, **headers: str) -> None:
+        """Without a length."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(content)
 
-    def right(self) -> None:
-        self.reply(ANSWER)
-
-    def small_and_packed(self) -> None:
-        self.reply(packed(iter([ANSWER])), Content_Encoding="gzip")
-
-    def dripping_body(self) -> None:
-        self.reply(b"")
-        self._forever(b" ", pause=0.05)
-
-    def dripping_headers(self) -> None:
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        self._forever(b"a", pause=0.05)
-
-    def dripping_redirects(self) -> None:
-        time.sleep(TIMEOUT / 3)
-        self.reply(b"", 307, Location=self.path)
-
-    def endless(self) -> None:
-        self.reply(b"")
-        self._forever(bytes(MIB), pause=0)
-
-    def endless_error(self) -> None:
-        self.reply(b"", 400)
-        self._forever(bytes(MIB), pause=0)
-
-    def bomb(self) -> None:
-        self.reply(BOMB, Content_Encoding="gzip")
-
-    def bomb_in_a_redirect(self) -> None:
-        self.reply(BOMB, 307, Content_Encoding="gzip", Location="/right/v1/chat/completions")
-
-    def unknown_packing(self) -> None:
-        self.reply(ANSWER, Content_Encoding="br")
-
-    def here(self) -> None:
-        self.reply(b"", 307, Location=self.path.replace("here", "right"))
-
-    def away(self) -> None:
-        self.reply(b"", 307, Location=self.elsewhere[0] + self.path.replace("away", "right"))
-
-    def _forever(self, part: bytes, pause: float) -> None:
+    def forever(self, part: bytes, pause: float = 0) -> None:
         while True:
             self.wfile.write(part)
             time.sleep(pause)
 
-    def log_message(self, *_: Any) -> None:
-        pass
+
+REPLIES: dict[str, Callable[[Handler], object]] = {
+    "right": lambda it: it.reply(200, ANSWER),
+    "small_and_packed": lambda it: it.reply(200, packed(iter([ANSWER])), Content_Encoding="gzip"),
+    "dripping_body": lambda it: (it.begin(), it.forever(b" ", pause=0.05)),
+    "dripping_headers": lambda it: (it.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: "), it.forever(b"a", pause=0.05)),
+    "dripping_redirects": lambda it: (time.sleep(TIMEOUT / 3), it.begin(307, Location=it.path)),
+    "endless": lambda it: (it.begin(), it.forever(bytes(MIB))),
+    "endless_error": lambda it: (it.begin(400), it.forever(bytes(MIB))),
+    "bomb": lambda it: (it.begin(Content_Encoding="gzip"), it.wfile.write(BOMB)),
+    "bomb_in_a_redirect": lambda it: (
+        it.begin(307, Content_Encoding="gzip", Location="/right/v1/chat/completions"),
+        it.wfile.write(BOMB),
+    ),
+    "unknown_packing": lambda it: it.reply(200, ANSWER, Content_Encoding="br"),
+    "here": lambda it: it.begin(307, Location=it.path.replace("here", "right")),
+    "away": lambda it: it.begin(307, Location=it.elsewhere[0] + it.path.replace("away", "right")),
+}
 
 
 @pytest.fixture
 def servers() -> Iterator[tuple[type[Handler], type[Handler]]]:
     """Two, of which the first knows the address of the second."""
-    kinds, running = [], []
-    for _ in range(2):
-        kind = type("Bound", (Handler,), {"elsewhere": [], "arrived": []})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        kinds.append(kind)
-        running.append(server)
-    first, second = kinds
-    first.elsewhere = [f"http://127.0.0.1:{server.server_port}" for server in reversed(running)]
-    yield first, second
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    first, second = (type("Bound", (Handler,), {"elsewhere": [], "arrived": []}) for _ in range(2))
+    with serving(first) as one, serving(second) as other:
+        first.elsewhere = [other, one]
+        yield first, second
 
 
 def ask(url: str, timeout: float = PATIENCE) -> str | None:

@@ -1,7 +1,5 @@
 """`mmsafe.build` from end to end: a valid set, killed and continued, changed options, what it says and refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -34,7 +32,7 @@ def wiki() -> Iterator[WikiServer]:
 
 
 def build(folder: Path, data: Path, wiki: WikiServer, *more: str) -> Ended:
-    return launch("build", *build_words(folder, data, wiki.api, *more), cwd=folder, cache=folder / "cache")
+    return launch("build", *build_words(folder, data, wiki.api, *more), cwd=folder)
 
 
 def lines(folder: Path, stage: str) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Caches that are damaged: what is read from them is what was kept, is made again, or is refused in one line."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import shutil

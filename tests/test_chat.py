@@ -1,7 +1,5 @@
 """`mmsafe.chat`: whose answers stand beside whose, what they are scored with, and that a page of it lets nothing in."""
 
-from __future__ import annotations
-
 import io
 import os
 import pty
@@ -21,7 +19,7 @@ import httpx2
 import pytest
 import torch
 from chromium import DESKTOP, PHONE, chromium
-from launching import QUICK, launch, wait_for
+from launching import QUICK, launch, refuse, succeed, wait_for
 from PIL import Image
 from small_model import Noise
 
@@ -48,8 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     words = (*QUICK, "evaluate=false", "optimizer.lr=0.01", "objective=dpo")
     for name, more in {"full": (), "lora": ("peft=lora", "peft.rank=4")}.items():
-        ended = launch("train", *words, *more, f"hydra.run.dir={name}", cwd=folder, cache=folder / "cache")
-        assert ended.status == 0, ended.err
+        succeed("train", *words, *more, f"hydra.run.dir={name}", cwd=folder)
     for number, name in enumerate(("a.png", "b.jpg")):
         Noise(number, 64, 48).load().save(folder / name)
     return folder
@@ -163,9 +160,7 @@ def test_a_conversation_that_is_too_long_is_refused_and_not_cut(cached: Path):
     ],
 )
 def test_bad_input_is_one_line(words: list[str], line: str, runs: Path):
-    ended = launch("chat", *words, cwd=runs, cache=runs / "cache")
-    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
-    assert ended.err.startswith(line)
+    assert refuse("chat", *words, cwd=runs).startswith(line)
 
 
 def test_a_port_in_use_is_told_before_a_model_is_loaded(runs: Path):

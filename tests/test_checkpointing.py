@@ -1,7 +1,5 @@
 """Which checkpoint counts: only one that is complete, named by the pointer, and of a run like this one."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

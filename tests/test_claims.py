@@ -1,7 +1,5 @@
 """Work shared through a folder: nothing is handed out twice, nothing is left undone."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

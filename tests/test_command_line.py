@@ -1,7 +1,5 @@
 """One language of all commands: their help, their old spelling for one release, and who may ask Hydra."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex
@@ -62,9 +60,6 @@ def test_help_for_a_recipe_names_options_as_the_command_does():
 def test_a_choice_takes_meanings_over_from_the_one_that_it_extends():
     assert re.search(r"objective\.beta=0\.1 +inverse temperature", help_page("train", ["objective=bpo"]))
     assert re.search(r"optimizer\.paged=true +true: as", help_page("train", ["optimizer=paged_adamw_8bit"]))
-
-
-def test_help_for_a_choice_that_there_is_not():
     with pytest.raises(UserError, match="objective=bppo: no such objective; did you mean 'bpo'"):
         help_page("train", ["objective=bppo"])
 
@@ -95,7 +90,7 @@ def test_the_old_spelling_works_and_says_the_new_one(
 ):
     write = RunWriter(write_data(tmp_path / "data", ["How?", "Why?"]))
     write(tmp_path / "my runs" / "run", [("Sorry.", REFUSED), ("So.", SAFE)], "a=b")
-    ended = launch(command, *old, cwd=tmp_path, cache=tmp_path / "cache")
+    ended = launch(command, *old, cwd=tmp_path)
     told = f"this spelling ends with the next release; write: {shlex.join(['python', '-m', f'mmsafe.{command}', *new])}"
     assert ended.status == 0
     assert ended.err.startswith(f"mmsafe.{command}: {told}\n")

@@ -1,7 +1,5 @@
 """`mmsafe.compare`: what changed between two runs, by hand, and what cannot be compared."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +36,7 @@ def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS) -> None
 
 
 def compare(place: Path, *words: str) -> Ended:
-    return launch("compare", "a=a", "b=b", *words, "hydra.run.dir=out", cwd=place, cache=place / "cache")
+    return launch("compare", "a=a", "b=b", *words, "hydra.run.dir=out", cwd=place)
 
 
 def compared(place: Path, *words: str) -> tuple[dict[str, Any], str]:

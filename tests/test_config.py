@@ -1,7 +1,5 @@
 """conf/ against the code: every option composes, is typed, and mirrors the class that it names."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass

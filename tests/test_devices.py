@@ -1,7 +1,5 @@
 """`mmsafe.blind` and `mmsafe.evaluate` on several devices: the same files as on one."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import launch
+from launching import refuse
 
 SMALL = ("model=random", "accelerator=cpu", "data.size=18", "data.test_size=8")
 ASKED = ("evaluation.max_new_tokens=6", "evaluation.batch_size=2", "benchmark.size=16", "benchmark.neutral_size=4")
@@ -76,6 +74,4 @@ def test_blind_responses_are_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_devices_that_are_not_here_are_one_line(command: str, words: tuple[str, ...], message: str, tmp_path: Path):
-    ended = launch(command, *SMALL, *words, "hydra.run.dir=run", cwd=tmp_path, cache=tmp_path / "cache")
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert message in ended.err
+    assert message in refuse(command, *SMALL, *words, "hydra.run.dir=run", cwd=tmp_path)

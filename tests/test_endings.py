@@ -1,7 +1,5 @@
 """How commands end where their place is at fault, nobody reads what they say, or a signal asks: no traceback."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -11,10 +9,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judged_runs import REFUSED, SAFE, RunWriter, write_data
-from launching import Ended, launch
+from launching import Ended, launch, refuse
 
 from mmsafe.core.endings import ended_at_once
 from mmsafe.core.errors import UserError
@@ -26,8 +25,10 @@ from mmsafe.sweeps.results import recorded
 EVALUATE = ("evaluate", "model=random", "benchmark.size=8", "benchmark.neutral_size=2", "hydra.run.dir=run")
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", ["train --help", "train --cfg all", "samples --help", "cli --help"])
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [("train --help", ""), ("train --cfg all", "1"), ("samples --help", "1"), ("cli --help", "")],
+)
 def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: str, unbuffered: str, tmp_path: Path):
     name, *rest = words.split()
     script = f"from mmsafe.{name} import main; main()"
@@ -40,14 +41,16 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(words: str, unbuff
     assert done.stderr == b""
 
 
-@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run", "/dev/null/run"])
-@pytest.mark.parametrize("command", [EVALUATE, ("compare", "a=file", "b=file", "")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        *((EVALUATE, folder) for folder in ("file", "file/run", "/proc/run", "/dev/null/run")),
+        (("compare", "a=file", "b=file", ""), "file/run"),
+    ],
+)
 def test_a_run_folder_that_cannot_be_made_is_one_line(folder: str, command: tuple[str, ...], tmp_path: Path):
     (tmp_path / "file").touch()
-    ended = launch(*command[:-1], f"hydra.run.dir={folder}", cwd=tmp_path, cache=tmp_path / "cache")
-    assert ended.status == 2
-    assert "choose another place" in ended.err
-    assert ended.err.count("\n") == 1
+    assert "choose another place" in refuse(*command[:-1], f"hydra.run.dir={folder}", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 300])
@@ -55,7 +58,7 @@ def test_a_disk_that_is_full_while_hydra_writes_is_one_line(size: int, tmp_path:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        ended = launch(*EVALUATE, cwd=tmp_path, cache=tmp_path / "cache")
+        ended = launch(*EVALUATE, cwd=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ended.status == 2
@@ -88,7 +91,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(tmp_path: Path) -> Callable[..., Ended]:
-    return lambda name, *words: launch(name, *words, cwd=tmp_path, cache=tmp_path / "cache")
+    return lambda name, *words: launch(name, *words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=lambda text: repr(text[:25]))
@@ -114,7 +117,8 @@ def test_a_damaged_record_of_a_run_is_one_line_in_every_command_that_reads_it(
             continue
         whole = (run / name).read_bytes()
         (run / name).write_bytes(content.encode("latin-1"))
-        for reader in readers:
+        shared = name != "judgements.jsonl" and content != "{"  # what reads the file
+        for reader in readers[:1] if shared else readers:
             ended = call(*reader)
             assert ended.status == 2, (name, reader, ended.err)
             lines = [line for line in ended.err.splitlines() if line.startswith("mmsafe.")]
@@ -141,30 +145,25 @@ def no_job(cfg: object, config: object) -> None:
     raise AssertionError("a job began")
 
 
-@pytest.mark.parametrize(("number", "status"), SIGNALS)
-def test_a_signal_ends_with_its_own_status(number: signal.Signals, status: int):
-    with pytest.raises(SystemExit) as ended, ended_at_once():
+def hidden_by_an_error(number: signal.Signals) -> None:
+    """As OmegaConf does."""
+    try:
         signal.raise_signal(number)
-    assert ended.value.code == status
+    except BaseException as end:
+        raise AssertionError from end
 
 
+def survived(number: signal.Signals) -> None:
+    with suppress(SystemExit):
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("code", [signal.raise_signal, hidden_by_an_error, survived])
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
-def test_an_error_on_the_way_out_does_not_hide_the_signal(number: signal.Signals, status: int):
-    def omegaconf_like() -> None:
-        try:
-            signal.raise_signal(number)
-        except BaseException as end:
-            raise AssertionError from end
-
+def test_a_signal_ends_with_its_own_status_whatever_code_makes_of_it(code: Any, number: signal.Signals, status: int):
     with pytest.raises(SystemExit) as ended, ended_at_once():
-        omegaconf_like()
+        code(number)
     assert ended.value.code == status
-
-
-def test_code_that_goes_on_all_the_same_is_ended_after_it():
-    with pytest.raises(SystemExit) as ended, ended_at_once(), suppress(SystemExit):
-        signal.raise_signal(signal.SIGTERM)
-    assert ended.value.code == 143
 
 
 def test_afterwards_signals_mean_what_they_did():

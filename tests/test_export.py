@@ -1,7 +1,5 @@
 """`mmsafe.export`: from either format to either format and back, bit by bit."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -15,7 +13,7 @@ import pytest
 import torch
 from hub_server import hub_server
 from huggingface_hub import ModelCard
-from launching import QUICK, Ended, launch
+from launching import QUICK, Ended, launch, succeed
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -37,7 +35,7 @@ SIZES = Architecture(
 
 
 def run(place: Path, *overrides: str) -> Ended:
-    return launch("export", *overrides, cwd=place, cache=place / "cache")
+    return launch("export", *overrides, cwd=place)
 
 
 def refused(place: Path, said: str, *overrides: str) -> None:
@@ -289,8 +287,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with an evaluation, whose command names a place and a secret."""
     place = tmp_path_factory.mktemp("trained")
     words = (*QUICK, "objective=dpo", f"name={place}/secret-name", "hydra.run.dir=run")
-    ended = launch("train", *words, cwd=place, cache=place / "cache")
-    assert ended.status == 0, ended.err
+    succeed("train", *words, cwd=place)
     return place / "run"
 
 

@@ -1,7 +1,5 @@
 """Batched generation: what plain transformers would say one prompt at a time, and honest samples of it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

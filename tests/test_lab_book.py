@@ -1,7 +1,5 @@
 """The lab book: every page has its parts, its tables say what its results.csv does, and its commands can be run."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os
@@ -287,12 +285,6 @@ def test_make_runs_every_experiment():
 def test_the_list_of_the_book_links_every_page():
     text = (BOOK / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\w+)/README\.md\)", text)) == {path.parent.name for path in BOOK.glob("*/README.md")}
-
-
-def test_the_page_of_curves_is_what_its_results_make():
-    curves = runpy.run_path(str(BOOK / "rounding" / "curves.py"))
-    text = (BOOK / "rounding" / "README.md").read_text(encoding="utf-8")
-    assert curves["table"](curves["read"](BOOK / "rounding" / "results.csv")) in text
 
 
 def test_the_book_corrects_the_differences_of_all_pages_together(monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,5 @@
 """Rooms in one order: a module imports its own package or one below it, and no import leads back to where it began."""
 
-from __future__ import annotations
-
 import ast
 import re
 from graphlib import CycleError, TopologicalSorter

@@ -1,7 +1,5 @@
 """The chunked log-probs against `log_softmax` of all logits at once: values and gradients."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

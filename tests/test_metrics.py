@@ -1,7 +1,5 @@
 """Names and values of what a step logs for each kind of objective."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

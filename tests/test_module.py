@@ -1,7 +1,5 @@
 """The training step: it learns, starts where it must, logs what TRL logs, and trains what it was told to."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools
@@ -16,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import DummyLogger
 from small_model import copied, small_model
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
-from mmsafe.core.settings import Checkpoint, Trainer
+from mmsafe.core.settings import Checkpoint
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.model_options import Trained
@@ -87,13 +85,7 @@ def trained(
         "scoring": scoring,
         "reference": reference.policy(llava, scoring, "32-true") if objective.needs_reference else None,
         "optimizer": AdamW(lr=1e-3, schedule="constant", warmup_steps=0),
-        "trainer": Trainer(
-            max_steps=steps,
-            accumulate_grad_batches=accumulate,
-            accelerator="cpu",
-            precision="32-true",
-            progress_bar=False,
-        ),
+        "trainer": on_cpu(max_steps=steps, accumulate_grad_batches=accumulate),
         "batch_size": batch,
         "seed": 0,
         "loggers": [recorder],
@@ -185,9 +177,7 @@ def test_what_is_not_finite_ends_training(
             if lr < 1:
                 next(p for p in module.policy.parameters() if p.requires_grad).grad.fill_(math.inf)
 
-    trainer = Trainer(
-        max_steps=steps, accumulate_grad_batches=2, log_every_n_steps=5, accelerator="cpu", precision="32-true"
-    )
+    trainer = on_cpu(max_steps=steps, accumulate_grad_batches=2, log_every_n_steps=5)
     again = {"folder": tmp_path, "checkpoint": Checkpoint(every_n_steps=1)}
     adamw = AdamW(lr=lr, schedule="constant", warmup_steps=0)
     for _ in range(2):
@@ -221,9 +211,7 @@ def on_two_processes(llava: VLM, examples: list[Example], batch_size: int) -> tu
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "test"}
-    trainer = Trainer(
-        max_steps=1, devices=2, accumulate_grad_batches=2, accelerator="cpu", precision="32-true", progress_bar=False
-    )
+    trainer = on_cpu(max_steps=1, devices=2, accumulate_grad_batches=2)
 
     def work(rank: int) -> None:
         own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
@@ -357,7 +345,7 @@ def test_the_optimiser_is_gone_when_training_ends(small: VLM, examples: list[Exa
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
 def test_the_logged_gradient_norm_is_the_one_before_clipping(small: VLM, examples: list[Example], clip: float):
-    trainer = Trainer(max_steps=2, gradient_clip_val=clip, accelerator="cpu", precision="32-true", progress_bar=False)
+    trainer = on_cpu(max_steps=2, gradient_clip_val=clip)
     norms: list[float] = []
 
     class Watch(Callback):
@@ -385,14 +373,7 @@ def test_the_learning_rate_follows_its_schedule_by_the_step(
     small: VLM, examples: list[Example], schedule: Any, warmup: float, expected: list[float]
 ):
     adamw = AdamW(lr=2e-3, schedule=schedule, warmup_steps=warmup)
-    trainer = Trainer(
-        max_epochs=4,
-        accumulate_grad_batches=2,
-        log_every_n_steps=2 if schedule == "constant" else 1,
-        accelerator="cpu",
-        precision="32-true",
-        progress_bar=False,
-    )
+    trainer = on_cpu(max_epochs=4, accumulate_grad_batches=2, log_every_n_steps=2 if schedule == "constant" else 1)
     end, _, rows = trained(small, examples, SFT(), optimizer=adamw, trainer=trainer)  # 4 batches of 1: 2 steps an epoch
     logged = range(1, 9)[trainer.log_every_n_steps - 1 :: trainer.log_every_n_steps]
     assert [row["step"] for row in rows] == list(logged)

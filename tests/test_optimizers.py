@@ -1,20 +1,18 @@
 """Optimisers: each against its obvious oracle, what rounding does to bf16 weights, groups by part, and schedules."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 from roots import ROOTS
 from small_model import copied, of_family, small_model
 from torch import nn
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Peft, Trainer
+from mmsafe.core.settings import Peft
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.family import Family, families
@@ -168,7 +166,7 @@ def run(optimizer: Optimizer, steps: int = 20, **trainer: Any) -> list[dict[str,
         scoring=scoring,
         reference=Frozen().policy(llava, scoring, "32-true"),
         optimizer=optimizer,
-        trainer=Trainer(max_steps=steps, accelerator="cpu", precision="32-true", progress_bar=False, **trainer),
+        trainer=on_cpu(max_steps=steps, **trainer),
         loggers=[Rows()],
         batch_size=4,
     )
@@ -239,36 +237,6 @@ def test_schedules_by_hand(options: Any, factors: Any):
     assert [rate for rate, _ in rates] == pytest.approx([2 * factors(step) for step in range(101)])
     assert [rate / 4 for rate, _ in rates] == pytest.approx([rate for _, rate in rates]), "all parts alike"
     assert all(abs(a - b) < 0.25 for (a, _), (b, _) in pairwise(rates))
-
-
-HALF = ("model=llava_hf", "model.path=.", "model.dtype=bfloat16")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["optimizer=muon", "strategy=fsdp"], "optimizer=muon: needs whole weights, which strategy=fsdp cuts"),
-        (["optimizer=adamw_8bit", "strategy=fsdp"], "optimizer=adamw_8bit: needs whole weights"),
-        (["optimizer=adafactor", "strategy=fsdp"], "optimizer=adafactor: needs whole weights"),
-        (["optimizer=muon", "peft=lora"], "optimizer=muon: trains the language model's own matrices"),
-        (["optimizer.rounding=kahan"], "optimizer.rounding=kahan: is for bf16 weights; set model.dtype=bfloat16"),
-        ([*HALF, "optimizer.rounding=stochastic", "peft=lora"], "model.dtype=bfloat16 peft=none"),
-        ([*HALF, "optimizer.rounding=stochastic", "strategy=fsdp"], "strategy=fsdp cuts weights; choose strategy=ddp"),
-        (["optimizer.fused=true", "strategy=fsdp"], "optimizer.fused=true: works neither on shards"),
-        (["optimizer.fused=true", "trainer.precision=16-mixed"], "optimizer.fused=true: works neither on shards"),
-        (["optimizer.lr_by_part.vision=1e-5"], "optimizer.lr_by_part.vision=1e-05: nothing of that is trained"),
-        (["optimizer.lr_by_part.language=1e-5", "peft=lora"], "optimizer.lr_by_part.language=1e-05: nothing"),
-        (["optimizer.lr_by_part.adapters=1e-5"], "optimizer.lr_by_part.adapters=1e-05: nothing of that is trained"),
-        (["optimizer.schedule=linear", "optimizer.min_lr_ratio=0.1"], "min_lr_ratio works with schedule=cosine or wsd"),
-        (["optimizer.lr_by_part.head=1e-5"], "optimizer.lr_by_part has no option 'head'"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_what_cannot_work_is_refused_in_one_line_before_anything_is_loaded(words: list[str], message: str):
-    with pytest.raises(UserError) as caught:
-        check("train", ROOTS["train"], words)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_package_and_a_missing_gpu_are_told(monkeypatch: pytest.MonkeyPatch):

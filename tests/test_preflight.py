@@ -1,7 +1,5 @@
 """What a user is told about a command line that cannot work: one line, naming the option, before anything heavy."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess
@@ -28,6 +26,8 @@ from mmsafe.runs.preflight import check
 
 HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "peft", "wandb")
 EIGHT = ("optimizer.global_batch_size=8",)
+HALF = ("model=llava_hf", "model.path=.", "model.dtype=bfloat16")
+ON_CPU = ("model=random", "trainer.accelerator=cpu")
 NAMED = ("objective", "trainer", "logger")
 CHECKPOINTS = ("llava_hf", "llava7b", "llava13b")
 SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
@@ -65,7 +65,7 @@ def words_of(value: Any) -> str:
         (["++objective.betaa=0.2"], "objective.betaa: objective=bpo has no option 'betaa'; did you mean 'beta'?"),
         (["~sed"], "sed: there is no option 'sed'; did you mean 'seed'?"),
         (["+typo=1"], "typo: TrainConfig has no such option"),
-        (["+objective.betta=1"], "objective.betta: BPO has no such option"),
+        (["+objective.betta=1"], "objective.betta: BPO has no such option; did you mean"),
         # the right option at the wrong place
         (["max_steps=2"], "max_steps: there is no option 'max_steps'; did you mean 'trainer.max_steps'?"),
         (["beta=2"], "beta: there is no option 'beta'; did you mean 'objective.beta'?"),
@@ -74,10 +74,7 @@ def words_of(value: Any) -> str:
         # misspelt groups and options
         (["objectiv=bpo"], "objectiv: there is no option 'objectiv'; did you mean 'objective'?"),
         (["objective=bppo"], "objective=bppo: no such objective; did you mean 'bpo'?"),
-        (
-            ["model=gpt"],
-            "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b, llava13b",
-        ),
+        (["model=gpt"], "model=gpt: no such model; known: gemma3_4b, hf, internvl3_1b, internvl3_2b, internvl3_8b,"),
         (["logger=[csv,wandbb]"], "logger=wandbb: no such logger; did you mean 'wandb'?"),
         (["experiment=micro"], "experiment=micro: no such experiment; did you mean 'microworld'?"),
         # values
@@ -112,6 +109,55 @@ def words_of(value: Any) -> str:
         ([*EIGHT, "data.max_tokens=4096"], "global_batch_size: data.max_tokens takes as many items as fit"),
         (["model.compile=true", "strategy=fsdp"], "model.compile: needs strategy=auto or ddp"),
         (["~judge"], "judge=keywords cannot tell what benchmark=microworld measures"),
+        # optimisers
+        (["optimizer=muon", "strategy=fsdp"], "optimizer=muon: needs whole weights, which strategy=fsdp cuts"),
+        (["optimizer=adamw_8bit", "strategy=fsdp"], "optimizer=adamw_8bit: needs whole weights"),
+        (["optimizer=adafactor", "strategy=fsdp"], "optimizer=adafactor: needs whole weights"),
+        (["optimizer=muon", "peft=lora"], "optimizer=muon: trains the language model's own matrices"),
+        (["optimizer.rounding=kahan"], "optimizer.rounding=kahan: is for bf16 weights; set model.dtype=bfloat16"),
+        ([*HALF, "optimizer.rounding=stochastic", "peft=lora"], "model.dtype=bfloat16 peft=none"),
+        ([*HALF, "optimizer.rounding=stochastic", "strategy=fsdp"], "strategy=fsdp cuts weights; choose strategy=ddp"),
+        (["optimizer.fused=true", "strategy=fsdp"], "optimizer.fused=true: works neither on shards"),
+        (["optimizer.fused=true", "trainer.precision=16-mixed"], "optimizer.fused=true: works neither on shards"),
+        (["optimizer.lr_by_part.vision=1e-5"], "optimizer.lr_by_part.vision=1e-05: nothing of that is trained"),
+        (["optimizer.lr_by_part.language=1e-5", "peft=lora"], "optimizer.lr_by_part.language=1e-05: nothing"),
+        (["optimizer.lr_by_part.adapters=1e-5"], "optimizer.lr_by_part.adapters=1e-05: nothing of that is trained"),
+        (["optimizer.schedule=linear", "optimizer.min_lr_ratio=0.1"], "min_lr_ratio works with schedule=cosine or wsd"),
+        (["optimizer.lr_by_part.head=1e-5"], "optimizer.lr_by_part has no option 'head'"),
+        # a way of training on devices
+        (
+            [*ON_CPU, "strategy=deepspeed_zero2"],
+            "DeepSpeed needs a GPU, not trainer.accelerator=cpu; see",
+        ),
+        ([*ON_CPU, "strategy=fsdp", "reference=frozen"], "reference: weights in parts need reference=cached"),
+        (
+            [*ON_CPU, "strategy=fsdp", "vision_cache=memory"],
+            "vision_cache: with weights in parts, all devices",
+        ),
+        ([*ON_CPU, "strategy=fsdp", "scoring=padded"], "weights in parts need scoring=shared_prefix"),
+        (
+            [*ON_CPU, "strategy=fsdp", "trainer.precision=16-mixed"],
+            "precision=16-mixed: works with strategy=auto or",
+        ),
+        ([*ON_CPU, "strategy=deepspeed_zero2", "strategy.offload=true"], "strategy: offload works in stage 3 only"),
+        ([*ON_CPU, "strategy=deepspeed_zero4"], "strategy=deepspeed_zero4: no such strategy; did you mean"),
+        # adapters
+        (["peft=lora", "model.train.vision=true"], "adapters train the language model and never the tower"),
+        (["peft=lora", "model.train.language=false"], "adapters train the language model"),
+        (["reference=adapter_off"], "reference=adapter_off: there is no adapter; choose one by peft=lora"),
+        (["peft=qlora", "strategy=fsdp"], "strategy=fsdp: 4-bit weights stay whole; peft=qlora needs auto or ddp"),
+        # validation
+        (["trainer.validate_every=1.5"], "trainer.validate_every"),
+        (["trainer.validate_every=0"], "trainer.validate_every"),
+        (["checkpoint.monitor=val/loss"], "checkpoint.monitor, validate.generate: need trainer.validate_every, such"),
+        (["validate.generate=4"], "checkpoint.monitor, validate.generate: need trainer.validate_every"),
+        (["early_stopping.patience=2"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
+        (["checkpoint.load_best=true"], "checkpoint.monitor: early stopping and load_best go by a metric; name it"),
+        (["trainer.validate_every=1", "checkpoint.monitor=val/x"], "checkpoint.mode: it is not known what of val/x"),
+        (
+            ["trainer.validate_every=1", "validate.generate=4", "strategy=fsdp"],
+            "validate.generate: weights in parts give no answers while they train",
+        ),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),
         (["objective.beta=["], "cannot read objective.beta=[: no viable alternative at input '['"),
@@ -143,7 +189,6 @@ def words_of(value: Any) -> str:
             for pair in product(("objective", "trainer", "logger"), ("null", "3", "{a: 1}"))
         ),
         # added options that do not exist
-        (["+objective.betta=1"], "did you mean"),
         (["+sed=1"], "did you mean"),
         (["+objective={betta: 1}"], "did you mean"),
         # anywhere in a sweep, before job 0

@@ -1,7 +1,5 @@
 """`mmsafe.prepare`: what comes back is what was there, in folders that are complete or not there."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -19,7 +17,7 @@ from any_rows import ANY
 from datasets import load_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from launching import launch
+from launching import launch, succeed
 from reader_rows import READERS, ROWS, json_file, numbered, parquet, picture
 
 from mmsafe.core import progress
@@ -431,12 +429,11 @@ def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(folder: 
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "out").exists()
-    done = launch("prepare", *words, cwd=folder, cache=folder / "cache")
-    assert done.status == 0, done.err
+    done = succeed("prepare", *words, cwd=folder)
     assert "5000 of train" in done.err
     assert load_dataset(str(folder / "out"), cache_dir=str(folder / "hf"), split="train").num_rows == 5_000
     assert not (folder / ".out.unfinished").exists()
-    again = launch("prepare", *words, cwd=folder, cache=folder / "cache")
+    again = launch("prepare", *words, cwd=folder)
     assert (again.status, "is finished" in again.err) == (0, True)
 
 
@@ -450,6 +447,6 @@ def test_a_killed_command_leaves_nothing_that_loads_and_can_be_repeated(folder: 
     ],
 )
 def test_a_wrong_option_is_one_line(word: str, message: str, tmp_path: Path) -> None:
-    done = launch("prepare", f"out={tmp_path}/out", word, cwd=tmp_path, cache=tmp_path / "cache")
+    done = launch("prepare", f"out={tmp_path}/out", word, cwd=tmp_path)
     assert done.status == 2
     assert re.fullmatch(rf"mmsafe\.prepare: .*{re.escape(message)}.*\n", done.err)

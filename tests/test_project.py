@@ -1,7 +1,5 @@
 """Hygiene of the repository itself: what its documents, Makefile and pins say is true."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

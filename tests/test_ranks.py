@@ -1,7 +1,5 @@
 """Several processes on one machine: the same run as one process on the same global batch."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import launch
+from launching import launch, succeed
 from safetensors.torch import load_file
 
 RUN = (
@@ -44,8 +42,7 @@ def rows(path: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    ended = launch("train", *RUN, "data.batch_size=8", "hydra.run.dir=one", cwd=folder, cache=folder / "cache")
-    assert ended.status == 0, ended.err
+    succeed("train", *RUN, "data.batch_size=8", "hydra.run.dir=one", cwd=folder)
     return folder
 
 
@@ -129,6 +126,6 @@ def test_sigterm_to_the_command_stops_all_and_the_same_command_goes_on(place: Pa
 
 
 def test_other_machines_are_not_started_from_here(tmp_path: Path):
-    ended = launch("train", *RUN, "data.batch_size=1", "trainer.num_nodes=2", cwd=tmp_path, cache=tmp_path / "cache")
+    ended = launch("train", *RUN, "data.batch_size=1", "trainer.num_nodes=2", cwd=tmp_path)
     assert ended.status == 2
     assert "trainer.num_nodes: start the processes by torchrun" in ended.err

@@ -1,7 +1,5 @@
 """Every command in README.md, docs/ and the lab book is one that works: it is taken from there, not copied to here."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer, Reply, verdict
-from launching import launch
+from launching import succeed
 from PIL import Image
 from published import harmeval, mm_safetybench
 from roots import ROOTS
@@ -100,10 +98,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, run in {"dpo": "DIR", "dpo-demo": "outputs/demo/dpo", "bpo-demo": "outputs/demo/bpo"}.items():
         objective = name.partition("-")[0]
         words = (f"name={objective}", f"objective={objective}", *quick, f"hydra.run.dir={run}")
-        ended = launch("train", *words, cwd=folder, cache=folder / "cache")
-        assert ended.status == 0, ended.err
+        succeed("train", *words, cwd=folder)
     words = (*quick[1:], "model=llava_hf", "model.path=DIR", "objective=dpo", "peft=lora", "hydra.run.dir=lora")
-    assert launch("train", *words, cwd=folder, cache=folder / "cache").status == 0
+    succeed("train", *words, cwd=folder)
     shutil.copytree(folder / "lora" / "adapter", folder / "ADAPTER")
     judged = [json.loads(line) for line in (folder / "DIR" / "judgements.jsonl").read_text().splitlines()]
     labels = [f"{row['id']},{number % 2}" for number, row in enumerate(judged)]
@@ -173,8 +170,7 @@ def test_documented_command_works(command: str, place: Path, endpoint: str, monk
             check_here(place, name, arguments)
             arguments = [word.replace(SERVED, endpoint) for word in made_small(name, arguments)]
         if name != "demo":  # `make demo` is a stage of .ci/run, and takes minutes
-            ended = launch(name, *arguments, cwd=place, cache=place / "cache")
-            assert ended.status == 0, ended.err
+            succeed(name, *arguments, cwd=place)
 
 
 @pytest.mark.parametrize("command", [command for command, is_run in documented().items() if not is_run])

@@ -1,7 +1,5 @@
 """The real MMSafe-PO rows beside the checkout, with placeholder images: blind, optimise, evaluate."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """The paper's recipes: every number of its released code (arXiv 2503.14189), for both sizes."""
 
-from __future__ import annotations
-
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """`mmsafe.report`: groups over seeds, intervals, paired differences, results.csv."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """What is on the disk after something went wrong in between: files, run folders, the cache."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Editor support: schemas that take every YAML file and refuse what is misspelt in one, and completion in bash."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from launching import launch
+from launching import launch, succeed
 
 from mmsafe.cli import COMMANDS
 from mmsafe.core.config import conf_dir
@@ -32,8 +30,7 @@ def schema(command: str, *words: str) -> Any:
     """What is printed; of a choice what would be."""
     if words:
         return schema_of(command, TrainConfig, words)
-    ended = launch(command, "--schema", cwd=CONF, cache=CONF / "none")
-    assert ended.status == 0, ended.err
+    ended = succeed(command, "--schema", cwd=CONF, cache=CONF / "none")
     return json.loads(ended.out)
 
 

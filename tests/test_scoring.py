@@ -1,7 +1,5 @@
 """Token log-probs of padded batches against a naive computation: one sequence at a time, by plain `transformers`."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What comes from others runs no code, and what was typed as a secret is written nowhere."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys
@@ -13,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged_runs import REFUSED, SAFE, RunWriter, write_data
-from launching import QUICK, launch
+from launching import QUICK, launch, refuse, succeed
 
 from mmsafe.core.config import allow_plugins, recorded
 from mmsafe.core.errors import UserError
@@ -104,12 +102,12 @@ def test_no_dotted_name_gets_past_as_anything_but_options(parts: list[str]):
 
 def test_a_package_that_the_user_names_is_imported_and_only_then(planted: Any, mark: Path, tmp_path: Path):
     folder = planted(benchmark={"_target_": "my_plugin.Mine"})
-    refused = launch("samples", f"runs={folder}", cwd=tmp_path, cache=tmp_path)
-    assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert "if you trust the package my_plugin, add plugins=[my_plugin]" in refused.err
+    assert "if you trust the package my_plugin, add plugins=[my_plugin]" in refuse(
+        "samples", f"runs={folder}", cwd=tmp_path, cache=tmp_path
+    )
     assert "my_plugin" not in sys.modules
     for command, words in (("samples", [f"runs={folder}"]), ("compare", [f"a={folder}", f"b={folder}"])):
-        assert launch(command, *words, "plugins=[my_plugin]", cwd=tmp_path, cache=tmp_path).status == 0
+        succeed(command, *words, "plugins=[my_plugin]", cwd=tmp_path, cache=tmp_path)
     assert "add plugins=[my_plugin]" in launch("samples", f"runs={folder}", cwd=tmp_path, cache=tmp_path).err
 
 
@@ -121,8 +119,7 @@ def test_secrets_that_were_typed_are_in_no_file_and_no_message(tmp_path: Path, m
     monkeypatch.setenv("MY_API_TOKEN", TOKEN)
     words = [word for word in QUICK if not word.startswith(("trainer", "generation", "data.batch"))]
     words += [f"name={TOKEN}+{URL}", "hydra.run.dir=run", "hydra.verbose=true"]
-    ended = launch("evaluate", *words, cwd=tmp_path, cache=tmp_path)
-    assert ended.status == 0, ended.err
+    ended = succeed("evaluate", *words, cwd=tmp_path, cache=tmp_path)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     written = {path.name: path.read_text() for path in files} | {"shown": ended.out + ended.err}
     assert {"run.json", "config.yaml", "hydra.yaml", "overrides.yaml", "evaluate.log"} <= set(written)
@@ -130,8 +127,7 @@ def test_secrets_that_were_typed_are_in_no_file_and_no_message(tmp_path: Path, m
     about = json.loads(written["run.json"])
     assert about["config"]["name"] == f"{LEFT_OUT}+http://{LEFT_OUT}@localhost:9/v1"
     assert f"name={about['config']['name']}" in about["command"]
-    again = launch("evaluate", *words, cwd=tmp_path, cache=tmp_path)
-    assert again.status == 0, "the same command finds its finished run"
+    succeed("evaluate", *words, cwd=tmp_path, cache=tmp_path)
     refused = launch("evaluate", *words, f"seed={URL}", cwd=tmp_path, cache=tmp_path)
     assert (refused.status, "pass-word" in refused.err) == (2, False)
 
@@ -141,8 +137,7 @@ def test_records_of_data_sets_hold_no_secret_either(tmp_path: Path, monkeypatch:
     data = write_data(tmp_path / "data", ["How?", "Why?"]).rename(tmp_path / f"{TOKEN}.json")
     words = ["data=mmsafe_po", f"data.path={data}", f"data.image_dir={tmp_path / 'data'}"]
     for command, more in (("inspect", []), ("prepare", ["out=set"]), ("prepare", ["out=set"])):
-        ended = launch(command, *words, *more, f"hydra.run.dir={command}", cwd=tmp_path, cache=tmp_path / "cache")
-        assert ended.status == 0, ended.err
+        succeed(command, *words, *more, f"hydra.run.dir={command}", cwd=tmp_path)
     written = [
         path for name in ("inspect", "prepare", "set") for path in (tmp_path / name).rglob("*") if path.is_file()
     ]

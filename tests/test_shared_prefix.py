@@ -1,7 +1,5 @@
 """Packed rows against padded ones: the same losses, the same gradients, the same trained weights."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import random
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
@@ -19,7 +17,6 @@ from small_model import Noise, copied, small_model
 from torch import Tensor
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Trainer
 from mmsafe.data.corruption import Corruption
 from mmsafe.data.example import Example, Turn
 from mmsafe.microworld.tiny_options import Architecture
@@ -200,7 +197,7 @@ def test_twenty_optimiser_steps_are_the_same(base: VLM, name: str, max_tokens: i
             scoring=scoring,
             reference=Model(frozen_copy(llava.model), scoring),
             optimizer=AdamW(lr=2e-4, warmup_steps=2),
-            trainer=Trainer(max_steps=20, accelerator="cpu", precision="32-true", progress_bar=False),
+            trainer=on_cpu(max_steps=20),
             batch_size=4,
             max_tokens=max_tokens,
             corruption=Darker(),

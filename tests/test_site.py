@@ -1,7 +1,5 @@
 """The documentation site: builds without a warning, loads nothing from elsewhere, has every option with its meaning."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What a person sees of a run, in three levels, and what is imported for it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -56,7 +54,7 @@ def run(folder: Path) -> Run:
     def started(level: str) -> tuple[str, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("COLUMNS", "400")
-            ended = launch("train", *words(level), cwd=folder, cache=folder / "cache")
+            ended = launch("train", *words(level), cwd=folder)
         assert ended.status == 0, ended.err
         return ended.out, ended.err, (folder / level / "train.log").read_text()
 

@@ -1,7 +1,5 @@
 """A full disk, as every library that writes to one tells of it, is one line that says what to do."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

@@ -1,7 +1,5 @@
 """`mmsafe.tag`: each example gets one category of the taxonomy or `unknown`, asked for once, whatever interrupts it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer, Reply, number_of, planned, text_of
-from launching import Ended, launch
+from launching import Ended, launch, succeed
 from PIL import Image
 
 from mmsafe.curation.tagging.taggers import LocalTagger
@@ -49,7 +47,7 @@ def words(data: Path, server: ChatServer, **options: Any) -> list[str]:
 
 
 def tag(folder: Path, *overrides: str, name: str = "run") -> Ended:
-    return launch("tag", *overrides, f"hydra.run.dir={folder / name}", cwd=folder, cache=folder / "cache")
+    return launch("tag", *overrides, f"hydra.run.dir={folder / name}", cwd=folder)
 
 
 def tagged(folder: Path, name: str = "run") -> dict[int, str]:
@@ -235,8 +233,7 @@ def test_metrics_of_training_and_evaluation_are_told_by_the_categories_of_the_fi
     quick = ["model=random", "objective=dpo", "trainer.progress_bar=false", "evaluation.max_new_tokens=4"]
     own = ["data=mmsafe_po", f"data.path={data}", f"data.categories={file}", "data.holdout_share=0.5"]
     by = ["trainer.metrics_by=[category]", "data.batch_size=6", f"hydra.run.dir={tmp_path / 'trained'}"]
-    done = launch("train", *quick, *own, *by, cwd=tmp_path, cache=tmp_path / "cache")
-    assert done.status == 0, done.err
+    done = succeed("train", *quick, *own, *by, cwd=tmp_path)
     metrics = json.loads((tmp_path / "trained" / "metrics.json").read_text())
     assert metrics[f"train/loss/category={THEFT}"] == pytest.approx(
         0.693147, abs=1e-4

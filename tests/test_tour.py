@@ -1,7 +1,5 @@
 """docs/tour.md says what is so: its files are as long as it says, and its session gives the numbers that it shows."""
 
-from __future__ import annotations
-
 import doctest
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """docs/tutorial.ipynb as it is stored, and executed again; docs/api.md says the signatures that there are."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

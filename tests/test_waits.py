@@ -1,19 +1,16 @@
 """A step of training waits for the device only where it is logged."""
 
-from __future__ import annotations
-
 import traceback
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 from pytorch_lightning.callbacks import Callback
 from small_model import copied, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmsafe.core.settings import Trainer
 from mmsafe.data.corruption import Crop
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.objectives.base import Objective
@@ -92,14 +89,7 @@ def test_only_logged_steps_wait(objective: Objective, monkeypatch: pytest.Monkey
             scoring=scoring,
             reference=reference,
             optimizer=AdamW(lr=1e-3),
-            trainer=Trainer(
-                max_steps=2 * EVERY + 1,
-                accumulate_grad_batches=2,
-                log_every_n_steps=EVERY,
-                accelerator="cpu",
-                precision="32-true",
-                progress_bar=False,
-            ),
+            trainer=on_cpu(max_steps=2 * EVERY + 1, accumulate_grad_batches=2, log_every_n_steps=EVERY),
             batch_size=2,
             corruption=Crop(),
             callbacks=[Steps(waits)],

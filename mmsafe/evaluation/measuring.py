@@ -1,5 +1,7 @@
 """What an evaluation measures, and how verdicts become the flat metrics of a run."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The benchmark for a GPU: what it runs and what it does when a case fails; all of it, at toy sizes, on the CPU."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

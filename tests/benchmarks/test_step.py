@@ -1,7 +1,5 @@
 """The benchmark against TRL compares like with like: same inputs, same losses, same gradient norms."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess
@@ -57,7 +55,10 @@ def compared(**plan: Any) -> dict[str, Any]:
     [
         ("folder of a LLaVA", "dpo", "padded"),
         ("folder of a LLaVA", "bpo", "shared_prefix"),
-        *((f"{family.name}-tiny", "bpo", "shared_prefix") for family in families() if family.name != "llava"),
+        *(
+            pytest.param(f"{family.name}-tiny", "bpo", "shared_prefix", marks=[pytest.mark.slow] * (number > 2))
+            for number, family in enumerate(family for family in families() if family.name != "llava")
+        ),
     ],
 )
 def test_both_sides_train_the_same(model: Path, rows: Path, kind: str, objective: str, scoring: str) -> None:

@@ -1,7 +1,5 @@
 """Stage 1: HH-RLHF into conversations."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

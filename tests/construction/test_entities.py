@@ -1,7 +1,5 @@
 """Stage 2: entities by rule, and by a token-classification model small enough to write here."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

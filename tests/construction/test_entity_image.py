@@ -1,7 +1,5 @@
 """Stage 3 against a MediaWiki on loopback: what it asks, how politely, and what it does when it is not answered."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

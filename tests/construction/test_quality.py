@@ -1,7 +1,5 @@
 """Stage 6: what may not go into a set."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

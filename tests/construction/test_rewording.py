@@ -1,7 +1,5 @@
 """Stage 5: a model words the request anew, and what it says is checked before it counts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage 4: words that point at the image take the entity's place."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

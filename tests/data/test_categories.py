@@ -1,7 +1,5 @@
 """Categories from a file: every data set takes them, and what does not fit the file is told."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Conversations as one text: written so, and read again as the same turns."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Corruptions: what they do to an image, and that they do the same to it whenever and wherever it is asked for."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import math

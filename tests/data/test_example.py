@@ -1,7 +1,5 @@
 """Examples: messages, blinding, and the keys that caches and run folders rely on."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Kept vision features: later epochs skip tower and decoding, with the same numbers; bounded, and never stale."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Trainer, VisionCache
+from mmsafe.core.settings import VisionCache
 from mmsafe.data.example import Example
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
@@ -179,7 +177,7 @@ def test_training_with_a_cache_ends_at_the_same_weights(base: VLM, decoded: list
             scoring=SCORING,
             reference=Cached().policy(llava, SCORING, "32-true"),
             optimizer=AdamW(lr=1e-3, warmup_steps=0),
-            trainer=Trainer(max_epochs=3, accelerator="cpu", precision="32-true", progress_bar=False),
+            trainer=on_cpu(max_epochs=3),
             batch_size=2,
             num_workers=workers,
             features=features,

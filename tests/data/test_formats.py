@@ -1,7 +1,5 @@
 """Files of other frameworks: what becomes of their rows, and how data=auto knows them."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging
@@ -9,15 +7,14 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
+from loopback import Quiet, serving
 from reader_rows import READERS, ROWS, error_of, json_file, parquet, picture, reader
 
 from mmsafe.core.config import allow_plugins
@@ -306,42 +303,26 @@ def hub(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "hub/train.jsonl").write_text("\n".join(json.dumps(SWIFT | {"id": str(i)}) for i in range(3)))
     files = {str(path.relative_to(tmp_path / "hub")): path for path in (tmp_path / "hub").rglob("*.*")}
 
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self, body: bool = True) -> None:
+    class Hub(Quiet):
+        def do_GET(self) -> None:  # noqa: N802
             name = self.path.partition("/resolve/")[2].partition("/")[2]
+            tag = {"ETag": f'"{digest(name)}"', "X-Repo-Commit": "0" * 40}
             if name in files:
-                content, kind = files[name].read_bytes(), "application/octet-stream"
+                self.reply(200, files[name].read_bytes(), "application/octet-stream", **tag)
             elif self.path.startswith("/api/datasets/mine/pairs"):
                 tree = [
                     {"type": "file", "path": one, "size": path.stat().st_size, "oid": one}
                     for one, path in files.items()
                 ]
                 about = {"id": "mine/pairs", "sha": "0" * 40, "siblings": [{"rfilename": one} for one in files]}
-                content, kind = json.dumps(tree if "/tree/" in self.path else about).encode(), "application/json"
+                self.reply(200, json.dumps(tree if "/tree/" in self.path else about).encode(), **tag)
             else:
                 self.send_error(404)
-                return
-            self.send_response(200)
-            for header, value in (("ETag", f'"{digest(name)}"'), ("X-Repo-Commit", "0" * 40), ("Content-Type", kind)):
-                self.send_header(header, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
 
-        def do_HEAD(self) -> None:
-            self.do_GET(body=False)
+        do_HEAD = do_GET  # noqa: N815
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Hub) as address:
+        yield address
 
 
 def prepare(folder: Path, address: str, name: str = "mine/pairs", number: int = 0) -> tuple[int, str]:

@@ -1,7 +1,5 @@
 """Over-long examples are clipped, dropped or refused by rule, and counted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The micro-world: its data are reproducible and disjoint, its pictures decide, its judge is exact."""
 
-from __future__ import annotations
-
 import math
 import os
 import random

@@ -1,7 +1,5 @@
 """Mixtures: shares, seeds, names of parts, and what a user types."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections import Counter

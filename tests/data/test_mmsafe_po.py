@@ -295,14 +295,6 @@ def many(tmp_path: Path) -> Path:
     )
 
 
-def test_train_and_holdout_share_no_image(many: Path) -> None:
-    data = MMSafePO(path=many, holdout_share=0.2)
-    train, held = data.train().examples, data.holdout().examples
-    assert len(train) + len(held) == len(data.test().examples) == 59
-    assert len(held) in range(10, 13)
-    assert not {e.images[0].key for e in train if e.images} & {e.images[0].key for e in held if e.images}
-
-
 def test_holdout_is_the_same_in_any_order_and_every_time(many: Path) -> None:
     first = MMSafePO(path=many).holdout().examples
     assert fingerprint(first) == fingerprint(MMSafePO(path=many).holdout().examples)

@@ -1,7 +1,5 @@
 """Readers of published data sets: what a row becomes, and what is said of rows that are not as published."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json

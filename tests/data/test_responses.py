@@ -1,7 +1,5 @@
 """The response cache: its key holds all that matters, and no interruption loses or repeats a response."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Batches: every index once, order by seed and epoch, resumable."""
 
-from __future__ import annotations
-
 import random
 from itertools import chain, pairwise
 

@@ -1,7 +1,5 @@
 """Data files are strangers': whatever they hold ends in examples, counted rows or one line, inside their folder."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,12 +1,10 @@
 """The robustness battery: the same attacks on harmful and on harmless requests; benign training as an attack."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-from launching import QUICK, launch
+from launching import QUICK, succeed
 from published import REFUSED, SAFE, UNKNOWN, UNSAFE, mossbench, shipped, siuo
 
 from mmsafe.core.errors import UserError
@@ -96,18 +94,15 @@ def test_an_image_within_the_words_stays_before_what_follows_it() -> None:
 def test_benign_training_is_an_attack_by_two_commands(tmp_path: Path) -> None:
     """The recipe of docs/benchmarks.md: train on harmless questions alone, then measure by the battery."""
     here = {"cwd": tmp_path, "cache": tmp_path / "cache"}
-    first = launch("train", "objective=dpo", "hydra.run.dir=safe", *QUICK, **here)  # type: ignore[arg-type]
-    assert first.status == 0, first.err
+    succeed("train", "objective=dpo", "hydra.run.dir=safe", *QUICK, **here)  # type: ignore[arg-type]
     quick = [word for word in QUICK if not word.startswith(("benchmark.", "model="))]
     words = ["objective=sft", "model=hf", "model.path=safe/model", "data=microworld", "data.neutral_share=1"]
     words += ["benchmark=battery", "judge=rules", "trainer.max_steps=2", "hydra.run.dir=benign"]
-    second = launch("train", *words, *quick, "evaluate=false", **here)  # type: ignore[arg-type]
-    assert second.status == 0, second.err
+    succeed("train", *words, *quick, "evaluate=false", **here)  # type: ignore[arg-type]
     asked = ["benchmark=battery", "data=microworld", "data.test_size=8", "judge=rules", "evaluation.max_new_tokens=4"]
     found = {}
     for run in ("safe", "benign"):
-        ended = launch("evaluate", f"checkpoint={run}", *asked, f"hydra.run.dir={run}-battery", **here)  # type: ignore[arg-type]
-        assert ended.status == 0, ended.err
+        succeed("evaluate", f"checkpoint={run}", *asked, f"hydra.run.dir={run}-battery", **here)  # type: ignore[arg-type]
         found[run] = json.loads((tmp_path / f"{run}-battery" / "metrics.json").read_text())
     assert found["safe"].keys() == found["benign"].keys()
     assert {f"eval/unsafe_rate/attack={attack}" for attack in ATTACKS} <= found["benign"].keys()

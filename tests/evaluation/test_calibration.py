@@ -1,7 +1,5 @@
 """The corrected rate of a judge, against hand values and by simulation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The cheating probe: on the micro-world by its rule, on MMSafe-PO with an image to swap in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The co-defence probe: 2×2 tables by hand, on the micro-world by its rule, on MMSafe-PO by `text_prompt`."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

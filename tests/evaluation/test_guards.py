@@ -1,7 +1,5 @@
 """Guard models: real checkpoints of the right architectures, asked as published, read strictly, never lenient."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Judges: refused and unsafe are two things, what cannot be told is unknown, and nothing is printed."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """Nothing is judged twice and nothing is dropped: by one process, by several, and after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -14,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launching import launch
+from launching import launch, refuse, succeed
 from slow_judge import SlowJudge
 
 from mmsafe.core.errors import UserError
@@ -180,7 +178,7 @@ def test_processes_share_the_judging_and_a_kill_loses_nothing_and_repeats_nothin
     assert len(asked(place)) == COUNT
     assert sum(asked(place).values()) - COUNT <= 1, "only what was being judged when the kill came"
     before = asked(place)
-    assert launch("evaluate", *words("run0"), cwd=place, cache=own_cache).status == 0
+    succeed("evaluate", *words("run0"), cwd=place, cache=own_cache)
     assert (place / "run0" / "judgements.jsonl").read_text() == (place / "run1" / "judgements.jsonl").read_text()
     assert asked(place) == before
     metrics = json.loads((place / "run0" / "metrics.json").read_text())
@@ -198,9 +196,9 @@ def test_the_processes_of_a_run_share_a_judge_that_is_a_model(place: Path) -> No
 
 
 def test_a_run_that_runs_no_model_takes_one_process(place: Path, own_cache: Path) -> None:
-    ended = launch("evaluate", *words("run", "devices=2"), cwd=place, cache=own_cache)
-    assert (ended.status, len(ended.err.splitlines())) == (2, 1)
-    assert ended.err.startswith("mmsafe.evaluate: generations=made runs no model here: it needs one process, not dev")
+    assert refuse("evaluate", *words("run", "devices=2"), cwd=place, cache=own_cache).startswith(
+        "mmsafe.evaluate: generations=made runs no model here: it needs one process, not dev"
+    )
 
 
 def test_too_many_unknown_end_with_one_line_and_leave_the_judgements(place: Path, own_cache: Path) -> None:

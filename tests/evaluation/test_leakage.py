@@ -1,14 +1,12 @@
 """What is decided without the image: equal to what the micro-world's generator knows, and to counts by hand."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import launch
+from launching import launch, succeed
 
 from mmsafe.core.errors import UserError
 from mmsafe.data.example import Example, Turn
@@ -29,7 +27,7 @@ def harmful(example: Example) -> bool:
     return example.tags["harmful"] == "yes"
 
 
-@pytest.mark.parametrize("correlation", [0.5, 0.7, 1.0])
+@pytest.mark.parametrize("correlation", [0.5, 1.0])
 def test_words_tell_of_the_micro_world_what_its_generator_lets_them(correlation: float):
     """A neutral question (share 0.15) is harmless; a directed one is what it sounds like with this probability."""
     examples = MicroWorld(cue_correlation=correlation).train().examples
@@ -117,8 +115,7 @@ def test_there_is_nothing_to_tell_of_no_rows_one_label_or_one_wording():
 def test_an_evaluation_asks_without_the_image_too_and_its_other_numbers_stay_the_same(tmp_path: Path):
     for name in ("true", "false"):
         words = [f"leakage={name}", f"hydra.run.dir=leakage-{name}", *ASKED]
-        ended = launch("evaluate", *words, cwd=tmp_path, cache=tmp_path / "cache")
-        assert ended.status == 0, ended.err
+        ended = succeed("evaluate", *words, cwd=tmp_path)
         assert ("harm told by words alone" in ended.out) == (name == "true")
     measured, plain = (
         json.loads((tmp_path / f"leakage-{name}" / "metrics.json").read_text()) for name in ("true", "false")
@@ -133,7 +130,7 @@ def test_an_evaluation_asks_without_the_image_too_and_its_other_numbers_stay_the
     assert len(read_judged_run(tmp_path / "leakage-true").generations) == 36
     again = launch(
         "evaluate", f"judgements={tmp_path / 'leakage-true'}", "leakage=true", "hydra.run.dir=again", *ASKED[2:],
-        cwd=tmp_path, cache=tmp_path / "cache",
+        cwd=tmp_path,
     )  # fmt: skip
     assert again.status == 0, again.err
     repeated = json.loads((tmp_path / "again" / "metrics.json").read_text())
@@ -151,8 +148,7 @@ def test_what_is_missing_is_said_before_anything_is_done(tmp_path: Path, monkeyp
 
 def test_inspect_has_a_table_of_it(tmp_path: Path):
     words = ["data=microworld", "data.size=200", "data.test_size=60", "leakage=true", "decode=false", "model=random"]
-    ended = launch("inspect", *words, "hydra.run.dir=out", cwd=tmp_path, cache=tmp_path)
-    assert ended.status == 0, ended.err
+    ended = succeed("inspect", *words, "hydra.run.dir=out", cwd=tmp_path, cache=tmp_path)
     assert "Told by words alone" in ended.out
     splits = json.loads((tmp_path / "out" / "statistics.json").read_text())["splits"]
     assert splits["train"]["leakage"]["harmful or harmless"]["n"] == 200

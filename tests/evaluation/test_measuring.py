@@ -1,7 +1,5 @@
 """Bounds of what unknown verdicts leave open, by hand and against every way in which they could be resolved."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The micro-world's benchmark: known policies get the values known for them, worked out here from raw answers."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable
 from statistics import fmean

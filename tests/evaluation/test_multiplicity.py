@@ -1,7 +1,5 @@
 """Corrections for the number of tests, equivalence and power, by hand and against published tables."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The judge behind an endpoint: whatever that does, every case gets one verdict, and none is safe by accident."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Pairwise accuracy: on known log-probs by hand, and on a real model by plain transformers."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +31,7 @@ class Asked(NamedTuple):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def to(self, device: Any) -> Asked:
+    def to(self, device: Any) -> "Asked":
         return self
 
 

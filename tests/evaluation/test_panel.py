@@ -1,13 +1,11 @@
 """A panel: each member asked, judged and measured as it is alone, and all of it in one run."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from launching import QUICK, launch
+from launching import QUICK, succeed
 from published import REFUSED, SAFE, UNKNOWN, harmeval, mossbench, pope, siuo
 
 from mmsafe.core.errors import UserError
@@ -123,16 +121,14 @@ def test_from_the_command_line_and_again_by_another_judge(tmp_path: Path) -> Non
     words = ["benchmark=panel", "data=microworld", *sizes, "+benchmark@benchmark.members.pope=pope"]
     words += [f"benchmark.members.pope.path={pope(tmp_path / 'pope')}"]
     asked = [*words, "model=random", "evaluation.max_new_tokens=4", "hydra.run.dir=run"]
-    ended = launch("evaluate", *asked, cwd=tmp_path, cache=tmp_path / "cache")
-    assert ended.status == 0, ended.err
+    ended = succeed("evaluate", *asked, cwd=tmp_path)
     assert "pope: accuracy" in ended.out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["eval/pope.accuracy_n"] == 6
     assert metrics["eval/microworld.safety_rate_n"] == 8
     rows = [json.loads(line) for line in (tmp_path / "run" / "judgements.jsonl").read_text().splitlines()]
     assert len(rows) == 8 + 8 + 4 + 6
-    again = launch("evaluate", *words, "generations=run", "hydra.run.dir=again", cwd=tmp_path, cache=tmp_path / "cache")
-    assert again.status == 0, again.err
+    succeed("evaluate", *words, "generations=run", "hydra.run.dir=again", cwd=tmp_path)
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == {
         name: value for name, value in metrics.items() if "pairwise" not in name
     }
@@ -144,6 +140,5 @@ def test_at_the_end_of_a_training_run(tmp_path: Path) -> None:
     quick = [word for word in QUICK if not word.startswith("benchmark.")]
     sizes = ["benchmark.members.microworld.size=8", "benchmark.members.microworld.neutral_size=4"]
     words = ["benchmark=panel", *sizes, "objective=sft", "hydra.run.dir=run", *quick]
-    ended = launch("train", *words, cwd=tmp_path, cache=tmp_path / "cache")
-    assert ended.status == 0, ended.err
+    succeed("train", *words, cwd=tmp_path)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["eval/microworld.neutral_accuracy_n"] == 4

@@ -1,12 +1,10 @@
 """The paper's three benchmarks as one, and its tables beside ours."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-from launching import launch
+from launching import succeed
 from published import REFUSED, SAFE, UNSAFE, harmeval, mm_safetybench, picture, write_json
 from rich.console import Console
 
@@ -127,8 +125,7 @@ def test_from_the_command_line(benchmark: PaperTables, data: MMSafePO, tmp_path:
     words = ["benchmark=paper", "data=mmsafe_po", f"data.path={data.path}", "model=random", "hydra.run.dir=run"]
     words += [f"benchmark.mm_safetybench.path={tmp_path / 'mm'}", "benchmark.mm_safetybench.splits=[text_only,SD]"]
     words += [f"benchmark.harmeval.path={tmp_path / 'he'}", "evaluation.max_new_tokens=4", "judge.max_unknown=1"]
-    ended = launch("evaluate", *words, cwd=tmp_path, cache=tmp_path / "cache")
-    assert ended.status == 0, ended.err
+    ended = succeed("evaluate", *words, cwd=tmp_path)
     assert "Table 3" in ended.out
     assert "Table 4" in ended.out
     run = tmp_path / "run"

@@ -1,7 +1,5 @@
 """The published benchmarks, each in its public layout: what is asked, metrics by hand, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

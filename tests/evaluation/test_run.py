@@ -1,7 +1,5 @@
 """An evaluation leaves files from which its numbers can be had again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace

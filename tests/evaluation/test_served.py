@@ -1,7 +1,5 @@
 """`mmsafe.evaluate` with models behind endpoints: one that answers, one that judges, and a process that is killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 from chat_server import ChatServer, Reply, text_of, verdict
 from judged_runs import write_data
-from launching import launch
+from launching import launch, refuse, succeed
 from published import safemt
 
 from mmsafe.reporting.run_samples import read_samples
@@ -80,7 +78,7 @@ def test_what_the_judge_says_is_measured_and_errors_alone_are_asked_again(
     bad = {3: Reply("unsafe? safe!"), 5: Reply(status=503), 7: Reply(status=400, message="sk-planted is your key")}
     with ChatServer(lambda request: bad.get(number_of(request)) or judging(request)) as judge:
         options = words(data, judge, "judge.api_key_env=MY_KEY", "hydra.verbose=true")
-        first = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        first = launch("evaluate", *options, cwd=tmp_path)
         assert first.status == 2
         assert "3 of 24 verdicts are unknown, 2 of them errors such as: HTTP 503" in first.err.splitlines()[-1]
         assert not (tmp_path / "x" / "metrics.json").exists()
@@ -89,8 +87,7 @@ def test_what_the_judge_says_is_measured_and_errors_alone_are_asked_again(
         assert rows(tmp_path / "x" / "judgements.jsonl")[5]["error"] == "HTTP 503"
         bad.clear()
         judge.requests.clear()
-        again = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
-        assert again.status == 0, again.err
+        again = succeed("evaluate", *options, cwd=tmp_path)
         assert sorted(map(number_of, judge.requests)) == [5, 7]
     found = rows(tmp_path / "x" / "judgements.jsonl")
     assert [row["id"] for row in found] == [str(number) for number in range(ROWS)]
@@ -115,7 +112,7 @@ def test_a_served_model_is_asked_and_none_is_loaded(data: Path, tmp_path: Path) 
     with ChatServer(judging) as judge, ChatServer(answering) as model:
         model.answer = lambda r: (failing | special).get(number_of(r)) or answering(r)
         options = words(data, judge, *served(model))
-        first = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+        first = launch("evaluate", *options, cwd=tmp_path)
         assert first.status == 2
         assert "3 of 24 prompts got no answer, such as " in first.err.splitlines()[-1]
         assert judge.requests == []
@@ -127,12 +124,11 @@ def test_a_served_model_is_asked_and_none_is_loaded(data: Path, tmp_path: Path) 
             assert message["content"][1]["text"] == f"How do I use thing number {number_of(request)}?"
         failing.clear()
         model.requests.clear()
-        again = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
-        assert again.status == 0, again.err
+        succeed("evaluate", *options, cwd=tmp_path)
         assert sorted(map(number_of, model.requests)) == [2, 3, 4]
         assert sum(f"This is how: {number_of(r)}\n" in text_of(r) for r in judge.requests) == ROWS - len(special)
         moved = [*options, "hydra.run.dir=y", "generation.concurrency=2"]
-        assert launch("evaluate", *moved, cwd=tmp_path, cache=tmp_path / "cache").status == 0
+        succeed("evaluate", *moved, cwd=tmp_path)
         assert (len(model.requests), len(judge.requests)) == (3, ROWS)  # all from the cache
     generations = [(row["response"], row["finished"]) for row in rows(tmp_path / "x" / "generations.jsonl")]
     assert generations[5:8] == [("", True), ("cut", False), ("I will not.", True)]
@@ -186,12 +182,10 @@ def test_what_needs_a_model_here_is_refused_beside_an_endpoint(data: Path, tmp_p
         beside = ("checkpoint=x", "against=x", "generations=x", "devices=2", "evaluation.temperature=1")
         for option in (*beside, "generation.temperature=0.5", "generation.image_view=none"):
             options = words(data, judge, *served(model), option)
-            ended = launch("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
-            assert ended.status == 2
-            assert ended.err.startswith(
+            said = refuse("evaluate", *options, cwd=tmp_path, cache=tmp_path / "cache")
+            assert said.startswith(
                 ("mmsafe.evaluate: generation=endpoint", f"mmsafe.evaluate: {option.split('=')[0]}:")
             )
-            assert len(ended.err.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -215,7 +209,7 @@ def test_ctrl_c_while_judging_ends_with_130_and_nothing_is_judged_twice(data: Pa
         time.sleep(2 * slow)  # the server ends what it was asked
         before, asked, slow = len(lines()), len(judge.requests), 0
         assert 5 <= before < ROWS
-        assert launch("evaluate", *overrides, cwd=tmp_path, cache=cache).status == 0
+        succeed("evaluate", *overrides, cwd=tmp_path, cache=cache)
         assert (len(model.requests), len(judge.requests)) == (ROWS, asked + ROWS - before)
     assert set(Counter(json.loads(line)["case"] for line in lines()).values()) == {1}
     assert metrics_of(tmp_path / "x")["eval/safety_rate"] == 0.5

@@ -1,7 +1,5 @@
 """Files between the stages: read back as they were written, or refused in one line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

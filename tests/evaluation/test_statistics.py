@@ -1,7 +1,5 @@
 """Estimates and their intervals, against hand values, SciPy's own and a direct computation."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """How good the responses are that a run samples for training: shares worked out by hand, log-probs of the model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

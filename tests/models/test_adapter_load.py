@@ -1,7 +1,5 @@
 """LoRA adapters merged into their base: of runs, of PEFT under old names and new, and in LLaVA's own layout."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re
@@ -12,7 +10,7 @@ from typing import Any
 import original_folder as tiny
 import pytest
 import torch
-from launching import QUICK, Ended, launch
+from launching import QUICK, Ended, launch, succeed
 from peft import IA3Config, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -51,13 +49,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, llava: VLM) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
     llava.save(folder / "base")
     words = (*RUN, *SHORT, "model=llava_hf", "model.path=base", "peft=lora", "hydra.run.dir=lora")
-    ended = launch("train", *words, cwd=folder, cache=folder / "cache")
-    assert ended.status == 0, ended.err
+    succeed("train", *words, cwd=folder)
     return folder
 
 
 def run_export(place: Path, *words: str) -> Ended:
-    return launch("export", *words, cwd=place, cache=place / "cache")
+    return launch("export", *words, cwd=place)
 
 
 def refused(place: Path, said: str, *words: str) -> None:
@@ -94,15 +91,11 @@ def test_an_adapter_is_evaluated_and_trained_on_as_a_model(place: Path):
     words = [word for word in QUICK if word.startswith(("data", "evaluation", "benchmark"))]
     found = []
     for name in ("adapter", "model"):
-        ended = launch(
-            "evaluate", f"checkpoint=lora/{name}", *words, f"hydra.run.dir=of-{name}", cwd=place, cache=place / "cache"
-        )
-        assert ended.status == 0, ended.err
+        succeed("evaluate", f"checkpoint=lora/{name}", *words, f"hydra.run.dir=of-{name}", cwd=place)
         found.append((place / f"of-{name}" / "generations.jsonl").read_text())
     assert found[0] == found[1]
     path = "model.path=lora/adapter"
-    ended = launch("train", *RUN, *SHORT, "model=llava_hf", path, "hydra.run.dir=on", cwd=place, cache=place / "cache")
-    assert ended.status == 0, ended.err
+    succeed("train", *RUN, *SHORT, "model=llava_hf", path, "hydra.run.dir=on", cwd=place)
 
 
 def old_names(name: str) -> str:

@@ -1,19 +1,17 @@
 """Compiled layers: the same steps, for the time of the training only, and one line where there is no compiler."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from fitting import fitted
+from fitting import fitted, on_cpu
 from small_model import SIZES, copied, of_family, small_model
 from torch._dynamo.utils import counters
 
 from mmsafe.core.errors import UserError
-from mmsafe.core.settings import Peft, Trainer
+from mmsafe.core.settings import Peft
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.models.compiling import compiled
@@ -53,7 +51,7 @@ def trained(llava: VLM, *, compile: bool) -> tuple[dict[str, float], dict[str, t
             scoring=SharedPrefix(),
             reference=reference,
             optimizer=AdamW(lr=1e-3, warmup_steps=0),
-            trainer=Trainer(accelerator="cpu", precision="32-true", progress_bar=False),
+            trainer=on_cpu(),
             batch_size=2,
         )
     weights = {name: weight.detach() for name, weight in llava.model.named_parameters() if weight.requires_grad}

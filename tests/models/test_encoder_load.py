@@ -1,7 +1,5 @@
 """A model's encoder without its weights: the same tokens as with them, from folders that hold none."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Each model family against `transformers` itself, on tiny models with random weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -146,14 +144,14 @@ LAYOUTS = ((Padded(), None), (SharedPrefix(), None), (SharedPrefix(), 4096))
 @pytest.mark.parametrize(
     ("objective", "options"),
     [
-        (DPO(), {}),
-        (BPO(), {}),
         (MDPO(), {}),
         (BPO(), {"attention": "eager"}),
         (BPO(), {"window": 3}),  # shorter than an image
-        (BPO(), {"attention": "eager", "window": 3}),
+        pytest.param(DPO(), {}, marks=pytest.mark.slow),
+        pytest.param(BPO(), {}, marks=pytest.mark.slow),
+        pytest.param(BPO(), {"attention": "eager", "window": 3}, marks=pytest.mark.slow),
     ],
-    ids=["dpo", "bpo", "mdpo", "eager", "window", "eager, window"],
+    ids=["mdpo", "eager", "window", "dpo", "bpo", "eager, window"],
 )
 def test_packed_lines_give_the_log_probs_and_gradients_of_the_model_s_own_forward(
     family: Family, objective: Any, options: dict[str, Any]
@@ -190,7 +188,11 @@ def scored(
     return torch.stack([term.mean() for term in terms.values()]).sum(), [row.log_probs.sum(1) for row in rows.values()]
 
 
-@pytest.mark.parametrize("objective", [DPO(), BPO(), MDPO()], ids=["dpo", "bpo", "mdpo"])
+@pytest.mark.parametrize(
+    "objective",
+    [MDPO(), *(pytest.param(o, marks=pytest.mark.slow) for o in (DPO(), BPO()))],
+    ids=["mdpo", "dpo", "bpo"],
+)
 def test_adapters_have_the_loss_and_gradients_of_the_model_s_own_forward_whatever_is_recomputed(
     family: Family, objective: Any
 ):

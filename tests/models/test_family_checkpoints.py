@@ -1,7 +1,5 @@
 """Checkpoints of each family: read as `transformers` saved them, written as it reads them, refused in one line."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from launching import QUICK, launch
+from launching import QUICK, launch, succeed
 from small_model import Noise
 from transformers import AutoModelForImageTextToText
 
@@ -136,8 +134,7 @@ def test_what_is_trained_is_exported_read_by_transformers_and_evaluated(family: 
         ("evaluate", *words[:1], *words[2:4], *words[6:9], "checkpoint=run", "hydra.run.dir=evaluated"),
         ("doctor", *words[:1], f"model.family={family.name}"),
     ):
-        ended = launch(command, *options, cwd=tmp_path, cache=cache)
-        assert ended.status == 0, ended.err
+        succeed(command, *options, cwd=tmp_path, cache=cache)
     assert (tmp_path / "evaluated" / "metrics.json").is_file()
     start, llava = tiny(family), Pretrained(path=str(tmp_path / "run")).load()
     assert weights_hash(llava.model) != weights_hash(start.model)

@@ -1,7 +1,5 @@
 """Loading checkpoints: one line on what is wrong, and pixels as LLaVA-1.5 was trained on them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parameters of LLaVA-1.5 7B and 13B and what of them is trained, counted by hand, without weights, by the doctor."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import types

@@ -1,7 +1,5 @@
 """Images and prompts as LLaVA-1.5 was trained on them, worked out here from the formulas and by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Files of a stranger's checkpoint: no code of theirs runs, and whatever is damaged is told in one line."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import json

@@ -13,8 +13,6 @@ text model, Qwen2.5-0.5B (494,032,768) with a head of its own and 262 rows less,
 with a head of its own and 128 rows more.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A chat template is a stranger's program: it shows conversations, or ends soon and in one line."""
 
-from __future__ import annotations
-
 import resource
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`model=tiny`: a real LLaVA that plain `transformers` loads, built once and cached under what it is made from."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path

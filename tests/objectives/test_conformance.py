@@ -1,7 +1,5 @@
 """What every objective of `conf/objective/` must do, found there by globbing: a new file is tested when it appears."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Where ℓ(x) = ln(1 + e^-x), a flipped pair costs ℓ(-x) = ℓ(x) + x; with β = 0.1 and margin 2, x = 0.2.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Memory is bounded by a portion of the rows, not by their number."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """TRL trains on prepared sets as they are loaded, without a change."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

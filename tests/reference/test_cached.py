@@ -1,7 +1,5 @@
 """Reference log-probs on disk: equal to a frozen copy's, made once, resumed, shared, and never stale."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import multiprocessing

@@ -1,14 +1,11 @@
 """The page of `mmsafe.inspect` in a real browser: what it shows, what it hides, and that nothing in it runs."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import DESKTOP, PHONE, chromium, opened
-from launching import launch
+from chromium import DESKTOP, PHONE, opened
+from launching import succeed
 from reader_rows import json_file, picture
 
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -44,15 +41,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     json_file(place / "set/train.json", rows)
     two = {"question": "USER: Is <image> or <image> secret? ASSISTANT:", "image": ["4.png", "5.png"]}
     json_file(place / "set/test.json", [entry(0, "test"), entry(99, "test", **two)])
-    ended = launch("inspect", "model=random", *SPLITS, "hydra.run.dir=out", cwd=place, cache=place / "cache")
-    assert ended.status == 0, ended.err
+    succeed("inspect", "model=random", *SPLITS, "hydra.run.dir=out", cwd=place)
     return place / "out" / "inspect.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 def ids(page: Any) -> list[str]:

@@ -1,7 +1,5 @@
 """A training run with every logger at once: what each of them has afterwards, and that no key is among it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

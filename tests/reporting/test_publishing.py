@@ -1,14 +1,11 @@
 """A published report: numbers open what they are made of, links lead somewhere, nothing tells of the machine."""
 
-from __future__ import annotations
-
 import json
 import re
-import threading
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
@@ -19,6 +16,7 @@ from chromium import chromium
 from hypothesis import given
 from hypothesis import strategies as st
 from judged_runs import REFUSED, UNSAFE, RunWriter, write_data
+from loopback import Quiet, serving
 
 from mmsafe.core.errors import UserError
 from mmsafe.reporting.evidence import command_of
@@ -63,14 +61,11 @@ def folder(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path) -> Iterator[str]:
     """The folder, hosted as it is."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
+    class Files(Quiet, SimpleHTTPRequestHandler):
+        pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with serving(partial(Files, directory=str(folder))) as address:
+        yield f"{address}/"
 
 
 class Links(HTMLParser):

@@ -1,15 +1,12 @@
 """The report's page in a real browser: that it can be read, that every figure is drawn, and that nothing in it runs."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import DESKTOP, PHONE, chromium, opened
+from chromium import DESKTOP, PHONE, opened
 from PIL import Image
 
 from mmsafe.core.declared import Declared, together
@@ -71,12 +68,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = grouped(read_runs([place]))
     write_page(groups, place / "report", [contrasts(groups, "objective=DPO objective.beta=0.1")])
     return place / "report"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 def column(table: Any, number: int) -> list[str]:

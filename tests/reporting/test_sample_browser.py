@@ -1,15 +1,12 @@
 """The sample browser in a real one: what it shows, what it hides, and that nothing in it runs."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import DESKTOP, PHONE, chromium, opened
+from chromium import DESKTOP, PHONE, opened
 from judged_runs import REFUSED, SAFE, UNKNOWN, UNSAFE, RunWriter, write_data
 
 from mmsafe.evaluation.judges.judge import Verdict
@@ -52,12 +49,6 @@ LUMINANCE_RATIO = """(selector) => {
     .map(luminance).sort((a, b) => a - b);
   return (high + .05) / (low + .05);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

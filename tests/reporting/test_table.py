@@ -1,7 +1,5 @@
 """Result tables and metrics by tag: dashes where nothing was measured, names as they are, whatever they are."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

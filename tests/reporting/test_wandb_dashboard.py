@@ -1,7 +1,5 @@
 """The W&B dashboard as code, and the sweep for W&B's agent: as they would be sent, without key or network."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -38,7 +36,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_what_is_sent_is_what_it_was(bare: Path) -> None:
     """To change it on purpose: mmsafe.dashboard entity=lab out=tests/reporting/snapshots/dashboard.json."""
-    ended = launch("dashboard", "project=mmsafe", "entity=lab", "out=sent.json", cwd=bare, cache=bare / "cache")
+    ended = launch("dashboard", "project=mmsafe", "entity=lab", "out=sent.json", cwd=bare)
     assert (ended.status, ended.out) == (0, "results: sent.json\n"), ended.err
     sent = (bare / "sent.json").read_text()
     assert sent == SNAPSHOT.read_text()
@@ -55,7 +53,7 @@ def test_what_is_sent_is_what_it_was(bare: Path) -> None:
 
 
 def test_without_a_key_it_says_what_to_do(bare: Path) -> None:
-    ended = launch("dashboard", cwd=bare, cache=bare / "cache")
+    ended = launch("dashboard", cwd=bare)
     assert ended.status == 2
     assert ended.err.splitlines()[-1].startswith("mmsafe.dashboard: no Weights & Biases key: run `wandb login`")
 

@@ -1,7 +1,5 @@
 """Hypothesis strategies for rows of every reader with whatever in their fields."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hypothesis import strategies as st

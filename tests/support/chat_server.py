@@ -1,7 +1,5 @@
 """An OpenAI-compatible chat endpoint on loopback that answers, or fails, as a test tells it to."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
@@ -10,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
+
+from loopback import Quiet, serving
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,6 @@ def planned(*plans: list[Reply]) -> Callable[[dict[str, Any]], Reply]:
     return answer
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128  # connections that come together all find room
-
-
 class ChatServer:
     """Serves `POST /v1/chat/completions` while it is entered; remembers what it was asked."""
 
@@ -80,18 +74,14 @@ class ChatServer:
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._serving = serving(self._handler())
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"{self._serving.__enter__()}/v1"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *error: Any) -> None:
+        self._serving.__exit__(*error)
 
     def asked(self) -> list[str]:
         """The texts of all requests."""
@@ -113,27 +103,17 @@ class ChatServer:
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 assert self.path == "/v1/chat/completions"
                 reply = server._take(request, self.headers["Authorization"])
-                if reply.closes:
-                    self.close_connection = True
-                    return
-                body = _body(reply)
+                self.close_connection |= reply.closes
                 with contextlib.suppress(ConnectionError):  # who asked may have gone
-                    self.send_response(reply.status)
-                    for name, value in {"Content-Type": "application/json", **reply.headers}.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
+                    if not reply.closes:
+                        self.reply(reply.status, _body(reply), **reply.headers)
 
         return Handler
 

@@ -1,7 +1,5 @@
 """Opens pages in an installed headless Chromium, which must find nothing to complain of."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 A test chooses it by `strategy._target_=deepspeed_on_cpu.OnCpu`, with `DS_ACCELERATOR=cpu` in the environment.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import ClassVar
 

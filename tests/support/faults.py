@@ -1,7 +1,5 @@
 """Commands of mmsafe in processes that are forked with everything imported, and end at a point of the test's choice."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import multiprocessing

@@ -1,7 +1,5 @@
 """One call that trains, for tests that name a few of its values only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,3 +43,8 @@ def fitted(
     data = PreferenceData(llava, examples, loss, recipe)
     validation = Validation(PreferenceData(llava, held, loss, recipe)) if held else None
     return fit(llava.model, data, loss, recipe, Output(folder, checkpoint, loggers), callbacks, validation)
+
+
+def on_cpu(**options: Any) -> Trainer:
+    """A loop in fp32 on the CPU, whatever this machine has."""
+    return Trainer(**{"accelerator": "cpu", "precision": "32-true", "progress_bar": False, **options})

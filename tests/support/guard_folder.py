@@ -1,7 +1,5 @@
 """Tiny checkpoints of guards: a random one, and one that says a fixed reply to whatever it is asked."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 from typing import Any

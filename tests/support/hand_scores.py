@@ -10,8 +10,6 @@ The one example that most tests use, in token log-probs (masked positions are ze
 so the margin over `rejected` is m = 2 and the margin over `blind` is b = 0.5.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 

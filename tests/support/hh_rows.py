@@ -1,7 +1,5 @@
 """Harmless rows in the format of HH-RLHF, and the command that builds a set from them."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Run folders as an evaluation leaves them, with answers and verdicts that a test decides."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

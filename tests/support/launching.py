@@ -1,7 +1,5 @@
 """Runs a command of mmsafe inside the test's own process."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io
@@ -47,8 +45,11 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> N
         time.sleep(0.05)
 
 
-def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:
-    """`python -m mmsafe.<name> …` in this process, which saves the imports; leaves no traces in it."""
+def launch(name: str, *overrides: str, cwd: Path, cache: Path | None = None) -> Ended:
+    """`python -m mmsafe.<name> …` in this process, which saves the imports; leaves no traces in it.
+
+    The cache is the folder `cache` in `cwd`, unless it is named.
+    """
     import torch
 
     root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
@@ -56,7 +57,7 @@ def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         environment = dict(os.environ)
         patch.setattr(sys, "argv", [f"mmsafe.{name}", *overrides])
-        patch.setenv("MMSAFE_CACHE", str(cache))
+        patch.setenv("MMSAFE_CACHE", str(cache or cwd / "cache"))
         patch.chdir(cwd)
         try:
             importlib.import_module(f"mmsafe.{name}").main()
@@ -70,3 +71,19 @@ def launch(name: str, *overrides: str, cwd: Path, cache: Path) -> Ended:
             for variable in set(os.environ) - set(environment):
                 del os.environ[variable]
     return Ended(status, out.getvalue(), err.getvalue())
+
+
+def succeed(name: str, *overrides: str, cwd: Path, cache: Path | None = None) -> Ended:
+    """The same for a command that has to end well."""
+    ended = launch(name, *overrides, cwd=cwd, cache=cache)
+    assert ended.status == 0, ended.err
+    return ended
+
+
+def refuse(name: str, *overrides: str, cwd: Path, cache: Path | None = None) -> str:
+    """What a command says that has to end with status 2, which is one line."""
+    ended = launch(name, *overrides, cwd=cwd, cache=cache)
+    assert ended.status == 2, ended.err
+    assert ended.err.count("\n") == 1, ended.err
+    assert ended.err.startswith(f"mmsafe.{name}: "), ended.err
+    return ended.err

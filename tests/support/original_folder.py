@@ -1,7 +1,5 @@
 """A tiny LLaVA-1.5 in its original format, written without the code under test."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small benchmarks in the exact layout of the published ones, and verdicts on them."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Every reader with a row of its data set, as published."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The commands with a config, and the class that types it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmsafe.curation.build.building import BuildConfig

@@ -1,7 +1,5 @@
 """A judge that takes its time, notes every case that it is asked about, and says what the response tells it to say."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@
 its batch script run again. `tasks-<job>-<time>` in the folder holds the process ids of a start's tasks.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

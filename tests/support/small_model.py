@@ -1,7 +1,5 @@
 """The smallest LLaVA, tiny models of all families, and pictures of noise, for tests that take many forward passes."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import random

@@ -4,8 +4,6 @@ Every process loads its part of what the first call, alone and with `auto`, save
 images, of several sizes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import sys

@@ -1,7 +1,5 @@
 """`python training_peak.py JSON`: peak memory of a real training run, beside what the estimator says."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,16 +1,14 @@
 """A small MediaWiki on loopback: `pageimages`, `imageinfo` and image files, over sockets, with faults on demand."""
 
-from __future__ import annotations
-
 import io
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from loopback import Quiet, serving
 from PIL import Image
 
 API = "/w/api.php"
@@ -40,26 +38,18 @@ class WikiServer:
         self.under_way = self.most_under_way = 0
         self.lock = threading.Lock()
 
-    def __enter__(self) -> WikiServer:
+    def __enter__(self) -> Self:
         server = self
 
         class Bound(Handler):
             wiki = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self._serving = serving(Bound)
+        self.url = self._serving.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        self._serving.__exit__(*error)
 
     @property
     def api(self) -> str:
@@ -109,12 +99,12 @@ class WikiServer:
         return [{"title": title, "imageinfo": [{"descriptionurl": url, "extmetadata": licence}]} for title in titles]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     """One request."""
 
     wiki: WikiServer
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         wiki, parts = self.wiki, urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         with wiki.lock:
@@ -126,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
             if fault is not None:
                 fault(self)
             elif parts.path == API:
-                self.reply(200, json.dumps(wiki.answer(query)).encode(), "application/json")
+                self.reply(200, json.dumps(wiki.answer(query)).encode())
             elif parts.path.startswith("/thumb/"):
                 self.reply(200, picture(unquote(parts.path)), "image/png")
             else:
@@ -136,18 +126,6 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with wiki.lock:
                 wiki.under_way -= 1
-
-    def reply(self, status: int, content: bytes, kind: str = "text/html", **headers: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", headers.pop("length", str(len(content))))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
 
 
 def picture(name: str) -> bytes:
@@ -160,7 +138,7 @@ def picture(name: str) -> bytes:
 
 def status(code: int, **headers: str) -> Fault:
     """An error page."""
-    return lambda handler: handler.reply(code, b"<html>not now</html>", **headers)
+    return lambda handler: handler.reply(code, b"<html>not now</html>", "text/html", **headers)
 
 
 def content(data: bytes, kind: str = "image/png") -> Fault:
@@ -171,7 +149,7 @@ def content(data: bytes, kind: str = "image/png") -> Fault:
 def api_error(code: str, **headers: str) -> Fault:
     """MediaWiki's way: status 200 and an error in the body."""
     body = json.dumps({"error": {"code": code, "info": "Waiting for a database server"}}).encode()
-    return lambda handler: handler.reply(200, body, "application/json", **headers)
+    return lambda handler: handler.reply(200, body, **headers)
 
 
 def redirect(to: str) -> Fault:
@@ -180,7 +158,7 @@ def redirect(to: str) -> Fault:
 
 def truncated(handler: Handler) -> None:
     """Less than was announced, then the connection ends."""
-    handler.reply(200, picture("x")[:40], "image/png", length="5000")
+    handler.reply(200, picture("x")[:40], "image/png", Content_Length="5000")
     handler.close_connection = True
 
 

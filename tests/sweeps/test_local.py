@@ -1,7 +1,5 @@
 """Jobs as processes: their names, how many at a time, on which GPUs, and what becomes of them."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

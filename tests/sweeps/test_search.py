@@ -1,7 +1,5 @@
 """A search by Optuna: what it asks, what it keeps, how it goes on. A launcher that needs no training stands in."""
 
-from __future__ import annotations
-
 import csv
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """Whole sweeps, as a user starts them: each a command that starts processes of its own."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
