@@ -104,7 +104,7 @@ def means(rows: Sequence[Row], metrics: Mapping[str, str], head: str = "arm") ->
     lines = [f"| {head} | seeds | {' | '.join(metrics[metric] for metric in shown)} |", "|---" * (2 + len(shown)) + "|"]
     for name in dict.fromkeys(map(arm, rows)):
         by_metric = [list(values(rows, name, metric).values()) for metric in shown]
-        cells = [str(over_seeds(each)) if each else "–" for each in by_metric]
+        cells = [str(over_seeds(each)).replace("-", "−") if each else "–" for each in by_metric]
         if any(by_metric):
             lines.append(f"| {name} | {max(map(len, by_metric))} | {' | '.join(cells)} |")
     return lines if shown else []

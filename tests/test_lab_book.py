@@ -21,7 +21,7 @@ from roots import ROOTS
 from scipy.stats import t
 
 from mmsafe.evaluation.benchmarks.paper import PaperTables
-from mmsafe.runs.plan import read_plan
+from mmsafe.runs.plan import Plan, read_plan
 from mmsafe.runs.preflight import check
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,28 +154,74 @@ def test_differences_are_paired_by_seed_and_bold_where_they_exclude_zero(result:
 
 
 def test_a_page_says_what_is_left_of_its_differences_after_a_correction_for_their_number(result: Path):
-    """Holm (1979): the i-th smallest of n p-values is multiplied by n - i + 1, and none comes before a smaller one."""
-    arms, rows = seeds_of(result), table(result, "difference")
-    p = {}
+    """What a plan names is corrected by itself, in a table of its own."""
+    arms, rows, plan = seeds_of(result), table(result, "difference"), planned(result)
+    p, bold = {}, 0
     for row in rows:
         first, second = row["difference"].split(" − ")
         for name in METRICS.keys() & row.keys():
-            a, b = arms[first][name], arms[second][name]
-            centre, half = interval([a[seed] - b[seed] for seed in a])
-            p[f"{row['difference']}, {name}"] = 2 * t.sf(abs(centre) * T[len(a)] / half, len(a) - 1)
-    ranked = sorted(p, key=p.__getitem__)
-    holm = {
-        name: max(p[other] * (len(p) - i) for i, other in enumerate(ranked[: ranked.index(name) + 1])) for name in p
-    }
-    text = (result / "README.md").read_text(encoding="utf-8")
-    bold = sum(row[name].startswith("**") for row in rows for name in METRICS.keys() & row.keys())
-    begin = f"In bold are {bold} of {len(p)}; after Holm's correction for all {len(p)}, at 5 %: "
+            if not (plan and plan.holds(first, second, METRICS[name])):
+                p[f"{row['difference']}, {name}"] = p_value(arms, first, second, name)
+                bold += row[name].startswith("**")
+    corrected = holm(p)
+    text, what = (
+        (result / "README.md").read_text(encoding="utf-8"),
+        f"{len(p)} exploratory ones" if plan else f"all {len(p)}",
+    )
+    begin = f"In bold are {bold} of {len(p)}; after Holm's correction for {what}, at 5 %: "
     (line,) = [line.removeprefix(begin) for line in text.splitlines() if line.startswith(begin)]
     parts = re.findall(r"(?:^|; )([^;]+?) \(p = (\d\.\d{3})\)", line.removeprefix("none; next is "))
     said = {name: float(value) for name, value in parts}
-    left = {name for name, value in holm.items() if value < 0.05} or {ranked[0]}
-    assert said == pytest.approx({name: min(1, holm[name]) for name in left}, abs=HALF_A_DIGIT)
-    assert line.startswith("none; next is ") == (min(holm.values()) >= 0.05)
+    left = {name for name, value in corrected.items() if value < 0.05} or {min(p, key=p.__getitem__)}
+    assert said == pytest.approx({name: corrected[name] for name in left}, abs=HALF_A_DIGIT)
+    assert line.startswith("none; next is ") == (min(corrected.values()) >= 0.05)
+
+
+def planned(page: Path) -> Plan | None:
+    return read_plan(page / "plan.yaml")[0] if (page / "plan.yaml").exists() else None
+
+
+def p_value(arms: dict[str, dict[str, dict[str, float]]], first: str, second: str, name: str) -> float:
+    """Of the paired t test."""
+    a, b = arms[first][name], arms[second][name]
+    centre, half = interval([a[seed] - b[seed] for seed in a])
+    return float(2 * t.sf(abs(centre) * T[len(a)] / half, len(a) - 1))
+
+
+def holm(p: dict[str, float]) -> dict[str, float]:
+    """Holm (1979): the i-th smallest of n p-values is multiplied by n - i + 1, and none comes before a smaller one."""
+    ranked = sorted(p, key=p.__getitem__)
+    before = {name: ranked[: place + 1] for place, name in enumerate(ranked)}
+    return {name: min(1.0, max(p[other] * (len(p) - i) for i, other in enumerate(before[name]))) for name in p}
+
+
+def test_a_plan_s_contrasts_are_corrected_by_themselves_and_held_against_its_margin(result: Path):
+    """Equivalence is the larger p of two one-sided t tests (Schuirmann, 1987)."""
+    plan = planned(result)
+    if plan is None:
+        assert "planned contrast" not in (result / "README.md").read_text(encoding="utf-8")
+        return
+    arms, rows, metric = seeds_of(result), table(result, "planned contrast"), "both images right"
+    assert plan.primary == METRICS[metric]
+    assert plan.correction == "holm"
+    contrasts = {name.replace(" - ", " − "): name.split(" - ") for name in plan.contrasts}
+    assert [row["planned contrast"] for row in rows] == [*contrasts]
+    different, alike = {}, {}
+    for name, (first, second) in contrasts.items():
+        a, b = arms[first][metric], arms[second][metric]
+        centre, half = interval([a[seed] - b[seed] for seed in a])
+        different[name] = p_value(arms, first, second, metric)
+        error, df = half / T[len(a)], len(a) - 1
+        alike[name] = max(t.sf((plan.margin + sign * centre) / error, df) for sign in (1, -1)) if plan.margin else 0.0
+    for row in rows:
+        name, margin = row["planned contrast"], plan.margin
+        shown = {"p": different, "corrected (holm)": holm(different)}
+        shown |= {f"within ±{margin:g}, p": alike, "that corrected": holm(alike)} if margin else {}
+        for column, values in shown.items():
+            if row[column] == "< 0.001":
+                assert values[name] < 0.001
+            else:
+                assert float(row[column]) == pytest.approx(values[name], abs=HALF_A_DIGIT), (name, column)
 
 
 def commands(page: Path, folder: Path) -> list[list[str]]:
