@@ -267,6 +267,8 @@ def test_every_experiment_and_every_sweep_that_was_run_has_its_page_in_the_lab_b
     pages = {path.parent.name for path in (ROOT / "experiments").glob("*/README.md")}
     assert set(options("experiment")) | set(options("sweep")) - {"optuna", "paper_grid"} == pages - {
         "blindness",
+        "blindness_elsewhere",
+        "rounds",
         "learning_rate",
         "rounding",
         "ledger",
