@@ -69,7 +69,9 @@ def seeds_of(page: Path) -> dict[str, dict[str, dict[str, float]]]:
     with (page / "results.csv").open() as file:
         for row in csv.DictReader(file):
             words = [word.partition("=") for word in row["group"].split()]
-            arm = " ".join(f"{key.split('.')[-1]}={value}" if "." in key else value or key for key, _, value in words)
+            arm = " ".join(
+                f"{key.split('.')[-1]}={value}" if "." in key and value else value or key for key, _, value in words
+            )
             for name, column in METRICS.items():
                 if row.get(column):
                     found[arm][name][row["seed"]] = float(row[column])
