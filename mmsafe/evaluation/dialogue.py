@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from pydantic import InstanceOf
+from pydantic import Field, InstanceOf
 from typing_extensions import TypedDict  # pydantic wants it below Python 3.12
 
 from mmsafe.data.example import Example, Turn
@@ -26,7 +26,7 @@ class DefendedAnswer(TypedDict):
     """What the model answered by itself."""
     stepped_in: bool
     """Whether the answer is another than that."""
-    generations: int
+    generations: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Answer(NamedTuple):

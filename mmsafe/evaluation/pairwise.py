@@ -87,7 +87,7 @@ def pairwise_ceiling(data: DataSource, pairs: Sequence[Example]) -> dict[str, Es
     known = [chance for pair in pairs if (chance := data.pairwise_ceiling(pair)) is not None]
     clusters = [clusters_of(pair, data.clusters) for pair in pairs]
     ceiling = mean(known, clusters=clusters) if len(known) == len(pairs) else None
-    return {"pairwise_ceiling": ceiling} if ceiling else {}
+    return {"pairwise_ceiling": replace(ceiling, low=max(0.0, ceiling.low))} if ceiling else {}
 
 
 def prepare_pairs(

@@ -13,7 +13,7 @@ from mmsafe.reference.policies import Sums
 from mmsafe.scoring.collate import Items
 from mmsafe.training.recipe import Batching, Loss
 
-MEASURES = (Metric("sampled/staleness", "sampled responses: staleness"),)
+MEASURES = (Metric("sampled/staleness", "sampled responses: staleness", judged=False),)
 
 
 class Staleness:
@@ -48,6 +48,8 @@ class Staleness:
         return {} if found is None else {"staleness": found}
 
     def _sums(self, vlm: VLM) -> Sequence[Sums]:
+        if not len(self.items):
+            return []
         scored = CachedLogProbs(vlm, self.scoring, self.precision, label="staleness")
         scored.prepare(self.items, self.collator, self.batch_size)
         return scored.sums(self.items, self.collator, self.batch_size, vlm.model.device)

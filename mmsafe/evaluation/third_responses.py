@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from functools import partial
 
 from mmsafe.core.declared import Metric
+from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example
-from mmsafe.evaluation.judges.judge import Case, Judge
+from mmsafe.evaluation.judges.judge import Case, Judge, Verdict
 from mmsafe.evaluation.judging import verdicts_on
 from mmsafe.evaluation.statistics import Estimate, mean, rate
 from mmsafe.generation.matching import Tells
@@ -46,8 +47,7 @@ def rated_by(judge: Judge, vlm: VLM) -> Rates:
 
     def rates(responses: Sequence[tuple[Example, str]]) -> list[float | None]:
         with set_aside(vlm) if judge.on_devices else nullcontext():
-            verdicts = verdicts_on([Case(*response) for response in responses], judge)
-        return [judge.rating(verdict) for verdict in verdicts]
+            return [judge.rating(verdict) for verdict in _verdicts(judge, responses)]
 
     return rates
 
@@ -82,5 +82,13 @@ def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length
 
 def _told(judge: Judge, detail: str, responses: Sequence[tuple[Example, str]]) -> list[bool | None]:
     """What the judge tells of each response to an example; None where it cannot."""
+    return [None if verdict.unknown else verdict.details[detail] for verdict in _verdicts(judge, responses)]
+
+
+def _verdicts(judge: Judge, responses: Sequence[tuple[Example, str]]) -> list[Verdict]:
+    """Raises `UserError` if the judge failed on any: which rows are trained on must not hang on that."""
     verdicts = verdicts_on([Case(*response) for response in responses], judge)
-    return [None if verdict.unknown else verdict.details[detail] for verdict in verdicts]
+    if errors := [verdict.error for verdict in verdicts if verdict.error]:
+        why = f"{len(errors)} of {len(verdicts)} verdicts are errors, such as: {errors[0]}"
+        raise UserError(f"judge={judge.name}: {why}; the others are kept, and the same command asks for these alone")
+    return verdicts

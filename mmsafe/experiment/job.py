@@ -57,10 +57,13 @@ def declare(task: EvaluationTask, metrics: dict[str, Any], folder: RunFolder) ->
 
     What the folder says of a defence is measured, too, and the judge by whom it chose is marked.
     """
-    judge, (chosen_by, costs) = task.judge, of_defence(folder.path, task.clusters) if metrics else (set[str](), {})
+    if not metrics or not is_first():
+        return metrics
+    judge, (chosen_by, costs) = task.judge, of_defence(folder.path, task.clusters)
     evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
-    if not chosen_by.isdisjoint(one.label for one in single(judge)):
-        evidence[judge.label] += "; it chose the answers, too: an upper bound"
+    whole = {judge.label} if not chosen_by.isdisjoint(one.label for one in single(judge)) else set[str]()
+    for label in (whole | chosen_by) & evidence.keys():
+        evidence[label] += "; it chose the answers, too: an upper bound"
     metrics |= flat(costs)
     folder.note(declared=declaration(task.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics

@@ -14,7 +14,7 @@ from mmsafe.evaluation.benchmark import Benchmark
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.generation.served import ServedGeneration
 from mmsafe.models.model_source import ModelSource, Pretrained
-from mmsafe.objectives.base import Objective
+from mmsafe.objectives.base import PAIR, Objective
 from mmsafe.reference.reference import AdapterOff, Cached, Reference
 from mmsafe.reporting.loggers import RunLogger
 from mmsafe.runs.plan import refuse_unplanned
@@ -125,7 +125,8 @@ class TrainConfig:
             if sampling.match or sampling.prompt != "own" or sampling.image_view not in ("auto", "real"):
                 beside = "what is ranked is sampled beside its own image; leave out image_view, prompt and match"
                 yield f"generation: {beside}"
-        if missing := ", ".join(sorted(self.objective.responses - self.objective.sampled - self.data.brings())):
+        made = self.objective.sampled - PAIR.keys()
+        if missing := ", ".join(sorted(self.objective.responses - made - self.data.brings())):
             yield f"data: has no {missing} responses, which the objective reads; objective=sft needs chosen ones"
         if self.objective.needs_image and not self.data.has_images():
             yield "data: has no images, which the objective needs; choose other data, or objective=dpo"
@@ -138,7 +139,8 @@ class TrainConfig:
             return
         if isinstance(self.generation, ServedGeneration):
             yield f"generation=endpoint: serves one model, but rounds={self.rounds} sample from one each"
-        if not (self.objective.sampled or moves):
+        sampled = self.objective.sampled if self.objective.ranked else self.objective.sampled - self.data.brings()
+        if not (sampled or moves):
             why = "nothing is sampled and no reference moves, so they were epochs; raise trainer.max_epochs"
             yield f"rounds={self.rounds}: {why}"
         if isinstance(self.reference, AdapterOff) and not moves:

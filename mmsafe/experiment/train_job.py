@@ -183,7 +183,7 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
     if config.objective.needs_image:
         need_images(loaded.examples, "the objective")
     slices_of(loaded.examples, config.trainer.metrics_by)  # a tag that there is not is refused here
-    if config.objective.ranked:
+    if config.objective.ranked or config.generation.match:
         config.judge.check()
     if task is not None:
         task.judge.check()

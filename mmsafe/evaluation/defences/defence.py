@@ -18,6 +18,7 @@ from mmsafe.evaluation.benchmark import Judged
 from mmsafe.evaluation.dialogue import Answer, DefendedAnswer
 from mmsafe.evaluation.judges.judge import EXACT, Case, Judge, Verdict, single
 from mmsafe.evaluation.judging import refuse_unknown, verdicts_on
+from mmsafe.evaluation.leakage import BLIND
 from mmsafe.evaluation.stages import GENERATION, GENERATIONS, read_rows
 from mmsafe.evaluation.statistics import Estimate, rate
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
 
 MEASURES = (
-    Metric("defence_stepped_in", "defence stepped in"),
-    Metric("generations_per_prompt", "generations per prompt", "lower"),
+    Metric("defence_stepped_in", "defence stepped in", judged=False),
+    Metric("generations_per_prompt", "generations per prompt", "lower", judged=False),
 )
 
 
@@ -105,7 +106,8 @@ def of_defence(folder: Path, by: Sequence[str] = ()) -> tuple[set[str], dict[str
     How often it stepped in, for clusters by the tags `by`, and how many answers a final one took: a count, whose
     interval is itself.
     """
-    rows = [(row, row["defence"]) for row in read_rows(folder / GENERATIONS, GENERATION).values() if "defence" in row]
+    every = read_rows(folder / GENERATIONS, GENERATION).values()
+    rows = [(row, row["defence"]) for row in every if "defence" in row and BLIND not in row["tags"]]
     clusters = [tuple(row["tags"].get(tag, row["id"]) for tag in by) for row, _ in rows]
     if (share := rate([how["stepped_in"] for _, how in rows], clusters)) is None:
         return set(), {}

@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from mmsafe.core.config import each_built
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import Share, options
-from mmsafe.core.ranks import is_first
 from mmsafe.evaluation.judges.judge import Case, CompositeJudge, Judge, Verdict, unknown
 from mmsafe.evaluation.judging import verdicts_on
 
@@ -54,9 +53,8 @@ class Jury(CompositeJudge):
         return "\n".join(f"{label}\n{member.template(criterion)}" for label, member in self.panel.items())
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
-        """Member by member; those that are not on the devices judge in the first process alone."""
-        asked = {label: member for label, member in self.panel.items() if is_first() or member.on_devices}
-        said = {label: verdicts_on(cases, member) for label, member in asked.items()}
+        """Member by member; every process that asks has to hear all of them."""
+        said = {label: verdicts_on(cases, member) for label, member in self.panel.items()}
         for position in range(len(cases)):
             yield position, self.majority({label: verdicts[position] for label, verdicts in said.items()})
 
