@@ -46,6 +46,7 @@ def test_help_has_purpose_example_and_a_meaning_of_each_option(command: str):
 
 def test_the_options_of_every_choice_can_be_shown():
     command = {"entities": "build", "entity_image": "build", "rewording": "build", "tagger": "tag", "taxonomy": "tag"}
+    command["defence"] = "evaluate"
     for path in conf_dir().glob("*/*.yaml"):
         choice = f"{path.parent.name}={path.stem}"
         assert f"\noptions of {choice}:" in help_page(command.get(path.parent.name, "train"), [choice])

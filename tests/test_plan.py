@@ -173,8 +173,11 @@ def test_a_page_of_the_book_marks_what_its_plan_has(plan: Path) -> None:
         for arm, rates in RATES.items()
         for seed, rate in enumerate(rates, 1)
     ]
-    told = page["corrected"](rows, [["bpo", "dpo"], ["base", "dpo"]], read_plan(plan)[0])
-    assert [line.partition(", at 5 %")[0] for line in told if line] == [
-        "Planned were 1; corrected for that (holm)",
-        "In bold are 3 of 7; after Holm's correction for exploratory ones",
+    read = read_plan(plan)[0]
+    told = page["corrected"](rows, [["bpo", "dpo"], ["base", "dpo"]], read)
+    assert [line.partition(", at 5 %")[0] for line in told] == [
+        "In bold are 3 of 7; after Holm's correction for 7 exploratory ones"
     ]
+    head, _, *planned = page["planned"](rows, read)
+    assert head.startswith("| planned contrast | safety rate ↑ | p | corrected (holm) | found from |")
+    assert [line.split(" | ")[0] for line in planned] == ["| bpo − dpo"]
