@@ -68,8 +68,8 @@ def main() -> None:
     rows.sort(key=lambda row: first.get(arm(row), len(first)))
     file = args.page / "plan.yaml"
     plan = read_plan(file)[0] if file.exists() else None
-    named = dict.fromkeys([*(plan.contrasts if plan else []), *args.differences])
-    contrasts = [text.split(" - ") for text in named]
+    named = [*(plan.contrasts if plan else []), *args.differences]
+    contrasts = [text.split(" - ") for text in dict.fromkeys(named)]
     parts = [means(rows, METRICS), means(rows, THIRD, "arm, third responses"), planned(rows, plan)]
     parts += [differences(rows, contrasts), corrected(rows, contrasts, plan)]
     tables = "\n\n".join("\n".join(part) for part in parts if part)

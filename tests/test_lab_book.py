@@ -59,8 +59,8 @@ def result(request: pytest.FixtureRequest) -> Path:
 
 def seeds_asked(page: Path) -> list[str]:
     """Those that a page has to have: its plan's, or else so many as its arms have."""
-    plan = page / "plan.yaml"
-    return [str(seed) for seed in read_plan(plan)[0].seeds] if plan.exists() else ["1", "2", "3", "4", "5"]
+    plan = planned(page)
+    return [str(seed) for seed in plan.seeds] if plan else ["1", "2", "3", "4", "5"]
 
 
 def seeds_of(page: Path) -> dict[str, dict[str, dict[str, float]]]:

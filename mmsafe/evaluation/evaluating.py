@@ -12,7 +12,7 @@ from mmsafe.core.ranks import is_first
 from mmsafe.data.example import Example
 from mmsafe.evaluation.answering import answered, refuse_none, too_long
 from mmsafe.evaluation.benchmark import Judged
-from mmsafe.evaluation.defences.defence import Answerer
+from mmsafe.evaluation.defences.defence import FIRST, Answerer
 from mmsafe.evaluation.measuring import EvaluationTask, flat, measured
 from mmsafe.evaluation.pairwise import comparable, pairwise_accuracy, pairwise_ceiling, prepare_pairs
 from mmsafe.evaluation.stages import judge_answers, write_generations
@@ -51,7 +51,7 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
 
 def _responses(vlm: VLM, task: EvaluationTask, prompts: Sequence[Example], stage: str, **how: Any) -> list[Response]:
     """Raises `UserError` where a defence asks what leaves no room for an answer."""
-    if overlong(prompts, vlm.encoder(), task.lengths):
+    if stage != FIRST and overlong(prompts, vlm.encoder(), task.lengths):  # `answered` leaves out such as are first
         raise UserError(f"lengths.max_length={task.lengths.max_length}: no room for {stage} of the defence; raise it")
     return responses(vlm, prompts, replace(task.settings, **how).generation(), f"{task.benchmark.name}: {stage}")
 

@@ -15,8 +15,8 @@ from mmsafe.data.data_source import DataSource
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Benchmark, Judged, Part
 from mmsafe.evaluation.clusters import clusters_of
+from mmsafe.evaluation.defences.defence import FIRST, Answerer, Defence
 from mmsafe.evaluation.defences.defence import MEASURES as DEFENCE
-from mmsafe.evaluation.defences.defence import Answerer, Defence
 from mmsafe.evaluation.judges.judge import Judge
 from mmsafe.evaluation.leakage import BLIND, leakage, with_blind
 from mmsafe.evaluation.leakage import MEASURES as LEAKAGE
@@ -73,7 +73,7 @@ class EvaluationTask:
 
     def answers(self, prompts: Sequence[Example], ask: Answerer) -> Sequence[Response | Answer]:
         """The model's answers, or what the defence makes of them."""
-        return self.defence.answers(prompts, ask) if self.defence else ask(prompts, "answers")
+        return self.defence.answers(prompts, ask) if self.defence else ask(prompts, FIRST)
 
     @cached_property
     def clusters(self) -> tuple[str, ...]:

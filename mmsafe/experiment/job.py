@@ -126,12 +126,13 @@ def training(config: TrainConfig, examples: Sequence[Example]) -> list[Stage]:
     lacking = sum(not made <= example.responses.keys() for example in examples)
     ranked = config.objective.ranked
     count = len(examples) + lacking * (config.generation.num_return_sequences - 1)
-    batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
-    steps = (
-        trainer.max_epochs * math.ceil(batches / config.accumulate) if trainer.max_steps == -1 else trainer.max_steps
-    )
-    extent = f"{steps} steps" if trainer.max_steps != -1 else f"at most {steps} steps"
-    if trainer.max_steps == -1 and data.max_tokens is not None:  # the batches alone tell how many
+    if trainer.max_steps != -1:
+        steps, extent = trainer.max_steps, f"{trainer.max_steps} steps"
+    elif data.max_tokens is None:
+        batches = math.ceil(count * len(config.objective.groups) / (data.batch_size * trainer.processes))
+        steps = trainer.max_epochs * math.ceil(batches / config.accumulate)
+        extent = f"at most {steps} steps"
+    else:  # the batches alone tell how many
         steps, extent = 0, f"{trainer.max_epochs} epochs"
     label, stages = f"{' and '.join(sorted(made))} responses", list[Stage]()
     if ranked:

@@ -25,6 +25,8 @@ from mmsafe.evaluation.statistics import Estimate, rate
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
 
+FIRST = "answers"
+"""The stage in which the model answers by itself."""
 MEASURES = (
     Metric("defence_stepped_in", "defence stepped in", judged=False),
     Metric("generations_per_prompt", "generations per prompt", "lower", judged=False),
@@ -78,7 +80,7 @@ class Defence(ABC):
 
     def answers(self, prompts: Sequence[Example], ask: Answerer) -> list[Answer]:
         """The final answer to every prompt, and how it came about."""
-        first = ask(prompts, "answers")
+        first = ask(prompts, FIRST)
         final, answers = self(prompts, first, ask), []
         for i, (prompt, said) in enumerate(zip(prompts, first, strict=True)):
             how: DefendedAnswer = {
