@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +55,6 @@ def main() -> None:
     parser.add_argument("page", type=Path, help="folder of the page")
     parser.add_argument("results", type=Path, help="results.csv of mmsafe.report")
     parser.add_argument("--arms", nargs="*", default=[], help="those to be shown first, in this order")
-    parser.add_argument("--over", help="option on the x axis, such as objective.beta; without it the arms")
     parser.add_argument(
         "--differences", nargs="*", default=[], help="'ARM - ARM', to be paired by seed, beside the plan's"
     )
@@ -65,17 +63,15 @@ def main() -> None:
     if args.results.resolve() != (args.page / "results.csv").resolve():
         shutil.copyfile(args.results, args.page / "results.csv")
     first = {name: place for place, name in enumerate(args.arms)}
-    rows.sort(key=lambda row: first.get(arm(row), len(first)))
-    file = args.page / "plan.yaml"
-    plan = read_plan(file)[0] if file.exists() else None
-    named = [*(plan.contrasts if plan else []), *args.differences]
-    contrasts = [text.split(" - ") for text in dict.fromkeys(named)]
+    rows.sort(key=lambda row: first.get(row["group"], len(first)))
+    plan, _ = read_plan(args.page / "plan.yaml")
+    contrasts = [text.split(" - ") for text in dict.fromkeys([*plan.contrasts, *args.differences])]
     parts = [means(rows, METRICS), means(rows, THIRD, "arm, third responses"), planned(rows, plan)]
     parts += [differences(rows, contrasts), corrected(rows, contrasts, plan)]
     tables = "\n\n".join("\n".join(part) for part in parts if part)
     write_between_marks(args.page / "README.md", tables)
     with matplotlib.rc_context(STYLE):
-        draw(rows, args.over).savefig(args.page / "figure.png", dpi=110)
+        draw(rows).savefig(args.page / "figure.png", dpi=110)
 
 
 def read(path: Path) -> list[Row]:
@@ -88,21 +84,16 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def arm(row: Row) -> str:
-    """`bpo beta=0.1` of `objective=bpo objective.beta=0.1`."""
-    return re.sub(r"(?<!\S)(?:[a-z_]+=|\S+\.(?=\w+=))", "", row["group"])
-
-
 def values(rows: Sequence[Row], name: str, metric: str) -> dict[str, float]:
     """Of an arm, by seed."""
-    return {row["seed"]: float(row[metric]) for row in rows if arm(row) == name and row.get(metric)}
+    return {row["seed"]: float(row[metric]) for row in rows if row["group"] == name and row.get(metric)}
 
 
 def means(rows: Sequence[Row], metrics: Mapping[str, str], head: str = "arm") -> list[str]:
     """A Markdown table: mean over seeds and half of the 95 % Student t interval; empty where no arm has any metric."""
     shown = [metric for metric in metrics if any(row.get(metric) for row in rows)]
     lines = [f"| {head} | seeds | {' | '.join(metrics[metric] for metric in shown)} |", "|---" * (2 + len(shown)) + "|"]
-    for name in dict.fromkeys(map(arm, rows)):
+    for name in dict.fromkeys(row["group"] for row in rows):
         by_metric = [list(values(rows, name, metric).values()) for metric in shown]
         cells = [str(over_seeds(each)).replace("-", "−") if each else "–" for each in by_metric]
         if any(by_metric):
@@ -110,10 +101,8 @@ def means(rows: Sequence[Row], metrics: Mapping[str, str], head: str = "arm") ->
     return lines if shown else []
 
 
-def planned(rows: Sequence[Row], plan: Plan | None) -> list[str]:
+def planned(rows: Sequence[Row], plan: Plan) -> list[str]:
     """A Markdown table of a plan's contrasts by its primary metric, corrected by themselves."""
-    if plan is None:
-        return []
     gains = {name: over_seeds(paired(rows, *name.split(" - "), plan.primary)) for name in plan.contrasts}
     correct, sizes = CORRECTIONS[plan.correction], [(gain.half, gain.n - 1) for gain in gains.values()]
     columns = {
@@ -150,32 +139,32 @@ def differences(rows: Sequence[Row], contrasts: Sequence[Sequence[str]]) -> list
     return lines if contrasts else []
 
 
-def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]], plan: Plan | None = None) -> list[str]:
+def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]], plan: Plan) -> list[str]:
     """What Holm's correction for their number leaves of the t-tests of differences, without those that were planned."""
     tests = {
         f"{first} − {second}, {METRICS[metric][:-2]}": float(ttest_1samp(paired(rows, first, second, metric), 0).pvalue)
         for first, second in contrasts
         for metric in MAIN
-        if not (plan and plan.holds(first, second, metric))
+        if not plan.holds(first, second, metric)
     }
     if not tests:
         return []
     adjusted = dict(zip(tests, holm([*tests.values()]), strict=True))
     texts = {name: f"{name} (p = {adjusted[name]:.3f})" for name in sorted(tests, key=tests.__getitem__)}
     left = [text for name, text in texts.items() if adjusted[name] < 0.05]
-    bold, what = (
-        sum(p < 0.05 for p in tests.values()),
-        f"{len(tests)} exploratory ones" if plan else f"all {len(tests)}",
-    )
+    bold = f"{sum(p < 0.05 for p in tests.values())} of {len(tests)}"
     after = "; ".join(left) or f"none; next is {next(iter(texts.values()))}"
-    return [f"In bold are {bold} of {len(tests)}; after Holm's correction for {what}, at 5 %: {after}."]
+    return [
+        f"In bold are {bold}; after Holm's correction for {len(tests)} exploratory ones, at 5 %: {after}."
+    ]
 
 
 def paired(rows: Sequence[Row], first: str, second: str, metric: str) -> list[float]:
     """`first` minus `second`, seed by seed. Ends the program where there is none to pair."""
     a, b = values(rows, first, metric), values(rows, second, metric)
     if not a.keys() & b.keys():
-        raise SystemExit(f"{first} - {second}: no seed of both; arms are {', '.join(dict.fromkeys(map(arm, rows)))}")
+        arms = ", ".join(dict.fromkeys(row["group"] for row in rows))
+        raise SystemExit(f"{first} - {second}: no seed of both; arms are {arms}")
     return [a[seed] - b[seed] for seed in a if seed in b]
 
 
@@ -193,19 +182,13 @@ def write_between_marks(path: Path, text: str) -> None:
     path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
-def draw(rows: Sequence[Row], over: str | None) -> Figure:
+def draw(rows: Sequence[Row]) -> Figure:
     """A panel for each main metric: seeds as points, means with 95 % intervals."""
     figure = Figure(figsize=(14, 3.9), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(MAIN)), MAIN, strict=True):
-        if over is None:
-            by_arm(axes, rows, metric)
-        else:
-            by_option(axes, rows, metric, over)
+        by_arm(axes, rows, metric)
         axes.set_title(METRICS[metric], fontsize=11)
         axes.set_ylim(min(0, *axes.get_ylim()), 1)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     seeds = len({row["seed"] for row in rows})
     figure.suptitle(f"{seeds} replicates: points; means with 95 % intervals", fontsize=11)
     return figure
@@ -213,33 +196,11 @@ def draw(rows: Sequence[Row], over: str | None) -> Figure:
 
 def by_arm(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     """A place on the x axis for each arm."""
-    names = list(dict.fromkeys(map(arm, rows)))
+    names = list(dict.fromkeys(row["group"] for row in rows))
     for x, name in enumerate(names):
         if found := list(values(rows, name, metric).values()):
             points(axes, x, found, look(x)[0])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-
-
-def by_option(axes: Axes, rows: Sequence[Row], metric: str, option: str) -> None:
-    """A curve over an option for each of the arms that differ in something else."""
-    word = re.compile(rf" ?\b{option.rpartition('.')[2]}=\S+")
-    curves: dict[str, dict[float, list[float]]] = {}
-    for row in rows:
-        curve = curves.setdefault(word.sub("", arm(row)).strip(), {})
-        curve.setdefault(float(row[option]), []).append(float(row[metric]))
-    for number, (name, curve) in enumerate(curves.items()):
-        colour, _ = look(number)
-        beside = 1.03 ** (number - (len(curves) - 1) / 2)  # so that curves do not hide each other's intervals
-        for x, found in curve.items():
-            points(axes, x * beside, found, colour)
-        places = sorted(curve)
-        axes.plot([x * beside for x in places], [over_seeds(curve[x]).mean for x in places], color=colour, label=name)
-    ticks = sorted({x for curve in curves.values() for x in curve})
-    if ticks[-1] > 10 * ticks[0]:
-        axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_xlabel(option)
 
 
 def points(axes: Axes, x: float, found: Sequence[float], colour: str) -> None:

@@ -165,7 +165,7 @@ def test_a_page_of_the_book_marks_what_its_plan_has(plan: Path) -> None:
     page = runpy.run_path(str(BOOK / "page.py"))
     rows = [
         {
-            "group": f"name={arm}",
+            "group": arm,
             "seed": str(seed),
             "status": "finished",
             **dict.fromkeys(page["MAIN"], str(rate + seed)),

@@ -89,7 +89,7 @@ def test_every_page_of_the_checkout_is_on_the_site(site: Path):
     assert {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")} <= {path.name for path in site.iterdir()}
     book = {path.parent.name for path in (ROOT / "experiments").glob("*/README.md")}
     assert book <= {path.parent.name for path in site.glob("experiments/*/index.html")}
-    assert (site / "experiments/microworld/figure.png").is_file()
+    assert (site / "experiments/blindness/figure.png").is_file()
 
 
 def test_python_is_documented_where_options_point_to(site: Path):
@@ -131,7 +131,7 @@ def test_a_link_that_leads_nowhere_is_an_error(checkout: Path):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-@pytest.mark.parametrize("name", ["index.html", "reference/config/optimizer.html", "experiments/microworld/index.html"])
+@pytest.mark.parametrize("name", ["index.html", "reference/config/optimizer.html", "experiments/blindness/index.html"])
 def test_a_page_loads_nothing_from_elsewhere_and_fits(name: str, size: tuple[int, int], site: Path):
     with chromium() as browser:
         page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()

@@ -49,6 +49,6 @@ def run_demo(config: DemoConfig, run: RunContext) -> None:
             sys.exit(status)
         found[arm] = metrics_of(config.out / arm.lower())
         declared.append(declared_of(config.out / arm.lower(), found[arm]))
-    title = "micro-world, one seed: see experiments/microworld for five"
+    title = "micro-world, one seed: see experiments/blindness for ten"
     print_tables([result_table(found, title, together(declared))])
     show_results(config.out, "python -m mmsafe.report runs={} against=dpo")
