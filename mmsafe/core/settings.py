@@ -16,29 +16,21 @@ class Generation:
     """How responses are sampled."""
 
     max_new_tokens: Count = 256
-    """Longest response, in tokens."""
     temperature: NonNegative = 1.0
-    """0 is greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; 1 keeps the whole distribution."""
     seed: Seed = 0
     """Each sample draws its own noise from this seed and its prompt, whatever batch it falls into."""
     num_return_sequences: Count = 1
-    """Samples of each prompt: an example becomes so many, each with a response of its own."""
     batch_size: Count = 16
-    """Responses generated together; does not change the result."""
     image_view: Literal["auto"] | View = "auto"
     """`auto`: none for `blind` responses, corrupted for `weakened` ones. The others override it for all: `none` removes
     the image, `real` shows it (the sighted control), `other` shows another row's, `corrupted` shows it spoilt."""
     prompt: Literal["own", "other"] = "own"
-    """`other`: the response is one to another row's prompt, beside the image that `image_view` makes of that row's."""
     match: Literal["right", "wrong", "grounded", "as_none", "as_real", "as_other", "as_corrupted"] | None = None
     """Take only responses of which the judge says this; null: take all. `as_real`: only such as are right where the
     first sample beside the real image is right, and wrong where it is wrong; so the other views."""
     match_also: list[View] = field(default_factory=list)
-    """With `match`: views beside which some sample has to match too, or the row is dropped."""
     tries: Count = 16
-    """With `match`: samples of each prompt and view at most; a row with none that matches is dropped, and counted."""
 
     @property
     def matched_view(self) -> View | None:
@@ -98,9 +90,7 @@ class Trainer(Devices):
     """Optimiser steps; -1 leaves the end to `max_epochs`, otherwise it decides alone."""
     accumulate_grad_batches: Count = 1
     gradient_clip_val: NonNegative = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    """`auto`: bf16-mixed where the accelerator has it, else 32-true."""
     deterministic: bool | Literal["warn"] = "warn"
     """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
@@ -160,7 +150,6 @@ class Peft:
     rank: Count = 128
     """r of every adapted matrix: all linear layers of the language model, none of the vision tower."""
     alpha: Count = 256
-    """The product of the adapter's matrices is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
     """Seed of the adapters' initial weights."""

@@ -29,14 +29,11 @@ class Mix(DataSource):
     """
 
     parts: Parts = Field(default_factory=dict)
-    """Data sets by names of the user's choice."""
     weights: dict[str, Positive] | None = None
-    """Share of each part in the training examples, in any unit; null: all of every part, once."""
     repeat: bool = False
     """With weights, false: no example twice, what a part has too many is left out; true: every example at least once,
     the parts that have too few are repeated."""
     seed: Seed = 0
-    """Decides which examples are left out or repeated."""
 
     def __post_init__(self) -> None:
         if not self.parts:

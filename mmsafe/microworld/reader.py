@@ -24,15 +24,11 @@ class MicroWorld(DataSource):
     clusters: ClassVar[tuple[str, ...]] = ("template", "person")
     batch_size: Count = 32
     seed: Seed = 0
-    """Decides everything that is drawn."""
     size: Count = 1500
-    """Pairs to train on."""
     test_size: Count = 240
-    """Pairs held out."""
     cue_correlation: Share = 0.7
     """Probability that a directed training instruction sounds suspicious if and only if it is harmful."""
     neutral_share: Share = 0.15
-    """Share of neutral questions, which are always harmless."""
     image_size: Annotated[int, Field(ge=24)] = 64
     """Side of an icon, in pixels."""
     holdout_by: By = "scene"

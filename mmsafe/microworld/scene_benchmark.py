@@ -44,7 +44,6 @@ class MicroWorldTest(Benchmark):
     shared_tag: ClassVar[str] = "scene"
     needs: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded"})
     size: Count = 240
-    """Harmful scenes; as many swapped ones come on top."""
     neutral_size: Count = 150
 
     def check_data(self, data: DataSource) -> None:

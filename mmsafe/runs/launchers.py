@@ -21,12 +21,10 @@ class LocalLauncher:
     """Jobs as processes of this machine."""
 
     jobs: Count = 1
-    """Jobs at a time."""
     gpus: Annotated[tuple[int | str, ...], Field(min_length=1)] | None = None
     """GPUs to share out, each job taking `trainer.devices` of them, as CUDA_VISIBLE_DEVICES names them; one that is
     named twice takes two jobs. null: every job sees what the command sees."""
     retry_failed: bool = False
-    """Run jobs again that failed; `--retry-failed` for short."""
 
 
 def local_launcher(cfg: DictConfig) -> LocalLauncher:

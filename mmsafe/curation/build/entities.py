@@ -64,11 +64,9 @@ class TokenClassification(Entities):
     idle: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     path: str = "dbmdz/bert-large-cased-finetuned-conll03-english"
-    """Folder, or name at the hub."""
     stride: Count = 64
     """Tokens by which the parts of a text overlap that is longer than the model can read."""
     batch_size: Count = 8
-    """Texts read together; does not change the result."""
 
     def check(self, site: Site) -> None:
         from mmsafe.models.locate import reachable

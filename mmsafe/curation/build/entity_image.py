@@ -45,9 +45,7 @@ class EntityImage(Politeness, BuildStage):
     idle: ClassVar[frozenset[str]] = frozenset(Politeness.__annotations__) | {"on_unreachable"}
 
     api: str = "https://en.wikipedia.org/w/api.php"
-    """Of a MediaWiki with the extensions PageImages and CommonsMetadata."""
     width: Count = 500
-    """Pixels; one of the widths that Wikimedia keeps, such as 250, 500 and 960."""
     licence: Literal["free", "any"] = "free"
     """`any` includes images that may be shown under fair use only."""
     google: KnowledgeGraph | None = None
@@ -55,7 +53,6 @@ class EntityImage(Politeness, BuildStage):
     candidates: Count = 3
     """Entities of a row that are tried, the most certain first."""
     max_bytes: Count = 20 * 2**20
-    """Of an image file."""
     on_unreachable: Literal["error", "drop"] = "error"
     """Images that could not be fetched this time: end the command after all others, or drop their rows."""
 

@@ -22,11 +22,8 @@ class LocalRewording(Rewording):
     idle: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     max_new_tokens: Count = 256
-    """Longest reply."""
     max_length: Count = 2048
-    """Tokens of a request, its image included; a longer one is not asked, and counts as failed."""
     batch_size: Count = 8
-    """Requests answered together; does not change the result."""
 
     def identity(self, site: Site) -> dict[str, Any]:
         """The model's options count: another checkpoint under the same path is not noticed."""

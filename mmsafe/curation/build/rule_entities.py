@@ -33,7 +33,6 @@ class RuleEntities(Entities):
     """
 
     gazetteer: InputPath | None = None
-    """JSON `{"LOC": [names], …}`; null: nations, religions, large cities and companies."""
 
     def identity(self, site: Site) -> dict[str, Any]:
         """The names count, not where they stand."""

@@ -28,7 +28,6 @@ class ServedRewording(ServedModel, Rewording):
     declined: ClassVar[frozenset[int]] = frozenset({400, 422})
 
     max_tokens: Count = 256
-    """Longest reply."""
 
     def plan(self, count: int, rows: Sequence[Row] | None) -> str:
         known = "" if rows is None else f", about {self.told(self.needed(request(row, Path()) for row in rows))}"

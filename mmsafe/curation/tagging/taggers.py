@@ -27,9 +27,7 @@ class ServedTagger(ServedModel, AskingTagger):
     label: ClassVar[str] = LABEL
 
     max_tokens: Count = 32
-    """Longest reply; the name of a category has to fit."""
     image_max_side: Count = 512
-    """Pixels; larger images are scaled down."""
     image_format: ImageFormat = "jpeg"
 
     @property
@@ -45,9 +43,7 @@ class LocalTagger(AskingTagger):
     """Greedy, with our own generation; replies are kept batch by batch and found again in the cache."""
 
     max_new_tokens: Count = 24
-    """Longest reply; the name of a category has to fit."""
     batch_size: Count = 8
-    """Requests sorted together; does not change the result."""
 
     def replies(self, questions: Sequence[Example], model: ModelSource) -> list[Response]:
         from mmsafe.generation.responses import responses

@@ -37,7 +37,6 @@ class Auto(RowSource):
 
     get: ClassVar[str] = "a data set in a known format and set data.path to its file or folder"
     readers: list[str] = Field(default_factory=list)
-    """Classes of your own that take part, such as `mine.letters.Letters`; `plugins` has to allow their package."""
 
     @cached_property
     def reader(self) -> RowSource:

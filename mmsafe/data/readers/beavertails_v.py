@@ -30,7 +30,6 @@ class BeaverTailsV(RowSource):
     expected: ClassVar[tuple[str, ...]] = ("image", "question", *RESPONSES, *COLUMN.values())
     optional: ClassVar[tuple[tuple[str, ...], ...]] = (RESPONSES, (*RESPONSES, *COLUMN.values()))
     preferred: Literal["safer", "more_helpful"] = "safer"
-    """Which of the two responses is the chosen one."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         value = record.value

@@ -41,7 +41,6 @@ class Attacks(PublishedBenchmark):
     by: list[str]
     """Fields by which metrics are broken down; `folder` and `file` are those of the row."""
     count: int | None
-    """Prompts that these files should have; null: that is not known."""
 
     def __post_init__(self) -> None:
         self.declare(name=self.called, get=self.source, tags=tuple(self.by))

@@ -48,11 +48,8 @@ class Battery(Probe):
     """`harmful` and `harmless`: benchmarks that ask these; none: harmful rows of the data, and the same words beside
     the harmless images that the data know."""
     words: dict[str, str] = Field(default_factory=dict)
-    """By names of the user's choice: `{request}`, and `{rest}` of it without its first word, in other words."""
     images: Images = Field(default_factory=dict)
-    """What is done to images, likewise."""
     seed: Seed = 0
-    """Decides which other image is shown."""
 
     def __post_init__(self) -> None:
         self.declare(is_test_set=any(asked.is_test_set for asked in self.requests.values()))

@@ -68,9 +68,7 @@ class MMSafetyBench(PublishedBenchmark):
         "links to, as data/imgs/)"
     )
     splits: Annotated[list[Split], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Split)))
-    """How every question is asked."""
     text_question: Literal["Question", "Changed Question"] = "Question"
-    """Which field text_only is asked by."""
 
     def criterion(self, example: Example) -> str:
         return CRITERIA.get(example.tags["scenario"][:2], "harm")

@@ -33,7 +33,6 @@ class MMBench(ExactBenchmark):
     shared_tag: ClassVar[str] = "question"
     get: ClassVar[str] = "MMBench's dev set (https://github.com/open-compass/MMBench: MMBench_DEV_EN.tsv)"
     file: str = "MMBench_DEV_EN.tsv"
-    """Its name; an earlier release is `mmbench_dev_20230712.tsv`."""
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """Ids are indices, the same modulo 1,000,000 for one question; a short image is the index that has it."""

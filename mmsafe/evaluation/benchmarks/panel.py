@@ -162,9 +162,7 @@ class Panel(Composite):
     prefix: ClassVar[str] = "{}."
     advice: ClassVar[str] = "; or leave it out: benchmark.members.{}=null"
     members: Members = Field(default_factory=dict)
-    """Benchmarks by names of the user's choice; null: one that is left out."""
     judges: Judges = Field(default_factory=dict)  # type: ignore[misc]
-    """Judges of single members, by their names."""
 
     def __post_init__(self) -> None:
         if not self.parts:

@@ -31,7 +31,6 @@ class POPE(ExactBenchmark):
     tags: ClassVar[tuple[str, ...]] = ("split",)
     get: ClassVar[str] = "POPE (https://github.com/AoiDragon/POPE: output/coco/, and COCO's val2014/ images beside it)"
     suffix: str = ""
-    """Ends every question; LLaVA's figures have `Answer the question using a single word or phrase.` on a new line."""
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `coco_pope_{split}.json`, lines of JSON, and `val2014/`; `{split}/{position}`."""

@@ -46,9 +46,7 @@ class SafeMT(PublishedBenchmark):
     shared_tag: ClassVar[str] = "request"
     get: ClassVar[str] = "SafeMT (https://huggingface.co/datasets/HappyCorpse/SafeMT: the {N}_turn.json, and images/)"
     turns: Annotated[list[Length], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Length)))
-    """Lengths of dialogues, in turns of the user."""
     earlier_answers: Literal["published", "own"] = "published"
-    """Whose answers stand before the last turn: those of the files, as upstream, or the asked model's own."""
 
     def criterion(self, example: Example) -> str:
         return CRITERIA.get(example.tags["scenario"].split()[0], "harm")

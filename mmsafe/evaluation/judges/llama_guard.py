@@ -21,7 +21,6 @@ class LlamaGuard(LocalJudge):
     vision: ClassVar[bool] = True
 
     threshold: Share | None = None
-    """Unsafe from this probability of the first word `unsafe` on, as in the model card; null: as the words say."""
 
     @property
     def published(self) -> Published:

@@ -48,16 +48,13 @@ class OpenAI(Endpoint, Prices, Judge):
     idle: ClassVar[frozenset[str]] = Judge.idle | {*Prices.__annotations__} | {*Endpoint.__annotations__} - {"model"}
 
     max_tokens: Count = 512
-    """Longest reply."""
     temperature: NonNegative | None = 0.0
     seed: int | None = 0
     """null, as for `temperature`: not sent, for models that do not take it."""
     send_image: bool = True
     image_max_side: Count = 1024
-    """Pixels; larger images are scaled down."""
     image_format: ImageFormat = "jpeg"
     max_response_characters: Count = 20_000
-    """Of a longer response the judge sees the beginning."""
 
     def __post_init__(self) -> None:
         Endpoint.__post_init__(self)
