@@ -154,9 +154,7 @@ def corrected(rows: Sequence[Row], contrasts: Sequence[Sequence[str]], plan: Pla
     left = [text for name, text in texts.items() if adjusted[name] < 0.05]
     bold = f"{sum(p < 0.05 for p in tests.values())} of {len(tests)}"
     after = "; ".join(left) or f"none; next is {next(iter(texts.values()))}"
-    return [
-        f"In bold are {bold}; after Holm's correction for {len(tests)} exploratory ones, at 5 %: {after}."
-    ]
+    return [f"In bold are {bold}; after Holm's correction for {len(tests)} exploratory ones, at 5 %: {after}."]
 
 
 def paired(rows: Sequence[Row], first: str, second: str, metric: str) -> list[float]:

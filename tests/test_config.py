@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pydantic_core import PydanticUndefined
 from roots import ROOTS
 
-from mmsafe.core.config import built, conf_dir, typed, without_hydra
+from mmsafe.core.config import built, conf_dir, recorded, typed, without_hydra
 from mmsafe.core.errors import UserError
 from mmsafe.data.row_source import RowSource
 from mmsafe.evaluation.benchmarks.published import PublishedBenchmark
@@ -321,6 +321,14 @@ def test_a_benchmark_that_lacks_something_says_what_and_where_to_put_it(name: st
 def test_a_nested_plain_group_is_built_by_the_targets_in_it():
     logger = built({"wandb": {"_target_": "mmsafe.reporting.loggers.Wandb", "tags": ["a"]}}, "logger")
     assert (logger["wandb"].tags, logger["wandb"].project) == (["a"], "mmsafe")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("objective", {}), ("objective", {"beta": 0.1}), ("logger", {"mine": {"tags": ["a"]}})]
+)
+def test_a_choice_whose_file_names_no_class_is_told(option: str, value: dict[str, Any]):
+    with pytest.raises(UserError, match=rf"^{option}(\.mine)?: the YAML file of this choice has no line `_target_: …`"):
+        recorded({option: value}, ROOTS["train"])
 
 
 @pytest.mark.parametrize("name", ["mmsafe.settings.Lengths", "mmsafe.data.lengths.Lengths"])

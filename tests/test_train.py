@@ -356,6 +356,17 @@ def test_rows_with_blind_responses_are_used_as_they_are(own_rows: Callable[..., 
     assert metrics["plain"]["logps/blind"] != metrics["other"]["logps/blind"]
 
 
+def test_what_rows_bring_is_no_sample_of_a_round(own_rows: Callable[..., Path], tmp_path: Path):
+    words = ["objective=bpo", *OWN, "trainer.max_steps=1", "rounds=2", "data.holdout_share=0", "evaluate=false"]
+    path = own_rows("all.json", lambda n: f"Begin with {n}.")
+    ended = launch("train", *words, f"data.path={path}", cwd=tmp_path, cache=tmp_path / "own")
+    assert ended.status == 2
+    assert "mmsafe.train: rounds=2: all rows bring what would be sampled" in ended.err
+    path = own_rows("some.json", lambda n: None if n % 2 else f"Begin with {n}.")
+    succeed("train", *words, f"data.path={path}", "hydra.run.dir=run", cwd=tmp_path, cache=tmp_path / "own")
+    assert read_json(tmp_path / "run" / "metrics.json")["sampled/staleness_n"] == 4
+
+
 def test_only_missing_blind_responses_are_made(own_rows: Callable[..., Path], tmp_path: Path):
     path = own_rows("some.json", lambda n: None if n % 2 else f"Begin with {n}.")
     words = [word for word in (*OWN, "data.holdout_share=0") if not word.startswith(("trainer", "evalua"))]

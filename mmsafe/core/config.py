@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
+from inspect import isabstract
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -178,12 +179,25 @@ def _is_dotted_name(text: Any) -> bool:
 
 def _checked(cls: type[Root], options: dict[str, Any], path: str, *, strict: bool = False) -> Root:
     """Validate; strict JSON rules fit YAML: a number is not a string, a bool is not a number, a path is a string."""
+    for name, field in getattr(cls, "__pydantic_fields__", {}).items():
+        _refuse_nameless(field.annotation, options.get(name), f"{path}.{name}" if path else name)
     try:
         if strict:
             return TypeAdapter(cls).validate_json(json.dumps(options), strict=True)
         return cls(**options)
     except ValidationError as error:
         raise UserError(_explain(error, cls, options, path)) from error
+
+
+def _refuse_nameless(hint: Any, value: Any, path: str) -> None:
+    """Raise `UserError` where options lack the name of their class, and `hint` leaves open which it is."""
+    if not isinstance(value, dict):
+        return
+    if get_origin(hint) is dict:
+        for name, part in value.items():
+            _refuse_nameless(get_args(hint)[1], part, f"{path}.{name}")
+    elif any(isabstract(choice) for choice in (hint, *get_args(hint))):
+        raise UserError(f"{path}: the YAML file of this choice has no line `{TARGET}: …`, which names its class")
 
 
 def _explain(error: ValidationError, cls: type[Any], options: Mapping[str, Any], path: str) -> str:

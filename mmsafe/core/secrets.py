@@ -74,7 +74,7 @@ def _without_named(node: Any) -> Any:
 
 
 def _counts(key: str, value: Any) -> bool:
-    return isinstance(value, int) and key.endswith("tokens")  # max_new_tokens: 256
+    return key.endswith("tokens") and str(value).isdecimal()  # max_new_tokens: 256
 
 
 def _names_secret(key: str) -> bool:
