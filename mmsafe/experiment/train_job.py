@@ -140,7 +140,7 @@ def _prepared(
         validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), asked)
     parts, staleness = parallel.loads_in_parts(vlm.source), None
     if config.rounds > 1:
-        brought = _bring_all(config, loaded.examples)
+        brought = _brought(config, loaded.examples)
         sampled = [example for example in examples if example.id not in brought]
         staleness = Staleness(vlm, sampled, loss, recipe.batching, parallel.precision)
     if loss.reference is not None and (parts or this.reference):
@@ -194,19 +194,14 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
             raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
         shown = sum(bool(example.images) for example in prompts)
         log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
-    if (
-        config.rounds > 1
-        and not config.reference.moves
-        and len(_bring_all(config, loaded.examples)) == len(loaded.examples)
-    ):
-        raise UserError(
-            f"rounds={config.rounds}: all rows bring what would be sampled, so no round has other responses"
-        )
+    nothing_sampled = len(_brought(config, loaded.examples)) == len(loaded.examples)
+    if config.rounds > 1 and nothing_sampled and not config.reference.moves:
+        raise UserError(f"rounds={config.rounds}: all rows bring what would be sampled, so rounds differ in nothing")
     tell(task if config.evaluate else None, training(config, loaded.examples))
     return loaded, [] if config.trainer.validate_every is None else held_out(config)
 
 
-def _bring_all(config: TrainConfig, examples: Sequence[Example]) -> set[str]:
+def _brought(config: TrainConfig, examples: Sequence[Example]) -> set[str]:
     """Ids of the examples for which nothing is sampled."""
     sampled = config.objective.sampled
     return set() if config.objective.ranked else {e.id for e in examples if sampled <= e.responses.keys()}
