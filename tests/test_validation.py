@@ -140,6 +140,22 @@ def test_the_prompts_of_validation_may_be_dialogues(tmp_path: Path):
     assert shown == [5, 2]
 
 
+class Twice(Scripted):
+    """Each question in two rows, of which each is to have a sample of its own."""
+
+    def prompts(self, data: Any, part: Any) -> list[Example]:
+        return [Example(name, (Turn("user", "Say something."),), (), {}, {}) for name in ("one", "two")]
+
+
+def test_prompts_that_are_alike_have_a_sample_each(tmp_path: Path):
+    settings = Evaluation(max_new_tokens=8, temperature=1)
+    task = EvaluationTask(Twice(), WORLD, "holdout", Keywords(max_unknown=1), Padded(), settings)
+    Asked(small_model(), task, 2, 0, tmp_path, lambda step, runs: None)(1)
+    before, now = ((tmp_path / "validation" / name / "generations.jsonl") for name in ("reference", "step=1"))
+    assert before.read_text() == now.read_text()
+    assert len({json.loads(line)["response"] for line in now.read_text().splitlines()}) == 2
+
+
 def test_it_changes_nothing(tmp_path: Path):
     llava, rows, _, end = run(tmp_path / "with", every=1)
     plain, without, _, same = run(tmp_path / "without", every=None)

@@ -16,7 +16,7 @@ from mmsafe.evaluation.measuring import EvaluationTask
 from mmsafe.evaluation.stages import judge_answers, read_judged, write_generations
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.generation.generate import Prompt, Response, generate
-from mmsafe.generation.responses import responses
+from mmsafe.generation.responses import draws_of, responses
 from mmsafe.models.loading import set_aside
 from mmsafe.models.vlm import VLM
 from mmsafe.reporting.run_samples import SampledRun, sample_of
@@ -69,6 +69,9 @@ class Asked:
         fitting = [prompt for position, prompt in enumerate(prompts) if position not in long]
         self.prompts = chosen(fitting, count, seed, task.benchmark.shared_tag)
         settings, label = task.settings.generation(), "validation: answers of the reference"
+        drawn = draws_of(self.prompts, greedy=settings.temperature == 0)
+        self.draws = {prompt.id: prompt.draw for prompt in drawn}
+        """The number of the sample that a prompt asks for, among those of equal ones."""
         before = answered(vlm, task, self.prompts, lambda asked: responses(vlm, asked, settings, label))
         self.reference = self._judged("reference", before)[0]
 
@@ -85,7 +88,8 @@ class Asked:
         return metrics
 
     def _generated(self, asked: list[Example]) -> list[Response]:
-        batches = generate(self.vlm, [Prompt(prompt) for prompt in asked], self.task.settings.generation())
+        prompts = [Prompt(prompt, self.draws[prompt.id]) for prompt in asked]
+        batches = generate(self.vlm, prompts, self.task.settings.generation())
         made = dict(pair for batch in batches for pair in batch)
         return [made[position] for position in range(len(asked))]
 
