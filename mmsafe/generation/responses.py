@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.row_store import RowStore
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example, digest
-from mmsafe.generation.served import ServedGeneration
+from mmsafe.generation.served import ServedGeneration, deciding
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Prompt, Response
@@ -44,10 +43,7 @@ class ResponseStore(RowStore["Response"]):
 
 def store_key(vlm: VLM, settings: Generation) -> str:
     """Hash of the model and of every setting that changes a response; neither batch size nor number of samples does."""
-    idle = {"batch_size", "image_view", "num_return_sequences", "prompt", "match", "match_also", "tries"}
-    idle |= {"seed", "top_p"} if settings.temperature == 0 else set()
-    chosen = {name: value for name, value in asdict(settings).items() if name not in idle}
-    return digest([vlm.fingerprint(), chosen])
+    return digest([vlm.fingerprint(), {"temperature": settings.temperature} | deciding(settings)])
 
 
 def responses(vlm: VLM | None, prompts: Sequence[Example], settings: Generation, label: str) -> list[Response]:

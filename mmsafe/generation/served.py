@@ -39,8 +39,7 @@ class ServedGeneration(Generation, Endpoint):
 
     def store_key(self) -> str:
         """Hash of the model's name and of every setting that changes an answer."""
-        chosen = ["max_new_tokens", *(["temperature", "top_p", "seed"] if self.temperature else [])]
-        return digest([{"served": self.model}, {name: getattr(self, name) for name in chosen}])
+        return digest([{"served": self.model}, deciding(self)])
 
     def draw_key(self, draw: Prompt) -> str:
         """Identity of a sample under that key; of a greedy answer, that of its prompt."""
@@ -77,6 +76,12 @@ class ServedGeneration(Generation, Endpoint):
         if text is None or answer.finish_reason == "content_filter":
             raise NoAnswerError(f"the endpoint gave none, finish_reason {answer.finish_reason}")
         return Response(text, answer.finish_reason != "length")
+
+
+def deciding(settings: Generation) -> dict[str, Any]:
+    """The settings that change a response, by name: of greedy ones, none that are of sampling."""
+    names = ["max_new_tokens", *(["temperature", "top_p", "seed"] if settings.temperature else [])]
+    return {name: getattr(settings, name) for name in names}
 
 
 @cache

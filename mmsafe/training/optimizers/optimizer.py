@@ -29,27 +29,20 @@ class Optimizer(ABC):
     """Whether it does the same to pieces of weights, as FSDP and ZeRO cut them."""
 
     lr: Positive
-    """Peak learning rate."""
     lr_by_part: RateByPart = RateByPart()
     weight_decay: NonNegative = 0.0
     decay_norms_and_biases: bool = True
-    """Whether `weight_decay` is for vectors, too."""
     rounding: Literal["nearest", "stochastic", "kahan"] = "nearest"
     """How bf16 weights are updated. `nearest`: in bf16, which loses small updates. `stochastic`: in fp32, then rounded
     up or down at random, right in the mean; `kahan`: in fp32, and what rounding took is kept, in 2 bytes a weight."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """`wsd`: warm-up, a stable rate, and a decay by a cosine over the last `decay_steps`."""
     warmup_steps: NonNegative = 10
-    """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
     decay_steps: NonNegative = 0.1
-    """Of `wsd`: optimiser steps of the decay; below 1 it is a share of all steps."""
     min_lr_ratio: Share = 0.0
-    """Of `cosine` and `wsd`: where they end, as a share of the peak."""
     schedule_ahead: Share = 0.0
     """Part of a step by which the schedule is ahead. The BPO paper's released code moves its schedule on after each of
     two micro-batches, with a warm-up of 10: here that is `warmup_steps=5` and 0.5."""
     global_batch_size: Count | None = None
-    """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 
     def __post_init__(self) -> None:
         if self.min_lr_ratio and self.schedule not in ("cosine", "wsd"):
