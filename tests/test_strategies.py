@@ -1,6 +1,5 @@
 """Strategies on two processes without a GPU: the optimiser steps of one process, stopped and continued or not."""
 
-import csv
 import json
 import os
 import re
@@ -12,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fitting import untimed
 from launching import succeed
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from mmsafe.core.config import allow_plugins
+from mmsafe.core.files import read_metrics
 from mmsafe.experiment.exporting import export
 from mmsafe.microworld.tiny import TinyModel
 
@@ -108,13 +109,9 @@ class Run:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    with (folder / "metrics.csv").open() as file:
-        found = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    return [
-        {name: value for name, value in row.items() if not name.startswith(("perf/", "eval/", "rewards/accuracies"))}
-        for row in found
-        if "train/loss" in row
-    ]
+    known = read_metrics(folder / "metrics.csv")
+    skipped = ("perf/", "eval/", "rewards/accuracies")
+    return [untimed(row, skipped) for row in known if "train/loss" in row]
 
 
 @pytest.mark.parametrize(

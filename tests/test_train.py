@@ -1,6 +1,5 @@
 """A training run as a user sees it: the folder that it leaves, the same command again, sweeps, own rows."""
 
-import csv
 import json
 import math
 import multiprocessing
@@ -19,10 +18,12 @@ import pytest
 import torch
 import yaml
 from even_judge import CHOSEN as EVEN
+from fitting import untimed
 from launching import QUICK, Ended, launch, refuse, succeed
 from PIL import Image
 
 from mmsafe.core.config import conf_dir
+from mmsafe.core.files import read_metrics
 from mmsafe.objectives.dpo import DPO
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,11 +49,6 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def rows_of(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def snapshot(folder: Path, but: Sequence[str] = ()) -> dict[str, bytes]:
@@ -136,7 +132,7 @@ def test_metrics_json_is_flat_and_has_the_keys_of_the_contract(folder: Path):
 
 
 def test_metrics_csv_has_every_step_and_begins_at_2_ln_2(folder: Path):
-    rows = rows_of(folder / "metrics.csv")
+    rows = read_metrics(folder / "metrics.csv")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["train/loss"] == pytest.approx(2 * LN2, abs=1e-5)
     assert abs(rows[0]["rewards/chosen"]) + abs(rows[0]["rewards/blind"]) < 1e-6
@@ -188,16 +184,11 @@ def test_another_config_in_the_same_folder_is_refused_in_one_line(folder: Path, 
     assert "objective=dpo" not in (folder / ".hydra" / "overrides.yaml").read_text(), "the record is of the first one"
 
 
-def untimed(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """What does not depend on the clock."""
-    return [{name: value for name, value in row.items() if not name.startswith("perf/")} for row in rows]
-
-
 def test_the_same_command_elsewhere_measures_the_same_to_the_last_digit(folder: Path, tmp_path: Path):
     succeed("train", *FIRST[:-1], "hydra.run.dir=again", cwd=tmp_path, cache=tmp_path / "own-cache")
     assert (tmp_path / "again" / "metrics.json").read_bytes() == (folder / "metrics.json").read_bytes()
-    again, before = (untimed(rows_of(path / "metrics.csv")) for path in (tmp_path / "again", folder))
-    assert again == before
+    again, before = (read_metrics(path / "metrics.csv") for path in (tmp_path / "again", folder))
+    assert list(map(untimed, again)) == list(map(untimed, before))
 
 
 def test_sft_trains_without_a_reference_or_blind_responses(tmp_path: Path):
@@ -411,7 +402,7 @@ def test_every_objective_trains_and_is_measured(tmp_path: Path, cache: Path, obj
     words = [*FEW, f"objective={objective}", "trainer.max_steps=3", "hydra.run.dir=run"]
     words += EVEN * (objective == "online_dpo")  # the rules find all that random weights say as wrong
     succeed("train", *words, cwd=tmp_path, cache=cache)
-    metrics, rows = read_json(tmp_path / "run" / "metrics.json"), rows_of(tmp_path / "run" / "metrics.csv")
+    metrics, rows = read_json(tmp_path / "run" / "metrics.json"), read_metrics(tmp_path / "run" / "metrics.csv")
     assert metrics["train/steps"] == 3
     terms = [name for name in metrics if name.startswith("loss/")]
     assert metrics["train/loss"] == pytest.approx(sum(metrics[name] for name in terms))

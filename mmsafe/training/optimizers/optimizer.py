@@ -1,7 +1,9 @@
 """The plug-in interface of an optimiser: what it is given of a model, and what it says about itself."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from mmsafe.core.options import Count, NonNegative, Positive, Share, options
@@ -117,3 +119,23 @@ class Optimizer(ABC):
 
             algorithm = with_rounding(algorithm, kahan=self.rounding == "kahan")
         return algorithm(self.groups(model), lr=self.lr, weight_decay=self.weight_decay, **arguments)
+
+    def scheduled(self, optimizer: Any, steps: int) -> Any:
+        """The schedule of `optimizer` over a run of `steps` optimiser steps."""
+        from torch.optim.lr_scheduler import LambdaLR
+
+        of_run = {"warmup": self.warmup_steps, "decay": self.decay_steps}
+        count = {name: int(value if value >= 1 else value * steps) for name, value in of_run.items()}
+        return LambdaLR(optimizer, partial(self._factor, steps=steps, **count))
+
+    def _factor(self, step: float, *, steps: int, warmup: int, decay: int) -> float:
+        """Rate at `step` as a share of the peak: those of `transformers.get_scheduler`, whose import loads PEFT."""
+        step, floor, is_wsd = step + self.schedule_ahead, self.min_lr_ratio, self.schedule == "wsd"
+        if step < warmup:
+            return step / warmup * (1 - floor) + floor if is_wsd else step / warmup
+        begin = steps - decay if is_wsd else warmup
+        if self.schedule == "constant" or step < begin:
+            return 1.0
+        if self.schedule == "linear":
+            return max(0.0, (steps - step) / max(1, steps - warmup))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / max(1, steps - begin)))) * (1 - floor) + floor
