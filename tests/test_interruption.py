@@ -15,6 +15,7 @@ from typing import Any
 import faults
 import pytest
 from faults import STATUS, Fault, Moment
+from fitting import untimed
 from safetensors.torch import load_file
 
 from mmsafe.core.files import read_metrics
@@ -162,10 +163,6 @@ def assert_same(found: Path, expected: Path) -> None:
     assert responses(found) == responses(expected)
     assert log_probs(found).keys() == log_probs(expected).keys()
     assert all(rows.equal(log_probs(found)[name]) for name, rows in log_probs(expected).items())
-
-
-def untimed(row: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if not name.startswith("perf/")}
 
 
 def responses(folder: Path) -> list[str]:

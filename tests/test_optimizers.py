@@ -26,7 +26,6 @@ from mmsafe.training.optimizers.adamw_8bit import AdamW8bit
 from mmsafe.training.optimizers.muon import Muon
 from mmsafe.training.optimizers.optimizer import Optimizer, RateByPart
 from mmsafe.training.optimizers.rounding import stochastic, with_rounding
-from mmsafe.training.optimizers.schedule import scheduled
 
 ON_CPU: list[Any] = [AdamW, AdamW8bit, Adafactor, Muon]
 
@@ -229,7 +228,7 @@ def test_every_trained_weight_has_the_rate_of_its_part(family: Family, method: A
 def test_schedules_by_hand(options: Any, factors: Any):
     given = AdamW(lr=2.0, lr_by_part=RateByPart(), **options)
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in (2.0, 0.5)])
-    schedule, rates = scheduled(optimizer, given, 100), []
+    schedule, rates = given.scheduled(optimizer, 100), []
     for _ in range(101):
         rates.append(schedule.get_last_lr())
         optimizer.step()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from fitting import fitted, on_cpu
+from fitting import fitted, on_cpu, untimed
 from pytorch_lightning.callbacks import Callback
 from small_model import copied, of_family, small_model
 
@@ -170,11 +170,6 @@ def assert_equal(found: Result, expected: Result) -> None:
     assert [name for name, weight in expected.weights.items() if not torch.equal(found.weights[name], weight)] == []
 
 
-def untimed(row: dict[str, float]) -> dict[str, float]:
-    """What does not depend on the clock."""
-    return {name: value for name, value in row.items() if not name.startswith("perf/")}
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Results of whole runs, each made once."""
@@ -213,8 +208,9 @@ def test_the_seed_decides_the_order(tmp_path: Path, uninterrupted: Any):
         (2, [6], GROUPED | WORKERS),
         (2, [2], ACCUMULATED),
         (100, [3], SHUFFLED),
-        *((1, range(1, STEPS), loader) for loader in (ACCUMULATED, WORKERS)),
-        (1, range(1, 12), {"max_epochs": 3}),
+        (1, range(1, STEPS), ACCUMULATED),
+        (1, [3, 4, 5], WORKERS),
+        (1, [3, 4, 5, 8, 9], {"max_epochs": 3}),
         pytest.param(1, range(1, 11), {"max_steps": 11}, marks=pytest.mark.slow),
         (2, [5], {"dropout": 0.3}),
         *((2, [3], {"family": family, "dropout": 0.3}) for family in ("qwen3_vl", "llava_next", "smolvlm")),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fitting import fitted, on_cpu
+from fitting import fitted, on_cpu, untimed
 from launching import QUICK, launch, succeed
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
@@ -97,10 +97,6 @@ def run(
         batch_size=4,
     )
     return llava, read_metrics(folder / "metrics.csv"), end.best, end
-
-
-def untimed(row: dict[str, float], skipped: str = "perf/") -> dict[str, float]:
-    return {name: value for name, value in row.items() if not name.startswith(skipped)}
 
 
 def slowly(model: Any, objective: Objective) -> dict[str, float]:
@@ -326,17 +322,14 @@ def test_what_a_command_validates_is_what_it_evaluates(tmp_path: Path):
     assert metrics["best/val/loss"] == row["val/loss"] == min(row["val/loss"] for row in rows if "val/loss" in row)
     for name in ("safety_rate", "over_refusal_rate", "image_gap", "fluent_rate"):
         assert row[f"val/{name}"] == pytest.approx(metrics[f"eval/{name}"]), name
-    answers = [sorted(path.read_text().splitlines()) for path in (folder / "generations.jsonl", *own(folder, at))]
+    validated = folder / "validation" / f"step={at}"
+    answers = [sorted((path / "generations.jsonl").read_text().splitlines()) for path in (folder, validated)]
     assert answers[0] == answers[1]
     assert not (folder / "checkpoints").exists()
-    page = (folder / "validation" / f"step={at}" / "samples.html").read_text()
+    page = (validated / "samples.html").read_text()
     assert "hidden until you open them" in page
     assert '"label": "reference"' in page
     assert f'"label": "step={at}"' in page
-
-
-def own(folder: Path, step: int) -> list[Path]:
-    return [folder / "validation" / f"step={step}" / "generations.jsonl"]
 
 
 @pytest.mark.parametrize(

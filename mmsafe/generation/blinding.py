@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.settings import Generation, Lengths
 from mmsafe.data.corruption import Corruption
-from mmsafe.data.example import Example
+from mmsafe.data.example import Example, digest
 from mmsafe.generation.generate import Response
 from mmsafe.generation.matching import Tells, matching, samples_of
-from mmsafe.generation.others import Others
 from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective, ScoredRow
 from mmsafe.scoring.collate import view
@@ -24,6 +23,37 @@ BLIND = "blind"
 SHOWN = {BLIND: "none", "weakened": "corrupted"}
 """Columns that can be made, and the view of the image beside which the reference makes them."""
 LABELS = {"none": "blind", "corrupted": "weakened", "real": "sighted", "other": "other-image"}
+
+
+@dataclass(frozen=True)
+class Others:
+    """Rows that lend one another images and prompts: fixed by a seed, and never such as are equal to a row's own."""
+
+    rows: Sequence[Example]
+    seed: int
+
+    def prompt(self, example: Example) -> Example:
+        """The example with turns and images of a row that says something else."""
+        said = [turn.text for turn in example.turns]
+        other = self._row("prompt", example, lambda row: [turn.text for turn in row.turns] != said)
+        return replace(example, turns=other.turns, images=other.images)
+
+    def images(self, example: Example, shown: Example) -> Example:
+        """`shown` beside the images of a row that has none of its own and none of `example`, but as many."""
+        if not shown.images:
+            return shown
+        own, count = {image.key for image in (*example.images, *shown.images)}, len(shown.images)
+        other = self._row(
+            "image_view", example, lambda row: len(row.images) == count and own.isdisjoint(i.key for i in row.images)
+        )
+        return replace(shown, images=other.images)
+
+    def _row(self, option: str, example: Example, fits: Callable[[Example], bool]) -> Example:
+        start = int(digest([self.seed, option, example.prompt_key()])[:15], 16)
+        for step in range(len(self.rows)):
+            if fits(row := self.rows[(start + step) % len(self.rows)]):
+                return row
+        raise UserError(f"generation.{option}=other: none of {len(self.rows)} rows has another for {example.id}")
 
 
 def with_generated_responses(

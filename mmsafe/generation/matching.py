@@ -33,34 +33,26 @@ def matching(
 
     `shown` are the prompts in the examples' order beside a view of the image; None is the one that is to be sampled.
     """
+
+    def first_of_tries(prompts: Sequence[Example], count: int, label: str) -> list[list[Response]]:
+        """The first `count` of all tries of which `tells` says what is `wanted`; none where that is None."""
+        draws, taken = draws_of(list(prompts) * settings.tries, greedy=False), [list[Response]() for _ in prompts]
+        for number in range(settings.tries):
+            lacking = [i for i, target in enumerate(wanted) if target is not None and len(taken[i]) < count]
+            if not lacking:
+                break
+            tried = [draws[number * len(prompts) + i] for i in lacking]
+            made = sampled(vlm, tried, settings, f"{label}, try {number + 1}")
+            told = tells([(examples[i], response.text) for i, response in zip(lacking, made, strict=True)])
+            for i, response, verdict in zip(lacking, made, told, strict=True):
+                taken[i] += [response] * (verdict is wanted[i])
+        return taken
+
     wanted: Sequence[bool | None] = [settings.match != "wrong"] * len(examples)
     if settings.matched_view:
         first = sampled(vlm, draws_of(shown(settings.matched_view), greedy=False), settings, f"{label}, to be matched")
         wanted = tells([(example, made.text) for example, made in zip(examples, first, strict=True)])
     for view in settings.match_also:
-        others = _tries(vlm, examples, shown(view), settings, 1, f"{label}, beside {view}", tells, wanted)
+        others = first_of_tries(shown(view), 1, f"{label}, beside {view}")
         wanted = [target if some else None for target, some in zip(wanted, others, strict=True)]
-    return _tries(vlm, examples, shown(None), settings, settings.num_return_sequences, label, tells, wanted)
-
-
-def _tries(
-    vlm: VLM,
-    examples: Sequence[Example],
-    prompts: Sequence[Example],
-    settings: Generation,
-    count: int,
-    label: str,
-    tells: Tells,
-    wanted: Sequence[bool | None],
-) -> list[list[Response]]:
-    """The first `count` of all tries of which `tells` says what is `wanted`; none where that is None."""
-    draws, taken = draws_of(list(prompts) * settings.tries, greedy=False), [list[Response]() for _ in prompts]
-    for number in range(settings.tries):
-        lacking = [i for i, target in enumerate(wanted) if target is not None and len(taken[i]) < count]
-        if not lacking:
-            break
-        made = sampled(vlm, [draws[number * len(prompts) + i] for i in lacking], settings, f"{label}, try {number + 1}")
-        told = tells([(examples[i], response.text) for i, response in zip(lacking, made, strict=True)])
-        for i, response, verdict in zip(lacking, made, told, strict=True):
-            taken[i] += [response] * (verdict is wanted[i])
-    return taken
+    return first_of_tries(shown(None), settings.num_return_sequences, label)

@@ -19,7 +19,6 @@ class BPO(DPO):
 
     needs_image: ClassVar[bool] = True
     blind_weight: NonNegative = 1.0
-    """Weight of the blind term; 0 is DPO. Only in `joint` mode."""
     mode: Literal["joint", "concat"] = "joint"
     """`joint`: the paper's loss over the triple; `concat`: its script's plain DPO on (y_w, y_l) and (y_w, y_b)."""
 

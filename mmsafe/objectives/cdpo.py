@@ -12,8 +12,6 @@ from mmsafe.objectives.dpo import DPO, preference_loss
 if TYPE_CHECKING:
     from torch import Tensor
 
-FlipRate = Annotated[float, Field(ge=0, lt=0.5)]
-
 
 @options
 class CDPO(DPO):
@@ -22,7 +20,7 @@ class CDPO(DPO):
     The minimum is at σ(βz) = 1 - ε: unlike DPO, it does not push a margin any further.
     """
 
-    label_smoothing: FlipRate = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     """ε, the share of pairs that are believed to be labelled the wrong way round; 0 is DPO."""
 
     def loss(self, margin: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ class DPO(Objective):
     """-log σ(r(x, y_w) - r(x, y_l)) with r(x, y) = β [log π(y|x) - log π_ref(y|x)]."""
 
     beta: Positive = 0.1
-    """Inverse temperature of the implicit reward: how closely the policy is held to the reference."""
 
     def __call__(self, scores: Mapping[str, Scores]) -> Terms:
         """`{"preference": [batch]}`."""

@@ -18,7 +18,6 @@ class OnlineDPO(DPO):
     """
 
     samples: Annotated[int, Field(ge=2)] = 4
-    """Responses to each prompt."""
 
     @property
     def ranked(self) -> int:

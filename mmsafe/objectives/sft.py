@@ -13,7 +13,6 @@ class SFT(Objective):
 
     needs_reference: ClassVar[bool] = False
     average: Literal["token", "sequence"] = "token"
-    """`token`: every response token of an optimiser step counts the same; `sequence`: every response does."""
 
     @property
     def groups(self) -> tuple[Rows, ...]:

@@ -17,7 +17,6 @@ from mmsafe.scoring.collate import Batch
 from mmsafe.scoring.slices import Slice
 from mmsafe.training.metrics import means, over_ranks, step_metrics
 from mmsafe.training.optimizers.optimizer import Optimizer
-from mmsafe.training.optimizers.schedule import scheduled
 from mmsafe.training.recipe import Loss
 from mmsafe.training.strategies.parallel import Parallel
 
@@ -159,7 +158,7 @@ class PreferenceModule(pl.LightningModule):
         parts = self.options.parts(self.policy)
         of_groups = (parts[group["params"][0]] for group in optimizer.param_groups)
         self.rates = ["train/learning_rate" + (f"/{part}" if part else "") for part in of_groups]
-        schedule = scheduled(optimizer, self.options, self.total_steps)
+        schedule = self.options.scheduled(optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """One call that trains, for tests that name a few of its values only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +48,8 @@ def fitted(
 def on_cpu(**options: Any) -> Trainer:
     """A loop in fp32 on the CPU, whatever this machine has."""
     return Trainer(**{"accelerator": "cpu", "precision": "32-true", "progress_bar": False, **options})
+
+
+def untimed(row: Mapping[str, float], skipped: str | tuple[str, ...] = "perf/") -> dict[str, float]:
+    """What does not depend on the clock."""
+    return {name: value for name, value in row.items() if not name.startswith(skipped)}

@@ -17,7 +17,6 @@ class AdamW8bit(Optimizer):
     beta1: Share = 0.9
     beta2: Share = 0.999
     paged: bool = False
-    """Let CUDA move moments to the host's memory when the GPU's is full."""
 
     def missing(self) -> str:
         if find_spec("bitsandbytes"):

@@ -1,7 +1,9 @@
 """The plug-in interface of an optimiser: what it is given of a model, and what it says about itself."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from mmsafe.core.options import Count, NonNegative, Positive, Share, options
@@ -29,27 +31,20 @@ class Optimizer(ABC):
     """Whether it does the same to pieces of weights, as FSDP and ZeRO cut them."""
 
     lr: Positive
-    """Peak learning rate."""
     lr_by_part: RateByPart = RateByPart()
     weight_decay: NonNegative = 0.0
     decay_norms_and_biases: bool = True
-    """Whether `weight_decay` is for vectors, too."""
     rounding: Literal["nearest", "stochastic", "kahan"] = "nearest"
     """How bf16 weights are updated. `nearest`: in bf16, which loses small updates. `stochastic`: in fp32, then rounded
     up or down at random, right in the mean; `kahan`: in fp32, and what rounding took is kept, in 2 bytes a weight."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """`wsd`: warm-up, a stable rate, and a decay by a cosine over the last `decay_steps`."""
     warmup_steps: NonNegative = 10
-    """Optimiser steps of linear warm-up; below 1 it is a share of all steps."""
     decay_steps: NonNegative = 0.1
-    """Of `wsd`: optimiser steps of the decay; below 1 it is a share of all steps."""
     min_lr_ratio: Share = 0.0
-    """Of `cosine` and `wsd`: where they end, as a share of the peak."""
     schedule_ahead: Share = 0.0
     """Part of a step by which the schedule is ahead. The BPO paper's released code moves its schedule on after each of
     two micro-batches, with a warm-up of 10: here that is `warmup_steps=5` and 0.5."""
     global_batch_size: Count | None = None
-    """Items of an optimiser step over all devices; decides how many micro-batches are accumulated. null: nothing."""
 
     def __post_init__(self) -> None:
         if self.min_lr_ratio and self.schedule not in ("cosine", "wsd"):
@@ -124,3 +119,23 @@ class Optimizer(ABC):
 
             algorithm = with_rounding(algorithm, kahan=self.rounding == "kahan")
         return algorithm(self.groups(model), lr=self.lr, weight_decay=self.weight_decay, **arguments)
+
+    def scheduled(self, optimizer: Any, steps: int) -> Any:
+        """The schedule of `optimizer` over a run of `steps` optimiser steps."""
+        from torch.optim.lr_scheduler import LambdaLR
+
+        of_run = {"warmup": self.warmup_steps, "decay": self.decay_steps}
+        count = {name: int(value if value >= 1 else value * steps) for name, value in of_run.items()}
+        return LambdaLR(optimizer, partial(self._factor, steps=steps, **count))
+
+    def _factor(self, step: float, *, steps: int, warmup: int, decay: int) -> float:
+        """Rate at `step` as a share of the peak: those of `transformers.get_scheduler`, whose import loads PEFT."""
+        step, floor, is_wsd = step + self.schedule_ahead, self.min_lr_ratio, self.schedule == "wsd"
+        if step < warmup:
+            return step / warmup * (1 - floor) + floor if is_wsd else step / warmup
+        begin = steps - decay if is_wsd else warmup
+        if self.schedule == "constant" or step < begin:
+            return 1.0
+        if self.schedule == "linear":
+            return max(0.0, (steps - step) / max(1, steps - warmup))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - begin) / max(1, steps - begin)))) * (1 - floor) + floor

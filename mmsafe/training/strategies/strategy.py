@@ -94,7 +94,6 @@ class DeepSpeed(_HalfWeights):
     """Stage 3: keep optimiser and weights in the host's memory; slow, and fits where nothing else does."""
     bucket_size: Count = 200_000_000
     zero_optimization: dict[str, Any] = Field(default_factory=dict)
-    """Further entries of the section `zero_optimization` of DeepSpeed's config, as DeepSpeed names them."""
 
     def __post_init__(self) -> None:
         if self.offload and self.stage < 3:
