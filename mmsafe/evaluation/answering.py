@@ -1,7 +1,5 @@
 """Prompts that have room for an answer are asked, turn by turn where the answers between are left to the model."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 

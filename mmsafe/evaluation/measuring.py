@@ -132,18 +132,10 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
 
 def declaration(benchmark: Benchmark, judges: Mapping[str, str], metrics: Mapping[str, Any]) -> Declared:
     """What a run that measured `metrics` records: its metrics as declared, and what evidence each of `judges` is."""
-    from mmsafe.evaluation import pairwise, staleness, third_responses
+    from mmsafe.evaluation import pairwise, third_responses
 
     measures = {metric.name: metric for metric in benchmark.measures or undeclared(metrics).metrics}
-    measured_beside = (
-        *pairwise.MEASURES,
-        *AGREEMENT,
-        *LEAKAGE,
-        *DEFENCE,
-        *third_responses.MEASURES,
-        *staleness.MEASURES,
-    )
-    for beside in measured_beside:
+    for beside in (*pairwise.MEASURES, *AGREEMENT, *LEAKAGE, *DEFENCE, *third_responses.MEASURES):
         if any(name == beside.key or name.startswith(f"{beside.key}{BY_JUDGE}") for name in metrics):
             measures.setdefault(beside.name, beside)
     lines = {row.metric: row.lines() for row in benchmark.paper_rows}

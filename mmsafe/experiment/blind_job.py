@@ -35,7 +35,7 @@ def blind(config: BlindConfig, run: RunContext) -> Path:
     encoder = config.model.encoder() if served else vlm.encoder()
     prompts, lengths = fitting(loaded.examples, encoder, (), config.lengths)
     tell(lengths, config.lengths)
-    tell_right = tells(config.judge, config.generation)
+    tell_right = tells(config.judge, config.generation, vlm)
     examples = with_generated_responses(vlm, prompts, {BLIND}, config.generation, tells=tell_right)
     lengths |= {} if tell_right is None else {"unmatched": unmatched(prompts, examples)}
     path = folder.path / "blind.jsonl"

@@ -17,8 +17,7 @@ from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
 from mmsafe.evaluation.measuring import EvaluationTask, flat
-from mmsafe.evaluation.staleness import Staleness
-from mmsafe.evaluation.third_responses import rated_by, tells, third_responses
+from mmsafe.evaluation.third_responses import Staleness, rated_by, tells, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
 from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell, training
 from mmsafe.experiment.keeping import keep, keep_merged, load_part
@@ -221,7 +220,7 @@ def _completed(config: TrainConfig, vlm: VLM, examples: Sequence[Example]) -> tu
     if samples := config.objective.ranked:
         rates = rated_by(config.judge, vlm)
         examples, before = with_ranked_pairs(vlm, examples, samples, config.generation, config.lengths, rates)
-    completed, counts = with_all_responses(vlm, examples, *made, tells(config.judge, config.generation))
+    completed, counts = with_all_responses(vlm, examples, *made, tells(config.judge, config.generation, vlm))
     return completed, {name: counts.get(name, 0) + before.get(name, 0) for name in counts | before}
 
 

@@ -1,11 +1,9 @@
 """Defences without training: their stages by a scripted model, who may not measure them, and runs that go on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from chat_server import ChatServer, Reply, text_of
@@ -32,7 +30,7 @@ WORDS = {"bad": UNSAFE, "good": SAFE, "no": REFUSED, "eh": UNKNOWN}
 class ByWord(CaseJudge):
     """Says of a response what its last word stands for."""
 
-    name: ClassVar[str] = "by_word"
+    name = "by_word"
     max_unknown: float = 1.0
 
     def __call__(self, example: Example, response: str) -> Verdict:
@@ -97,6 +95,9 @@ def test_without_a_prefix_the_same_prompt_is_sampled_again() -> None:
     asked = prompt("a")
     assert defended(ETA(judge=ByWord(), prefix="", samples=2), [asked], script) == {"a": ("good", True, 3)}
     assert script.asked[1][1] == [asked, asked]
+    assert script.asked[1][2]["seed"] not in (0, 1), (
+        "the noise of a first answer under evaluation.seed=0 is not drawn again"
+    )
 
 
 def test_what_the_model_calls_harmful_it_answers_again_from_a_caption_without_the_image() -> None:

@@ -3,7 +3,7 @@
 import math
 from itertools import product
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,14 @@ from scipy.stats import binomtest
 
 from mmsafe.evaluation.statistics import Estimate, difference, fleiss_kappa, kappa, macro, mean, paired, rate
 
+T = TypeVar("T")
 Z = 1.959963984540054
+
+
+def known(found: T | None) -> T:
+    """What was found, which is not nothing."""
+    assert found is not None
+    return found
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -37,16 +44,14 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     ],
 )
 def test_published_wilson_intervals(true: int, n: int, low: float, high: float) -> None:
-    found = rate([True] * true + [False] * (n - true))
-    assert found is not None
+    found = known(rate([True] * true + [False] * (n - true)))
     assert (found.value, found.n) == (true / n, n)
     assert (found.low, found.high) == pytest.approx((low, high), abs=6e-5)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
 def test_wilson_interval_is_scipys(outcomes: list[bool]) -> None:
-    found = rate(outcomes)
-    assert found is not None
+    found = known(rate(outcomes))
     expected = binomtest(sum(outcomes), len(outcomes)).proportion_ci(0.95, method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert found.value == sum(outcomes) / len(outcomes)
@@ -54,8 +59,7 @@ def test_wilson_interval_is_scipys(outcomes: list[bool]) -> None:
 
 def test_macro_counts_every_group_the_same() -> None:
     """0 of 10 and 1 of 29, with the published intervals above: mean 1/58; half the roots of summed squares away."""
-    found = macro([[False] * 10, [], [True] + [False] * 28])
-    assert found is not None
+    found = known(macro([[False] * 10, [], [True] + [False] * 28]))
     assert found.value == pytest.approx(1 / 58)
     assert found.n == 39
     below, above = (1 / 29 - 0.0061) / 2, math.hypot(0.2775, 0.1718 - 1 / 29) / 2
@@ -66,12 +70,10 @@ def test_macro_counts_every_group_the_same() -> None:
 
 def test_a_tie_is_one_half() -> None:
     assert rate([0.5, 0.5]) == rate([True, False])
-    found = rate([1.0, 1.0, 0.5, 0.0, 0.5, 1.0, 1.0, 0.5])
-    assert found is not None
+    found = known(rate([1.0, 1.0, 0.5, 0.0, 0.5, 1.0, 1.0, 0.5]))
     assert (found.value, found.n) == (5.5 / 8, 8)
     assert (found.low, found.high) == pytest.approx(wilson(5.5 / 8, 8))
-    alone = rate([0.5])
-    assert alone is not None
+    alone = known(rate([0.5]))
     assert (alone.low, alone.high) == pytest.approx(wilson(0.5, 1))
 
 
@@ -86,8 +88,7 @@ def test_a_rate_lies_in_its_interval() -> None:
     for n in range(1, 60):
         for halves in range(2 * n + 1):
             outcomes = [1.0] * (halves // 2) + [0.5] * (halves % 2)
-            found = rate(outcomes + [0.0] * (n - len(outcomes)))
-            assert found is not None
+            found = known(rate(outcomes + [0.0] * (n - len(outcomes))))
             assert 0 <= found.low <= found.value <= found.high <= 1
 
 
@@ -106,8 +107,7 @@ def percentiles(values: np.ndarray) -> tuple[float, float]:
 def test_mean_agrees_with_a_direct_bootstrap() -> None:
     rng = np.random.default_rng(1)
     sample = rng.exponential(size=60)
-    found = mean(sample.tolist())
-    assert found is not None
+    found = known(mean(sample.tolist()))
     assert (found.value, found.n) == (pytest.approx(sample.mean()), 60)
     spread = sample.std() / math.sqrt(60)
     assert (found.low, found.high) == pytest.approx(percentiles(resampled(rng, sample, 20000)), abs=0.15 * spread)
@@ -117,8 +117,7 @@ def test_difference_agrees_with_a_direct_bootstrap() -> None:
     """Samples of different sizes and spreads, resampled each by itself."""
     rng = np.random.default_rng(2)
     first, second = rng.normal(1, 1, size=40), rng.normal(0, 3, size=90)
-    found = difference(first.tolist(), second.tolist())
-    assert found is not None
+    found = known(difference(first.tolist(), second.tolist()))
     assert (found.value, found.n) == (pytest.approx(first.mean() - second.mean()), 130)
     direct = resampled(rng, first, 20000) - resampled(rng, second, 20000)
     assert (found.low, found.high) == pytest.approx(percentiles(direct), abs=0.15 * direct.std())
@@ -160,8 +159,7 @@ def test_a_sample_of_one_says_nothing_about_its_spread() -> None:
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=40))
 def test_a_bootstrapped_mean_stays_in_the_range_of_its_data(sample: list[float]) -> None:
-    found = mean(sample)
-    assert found is not None
+    found = known(mean(sample))
     assert -1 <= found.low < found.high <= 1
     if len(set(sample)) > 1:
         assert min(sample) <= found.low <= found.high <= max(sample)
@@ -219,21 +217,18 @@ def test_intervals_of_clusters_cover_the_truth(draw: Any, share: float, correlat
 
 def test_an_interval_of_clusters_by_hand() -> None:
     """Shares 1, ½ and 0 of three clusters of two: residuals 1, 0 and -1 of 6, variance 3/2 · 2/36; t = 4.3027 at 2."""
-    found = rate([1, 1, 1, 0, 0, 0], [*"aabbcc"])
-    assert found is not None
+    found = known(rate([1, 1, 1, 0, 0, 0], [*"aabbcc"]))
     half = 4.302652729911275 * math.sqrt(3 / 36) / 0.25
     assert (found.value, found.n) == (0.5, 6)
     assert (found.low, found.high) == pytest.approx((1 / (1 + math.exp(half)), 1 / (1 + math.exp(-half))))
-    change = mean([1, 1, 1, 0, 0, 0], clusters=[*"aabbcc"])
-    assert change is not None
+    change = known(mean([1, 1, 1, 0, 0, 0], clusters=[*"aabbcc"]))
     assert (change.low, change.high) == pytest.approx((-0.7421, 1), abs=1e-4)
 
 
 def test_clusters_that_vary_alike_are_no_narrower_than_independent_outcomes() -> None:
     """And where all outcomes are alike each cluster counts as one: Wilson's interval of three, by t."""
-    balanced, alike = rate([1, 0] * 20, [(i // 2,) for i in range(40)]), rate([1] * 30, [(i % 3,) for i in range(30)])
-    assert balanced is not None
-    assert alike is not None
+    balanced = known(rate([1, 0] * 20, [(i // 2,) for i in range(40)]))
+    alike = known(rate([1] * 30, [(i % 3,) for i in range(30)]))
     assert balanced.high - balanced.low > 0.28
     assert (alike.low, alike.high) == (pytest.approx(3 / (3 + 4.302652729911275**2)), 1)
 
@@ -249,9 +244,7 @@ def test_clusters_that_none_share_or_all_share_change_nothing() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc"), st.sampled_from("xy")), min_size=1, max_size=40))
 def test_intervals_of_clusters_hold_the_value(rows: list[tuple[bool, str, str]]) -> None:
     outcomes, clusters = [row[0] for row in rows], [row[1:] for row in rows]
-    share, change = rate(outcomes, clusters), mean(outcomes, clusters=clusters)
-    assert share is not None
-    assert change is not None
+    share, change = known(rate(outcomes, clusters)), known(mean(outcomes, clusters=clusters))
     assert 0 <= share.low <= share.value <= share.high <= 1
     assert -1 <= change.low <= change.value <= change.high <= 1
 
@@ -279,8 +272,7 @@ def outcomes(both: int, first: int, second: int, neither: int) -> tuple[list[boo
 )
 def test_mcnemar_by_hand(table: tuple[int, int, int, int], p: float) -> None:
     """Twice the probability of so few of the rarer kind under a fair coin, at most 1."""
-    found = paired(*outcomes(*table))
-    assert found is not None
+    found = known(paired(*outcomes(*table)))
     assert (found.both, found.first_only, found.second_only, found.neither) == table
     assert found.p == pytest.approx(p)
     assert found.difference.value == pytest.approx((table[2] - table[1]) / sum(table))
@@ -290,9 +282,7 @@ def test_mcnemar_by_hand(table: tuple[int, int, int, int], p: float) -> None:
 def test_a_paired_interval_is_that_of_the_differences_and_narrower_than_an_unpaired_one() -> None:
     """Two outcomes that mostly go together: the difference has the variance (b + c - (c - b)²/n)/n²."""
     first, second = outcomes(100, 5, 15, 80)
-    found, apart = paired(first, second), difference(second, first)
-    assert found is not None
-    assert apart is not None
+    found, apart = known(paired(first, second)), known(difference(second, first))
     spread = math.sqrt(5 + 15 - 10**2 / 200) / 200
     assert (found.difference.low, found.difference.high) == pytest.approx(
         (0.05 - Z * spread, 0.05 + Z * spread), abs=0.01
@@ -311,12 +301,10 @@ def test_kappa_by_hand() -> None:
 
     Shares a 5/10, 4/10; b 3/10, 4/10; c 2/10, 2/10: chance (20 + 12 + 4) / 100, κ = (0.9 - 0.36) / 0.64.
     """
-    found = kappa([*"aaaaabbbcc"], [*"aaaabbbbcc"])
-    assert found is not None
+    found = known(kappa([*"aaaaabbbcc"], [*"aaaabbbbcc"]))
     assert (found.value, found.n) == (pytest.approx(0.54 / 0.64), 10)
     assert found.low < found.value <= found.high <= 1
-    opposite = kappa([*"aabb"], [*"bbaa"])
-    assert opposite is not None
+    opposite = known(kappa([*"aabb"], [*"bbaa"]))
     assert opposite.value == -1
 
 
@@ -329,8 +317,7 @@ def test_fleiss_kappa_by_hand() -> None:
     """A textbook's table of 14 raters, 10 subjects and 5 labels: (0.378 - 0.213) / (1 - 0.213)."""
     counts = [[int(count) for count in subject.split()] for subject in RATINGS.split(",")]
     subjects = [[label for label, count in zip("abcde", row, strict=True) for _ in range(count)] for row in counts]
-    found = fleiss_kappa(list(zip(*subjects, strict=True)))
-    assert found is not None
+    found = known(fleiss_kappa(list(zip(*subjects, strict=True))))
     assert (found.value, found.n) == (pytest.approx(0.20993, abs=1e-5), 10)
     assert found.low < found.value < found.high
     assert fleiss_kappa([[*"aab"]] * 3) == kappa([*"aab"], [*"aab"])
@@ -341,8 +328,7 @@ def test_fleiss_kappa_by_hand() -> None:
 def test_kappa_agrees_with_its_large_sample_spread() -> None:
     """Fleiss, Cohen and Everitt (1969): for the table 20, 5, 10, 15 ten times over."""
     first, second = (["yes" if x else "no" for x in side] for side in outcomes(200, 50, 100, 150))
-    found = kappa(first, second)
-    assert found is not None
+    found = known(kappa(first, second))
     share = [[0.4, 0.1], [0.2, 0.3]]
     rows, columns, kappa_, chance = [0.5, 0.5], [0.6, 0.4], 0.4, 0.5
     diagonal = sum(share[i][i] * (1 - (rows[i] + columns[i]) * (1 - kappa_)) ** 2 for i in range(2))
@@ -359,11 +345,9 @@ def test_kappa_of_labels_that_hardly_differ() -> None:
     """
     assert kappa([*"aaaa"], [*"aaaa"]) is None
     assert kappa([], []) is None
-    found = kappa([*"aaaaaaaaaa"], [*"aaaaaaaaab"])
-    assert found is not None
+    found = known(kappa([*"aaaaaaaaaa"], [*"aaaaaaaaab"]))
     assert (found.value, found.low, found.high) == pytest.approx((0, -1, 1 - 0.0025286 / 0.1), abs=1e-5)
 
     # Four equal labels of four: as few as 0.025^(1/4) of all may be equal, where chance gives a half.
-    found = kappa([*"aabb"], [*"aabb"])
-    assert found is not None
+    found = known(kappa([*"aabb"], [*"aabb"]))
     assert (found.value, found.low, found.high) == pytest.approx((1, 1 - (1 - 0.025**0.25) / 0.5, 1))

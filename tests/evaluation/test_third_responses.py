@@ -1,18 +1,19 @@
 """How good the responses are that a run samples for training: shares worked out by hand, log-probs of the model."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from small_model import copied
 
+import mmsafe.evaluation.third_responses
 from mmsafe.api import score
 from mmsafe.core.declared import Metric
 from mmsafe.data.example import Example
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import declaration, flat
-from mmsafe.evaluation.staleness import Staleness
-from mmsafe.evaluation.third_responses import third_responses
+from mmsafe.evaluation.third_responses import Staleness, third_responses
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.rule_judge import Rules
 from mmsafe.microworld.scene_benchmark import MicroWorldTest
@@ -87,6 +88,19 @@ def test_nothing_is_said_where_nothing_is_made_or_the_judge_cannot_tell(llava: A
     without_reference = third_responses(llava, items, loss, Rules(), None)
     assert "right" in without_reference
     assert "reference_log_prob" not in without_reference
+
+
+def test_a_judge_on_the_devices_has_them_to_itself(
+    llava: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnDevices(Rules):
+        on_devices = True
+
+    aside: list[Any] = []
+    monkeypatch.setattr(mmsafe.evaluation.third_responses, "set_aside", lambda vlm: aside.append(vlm) or nullcontext())
+    for judge, expected in ((Rules(), []), (OnDevices(), [llava, llava])):
+        third_responses(llava, Items(examples, 1), Loss(BPO(), SharedPrefix(), None), judge, None)
+        assert aside == expected
 
 
 def test_responses_of_one_length_have_that_length(llava: Any, examples: list[Example]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL import Image
 
@@ -24,7 +24,7 @@ UNKNOWN = unknown("I cannot tell.")
 class Canned(CaseJudge):
     """Says what the test wants said of each prompt."""
 
-    name: ClassVar[str] = "canned"
+    name = "canned"
     verdicts_by_id: dict[str, Any] = field(default_factory=dict)
     max_unknown: float = 1.0
 

@@ -1,7 +1,5 @@
 """A benchmark whose user goes on whatever the model answers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar
 
@@ -15,8 +13,8 @@ from mmsafe.evaluation.benchmark import Benchmark, Part, Rates, loaded
 class Scripted(Benchmark):
     """Instructions of the data with their images, and two more turns of the user."""
 
-    name: ClassVar[str] = "scripted"
-    has_pairs: ClassVar[bool] = False
+    name = "scripted"
+    has_pairs = False
     rates: ClassVar[Rates] = {"refusal_rate": lambda row: row.refused}
     size: Count = 4
 

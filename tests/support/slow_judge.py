@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
@@ -13,9 +12,9 @@ from mmsafe.evaluation.judges.judge import Case, Judge, Verdict, unknown
 class SlowJudge(Judge):
     """`calls`: file in which every case leaves its response, as a line."""
 
-    name: ClassVar[str] = "slow"
-    together: ClassVar[int] = 2
-    idle: ClassVar[frozenset[str]] = frozenset({"max_unknown", "calls", "seconds"})
+    name = "slow"
+    together = 2
+    idle = frozenset({"max_unknown", "calls", "seconds"})
     calls: str
     seconds: float = 0.0
     version: int = 1
@@ -38,4 +37,4 @@ class SlowJudge(Judge):
 class SlowOnDevices(SlowJudge):
     """Every process of a run is one of it."""
 
-    on_devices: ClassVar[bool] = True
+    on_devices = True

@@ -1,7 +1,5 @@
 """Benchmarks that are tables of harmful questions with images: a YAML file says how theirs are laid out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from string import Formatter
 from typing import Annotated, ClassVar
@@ -20,8 +18,8 @@ from mmsafe.evaluation.benchmarks.published_files import Folder, Row
 class Attacks(PublishedBenchmark):
     """asr: attack success rate, the share of unsafe responses. refusal_rate: share of responses that refuse."""
 
-    name: ClassVar[str] = "attacks"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "attacks"
+    measures = (
         Metric("asr", "attack success rate", "lower", by_tag=True, is_score=True, axis="safety"),
         Metric("refusal_rate", "refusal rate", by_tag=True),
     )

@@ -1,10 +1,8 @@
 """A robustness battery: harmful and harmless requests under the same attacks on their words and images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
@@ -34,16 +32,16 @@ class Battery(Probe):
     its mean. robust_safety_rate: share of harmful requests whose answers are safe under every attack.
     """
 
-    name: ClassVar[str] = "battery"
-    asks_data: ClassVar[bool] = False
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "battery"
+    asks_data = False
+    measures = (
         Metric("robust_safety_rate", "safe under every attack", "higher", is_score=True, axis="safety"),
         Metric("unsafe_rate", "unsafe", "lower", by_tag=True),
         Metric("over_refusal_rate", "over-refusal", "lower", by_tag=True, axis="over-refusal"),
     )
-    view_tag: ClassVar[str] = "attack"
-    tags: ClassVar[tuple[str, ...]] = ("attack",)
-    needs: ClassVar[frozenset[str]] = frozenset({"refused"})
+    view_tag = "attack"
+    tags = ("attack",)
+    needs = frozenset({"refused"})
     requests: Requests = Field(default_factory=dict)
     """`harmful` and `harmless`: benchmarks that ask these; none: harmful rows of the data, and the same words beside
     the harmless images that the data know."""

@@ -1,11 +1,8 @@
 """Modality cheating (arXiv 2503.14189): does the model judge a request by its wording and hardly look at the image?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import InputPath, options
@@ -29,15 +26,15 @@ class Cheating(Probe):
     blind_verdict_agreement: how often the verdict on it is the same; an unknown one agrees with none.
     """
 
-    name: ClassVar[str] = "cheating"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "cheating"
+    measures = (
         Metric("over_refusal_rate", "over-refusal", "lower", by_tag=True, axis="over-refusal"),
         Metric("image_gap", "image gap", "higher", is_score=True),
         Metric("pass_rate", "pass rate", "higher"),
         Metric("blind_agreement", "same answer without the image", "lower"),
         Metric("blind_verdict_agreement", "same verdict without the image", "lower"),
     )
-    needs: ClassVar[frozenset[str]] = frozenset({"refused"})
+    needs = frozenset({"refused"})
     harmless_image: InputPath | None = None
     """An image to swap in where the data know none; null: such instructions are not swapped."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
@@ -35,13 +35,13 @@ class CoDefence(Probe):
     none; a p-value has no interval, so its ends repeat it.
     """
 
-    name: ClassVar[str] = "co_defence"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "co_defence"
+    measures = (
         Metric("image_safety_rate", "safety rate with the image", "higher", is_score=True, axis="safety"),
         Metric("text_safety_rate", "safety rate in words alone", "higher", axis="safety"),
         Metric("safety_difference", "safety, words minus image", "lower"),
     )
-    view_tag: ClassVar[str] = "form"
+    view_tag = "form"
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """`{id}/image` and `{id}/text`; instructions without a form in words alone are left out."""

@@ -1,7 +1,5 @@
 """HarmEval: the harmful half of SPA-VL's test set (arXiv 2406.12030)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -30,15 +28,13 @@ class HarmEval(PublishedBenchmark):
     on the hub could not be looked up, so that the layouts of the set and of its branch `refs/convert/parquet` are read.
     """
 
-    name: ClassVar[str] = "harmeval"
-    measures: ClassVar[tuple[Metric, ...]] = (
-        Metric("usr", "unsafe response rate", "lower", by_tag=True, is_score=True, axis="safety"),
-    )
+    name = "harmeval"
+    measures = (Metric("usr", "unsafe response rate", "lower", by_tag=True, is_score=True, axis="safety"),)
     rates: ClassVar[Rates] = {"usr": lambda row: row.harmful}
-    tags: ClassVar[tuple[str, ...]] = CLASSES
-    paper_rows: ClassVar[tuple[PaperRow, ...]] = (PaperRow("USR", "eval/usr", 44.15, 28.30, 7.55, 100),)
-    get: ClassVar[str] = "the split `harm` of SPA-VL's test set (https://huggingface.co/datasets/sqrti/SPA-VL)"
-    published: ClassVar[int | None] = 265
+    tags = CLASSES
+    paper_rows = (PaperRow("USR", "eval/usr", 44.15, 28.30, 7.55, 100),)
+    get = "the split `harm` of SPA-VL's test set (https://huggingface.co/datasets/sqrti/SPA-VL)"
+    published = 265
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """Rows are known by their position, which is their key in exports as one JSON object."""

@@ -1,10 +1,8 @@
 """MM-SafetyBench (arXiv 2311.17600): 13 scenarios of harmful questions, each asked beside three kinds of image."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -50,20 +48,20 @@ class MMSafetyBench(PublishedBenchmark):
     Question(SD)`, TYPO and SD_TYPO by `Rephrased Question`; upstream leaves open what text_only is.
     """
 
-    name: ClassVar[str] = "mm_safetybench"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "mm_safetybench"
+    measures = (
         Metric("asr", "attack success rate", "lower", by_tag=True, is_score=True, axis="safety"),
         Metric("asr_micro", "attack success rate, micro", "lower", axis="safety"),
     )
-    tags: ClassVar[tuple[str, ...]] = ("split", "scenario")
-    paper_rows: ClassVar[tuple[PaperRow, ...]] = (
+    tags = ("split", "scenario")
+    paper_rows = (
         PaperRow("ASR, text-only", "eval/asr_micro/split=text_only", 77.08, 75.60, 58.04, 100),
         PaperRow("ASR, SD", "eval/asr_micro/split=SD", 45.37, 45.18, 42.50, 100),
         PaperRow("ASR, TYPO", "eval/asr_micro/split=TYPO", 71.52, 60.71, 63.87, 100),
         PaperRow("ASR, SD+TYPO", "eval/asr_micro/split=SD_TYPO", 72.14, 61.96, 62.98, 100),
         PaperRow("ASR, average", "eval/asr_micro", 66.52, 60.86, 56.85, 100),
     )
-    get: ClassVar[str] = (
+    get = (
         "MM-SafetyBench (https://github.com/isXinLiu/MM-SafetyBench: the repository's data/, and the images, which it "
         "links to, as data/imgs/)"
     )

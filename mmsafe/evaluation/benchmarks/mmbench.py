@@ -1,10 +1,7 @@
 """MMBench (arXiv 2307.06281), its dev set: multiple choice, each question in every order of its choices."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.errors import UserError
@@ -24,14 +21,14 @@ class MMBench(ExactBenchmark):
     model about the others, which are wrong here, and its versions differ in where a letter may stand.
     """
 
-    name: ClassVar[str] = "mmbench"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "mmbench"
+    measures = (
         Metric("accuracy", "circular accuracy", "higher", is_score=True, axis="utility"),
         Metric("vanilla_accuracy", "accuracy in the first order", "higher"),
     )
-    tags: ClassVar[tuple[str, ...]] = ("l2-category", "category")
-    shared_tag: ClassVar[str] = "question"
-    get: ClassVar[str] = "MMBench's dev set (https://github.com/open-compass/MMBench: MMBench_DEV_EN.tsv)"
+    tags = ("l2-category", "category")
+    shared_tag = "question"
+    get = "MMBench's dev set (https://github.com/open-compass/MMBench: MMBench_DEV_EN.tsv)"
     file: str = "MMBench_DEV_EN.tsv"
 
     def read(self, folder: Folder) -> Iterator[Example]:

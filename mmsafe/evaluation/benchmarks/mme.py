@@ -1,9 +1,6 @@
 """MME (arXiv 2306.13394): two yes-or-no questions about each image, in 14 subtasks of perception and cognition."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
@@ -25,16 +22,16 @@ class MME(ExactBenchmark):
     its first four characters.
     """
 
-    name: ClassVar[str] = "mme"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "mme"
+    measures = (
         Metric("perception", "perception, of 2000", "higher", is_score=True, axis="utility"),
         Metric("cognition", "cognition, of 800", "higher", axis="utility"),
         *(Metric(name, name.replace("_plus", "+"), "higher") for name in ("accuracy", "accuracy_plus")),
     )
-    tags: ClassVar[tuple[str, ...]] = ("subtask",)
-    shared_tag: ClassVar[str] = "image"
-    get: ClassVar[str] = "MME (https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation)"
-    published: ClassVar[int | None] = 2374
+    tags = ("subtask",)
+    shared_tag = "image"
+    get = "MME (https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation)"
+    published = 2374
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `{subtask}/`, or `images/` and `questions_answers_YN/` in it: `{name}.txt`, `question<tab>yes or no`."""

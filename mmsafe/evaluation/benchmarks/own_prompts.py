@@ -1,7 +1,5 @@
 """The prompts of a data set itself: safety rate and pairwise accuracy, by source and category."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from mmsafe.core.declared import Metric
@@ -18,7 +16,7 @@ class OwnPrompts(Benchmark):
     safety_rate: share of responses judged safe. refusal_rate: share of responses that refuse.
     """
 
-    name: ClassVar[str] = "own_prompts"
+    name = "own_prompts"
     measures: ClassVar[tuple[Metric, ...]] = (
         Metric("safety_rate", "safety rate", "higher", by_tag=True, is_score=True, axis="safety"),
         Metric("refusal_rate", "refusal rate", by_tag=True),
@@ -31,7 +29,7 @@ class OwnPrompts(Benchmark):
         *CATEGORIES,
         *("image_severity", "harmful_category", "harmful_subcategory", "request", "origin_dataset", "turns"),
     )
-    asks_data: ClassVar[bool] = True
+    asks_data = True
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         return loaded(data, part).examples

@@ -1,7 +1,5 @@
 """Benchmarks that are made of others: each part's prompts are asked, judged and measured as it has them."""
 
-from __future__ import annotations
-
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +35,7 @@ def inside(example: Example) -> tuple[str, Example]:
 class ByPart(CompositeJudge):
     """The judge of each part, by its name; each keeps its verdicts as if it judged alone."""
 
-    name: ClassVar[str] = "by_part"
+    name = "by_part"
     judges: dict[str, InstanceOf[Judge]]
 
     @property
@@ -64,12 +62,12 @@ class ByPart(CompositeJudge):
 class Composite(Benchmark):
     """Ids begin with the part's name, which the tag `part` holds, too; parts may be composite themselves."""
 
-    shared_tag: ClassVar[str] = "unit"
-    place: ClassVar[str] = "benchmark.{}"
+    shared_tag = "unit"
+    place = "benchmark.{}"
     """What a part is called on the command line."""
-    prefix: ClassVar[str] = ""
+    prefix = ""
     """Begins a metric of a part."""
-    advice: ClassVar[str] = ""
+    advice = ""
     """How to do without it."""
     judges: ClassVar[Mapping[str, Judge]] = {}
     """Judges of single parts; the run's judge judges the others."""
@@ -157,10 +155,10 @@ class Composite(Benchmark):
 class Panel(Composite):
     """Each member's metrics as `member.metric`; one with a rule of its own is judged by that, the others by `judge`."""
 
-    name: ClassVar[str] = "panel"
-    place: ClassVar[str] = "benchmark.members.{}"
-    prefix: ClassVar[str] = "{}."
-    advice: ClassVar[str] = "; or leave it out: benchmark.members.{}=null"
+    name = "panel"
+    place = "benchmark.members.{}"
+    prefix = "{}."
+    advice = "; or leave it out: benchmark.members.{}=null"
     members: Members = Field(default_factory=dict)
     judges: Judges = Field(default_factory=dict)  # type: ignore[misc]
 

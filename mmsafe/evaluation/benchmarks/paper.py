@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
 from mmsafe.evaluation.benchmark import RELEASES, Benchmark, PaperRow
 from mmsafe.evaluation.benchmarks.harmeval import HarmEval
@@ -34,12 +33,12 @@ class PaperTables(Composite):
     Leaves `paper_tables.json` and `paper_tables.md`: the paper's numbers beside ours, and ours minus theirs.
     """
 
-    name: ClassVar[str] = "paper"
-    is_test_set: ClassVar[bool] = True
-    advice: ClassVar[str] = "; or leave it out: benchmark.skip=[{}]"
-    measures: ClassVar[tuple[Metric, ...]] = (*MMSafePOTest.measures, *MMSafetyBench.measures, *HarmEval.measures)
-    paper_rows: ClassVar[tuple[PaperRow, ...]] = tuple(row for rows in PAPER.values() for row in rows)
-    tags: ClassVar[tuple[str, ...]] = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
+    name = "paper"
+    is_test_set = True
+    advice = "; or leave it out: benchmark.skip=[{}]"
+    measures = (*MMSafePOTest.measures, *MMSafetyBench.measures, *HarmEval.measures)
+    paper_rows = tuple(row for rows in PAPER.values() for row in rows)
+    tags = tuple(dict.fromkeys((*MMSafePOTest.tags, *MMSafetyBench.tags, *HarmEval.tags)))
     mm_safetybench: MMSafetyBench = Field(default_factory=MMSafetyBench)
     harmeval: HarmEval = Field(default_factory=HarmEval)
     skip: list[Literal["mmsafe_po", "mm_safetybench", "harmeval"]] = Field(default_factory=list)

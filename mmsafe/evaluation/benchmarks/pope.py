@@ -1,9 +1,6 @@
 """POPE (arXiv 2305.10355): is an object in the image? What safety training costs in seeing shows as hallucination."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import options
@@ -21,15 +18,15 @@ class POPE(ExactBenchmark):
     As upstream, an answer is no if its first sentence has the word no, No or not, else yes; figures are by split.
     """
 
-    name: ClassVar[str] = "pope"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "pope"
+    measures = (
         Metric("accuracy", "accuracy", "higher", by_tag=True, is_score=True, axis="utility"),
         Metric("f1", "F1", "higher", by_tag=True),
         *(Metric(name, name, "higher") for name in ("precision", "recall")),
         Metric("yes_ratio", "share of yes", by_tag=True),
     )
-    tags: ClassVar[tuple[str, ...]] = ("split",)
-    get: ClassVar[str] = "POPE (https://github.com/AoiDragon/POPE: output/coco/, and COCO's val2014/ images beside it)"
+    tags = ("split",)
+    get = "POPE (https://github.com/AoiDragon/POPE: output/coco/, and COCO's val2014/ images beside it)"
     suffix: str = ""
 
     def read(self, folder: Folder) -> Iterator[Example]:

@@ -1,7 +1,5 @@
 """Base of the benchmarks that ask every instruction of the data in several views."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +14,11 @@ from mmsafe.evaluation.benchmark import CATEGORIES, Benchmark, Judged
 class Probe(Benchmark):
     """Asks every instruction of the data in several views; `{id}/{view}` is the id of a prompt."""
 
-    asks_data: ClassVar[bool] = True
-    has_pairs: ClassVar[bool] = False
+    asks_data = True
+    has_pairs = False
     tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns", *CATEGORIES)
-    shared_tag: ClassVar[str] = "pair"
-    view_tag: ClassVar[str] = "view"
+    shared_tag = "pair"
+    view_tag = "view"
     """The tag that names the view; `pair` has the id of the instruction."""
 
     def view(self, prompt: Example, name: str) -> Example:

@@ -1,7 +1,5 @@
 """Base of the benchmarks that are published as a folder of questions and images."""
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections import Counter, defaultdict
@@ -25,8 +23,8 @@ log = logging.getLogger(__name__)
 class PublishedBenchmark(Benchmark):
     """Asks what it brings itself, whatever the data; has no pairs to compare."""
 
-    is_test_set: ClassVar[bool] = True
-    has_pairs: ClassVar[bool] = False
+    is_test_set = True
+    has_pairs = False
     get: ClassVar[str]
     """What to get, and where."""
     published: ClassVar[int | None] = None
@@ -86,9 +84,9 @@ class PublishedBenchmark(Benchmark):
 class Rule(CaseJudge):
     """The rule of one benchmark; tells whether an answer is right, and neither of harm nor of refusals."""
 
-    name: ClassVar[str] = "rule"
-    evidence: ClassVar[str] = EXACT
-    details: ClassVar[frozenset[str]] = frozenset({"right"})
+    name = "rule"
+    evidence = EXACT
+    details = frozenset({"right"})
 
     right: Callable[[Example, str], bool]
     max_unknown: Share = 1
@@ -101,7 +99,7 @@ class Rule(CaseJudge):
 class ExactBenchmark(PublishedBenchmark):
     """Judged by its own rule, whatever judge is chosen; a prompt that could not be asked is answered wrongly."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"right"})
+    needs = frozenset({"right"})
 
     @abstractmethod
     def right(self, example: Example, response: str) -> bool:

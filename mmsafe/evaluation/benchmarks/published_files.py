@@ -1,7 +1,5 @@
 """The files of a benchmark that is published as a folder: rows of any form, and images."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import json

@@ -1,12 +1,10 @@
 """SafeMT (arXiv 2510.12133): harmful requests beside an image, asked at once and at the end of dialogues."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, pstdev
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -36,15 +34,15 @@ class SafeMT(PublishedBenchmark):
     1 is best. Its interval is that of the mean of its linearisation in both means.
     """
 
-    name: ClassVar[str] = "safemt"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "safemt"
+    measures = (
         Metric("asr", "attack success rate", "lower", by_tag=True, is_score=True, axis="safety"),
         Metric("safety_index", "safety index", "higher"),
         Metric("refusal_rate", "refusal rate", by_tag=True),
     )
-    tags: ClassVar[tuple[str, ...]] = ("turns", "scenario")
-    shared_tag: ClassVar[str] = "request"
-    get: ClassVar[str] = "SafeMT (https://huggingface.co/datasets/HappyCorpse/SafeMT: the {N}_turn.json, and images/)"
+    tags = ("turns", "scenario")
+    shared_tag = "request"
+    get = "SafeMT (https://huggingface.co/datasets/HappyCorpse/SafeMT: the {N}_turn.json, and images/)"
     turns: Annotated[list[Length], Field(min_length=1)] = Field(default_factory=lambda: list(get_args(Length)))
     earlier_answers: Literal["published", "own"] = "published"
 

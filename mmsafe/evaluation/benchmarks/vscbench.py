@@ -1,9 +1,6 @@
 """VSCBench (arXiv 2505.20362), its image-centric half: a request beside three safe and three unsafe images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
@@ -22,11 +19,9 @@ class VSCBench(Situations):
     Upstream asks GPT-4 whether a response refuses or flags the request; the criterion here is that of MSSBench.
     """
 
-    name: ClassVar[str] = "vscbench"
-    tags: ClassVar[tuple[str, ...]] = ("category",)
-    get: ClassVar[str] = (
-        "VSCBench (https://github.com/jiahuigeng/VSCBench, with its images unpacked beside the workbook)"
-    )
+    name = "vscbench"
+    tags = ("category",)
+    get = "VSCBench (https://github.com/jiahuigeng/VSCBench, with its images unpacked beside the workbook)"
 
     def read(self, folder: Folder) -> Iterator[Example]:
         """From `vscbench_image_centric.xlsx`, images in `vscbench_image_centric_images/CATEGORY/`; `{row}/{column}`."""

@@ -7,7 +7,7 @@ llava/eval/model_mmsafe_tell_ask.py). It knows single questions only; here earli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
@@ -33,7 +33,7 @@ class ECSO(Defence):
     Prompts without an image are left as they are, and so are answers of which it says neither yes nor no.
     """
 
-    name: ClassVar[str] = "ecso"
+    name = "ecso"
 
     def __call__(
         self, prompts: Sequence[Example], first: Sequence[Response], ask: Answerer

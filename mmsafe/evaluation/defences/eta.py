@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, InstanceOf
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ETA(Defence):
     """Judges each answer; one that is not safe gives way to the best of N that begin with a prefix."""
 
-    name: ClassVar[str] = "eta"
+    name = "eta"
 
     judge: Annotated[InstanceOf[Judge], BeforeValidator(partial(built, path="defence.judge"))]
     """Who chooses; it cannot be the judge who measures, unless that one is exact: the result is then an upper bound."""
@@ -57,7 +57,9 @@ class ETA(Defence):
         unsafe = [i for i, verdict in enumerate(verdicts) if verdict.unsafe or verdict.unknown]
         owners = [i for i in unsafe for _ in range(self.samples)]
         begun = [_begun(prompts[i], self.prefix) for i in owners]
-        made = ask(begun, "answers after the prefix", temperature=self.temperature, seed=self.seed)
+        # Without a prefix these are the prompts of the first answers, whose noise is not to be drawn once more.
+        seed = self.seed if self.prefix else self.seed ^ 2**31
+        made = ask(begun, "answers after the prefix", temperature=self.temperature, seed=seed)
         texts = [_joined(self.prefix, said.text) for said in made]
         verdicts = ask.verdicts(self.judge, [Case(prompts[i], text) for i, text in zip(owners, texts, strict=True)])
         best: dict[int, tuple[str, bool]] = {}

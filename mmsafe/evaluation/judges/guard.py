@@ -2,7 +2,7 @@
 
 import re
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from mmsafe.core.options import options
 from mmsafe.evaluation.judges.judge import Verdict, unknown
@@ -68,8 +68,8 @@ FAMILIES = {
 class Guard(LocalJudge):
     """A guard that reads text only: it does not see the image, and judges what it alone makes harmful as harmless."""
 
-    name: ClassVar[str] = "guard"
-    vision: ClassVar[bool] = False
+    name = "guard"
+    vision = False
 
     family: Literal["wildguard", "md_judge", "md_judge_v0_2", "harmbench", "llama_guard"] = "wildguard"
 

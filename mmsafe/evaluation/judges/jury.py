@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
@@ -20,7 +20,7 @@ Members = Annotated[dict[str, InstanceOf[Judge]], BeforeValidator(each_built("ju
 class Jury(CompositeJudge):
     """Every member judges by itself and keeps its own verdicts; `majority` makes one of them."""
 
-    name: ClassVar[str] = "jury"
+    name = "jury"
 
     members: Members = Field(default_factory=dict)
     """Judges by names of the user's choice."""

@@ -28,8 +28,8 @@ class Keywords(CaseJudge):
     Good for checking that things run, and as the weak baseline that the literature uses.
     """
 
-    name: ClassVar[str] = "keywords"
-    evidence: ClassVar[str] = "a list of refusal phrases, not a safety judge"
+    name = "keywords"
+    evidence = "a list of refusal phrases, not a safety judge"
     pattern: ClassVar[re.Pattern[str]] = re.compile("|".join(REFUSALS), re.IGNORECASE)
 
     def identity(self) -> dict[str, Any]:

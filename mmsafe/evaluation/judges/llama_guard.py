@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any
 
 from mmsafe.core.options import Share, options
 from mmsafe.evaluation.judges.judge import Verdict, unknown
@@ -17,8 +17,8 @@ MIN_MASS = 0.5
 class LlamaGuard(LocalJudge):
     """Prompt turns, image and response in the checkpoint's own chat template, which holds the taxonomy."""
 
-    name: ClassVar[str] = "llama_guard"
-    vision: ClassVar[bool] = True
+    name = "llama_guard"
+    vision = True
 
     threshold: Share | None = None
 

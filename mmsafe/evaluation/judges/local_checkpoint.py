@@ -69,10 +69,10 @@ class LocalCheckpoint(Judge):
 
     vision: ClassVar[bool]
     """Whether it sees the image."""
-    evidence: ClassVar[str] = "a model"
-    together: ClassVar[int] = 64
-    on_devices: ClassVar[bool] = True
-    idle: ClassVar[frozenset[str]] = Judge.idle | {"model", "batch_size", "max_length", "accelerator"}
+    evidence = "a model"
+    together = 64
+    on_devices = True
+    idle = Judge.idle | {"model", "batch_size", "max_length", "accelerator"}
 
     model: CheckpointName | None = None
     """Folder or hub name; null: the published checkpoint."""

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from string import Template
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,11 +41,11 @@ WITH_SCHEMA = {"response_format": {"type": "json_schema", "json_schema": SCHEMA}
 class OpenAI(Endpoint, Prices, Judge):
     """Shows question, image and response to a model and asks for its verdict as JSON."""
 
-    name: ClassVar[str] = "openai"
-    evidence: ClassVar[str] = "a model"
-    criteria: ClassVar[frozenset[str] | None] = frozenset({"harm", "refuse_only", "disclaim", "over_refusal", "pair"})
-    together: ClassVar[int] = 4096
-    idle: ClassVar[frozenset[str]] = Judge.idle | {*Prices.__annotations__} | {*Endpoint.__annotations__} - {"model"}
+    name = "openai"
+    evidence = "a model"
+    criteria = frozenset({"harm", "refuse_only", "disclaim", "over_refusal", "pair"})
+    together = 4096
+    idle = Judge.idle | {*Prices.__annotations__} | {*Endpoint.__annotations__} - {"model"}
 
     max_tokens: Count = 512
     temperature: NonNegative | None = 0.0
