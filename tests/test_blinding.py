@@ -137,6 +137,14 @@ def test_a_rows_own_blind_response_is_used_as_it_is_and_once(
     assert examples[3].prompt_key() not in {prompt.example.prompt_key() for prompt in asked}
 
 
+def test_nothing_is_asked_twice(llava: Any, examples: list[Example], asked: list[Prompt]) -> None:
+    first = blinded(llava, examples, SETTINGS)
+    asked.clear()
+    assert blinded(llava, examples, SETTINGS) == first
+    assert blinded(llava, first, SETTINGS) == first
+    assert asked == []
+
+
 def test_the_same_text_beside_two_images_is_sampled_twice(llava: Any, examples: list[Example]) -> None:
     """Without the images the prompts are one and the same."""
     twin = dataclasses.replace(examples[0], id="twin", images=examples[1].images)

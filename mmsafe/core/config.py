@@ -191,7 +191,7 @@ def _checked(cls: type[Root], options: dict[str, Any], path: str, *, strict: boo
 
 def _refuse_nameless(hint: Any, value: Any, path: str) -> None:
     """Raise `UserError` where options lack the name of their class, and `hint` leaves open which it is."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or TARGET in value:  # some options build their parts themselves
         return
     if get_origin(hint) is dict:
         for name, part in value.items():
