@@ -117,14 +117,17 @@ def test_what_a_signal_stopped_is_continued_by_the_same_call(run: mmsafe.Run, mo
         return step(self, batch, index)
 
     monkeypatch.setattr(PreferenceModule, "training_step", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        mmsafe.train(*TRAIN, out="stopped")
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    # A shell that runs this in the background leaves SIGINT ignored.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
+        with pytest.raises(KeyboardInterrupt):
+            mmsafe.train(*TRAIN, out="stopped")
         with pytest.raises(UserError, match=r"mmsafe\.train: ended with status 143"):
             mmsafe.train(*TRAIN, out="stopped")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
     assert seen == [signal.SIGTERM]
     continued = mmsafe.train(*TRAIN, out="stopped")
     assert continued.metrics == run.metrics
