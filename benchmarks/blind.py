@@ -3,8 +3,6 @@
 One thread, medians, ways interleaved; compare ratios within one run only. Text is counted in tokens with its end.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -1,7 +1,5 @@
 """One case of `benchmarks.gpu`: the model made on the device, trained for some steps, and what these took."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext

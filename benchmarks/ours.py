@@ -1,7 +1,5 @@
 """Our side of `benchmarks.step`: the real `mmsafe.training.fit.fit`, measured through a callback."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

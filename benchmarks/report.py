@@ -1,7 +1,5 @@
 """What `benchmarks.step` prints, and whether the two sides agree."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ CPU-seconds of forward and backward, one thread, medians of interleaved rounds; 
 gradients, each measured in a process of its own. Compare ratios within one run only.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """What the two sides of `benchmarks.step` have in common: what is run, and what is measured of a step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
