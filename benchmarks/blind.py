@@ -19,7 +19,7 @@ from mmsafe.generation.generate import Prompt, generate
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.models.vlm import VLM
-from mmsafe.reporting.table import print_tables
+from mmsafe.reporting.table import print_tables, table_of
 
 Way = Callable[[int], list[int]]
 """Samples with this seed; returns the length of each sample in tokens."""
@@ -71,8 +71,6 @@ def measure(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print a table, or JSON with `--json`."""
-    from rich.table import Table
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--samples", type=int, default=4)
@@ -94,15 +92,13 @@ def main() -> None:
     title = (
         f"blind sampling, tiny LLaVA, {len(prompts)} prompts ({distinct} distinct), batch {args.batch_size}, one thread"
     )
-    table = Table(title=title)
-    for column in ("way", "samples / CPU-s", "tokens / CPU-s", "tokens a sample", "of naive"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    base = found["naive"]["samples_per_cpu_second"]
+    columns = ("way", "samples / CPU-s", "tokens / CPU-s", "tokens a sample", "of naive")
+    base, cells = found["naive"]["samples_per_cpu_second"], []
     for name, row in found.items():
         values = (row["samples_per_cpu_second"], row["tokens_per_cpu_second"])
         rates = (f"{value:.0f}" for value in values)
-        table.add_row(name, *rates, f"{row['tokens_per_sample']:.1f}", f"{values[0] / base:.1f}×")
-    print_tables([table])
+        cells.append([name, *rates, f"{row['tokens_per_sample']:.1f}", f"{values[0] / base:.1f}×"])
+    print_tables([table_of(title, columns, cells)])
 
 
 if __name__ == "__main__":
