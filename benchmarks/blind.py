@@ -7,7 +7,6 @@ import argparse
 import json
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +14,8 @@ import torch
 
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example
-from mmsafe.generation.generate import Prompt, generate
+from mmsafe.generation.generate import generate
+from mmsafe.generation.responses import draws_of
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.models.vlm import VLM
@@ -42,12 +42,7 @@ def naive(llava: VLM, prompts: list[Example], seed: int) -> list[int]:
 
 def ours(llava: VLM, prompts: list[Example], samples: int, batch_size: int, seed: int) -> list[int]:
     """What `mmsafe.blind` does beside its cache: so many samples of every prompt."""
-    drawn: Counter[str] = Counter()
-    asked = []
-    for prompt in prompts * samples:
-        key = prompt.prompt_key()
-        asked.append(Prompt(prompt, drawn[key]))
-        drawn[key] += 1
+    asked = draws_of(prompts * samples, greedy=False)
     settings = Generation(batch_size=batch_size, seed=seed)
     made = [response for batch in generate(llava, asked, settings) for _, response in batch]
     encoder = llava.encoder()
