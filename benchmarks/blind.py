@@ -3,13 +3,10 @@
 One thread, medians, ways interleaved; compare ratios within one run only. Text is counted in tokens with its end.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -17,11 +14,12 @@ import torch
 
 from mmsafe.core.settings import Generation
 from mmsafe.data.example import Example
-from mmsafe.generation.generate import Prompt, generate
+from mmsafe.generation.generate import generate
+from mmsafe.generation.responses import draws_of
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.microworld.tiny import TinyModel
 from mmsafe.models.vlm import VLM
-from mmsafe.reporting.table import print_tables
+from mmsafe.reporting.table import print_tables, table_of
 
 Way = Callable[[int], list[int]]
 """Samples with this seed; returns the length of each sample in tokens."""
@@ -44,12 +42,7 @@ def naive(llava: VLM, prompts: list[Example], seed: int) -> list[int]:
 
 def ours(llava: VLM, prompts: list[Example], samples: int, batch_size: int, seed: int) -> list[int]:
     """What `mmsafe.blind` does beside its cache: so many samples of every prompt."""
-    drawn: Counter[str] = Counter()
-    asked = []
-    for prompt in prompts * samples:
-        key = prompt.prompt_key()
-        asked.append(Prompt(prompt, drawn[key]))
-        drawn[key] += 1
+    asked = draws_of(prompts * samples, greedy=False)
     settings = Generation(batch_size=batch_size, seed=seed)
     made = [response for batch in generate(llava, asked, settings) for _, response in batch]
     encoder = llava.encoder()
@@ -73,8 +66,6 @@ def measure(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Print a table, or JSON with `--json`."""
-    from rich.table import Table
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--samples", type=int, default=4)
@@ -96,15 +87,13 @@ def main() -> None:
     title = (
         f"blind sampling, tiny LLaVA, {len(prompts)} prompts ({distinct} distinct), batch {args.batch_size}, one thread"
     )
-    table = Table(title=title)
-    for column in ("way", "samples / CPU-s", "tokens / CPU-s", "tokens a sample", "of naive"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    base = found["naive"]["samples_per_cpu_second"]
+    columns = ("way", "samples / CPU-s", "tokens / CPU-s", "tokens a sample", "of naive")
+    base, cells = found["naive"]["samples_per_cpu_second"], []
     for name, row in found.items():
         values = (row["samples_per_cpu_second"], row["tokens_per_cpu_second"])
         rates = (f"{value:.0f}" for value in values)
-        table.add_row(name, *rates, f"{row['tokens_per_sample']:.1f}", f"{values[0] / base:.1f}×")
-    print_tables([table])
+        cells.append([name, *rates, f"{row['tokens_per_sample']:.1f}", f"{values[0] / base:.1f}×"])
+    print_tables([table_of(title, columns, cells)])
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@
 PNG a row. `--source JSON` takes the texts of a real file instead, and makes what it lacks: images and blind responses.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -4,8 +4,6 @@ All families have the size `tiny`. Qwen2.5-VL has those of `benchmarks.models` t
 LLaVA's, and an image about as many tokens, each of them four patches to the tower.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

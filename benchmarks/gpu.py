@@ -6,8 +6,6 @@ this version lacks, is a row with its reason. `--part K/N` runs every Nth group 
 At the end, or without `--all` and `--part` at once: all results as `table.md` and `figure.svg`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -1,7 +1,5 @@
 """What `benchmarks.gpu` measures: ours as command lines of `mmsafe.train`, TRL as options of its `DPOConfig`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """One case of `benchmarks.gpu`: the model made on the device, trained for some steps, and what these took."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,6 +23,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.precision import resolved
 from mmsafe.data.example import Example
 from mmsafe.experiment import train_job
+from mmsafe.experiment.rounds import Round
 from mmsafe.experiment.train_config import TrainConfig
 from mmsafe.models import load
 from mmsafe.models.compiling import compiled
@@ -89,9 +88,10 @@ def random_model(config: TrainConfig, device: torch.device) -> VLM:
 
 def ours(config: TrainConfig, llava: VLM, examples: Sequence[Example]) -> tuple[list[Step], Lap]:
     """Steps and reference pass of `mmsafe.train`, by the job's own functions, so that no option is lost."""
-    recipe, watch = train_job._recipe(config), Watch(lambda: None)
+    this = Round(config, config.seed)
+    recipe, watch = train_job._recipe(this), Watch(lambda: None)
     with empty_cache():
-        loss, clock = train_job._loss(config, llava, None, recipe.parallel.precision), Clock()
+        loss, clock = train_job._loss(this, llava, None, recipe.parallel), Clock()
         data = PreferenceData(llava, examples, loss, recipe)
         reference = clock.lap()
         with compiled(llava.model) if config.model.compile else nullcontext():

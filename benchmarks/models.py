@@ -4,8 +4,6 @@ Shapes are those of LLaVA-1.5 made smaller. The tokenizer is trained on the text
 are natural. The chat template writes BOS and EOS itself, which is what TRL's collator for images needs.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

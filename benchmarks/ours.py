@@ -1,12 +1,11 @@
 """Our side of `benchmarks.step`: the real `mmsafe.training.fit.fit`, measured through a callback."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from pytorch_lightning.callbacks import Callback
 
@@ -81,12 +80,5 @@ def train(
 @contextmanager
 def empty_cache() -> Iterator[None]:
     """A cache of this run's own, so that the reference pass is made and not found."""
-    before = os.environ.get("MMSAFE_CACHE")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["MMSAFE_CACHE"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("MMSAFE_CACHE")
-            if before is not None:
-                os.environ["MMSAFE_CACHE"] = before
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, MMSAFE_CACHE=folder):
+        yield

@@ -4,8 +4,6 @@ Rows are preference pairs in words or, with `--images N`, beside one of N small 
 measured process is the command itself, as a user starts it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -1,7 +1,5 @@
 """What `benchmarks.step` prints, and whether the two sides agree."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Sequence
@@ -76,32 +74,27 @@ LABELS = {
 
 
 def _print_tables(found: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from mmsafe.reporting.table import print_tables
+    from mmsafe.reporting.table import print_tables, table_of
 
     plan, agreed = found["plan"], found["parity"]
     title = f"{plan['objective']}, {plan['batch_size']} questions a step, {found['threads']} thread(s), fp32"
-    step = Table(title=title, caption="medians, first and last step dropped; ratio: TRL / ours, of time step by step")
-    step.add_column("")
-    for column in (
-        f"ours ({plan['scoring']}, reference {plan['reference']})",
-        f"TRL {found['versions']['trl']} ({plan['trl_head']} head)",
-        "ratio",
-    ):
-        step.add_column(column, justify="right")
+    caption = "medians, first and last step dropped; ratio: TRL / ours, of time step by step"
+    ours = f"ours ({plan['scoring']}, reference {plan['reference']})"
+    trl = f"TRL {found['versions']['trl']} ({plan['trl_head']} head)"
+    rows = []
     for key, label in LABELS.items():
         if row := found["summary"].get(key):
             sides = (f"{row[side]:,.3f}" if row[side] < 100 else f"{row[side]:,.0f}" for side in ("ours", "trl"))
-            step.add_row(label, *sides, f"{row['ratio']:.2f}")
+            rows.append([label, *sides, f"{row['ratio']:.2f}"])
     verdict = "they agree" if agreed["agree"] else "THEY DISAGREE"
-    same = Table(
-        title=f"same numbers? {verdict}: loss {agreed['loss_difference']:.1e}, "
+    same = (
+        f"same numbers? {verdict}: loss {agreed['loss_difference']:.1e}, "
         f"gradient norm {agreed['grad_norm_relative']:.1e} relative, {found['identical_sequences']} sequences identical"
     )
-    for column in ("step", "loss, ours", "TRL", "gradient norm, ours", "TRL"):
-        same.add_column(column, justify="right")
     columns = [found[side][key] for key in ("loss", "grad_norm") for side in ("ours", "trl")]
-    for number, values in enumerate(zip(*columns, strict=True), start=1):
-        same.add_row(str(number), *(f"{value:.6f}" for value in values))
-    print_tables([step, same])
+    steps = [
+        [str(number), *(f"{value:.6f}" for value in values)]
+        for number, values in enumerate(zip(*columns, strict=True), start=1)
+    ]
+    compared = table_of(same, ("step", "loss, ours", "TRL", "gradient norm, ours", "TRL"), steps, left=0)
+    print_tables([table_of(title, ("", ours, trl, "ratio"), rows, caption), compared])

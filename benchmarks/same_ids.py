@@ -1,7 +1,5 @@
 """Do TRL and we feed the model the same tokens and pixels? Asked for every sample before anything is timed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any

@@ -4,8 +4,6 @@ CPU-seconds of forward and backward, one thread, medians of interleaved rounds; 
 gradients, each measured in a process of its own. Compare ratios within one run only.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing
@@ -23,7 +21,7 @@ from benchmarks.models import SIZES, make_config
 from mmsafe.data.example import Example, Turn
 from mmsafe.models.family import ImageInputs, family_of
 from mmsafe.objectives.base import ScoredRow
-from mmsafe.reporting.table import print_tables
+from mmsafe.reporting.table import print_tables, table_of
 from mmsafe.scoring.collate import Item
 from mmsafe.scoring.ways import Padded, Scoring, SharedPrefix
 
@@ -163,8 +161,6 @@ def cases(size: str) -> Iterator[Case]:
 
 
 def main() -> None:
-    from rich.table import Table
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="mid144")
     parser.add_argument("--rounds", type=int, default=5)
@@ -182,27 +178,15 @@ def main() -> None:
         print(json.dumps(found))
         return
     prompt = model.config.image_seq_length
-    table = Table(
-        title=f"{args.size}: {model.num_parameters() / 1e6:.0f} M parameters, {prompt} image tokens, batch of 2"
-    )
-    for column in (
-        "prompt",
-        "response",
-        "responses",
-        "padded, CPU-s",
-        "shared, CPU-s",
-        "ratio",
-        "padded, MiB",
-        "shared",
-    ):
-        table.add_column(column, justify="right")
+    title = f"{args.size}: {model.num_parameters() / 1e6:.0f} M parameters, {prompt} image tokens, batch of 2"
+    columns = ("prompt", "response", "responses", "padded, CPU-s", "shared, CPU-s", "ratio", "padded, MiB", "shared")
+    cells = []
     for row in found:
         (slow, fast), (large, small) = row["cpu_seconds"].values(), row["mib"].values()
         shape = (1 + prompt + row["text"], row["response"], row["responses"])
-        table.add_row(
-            *map(str, shape), f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.2f}", f"{large:.0f}", f"{small:.0f}"
-        )
-    print_tables([table])
+        times = (f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.2f}")
+        cells.append([*map(str, shape), *times, f"{large:.0f}", f"{small:.0f}"])
+    print_tables([table_of(title, columns, cells, left=0)])
 
 
 if __name__ == "__main__":

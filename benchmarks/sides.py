@@ -1,7 +1,5 @@
 """What the two sides of `benchmarks.step` have in common: what is run, and what is measured of a step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from mmsafe.models.vlm import VLM
 from mmsafe.objectives.base import Objective
 from mmsafe.objectives.bpo import BPO
 from mmsafe.objectives.dpo import DPO
+from mmsafe.scoring.sampler import EpochBatches
 
 OBJECTIVES: dict[str, Objective] = {"dpo": DPO(), "bpo": BPO()}
 PAIRS = {"dpo": ("rejected",), "bpo": ("rejected", "blind")}
@@ -67,19 +66,12 @@ class Plan:
                 )
         return found[:wanted]
 
-    def batches(self) -> list[list[int]]:
-        """Positions in `examples()`, batch by batch, in the order of training."""
-        from mmsafe.scoring.sampler import EpochBatches
-
-        batches = EpochBatches(self.steps * self.batch_size, self.batch_size, self.seed)
-        return [[draw.item for draw in batch] for batch in batches]
-
     def pairs(self) -> list[tuple[str, list[int]]]:
-        """TRL's micro-batches in order: what the chosen response is paired with, and in which examples."""
+        """TRL's micro-batches in the order of training: what the chosen response is paired with, in which examples."""
         size = self.trl_batch or self.batch_size
         return [
-            (other, batch[start : start + size])
-            for batch in self.batches()
+            (other, [draw.item for draw in batch[start : start + size]])
+            for batch in EpochBatches(self.steps * self.batch_size, self.batch_size, self.seed)
             for other in PAIRS[self.objective]
             for start in range(0, len(batch), size)
         ]

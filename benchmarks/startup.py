@@ -4,8 +4,6 @@ Medians of several runs, in turn for each checkout: `--against ../before` measur
 round, which writes bytecode and fills the cache, is not counted.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import resource

@@ -5,8 +5,6 @@ makes a step after each of ours. Every sample's tokens and pixels are compared f
 afterwards. Peak memory comes from two further processes. Models and data: `benchmarks.models`, `benchmarks.data`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """TRL's side of `benchmarks.step`: its own `DPOTrainer`, driven one optimiser step at a time."""
 
-from __future__ import annotations
-
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What Hydra finds: the launcher and the sweeper of mmsafe, which are in `mmsafe.sweeps`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

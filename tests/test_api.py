@@ -1,7 +1,6 @@
 """The Python API: the commands as functions, in a process that they leave as it was."""
 
 import asyncio
-import inspect
 import json
 import logging
 import os
@@ -84,10 +83,6 @@ def test_nothing_is_imported_before_it_is_asked_for():
     assert done.stdout == "[]\n"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = mmsafe.trian  # type: ignore[attr-defined]
-
-
-def test_help_shows_the_signature_of_the_function():
-    assert list(inspect.signature(mmsafe.train).parameters) == ["overrides", "out"]
 
 
 def test_a_run_is_that_of_the_command(run: mmsafe.Run, place: Path):

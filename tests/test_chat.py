@@ -29,6 +29,7 @@ from mmsafe.experiment import chat_page, conversation
 from mmsafe.experiment.chat_config import ChatConfig
 from mmsafe.experiment.conversation import Conversation, plain
 from mmsafe.generation.generate import Response
+from mmsafe.microworld.tiny import TinyModel
 from mmsafe.objectives.base import ScoredRow
 from mmsafe.runs.hydra_state import composing
 from mmsafe.runs.overrides import composed
@@ -75,7 +76,7 @@ def test_every_answer_has_the_log_ratio_that_training_would_give_it(run: str, ca
     assert [(answer.model, answer.view) for answer in answers] == [
         (m, v) for m in ("policy", "reference") for v in views
     ]
-    prompt = replace_prompt(talk)
+    prompt = conversation.Example("chat", talk.turns[:1], talk.images, {})  # the first question as it was asked
     row = {"answer": ScoredRow("answer")}
     for answer, example in zip(
         answers, [prompt, prompt.blinded(), replace(prompt, images=(Noise(2),))] * 2, strict=True
@@ -92,14 +93,9 @@ def test_every_answer_has_the_log_ratio_that_training_would_give_it(run: str, ca
     assert max(abs(answer.log_ratio) for answer in answers) > 0.1, "training changed something"
 
 
-def replace_prompt(talk: Conversation) -> Any:
-    """The first question as it was asked."""
-    return conversation.Example("chat", talk.turns[:1], talk.images, {})
-
-
 def test_a_conversation_goes_on_from_the_policy_s_answer_beside_the_image(cached: Path):
     talk = Conversation(config(f"checkpoint={cached / 'full'}"))
-    first = next(iter(list(talk.ask("What is this?", Noise(1)))))
+    first, *_ = talk.ask("What is this?", Noise(1))
     views = {answer.view for answer in talk.ask("And why?", None)}
     assert views == {"with the image", "without it"}
     assert [(turn.role, turn.text) for turn in talk.turns][:3] == [
@@ -122,15 +118,9 @@ def test_a_model_of_no_run_stands_alone(cached: Path, tmp_path: Path):
     assert talk.about.endswith("reference: none: this model is of no run; name one to compare with by against=DIR")
     (answer,) = talk.ask("What is this?", None)
     assert (answer.model, answer.tokens) == ("policy", [])
+    TinyModel(pretraining=None, family="qwen2_5_vl").load().save(tmp_path / "other")
     with pytest.raises(UserError, match="has another tokenizer"):
-        Conversation(config(f"checkpoint={tmp_path / 'plain'}", f"against={other_tokenizer(tmp_path)}"))
-
-
-def other_tokenizer(folder: Path) -> Path:
-    from mmsafe.microworld.tiny import TinyModel
-
-    TinyModel(pretraining=None, family="qwen2_5_vl").load().save(folder / "other")
-    return folder / "other"
+        Conversation(config(f"checkpoint={tmp_path / 'plain'}", f"against={tmp_path / 'other'}"))
 
 
 def test_another_base_than_the_run_began_with_is_refused(cached: Path, tmp_path: Path):

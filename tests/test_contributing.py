@@ -44,13 +44,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def blocks(title: str) -> tuple[dict[str, str], list[list[str]]]:
-    """The files of a recipe by their paths, and the words of its commands."""
+def followed(title: str, place: Path) -> list[list[str]]:
+    """Write the files of a recipe into `place`; returns the words of its commands."""
     section = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)
     (text,) = [part for part in section if re.match(rf"Add an? {title}\n", part)]
     files = dict(re.findall(r"^```(?:python|yaml|json)\n# (\S+)\n(.*?)^```", text, flags=re.M | re.S))
+    assert 2 <= len(files) <= 3
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(content, encoding="utf-8")
     (console,) = re.findall(r"^```console\n(.*?)^```", text, flags=re.M | re.S)
-    return files, [shlex.split(line.removeprefix("$ ")) for line in console.splitlines()]
+    return [shlex.split(line.removeprefix("$ ")) for line in console.splitlines()]
 
 
 def test_there_is_a_test_of_every_recipe() -> None:
@@ -59,12 +63,8 @@ def test_there_is_a_test_of_every_recipe() -> None:
 
 @pytest.mark.parametrize("title", RECIPES)
 def test_a_recipe_runs_as_it_stands_and_its_result_is_seen_everywhere(title: str, place: Path) -> None:
-    recipe, (files, commands) = RECIPES[title], blocks(title)
-    assert 2 <= len(files) <= 3
-    for name, content in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(content, encoding="utf-8")
-    for number, (_, _, module, *words) in enumerate(commands):
+    recipe = RECIPES[title]
+    for number, (_, _, module, *words) in enumerate(followed(title, place)):
         words += [*recipe.quick, f"hydra.run.dir=runs/{number}"]
         ended = succeed(module.removeprefix("mmsafe."), *words, cwd=place)
         report = succeed("report", f"runs/{number}", cwd=place)
@@ -77,10 +77,7 @@ def test_a_recipe_runs_as_it_stands_and_its_result_is_seen_everywhere(title: str
 
 
 def test_a_class_of_a_package_that_was_not_allowed_is_refused_by_name(place: Path) -> None:
-    files, (command, *_) = blocks("benchmark")
-    for name, content in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(content, encoding="utf-8")
+    command, *_ = followed("benchmark", place)
     assert "add plugins=[mine]" in refuse(
         "evaluate", *[word for word in command[3:] if "plugins" not in word], cwd=place, cache=place
     )

@@ -46,7 +46,8 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"out={out}: is there already and not empty; name a new folder")
     try:
-        if is_unfinished(run := Path(checkpoint).expanduser()):
+        run = Path(checkpoint).expanduser()
+        if not (run / "model").exists() and current_checkpoint(run):  # training can go on from it
             _write(consolidated(run), target, form, run, run)
             return target
         folder = located(checkpoint, allow_pickle=allow_pickle)
@@ -124,11 +125,6 @@ def push(name: str, folder: Path | None = None) -> None:
         advice = "set HF_TOKEN to a token that may write there"
         advice += f"; then `hf upload {name} {folder}`" if folder else ""
         raise UserError(f"push={name}: {' '.join(str(error).split())[:300]}; {advice}") from error
-
-
-def is_unfinished(folder: Path) -> bool:
-    """Whether `folder` is a run folder with a checkpoint to continue from, and no model yet."""
-    return not (folder / "model").exists() and current_checkpoint(folder) is not None
 
 
 def consolidated(folder: Path) -> VLM:

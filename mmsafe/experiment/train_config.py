@@ -32,7 +32,6 @@ class TrainConfig:
     seed: Seed
     plan: InputPath | None = None
     rounds: Count = 1
-    """How often it is trained: each time on what the policy of the time before sampled, going on from its weights."""
     evaluate: bool
     data: DataSource
     model: ModelSource

@@ -102,6 +102,14 @@ def test_a_ratio_wants_the_same_numbers_on_the_same_card(tmp_path: Path, changed
     assert shown in line
 
 
+def test_a_case_of_ours_trains_as_the_job_does(tmp_path: Path) -> None:
+    """One of them, quickly: its functions are the job's own, which change."""
+    case, *_ = [case for case in cases(TOY) if case.train == "full" and not case.is_trl]
+    gpu.prepare(TOY, tmp_path / "inputs")
+    gpu.command(["--toy", "--out", str(tmp_path), "--case", case.name])
+    assert len(set(json.loads(case.file(tmp_path).read_text())["loss"])) == TOY.steps
+
+
 @pytest.mark.slow
 def test_all_of_it_runs_at_toy_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("trl", reason="the benchmark's other side, TRL, is not installed")
