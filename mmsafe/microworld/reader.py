@@ -27,12 +27,9 @@ class MicroWorld(DataSource):
     size: Count = 1500
     test_size: Count = 240
     cue_correlation: Share = 0.7
-    """Probability that a directed training instruction sounds suspicious if and only if it is harmful."""
     neutral_share: Share = 0.15
     image_size: Annotated[int, Field(ge=24)] = 64
-    """Side of an icon, in pixels."""
     holdout_by: By = "scene"
-    """What is held out: combinations of words alone, or whole templates, persons or things as well."""
 
     def train(self) -> Loaded:
         """Pairs whose wording agrees with the image as often as `cue_correlation` says."""

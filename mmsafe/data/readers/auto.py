@@ -1,7 +1,5 @@
 """A set in the format that its rows have: of all data sets, the one that reads most of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import fields

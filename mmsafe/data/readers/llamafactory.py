@@ -1,7 +1,5 @@
 """LLaMA-Factory's files, alpaca and sharegpt, pairs and answers, as their `dataset_info.json` describes them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from itertools import chain, cycle

@@ -37,7 +37,6 @@ class MMSafePO(RowSource):
     get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
     transcripts: ClassVar[tuple[str, ...]] = ("question",)
     keywords: list[str] | None = None
-    """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         value = record.value
