@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from mmsafe.microworld.world import Scene, correlated_cue, directed_scene, image
 class MicroWorld(DataSource):
     """Preference pairs ranked by a simulated annotator, in a world where the wording misleads."""
 
-    clusters: ClassVar[tuple[str, ...]] = ("template", "person")
+    clusters = ("template", "person")
     batch_size: Count = 32
     seed: Seed = 0
     size: Count = 1500
