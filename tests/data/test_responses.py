@@ -311,11 +311,9 @@ def test_an_exception_loses_no_finished_batch(
     assert sorted(keys(store_file(own_cache))) == sorted({*done, *generated})
 
 
-@pytest.mark.parametrize("batches", [3])
 def test_many_samples_continue_where_they_were_interrupted(
     llava: Any,
     prompts: list[Example],
-    batches: int,
     generated: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -325,11 +323,11 @@ def test_many_samples_continue_where_they_were_interrupted(
     expected = responses(llava, asked, SETTINGS, "oracle")
     monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(mmsafe.generation.generate, "generate", failing_after(batches))
+        patch.setattr(mmsafe.generation.generate, "generate", failing_after(3))
         with pytest.raises(RuntimeError, match="out of memory"):
             responses(llava, asked, settings, "interrupted")
     done = keys(store_file(tmp_path))
-    assert len(done) == 4 * batches
+    assert len(done) == 4 * 3
     generated.clear()
     assert responses(llava, asked, settings, "resumed") == expected
     assert len({*generated, *done}) == len(generated) + len(done) == len(asked)
