@@ -105,6 +105,7 @@ class Crop(Corruption):
 
     min_share: PositiveShare = 0.01
     max_share: PositiveShare = 0.2
+    """Greatest share of the area that is kept."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Any:
