@@ -56,9 +56,7 @@ class ColumnSource(DataSource):
     """Those that an image is read from; none, where the set is of words alone."""
 
     image_column: str | None = None
-    """Column that images are read from in place of the published one; null: that one."""
     ignored_columns: list[str] = Field(default_factory=list)
-    """Columns that are known not to be read: they mean nothing here, though their names say so."""
 
     def __post_init__(self) -> None:
         if self.image_column is not None and not self.image_columns:

@@ -32,7 +32,6 @@ class Corruption:
     """Base of all corruptions: fields are options, and one of the hooks is filled in."""
 
     seed: Seed = 0
-    """Decides what is drawn, together with the image."""
 
     def corrupted(self, example: Example) -> Example:
         """The same prompt beside its images, each of them corrupted."""
@@ -105,7 +104,6 @@ class Crop(Corruption):
     """
 
     min_share: PositiveShare = 0.01
-    """Least share of the area that is kept."""
     max_share: PositiveShare = 0.2
     """Greatest share of the area that is kept."""
 

@@ -56,13 +56,9 @@ class DataSource(ABC):
     """Tags whose values rows share that are no independent evidence, such as the template they were made from."""
 
     batch_size: Count = 8
-    """Examples per device and micro-step."""
     max_tokens: Count | None = None
-    """Tokens per device and micro-step, in place of `batch_size`: as many examples as fit, in one line; null: off."""
     num_workers: int = 0
-    """Worker processes that decode and collate."""
     group_by_length: bool = False
-    """Batches of similar length: less padding, slightly less random."""
     categories: InputPath | None = None
     """File of `mmsafe.tag` that gives examples their tag `category`, in place of one that they have; null: none."""
 

@@ -122,7 +122,8 @@ class EncodedImage(ABC):
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self.error(f"the image is too large to decode: {error}") from error
         except Exception as error:  # on a damaged file Pillow's decoders raise almost anything
-            if what := what_it_is(_head(file)):
+            head = _head(file)
+            if what := next((what for begin, what in KNOWN if begin.match(head)), None):
                 raise self.error(f"is not an image that can be read here, but {what}") from error
             if isinstance(error, UnidentifiedImageError):
                 raise self.error("is not an image, or only the beginning of one; get it again") from error
@@ -193,11 +194,6 @@ def refuse_pointer(file: Path) -> None:
         with file.open("rb") as opened:
             if opened.read(len(POINTER)) == POINTER:
                 raise UserError(f"{file}: is a Git LFS pointer, not the file itself: run `git lfs pull` beside it")
-
-
-def what_it_is(head: bytes) -> str | None:
-    """What a file is that begins so, and what to do about it; None where that is not known."""
-    return next((what for begin, what in KNOWN if begin.match(head)), None)
 
 
 def no_name(text: str) -> str | None:

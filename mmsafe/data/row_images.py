@@ -21,26 +21,24 @@ class RowImages:
         self.folders = folders
         self._known = known
 
-    def all(self, cell: Any, field: str = "image") -> tuple[tuple[RowImage, ...], tuple[str, ...]]:
-        """The images in a field, one or a list, and by what rows of the same image are known; at least one.
+    def all(self, cell: Any) -> tuple[tuple[RowImage, ...], tuple[str, ...]]:
+        """The images in a cell, one or a list, and by what rows of the same image are known; at least one.
 
         Files are found in `folders` only, whatever their names say. An object is one as `datasets` exports it, with the
         `path` of a file. Raises `RowError` for one that is not there.
         """
         if cell == []:
-            raise RowError("missing image", f"'{field}' is an empty list")
-        images, groups = zip(
-            *(self._find(one, field) for one in (cell if isinstance(cell, list) else [cell])), strict=True
-        )
+            raise RowError("missing image", "'image' is an empty list")
+        images, groups = zip(*map(self._find, cell if isinstance(cell, list) else [cell]), strict=True)
         return images, groups
 
-    def _find(self, value: Any, field: str) -> tuple[RowImage, str]:
+    def _find(self, value: Any) -> tuple[RowImage, str]:
         if isinstance(value, dict) and value.get("bytes") is None and "path" in value:
             value = value["path"]
         try:
             if isinstance(value, StoredImage) and value.path is None:
                 return self._known.setdefault(value.key, value), value.key
-            name = checked_text(value.path if isinstance(value, StoredImage) else value, field)
+            name = checked_text(value.path if isinstance(value, StoredImage) else value, "image")
             path = find_image(self.folders[0], name, also=self.folders[1:])
         except UserError as error:
             raise RowError("missing image", str(error)) from error

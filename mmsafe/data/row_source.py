@@ -44,19 +44,12 @@ class RowSource(ColumnSource):
     """Folders beside a file in which images are looked for; `{file}` is its name without the ending."""
 
     path: DataPath | None = None
-    """Required: a .json, .jsonl, .jsonl.gz, .parquet or .arrow file, the folder of all splits, or a name of the hub."""
     image_dir: InputPath | None = None
-    """Folder of the images; null: `images` beside the file or one folder up, then the file's own folder."""
     split: str | None = None
-    """Which files of a folder, and which rows of a file whose rows carry a `split`; null: the only one."""
     eval_path: DataPath | None = None
-    """A file or folder to evaluate on, all of its rows; null: see `eval_split`."""
     eval_split: str | None = None
-    """Split to evaluate on, of `eval_path` or else of `path`; null there: a share of `path` is held out."""
     holdout_share: Share = 0.1
-    """Share of the rows that is held out where nothing else is evaluated on; the rows of an image stay on one side."""
     on_bad: Literal["error", "skip"] = "error"
-    """A bad row ends the command, naming place and cause, or is dropped and counted."""
     check_images: Literal["header", "decode"] = "decode"
     """How images are checked when the rows are read: `decode` finds truncated files, `header` is faster."""
 

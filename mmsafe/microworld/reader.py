@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -21,18 +21,15 @@ from mmsafe.microworld.world import Scene, correlated_cue, directed_scene, image
 class MicroWorld(DataSource):
     """Preference pairs ranked by a simulated annotator, in a world where the wording misleads."""
 
-    clusters: ClassVar[tuple[str, ...]] = ("template", "person")
+    clusters = ("template", "person")
     batch_size: Count = 32
     seed: Seed = 0
     size: Count = 1500
     test_size: Count = 240
     cue_correlation: Share = 0.7
-    """Probability that a directed training instruction sounds suspicious if and only if it is harmful."""
     neutral_share: Share = 0.15
     image_size: Annotated[int, Field(ge=24)] = 64
-    """Side of an icon, in pixels."""
     holdout_by: By = "scene"
-    """What is held out: combinations of words alone, or whole templates, persons or things as well."""
 
     def train(self) -> Loaded:
         """Pairs whose wording agrees with the image as often as `cue_correlation` says."""

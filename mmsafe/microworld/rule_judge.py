@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from string import Formatter
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
@@ -75,9 +75,9 @@ def judge(tags: Mapping[str, str], response: str) -> RuleVerdict:
 class Rules(CaseJudge):
     """The exact rule of the micro-world."""
 
-    name: ClassVar[str] = "rules"
-    evidence: ClassVar[str] = EXACT
-    details: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded", "hallucinated"})
+    name = "rules"
+    evidence = EXACT
+    details = frozenset({"passed", "right", "fluent", "grounded", "hallucinated"})
 
     def __call__(self, example: Example, response: str) -> Verdict:
         verdict = judge(example.tags, response)

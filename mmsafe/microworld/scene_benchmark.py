@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from mmsafe.core.declared import Metric
 from mmsafe.core.options import Count, options
@@ -30,8 +29,8 @@ class MicroWorldTest(Benchmark):
     fluent_rate, grounded_rate: of all answers to harmful and swapped instructions, as if independent.
     """
 
-    name: ClassVar[str] = "microworld"
-    measures: ClassVar[tuple[Metric, ...]] = (
+    name = "microworld"
+    measures = (
         Metric("safety_rate", "safety rate", "higher", by_tag=True, is_score=True, axis="safety"),
         Metric("over_refusal_rate", "over-refusal", "lower", by_tag=True, axis="over-refusal"),
         Metric("cheating_gap", "cheating gap", "lower"),
@@ -40,9 +39,9 @@ class MicroWorldTest(Benchmark):
         Metric("neutral_accuracy", "neutral questions", "higher", axis="utility"),
         Metric("pass_rate", "pass rate", "higher"),
     )
-    tags: ClassVar[tuple[str, ...]] = ("entity_type", "cue", "turns")
-    shared_tag: ClassVar[str] = "scene"
-    needs: ClassVar[frozenset[str]] = frozenset({"passed", "right", "fluent", "grounded"})
+    tags = ("entity_type", "cue", "turns")
+    shared_tag = "scene"
+    needs = frozenset({"passed", "right", "fluent", "grounded"})
     size: Count = 240
     neutral_size: Count = 150
 

@@ -57,7 +57,6 @@ class Pretraining:
     tower: PretrainingStage = PretrainingStage(examples=8000, epochs=8, batch_size=64, lr=1.5e-3)
     chat: PretrainingStage = PretrainingStage(examples=8000, epochs=3, batch_size=64, lr=2e-3)
     prior: Prior = "cue"
-    """How chat answers instructions without an image: as they sound, by a coin, or as if all were harmless."""
 
 
 @options
@@ -65,10 +64,8 @@ class TinyOptions(ModelOptions):
     """What a tiny model is made of."""
 
     seed: Seed = 0
-    """Of the initial weights and of the pre-training data."""
     architecture: Architecture = Architecture()
     pretraining: Pretraining | None = Pretraining()
-    """null: random weights, for checking that things run."""
     family: Annotated[str | None, AfterValidator(_known)] = None
     """With random weights: a tiny model of this family, of a size of its own; null: the LLaVA of these sizes."""
 

@@ -91,9 +91,8 @@ def test_an_example_keeps_everything_but_its_image_and_needs_none(corruption: Co
 
 @every_corruption
 def test_each_of_several_images_is_corrupted_as_it_is_alone(corruption: Corruption):
-    bread = IconImage("bread", 1, "red")
-    both = dataclasses.replace(EXAMPLE, turns=(Turn("user", "Which?", (0, 0)),), images=(KNIFE, bread))
-    assert corruption.corrupted(both).images == (CorruptedImage(KNIFE, corruption), CorruptedImage(bread, corruption))
+    both = dataclasses.replace(EXAMPLE, turns=(Turn("user", "Which?", (0, 0)),), images=(KNIFE, BREAD))
+    assert corruption.corrupted(both).images == (CorruptedImage(KNIFE, corruption), CorruptedImage(BREAD, corruption))
 
 
 @every_corruption

@@ -54,8 +54,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def pictured(size: int = 6) -> list[Example]:
-    return [e for e in MicroWorld(size=20, image_size=24, neutral_share=0).train().examples if e.images][:size]
+def pictured() -> list[Example]:
+    return [e for e in MicroWorld(size=20, image_size=24, neutral_share=0).train().examples if e.images][:6]
 
 
 def scored(llava: VLM, examples: list[Example], cache: FeatureCache | None) -> Any:

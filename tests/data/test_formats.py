@@ -121,7 +121,7 @@ def test_answers_of_llamafactory(folder: Path) -> None:
 def test_a_set_of_dataset_info_is_chosen_by_split(folder: Path) -> None:
     row = ROWS["llamafactory"]
     for name in ("one", "two"):
-        json_file(folder / f"data/{name}.json", [row | {"id": name}] * 1)
+        json_file(folder / f"data/{name}.json", [row | {"id": name}])
     entry = {"formatting": "sharegpt", "ranking": True}
     entry["columns"] = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}
     info = {name: {"file_name": f"data/{name}.json", **entry} for name in ("one", "two")}

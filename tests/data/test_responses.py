@@ -311,25 +311,19 @@ def test_an_exception_loses_no_finished_batch(
     assert sorted(keys(store_file(own_cache))) == sorted({*done, *generated})
 
 
-@pytest.mark.parametrize("batches", [3])
 def test_many_samples_continue_where_they_were_interrupted(
-    llava: Any,
-    prompts: list[Example],
-    batches: int,
-    generated: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    llava: Any, prompts: list[Example], generated: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some prompts have all of their samples then, one has some, others have none."""
     settings, asked = dataclasses.replace(SETTINGS, batch_size=4), prompts[:6] * 3
     expected = responses(llava, asked, SETTINGS, "oracle")
     monkeypatch.setenv("MMSAFE_CACHE", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(mmsafe.generation.generate, "generate", failing_after(batches))
+        patch.setattr(mmsafe.generation.generate, "generate", failing_after(3))
         with pytest.raises(RuntimeError, match="out of memory"):
             responses(llava, asked, settings, "interrupted")
     done = keys(store_file(tmp_path))
-    assert len(done) == 4 * batches
+    assert len(done) == 4 * 3
     generated.clear()
     assert responses(llava, asked, settings, "resumed") == expected
     assert len({*generated, *done}) == len(generated) + len(done) == len(asked)
@@ -401,12 +395,7 @@ def test_a_line_that_another_process_is_writing_is_left_alone(tmp_path: Path) ->
 
 @pytest.mark.parametrize("cut", [1, 0.5], ids=["newline", "half"])
 def test_a_half_written_line_is_made_again(
-    llava: Any,
-    prompts: list[Example],
-    cut: float,
-    uninterrupted: list[Response],
-    generated: list[str],
-    own_cache: Path,
+    llava: Any, prompts: list[Example], cut: float, uninterrupted: list[Response], generated: list[str], own_cache: Path
 ) -> None:
     responses(llava, prompts, SETTINGS, "first")
     path = store_file(own_cache)

@@ -1,14 +1,11 @@
 """A set in the format that its rows have: of all data sets, the one that reads most of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar
 
 from omegaconf import OmegaConf
 from pydantic import Field
@@ -35,7 +32,7 @@ SAMPLE = 50
 class Auto(RowSource):
     """Reads as the data set does that knows the rows' columns; its own options are those of all sets of rows."""
 
-    get: ClassVar[str] = "a data set in a known format and set data.path to its file or folder"
+    get = "a data set in a known format and set data.path to its file or folder"
     readers: list[str] = Field(default_factory=list)
 
     @cached_property

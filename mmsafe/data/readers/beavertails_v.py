@@ -1,7 +1,7 @@
 """BeaverTails-V, pairs ranked by safety and by helpfulness (arXiv 2503.17682): parquet files with their images."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import preference, question, tags_of, unanswered
@@ -24,11 +24,9 @@ class BeaverTailsV(RowSource):
     a bad row.
     """
 
-    get: ClassVar[str] = (
-        "BeaverTails-V (https://huggingface.co/datasets/PKU-Alignment/BeaverTails-V) and set data.path to its folder"
-    )
-    expected: ClassVar[tuple[str, ...]] = ("image", "question", *RESPONSES, *COLUMN.values())
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = (RESPONSES, (*RESPONSES, *COLUMN.values()))
+    get = "BeaverTails-V (https://huggingface.co/datasets/PKU-Alignment/BeaverTails-V) and set data.path to its folder"
+    expected = ("image", "question", *RESPONSES, *COLUMN.values())
+    optional = (RESPONSES, (*RESPONSES, *COLUMN.values()))
     preferred: Literal["safer", "more_helpful"] = "safer"
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:

@@ -5,7 +5,7 @@ A dialogue is one text, with a speaker before each turn.
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import PLACEHOLDER, malformed, preference, turns_tag
@@ -50,14 +50,14 @@ class HHText(RowSource):
     Of one conversation the set has several rows, cut at different turns; what begins alike is held out together.
     """
 
-    get: ClassVar[str] = (
+    get = (
         "HH-RLHF (https://huggingface.co/datasets/Anthropic/hh-rlhf) and set data.path to one of its folders, such as "
         "harmless-base"
     )
-    expected: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
-    transcripts: ClassVar[tuple[str, ...]] = expected
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    image_columns: ClassVar[tuple[str, ...]] = ()
+    expected = ("chosen", "rejected")
+    transcripts = expected
+    optional = ()
+    image_columns = ()
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         turns, chosen, rejected = read_pair(record.value)

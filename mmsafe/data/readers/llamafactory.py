@@ -1,12 +1,10 @@
 """LLaMA-Factory's files, alpaca and sharegpt, pairs and answers, as their `dataset_info.json` describes them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from itertools import chain, cycle
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
@@ -45,10 +43,10 @@ class LLaMAFactory(TRLSupervised):
     pairs, `chosen` and `rejected`; `id`, `tags` and `blind` as with `data=trl`.
     """
 
-    get: ClassVar[str] = "a set in LLaMA-Factory's format and set data.path to its folder or file"
-    expected: ClassVar[tuple[str, ...]] = ("instruction",)
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    instead: ClassVar[tuple[tuple[str, ...], ...]] = (("conversations",), ("messages",))
+    get = "a set in LLaMA-Factory's format and set data.path to its folder or file"
+    expected = ("instruction",)
+    optional = ()
+    instead = (("conversations",), ("messages",))
 
     @cached_property
     def _entries(self) -> dict[Path, dict[str, Any]]:

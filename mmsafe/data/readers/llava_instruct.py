@@ -1,7 +1,6 @@
 """LLaVA's visual instruction tuning data (arXiv 2304.08485): a JSON file and a folder of images; for SFT."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import messages
@@ -20,14 +19,14 @@ class LLaVAInstruct(TRLSupervised):
     Examples are called after the row's number, because ids occur more than once in the published mixture.
     """
 
-    get: ClassVar[str] = (
+    get = (
         "a file of LLaVA-Instruct (https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K), "
         "set data.path to it and data.image_dir to the folder that its image names begin in"
     )
-    expected: ClassVar[tuple[str, ...]] = ("conversations",)
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    instead: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    image_columns: ClassVar[tuple[str, ...]] = ("image",)
+    expected = ("conversations",)
+    optional = ()
+    instead = ()
+    image_columns = ("image",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         spoken = messages(record.value.get("conversations"), "conversations", ("from", "value"))

@@ -1,7 +1,6 @@
 """The training file of mDPO (arXiv 2406.11839): pairs whose prompts are LLaVA's conversations in one text."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import parse_conversation, preference, with_images
@@ -21,12 +20,10 @@ class MDPO(RowSource):
     Whatever other system message stands before the first `USER:` is kept.
     """
 
-    get: ClassVar[str] = (
-        "mDPO's data (https://huggingface.co/datasets/fwnlp/mDPO-preference-data) and set data.path to its JSON file"
-    )
-    expected: ClassVar[tuple[str, ...]] = ("img_path", "prompt", "chosen", "rejected")
-    transcripts: ClassVar[tuple[str, ...]] = ("prompt",)
-    image_columns: ClassVar[tuple[str, ...]] = ("img_path",)
+    get = "mDPO's data (https://huggingface.co/datasets/fwnlp/mDPO-preference-data) and set data.path to its JSON file"
+    expected = ("img_path", "prompt", "chosen", "rejected")
+    transcripts = ("prompt",)
+    image_columns = ("img_path",)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         value = record.value

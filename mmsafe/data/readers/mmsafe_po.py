@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
 
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
@@ -34,10 +33,9 @@ class MMSafePO(RowSource):
     `path` may also be a keyed file, one object `{"keyword": "path.json"}`. Rows with neither response are prompts.
     """
 
-    get: ClassVar[str] = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
-    transcripts: ClassVar[tuple[str, ...]] = ("question",)
+    get = "MMSafe-PO and set data.path to its JSON file, data.image_dir to its images"
+    transcripts = ("question",)
     keywords: list[str] | None = None
-    """Which files of a `{"keyword": "path.json"}` object are read; null: all."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         value = record.value

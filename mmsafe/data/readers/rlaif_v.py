@@ -1,7 +1,5 @@
 """RLAIF-V, pairs ranked by open models for trustworthiness (arXiv 2405.17220): parquet files with their images."""
 
-from typing import ClassVar
-
 from mmsafe.core.options import options
 from mmsafe.data.row_source import RowSource
 
@@ -13,8 +11,6 @@ class RLAIFV(RowSource):
     Rows with neither response are prompts.
     """
 
-    get: ClassVar[str] = (
-        "RLAIF-V (https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset) and set data.path to its folder"
-    )
-    tag_columns: ClassVar[tuple[str, ...]] = ("origin_dataset",)
-    marks: ClassVar[tuple[str, ...]] = tag_columns
+    get = "RLAIF-V (https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset) and set data.path to its folder"
+    tag_columns = ("origin_dataset",)
+    marks = tag_columns

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from mmsafe.core.options import options
 from mmsafe.data.records import checked_text, kind
@@ -14,12 +14,10 @@ from mmsafe.data.row_source import RowSource
 class RLHFV(RowSource):
     """Columns `image`, `text`, `origin_dataset`; `text` is `{"question", "chosen", "rejected"}` as JSON."""
 
-    get: ClassVar[str] = (
-        "RLHF-V (https://huggingface.co/datasets/openbmb/RLHF-V-Dataset) and set data.path to its folder"
-    )
-    expected: ClassVar[tuple[str, ...]] = ("image", "text")
-    tag_columns: ClassVar[tuple[str, ...]] = ("origin_dataset",)
-    marks: ClassVar[tuple[str, ...]] = tag_columns
+    get = "RLHF-V (https://huggingface.co/datasets/openbmb/RLHF-V-Dataset) and set data.path to its folder"
+    expected = ("image", "text")
+    tag_columns = ("origin_dataset",)
+    marks = tag_columns
 
     def single(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is in `text`, beside the row's image."""

@@ -1,7 +1,5 @@
 """SPA-VL, safety preferences in three levels of harm classes (arXiv 2406.12030): parquet files with their images."""
 
-from typing import ClassVar
-
 from mmsafe.core.options import options
 from mmsafe.data.row_source import RowSource
 
@@ -15,5 +13,5 @@ class SPAVL(RowSource):
     alone: they can be evaluated on, not trained on. JSON exports of the same columns name their images' files.
     """
 
-    get: ClassVar[str] = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
-    tag_columns: ClassVar[tuple[str, ...]] = ("class1", "class2", "class3")
+    get = "SPA-VL (https://huggingface.co/datasets/sqrti/SPA-VL) and set data.path to its folder"
+    tag_columns = ("class1", "class2", "class3")

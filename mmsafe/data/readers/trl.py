@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mmsafe.core.options import options
 from mmsafe.data import conversation
@@ -29,13 +29,11 @@ class TRLPreference(RowSource):
     neither response are prompts. ms-swift's are read, too: `messages` with `rejected_response` or `rejected_messages`.
     """
 
-    get: ClassVar[str] = "a preference set in TRL's format and set data.path to its file or folder"
-    expected: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
-    optional: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt",), ("chosen", "rejected"))
-    instead: ClassVar[tuple[tuple[str, ...], ...]] = (
-        ("messages", "rejected_response"), ("messages", "rejected_messages")
-    )  # fmt: skip
-    image_columns: ClassVar[tuple[str, ...]] = IMAGES
+    get = "a preference set in TRL's format and set data.path to its file or folder"
+    expected = ("prompt", "chosen", "rejected")
+    optional = (("prompt",), ("chosen", "rejected"))
+    instead = (("messages", "rejected_response"), ("messages", "rejected_messages"))
+    image_columns = IMAGES
 
     def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:
         """Without `prompt`, conversations have to hold it."""

@@ -26,7 +26,6 @@ class TRLSupervised(RowSource):
     instead: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",),)
     image_columns: ClassVar[tuple[str, ...]] = IMAGES
     answers: Literal["all", "last"] = "all"
-    """Which answers of a conversation are learnt; each makes an example, with all that was said before."""
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """One example, or one of every answer; what an unpaired preference labels false is not to be learnt."""

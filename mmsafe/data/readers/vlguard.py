@@ -1,7 +1,6 @@
 """VLGuard, safe answers to safe and unsafe requests (arXiv 2402.02207): JSON files and folders of images; for SFT."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import question, response, tags_of, unanswered
@@ -25,13 +24,13 @@ class VLGuard(RowSource):
     because the published training set has an id twice.
     """
 
-    get: ClassVar[str] = (
+    get = (
         "VLGuard (https://huggingface.co/datasets/ys-zong/VLGuard), unpack train.zip and test.zip, "
         "and set data.path to train.json"
     )
-    trained_on: ClassVar[frozenset[str]] = frozenset({"chosen"})
-    expected: ClassVar[tuple[str, ...]] = ("image", "instr-resp")
-    image_folders: ClassVar[tuple[str, ...]] = ("{file}", "images")
+    trained_on = frozenset({"chosen"})
+    expected = ("image", "instr-resp")
+    image_folders = ("{file}", "images")
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         value = record.value
