@@ -1,14 +1,12 @@
 """Requests to a chat endpoint: many at a time, within its limits, retried; every one ends in an answer or a reason."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -67,7 +65,7 @@ class Chat:
         )
         self._free_from = 0.0
 
-    async def __aenter__(self) -> Chat:
+    async def __aenter__(self) -> Self:
         await self._client.__aenter__()
         return self
 

@@ -16,13 +16,10 @@ class Endpoint:
     """Where a model is served, and how hard it is pressed. What is here changes no answer, `model` excepted."""
 
     base_url: str
-    """Address of the endpoint, up to and including `/v1`."""
     model: str
     """The model's name at the endpoint. Kept answers are found by it: give each checkpoint a name of its own."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; an endpoint on this machine needs none."""
     concurrency: Count = 8
-    """Requests under way at a time."""
     timeout: Positive = 120.0
     """Seconds that a request may take as a whole; each retry has as many."""
     max_retries: Annotated[int, Field(ge=0)] = 5
@@ -30,7 +27,6 @@ class Endpoint:
     the server asks for, or doubles each time, with jitter."""
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
-    """Estimated tokens, in and out. null: no limit."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)

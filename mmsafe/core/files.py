@@ -16,10 +16,10 @@ from mmsafe.core.storage import needs_room
 
 FORMULA = tuple("=+-@＝＋－＠")
 """What formulas begin with; the wide forms count in some languages."""
-STEP = "step"
-"""The first column of a `metrics.csv`, which `csv_log` writes."""
 BLANKS = string.whitespace + "\u00a0\ufeff\"'`"
 """What may stand before it: blanks and quotes."""
+STEP = "step"
+"""The first column of a `metrics.csv`, which `csv_log` writes."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -1,7 +1,5 @@
 """One progress bar for everything that takes a while outside training."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

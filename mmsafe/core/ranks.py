@@ -112,9 +112,8 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _number(*names: str) -> int:
+def _number(own: str, slurm: str) -> int:
     """torchrun's variable, or SLURM's where several tasks run."""
-    own, slurm = names
     if own in os.environ:
         return int(os.environ[own])
     return int(os.environ.get(slurm, "0")) if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else 0

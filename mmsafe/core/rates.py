@@ -1,7 +1,5 @@
 """How long things took on this machine before, for a rough time before they are done again."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

@@ -71,9 +71,7 @@ class Devices:
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: Count = 1
-    """Devices of each machine, one process on each."""
     num_nodes: Count = 1
-    """Machines; more than one want torchrun or SLURM to start the processes."""
 
     @property
     def processes(self) -> int:
@@ -87,19 +85,14 @@ class Trainer(Devices):
 
     max_epochs: Count = 1
     max_steps: Annotated[int, AfterValidator(_steps)] = -1
-    """Optimiser steps; -1 leaves the end to `max_epochs`, otherwise it decides alone."""
     accumulate_grad_batches: Count = 1
     gradient_clip_val: NonNegative = 1.0
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     deterministic: bool | Literal["warn"] = "warn"
-    """`warn`: deterministic wherever there is a way, a warning elsewhere; true: an error elsewhere."""
     log_every_n_steps: Count = 1
     """Only then does a step wait for the device; several processes also agree then on a request to stop."""
     validate_every: Count | Annotated[float, Field(gt=0, le=1)] | None = None
-    """Optimiser steps between validations; with a decimal point, a share of an epoch; null: there are none."""
     metrics_by: list[str] | None = None
-    """Tags of the examples by whose values loss, margins and accuracies are logged, too; null: `source`, which the
-    examples of a mixture have."""
     progress_bar: bool = True
 
 
@@ -112,13 +105,9 @@ class Checkpoint:
     keep: bool = False
     """Keep the last checkpoint, and the best, after the run has finished (they hold the optimiser: large)."""
     monitor: str | None = None
-    """Metric of a validation, such as `val/loss`, by which checkpoints are best; null: only the last is kept."""
     mode: Literal["min", "max"] | None = None
-    """What of it is best; null: as the metric declares."""
     keep_best: Count = 1
-    """Checkpoints that are kept beside the last."""
     load_best: bool = False
-    """Save and evaluate the best one in place of the last."""
 
 
 @options
@@ -126,9 +115,7 @@ class Validate:
     """What is validated on while a policy trains."""
 
     examples: Count | None = None
-    """So many of the hold-out, chosen by hash and seed; null: all."""
     generate: Annotated[int, Field(ge=0)] = 0
-    """Prompts of the benchmark that the policy answers, chosen likewise; the run's judge judges them."""
 
 
 @options
@@ -136,9 +123,7 @@ class EarlyStopping:
     """When training ends because it no longer gets better."""
 
     patience: Count | None = None
-    """Validations in a row that are not better by `checkpoint.monitor`; null: training never ends early."""
     min_delta: NonNegative = 0.0
-    """Smaller differences are not better."""
 
 
 @options
@@ -168,7 +153,6 @@ class VisionCache:
     store: Literal["none", "memory", "disk"] = "none"
     """`memory`: of this process; `disk`: for every later run with the same tower."""
     max_gib: Positive = 8.0
-    """Largest size in GiB; images that find no room go through the tower every time."""
 
 
 @options
@@ -176,7 +160,6 @@ class Lengths:
     """What happens to examples that are too long."""
 
     max_length: Count | None = 2048
-    """Tokens of prompt (image tokens included) and response together; null sets no limit."""
     on_overlong: Literal["clip", "clip_others", "drop", "error"] = "clip"
     """`clip` takes from the end of the response; prompts are never cut. `clip_others` does so too, but drops an example
     whose chosen response is too long (the BPO paper's released code)."""
@@ -188,11 +171,8 @@ class Evaluation:
 
     max_new_tokens: Count = 256
     batch_size: Count = 16
-    """Prompts answered, or pairs compared, together; does not change the result."""
     temperature: NonNegative = 0.0
-    """0 is greedy decoding."""
     seed: Seed = 0
-    """Of what is sampled."""
 
     def generation(self) -> Generation:
         """With the image in view."""

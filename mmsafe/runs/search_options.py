@@ -26,7 +26,6 @@ class Search:
     """A search by Optuna, in place of all combinations."""
 
     n_trials: Count = 30
-    """Jobs in all, over all the times that the command is given."""
     batch: Count = 1
     """Jobs that are chosen together, and so without knowing of each other."""
     seed: Seed = 0
