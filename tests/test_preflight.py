@@ -254,6 +254,7 @@ def test_what_is_right_is_left_alone(words: list[str]):
     [
         (["chekpoint=x"], "chekpoint: there is no option 'chekpoint'; did you mean 'checkpoint'?"),
         (["objective=bpo"], "objective"),
+        (["trainer.max_steps=1"], "trainer.max_steps: there is no option 'trainer'; known: accelerator, against"),
         (["benchmark=microwrld"], "benchmark=microwrld: no such benchmark; did you mean 'microworld'?"),
         (["benchmark=mmsafe_po"], "data.path is not set"),
         (["evaluation.batch_size=0"], "evaluation.batch_size=0: should be greater than or equal to 1"),

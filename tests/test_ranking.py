@@ -115,6 +115,7 @@ def test_where_the_judge_tells_nothing_apart_nothing_is_trained(
 
 
 SIZE = 8
+TRAINING = ("trainer.", "generation.", "data.batch_size")
 WORDS = (*QUICK, f"data.size={SIZE}", f"data.batch_size={SIZE}", "benchmark.size=8", "benchmark.neutral_size=1")
 
 
@@ -149,6 +150,22 @@ def test_in_each_round_the_policy_is_trained_on_samples_of_its_own(tmp_path: Pat
         assert (
             metrics["sampled/staleness_n"] == 2 * json.loads((tmp_path / folder / "run.json").read_text())["examples"]
         )
+
+
+def test_a_judge_that_ranked_is_told_from_one_that_only_measures(tmp_path: Path) -> None:
+    def judges(command: str, folder: str, *words: str) -> dict[str, str]:
+        shared = [word for word in WORDS if command == "train" or not word.startswith(TRAINING)]
+        words = (*shared, *words, f"hydra.run.dir={folder}")
+        ended = launch(command, *words, cwd=tmp_path, cache=tmp_path / "cache")
+        assert ended.status == 0, ended.err
+        return dict(json.loads((tmp_path / folder / "run.json").read_text())["declared"]["judges"])
+
+    (label, marked), *others = judges("train", "run", "objective=online_dpo", *CHOSEN).items()
+    assert not others
+    assert marked.endswith("; it chose what was trained on, too")
+    assert judges("evaluate", "again", "checkpoint=run/model", *CHOSEN) == {label: marked}
+    assert judges("evaluate", "judged", "generations=again", *CHOSEN) == {label: marked}
+    assert judges("evaluate", "before", *CHOSEN) == {label: marked.partition(";")[0]}
 
 
 @pytest.mark.parametrize(

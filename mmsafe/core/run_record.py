@@ -1,6 +1,7 @@
 """What a run wrote down of itself, read back: nothing in it is trusted."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmsafe.core.errors import UserError
 METRICS = "metrics.json"
 ABOUT = "run.json"
 JUDGE = "eval/judge"
+TRAINED_BY = "trained_by"
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -45,9 +47,20 @@ def about_run(folder: Path) -> dict[str, Any]:
     return about
 
 
+def maker_of(folder: Path) -> dict[str, Any]:
+    """What the run that wrote `folder`, a run folder or a model in one, says of itself; empty for others."""
+    return about_run(folder) or about_run(folder.parent)
+
+
+def trained_by(about: Mapping[str, Any]) -> set[str]:
+    """Labels of the judges that chose among the responses which a run, or the model that it asked, was trained on."""
+    labels = about.get(TRAINED_BY, [])
+    return {str(label) for label in labels} if isinstance(labels, list) else set()
+
+
 def run_options(folder: Path, group: str) -> dict[str, Any]:
     """The options `group` of the training run that wrote `folder`, a run folder or a model in one; empty for others."""
-    about = about_run(folder) or about_run(folder.parent)
+    about = maker_of(folder)
     options = about["config"].get(group, {}) if about else {}
     if not isinstance(options, dict):
         raise UserError(f"{folder}: the run.json of this run is damaged: {group} has no options; move it away")

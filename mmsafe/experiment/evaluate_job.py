@@ -6,7 +6,7 @@ What loads torch's and transformers' model code is imported where a model is ask
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import rates_of
-from mmsafe.core.run_record import about_run
+from mmsafe.core.run_record import TRAINED_BY, about_run, maker_of, trained_by
 from mmsafe.core.terminal import loading
 from mmsafe.evaluation import stages
 from mmsafe.evaluation.defences.defence import Answerer, of_defence, refuse_selector
@@ -101,6 +101,8 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     with rates_of(alike(config, type(vlm.model).__name__, parameters)):
         tell(task)  # not before what can be refused in one line
         folder.note(seed=config.seed, model=vlm.fingerprint())
+        if config.checkpoint is not None:
+            _note_training(folder, maker_of(Path(config.checkpoint).expanduser()))
         reference = _against(config, vlm, task) if config.against else None
         vlm = on_device(vlm, config.accelerator)
         folder.note(dropped_prompts=task.dropped())
@@ -153,12 +155,20 @@ def _judged(task: EvaluationTask, prompts: Sequence[Example], answers: Answers, 
 
 def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> tuple[EvaluationTask, list[Example]]:
     """What is asked, and the prompts, for which `source` has answers; `run.json` says from where they were taken."""
-    folder.note(seed=config.seed, source=str(source.resolve()), model=about_run(source).get("model"))
+    about = about_run(source)
+    folder.note(seed=config.seed, source=str(source.resolve()), model=about.get("model"))
+    _note_training(folder, about)
     log.info("pairwise accuracy is left out: it needs the model")
     task = evaluation_task(config, "test")
     prompts = task.prompts()
     folder.note(dropped_prompts=task.dropped())
     return task, prompts
+
+
+def _note_training(folder: RunFolder, about: Mapping[str, Any]) -> None:
+    """Whose choice the model was trained on, as the run that trained or asked it says."""
+    if judges := trained_by(about):
+        folder.note(**{TRAINED_BY: sorted(judges)})
 
 
 def _copy(path: Path, folder: RunFolder) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import STEPS, rough_time
+from mmsafe.core.run_record import trained_by
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.defences.defence import of_defence
@@ -55,15 +56,17 @@ def show(
 def declare(task: EvaluationTask, metrics: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """Record what `metrics`, which are returned, mean, and what kind of evidence the verdicts and intervals are.
 
-    What the folder says of a defence is measured, too, and the judge by whom it chose is marked.
+    What the folder says of a defence is measured, too; a judge that chose the answers or what was trained on is marked.
     """
     if not metrics or not is_first():
         return metrics
     judge, (chosen_by, costs) = task.judge, of_defence(folder.path, task.clusters)
     evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
-    whole = {judge.label} if not chosen_by.isdisjoint(one.label for one in single(judge)) else set[str]()
-    for label in (whole | chosen_by) & evidence.keys():
-        evidence[label] += "; it chose the answers, too: an upper bound"
+    roles = {"the answers, too: an upper bound": chosen_by, "what was trained on, too": trained_by(folder.about)}
+    for role, labels in roles.items():
+        whole = {judge.label} if not labels.isdisjoint(one.label for one in single(judge)) else set[str]()
+        for label in (whole | labels) & evidence.keys():
+            evidence[label] += f"; it chose {role}"
     metrics |= flat(costs)
     folder.note(declared=declaration(task.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import rates_of
+from mmsafe.core.run_record import TRAINED_BY
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
+from mmsafe.evaluation.judges.judge import single
 from mmsafe.evaluation.measuring import EvaluationTask, flat
 from mmsafe.evaluation.third_responses import Staleness, rated_by, tells, third_responses
 from mmsafe.experiment.held_out import Asked, Show, held_out
@@ -209,6 +211,8 @@ def _brought(config: TrainConfig, examples: Sequence[Example]) -> set[str]:
 def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFolder) -> list[Example]:
     """The examples with all that the objective reads; what is missing is generated."""
     examples, lengths = _completed(config, vlm, loaded.examples)
+    if config.objective.ranked or config.generation.match:
+        folder.note(**{TRAINED_BY: sorted(one.label for one in single(config.judge))})
     folder.note_inputs(data=fingerprint(examples))
     folder.note(lengths=lengths)
     folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)

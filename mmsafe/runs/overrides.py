@@ -139,7 +139,7 @@ def _check_choice(override: Override) -> None:
 def unknown(overrides: Iterable[Override], base: DictConfig, groups: Sequence[str]) -> dict[str, str]:
     """The options that plain overrides name and the groups chosen in `base` lack, with what is wrong with each."""
     plain = [override for override in overrides if key_of(override) not in groups and not override.is_add()]
-    problems = {key_of(override): _problem(key_of(override).split("."), base, groups) for override in plain}
+    problems = {key_of(override): _problem(key_of(override).split("."), base) for override in plain}
     return {key: problem for key, problem in problems.items() if problem}
 
 
@@ -164,27 +164,28 @@ def explained(words: Sequence[Override], base: Callable[[], DictConfig], groups:
         raise
 
 
-def _problem(parts: list[str], base: DictConfig, groups: Sequence[str]) -> str:
+def _problem(parts: list[str], base: DictConfig) -> str:
     """What is wrong with the option of this dotted name; empty if `base` has it."""
     node: Any = base
     for depth, part in enumerate(parts):
         if OmegaConf.is_list(node):
             return ""
         if not OmegaConf.is_dict(node) or part not in list(node):  # `in node` is false for a value that is ???
-            return _unknown_key(parts, depth, node, base, groups)
+            return _unknown_key(parts, depth, node, base)
         node = node._get_node(part)
         if node is None or (OmegaConf.is_interpolation(node) and depth + 1 < len(parts)):
             return ""
     return ""
 
 
-def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig, groups: Sequence[str]) -> str:
+def _unknown_key(parts: list[str], depth: int, node: Any, base: DictConfig) -> str:
     key, part = ".".join(parts), parts[depth]
     if depth == 0:
         elsewhere = [path for path in _paths(without_hydra(base)) if path.endswith(f".{key}")]
         if elsewhere:
             return f"{key}: there is no option '{part}'; did you mean '{elsewhere[0]}'?"
-        known = sorted({str(name) for name in [*base, *groups] if not str(name).startswith("hydra")})
+        chosen = OmegaConf.select(base, "hydra.runtime.choices")
+        known = sorted({str(name) for name in [*base, *chosen] if not str(name).startswith("hydra")})
         return f"{key}: there is no option '{part}'{suggestion(part, known)}"
     owner = ".".join(parts[:depth])
     chosen = OmegaConf.select(base, f"hydra.runtime.choices.{owner}")
