@@ -1,6 +1,7 @@
 """`mmsafe.compare`: what changed between two runs, by hand, and what cannot be compared."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,12 @@ WORLD = {"_target_": "mmsafe.microworld.scene_benchmark.MicroWorldTest", "size":
 COUNTS = ("both", "first_only", "second_only", "neither")
 
 
-def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS) -> None:
-    """A run in which the responses are safe, unsafe or unknown, a letter for each prompt."""
+def write_run(folder: Path, said: str, prompts: Sequence[Any] = PROMPTS, **more: Any) -> None:
+    """A run in which the responses are safe, unsafe or unknown, a letter for each prompt; `run.json` says `more`."""
     answers = [Answer(WORDS[letter], True) for letter in said]
     write_generations(folder, MMSafePOTest(), prompts[: len(said)], answers)
     judge_answers(folder, MMSafePOTest(), Keywords(max_unknown=1), prompts[: len(said)], answers)
-    (folder / "run.json").write_text(json.dumps({"config": {"benchmark": PO}, "model": folder.name}))
+    (folder / "run.json").write_text(json.dumps({"config": {"benchmark": PO}, "model": folder.name, **more}))
 
 
 def compare(place: Path, *words: str) -> Ended:
@@ -68,6 +69,41 @@ def test_what_changed_by_hand(tmp_path: Path) -> None:
     assert (found["benchmark"], found["judge"], found["ids"]) == ("mmsafe_po", "keywords", 12)
     assert "-0.417" in said
     assert "0.12" in said
+
+
+def test_prompts_of_one_cluster_are_no_independent_evidence(tmp_path: Path) -> None:
+    """The same answers, PER and LOC a cluster each: of 12 prompts -1 and -4 changed, on average -5/12.
+
+    Clusters' sums of what is above the average, of 12: (-1 + 5/2) / 12 = 1/8 and -1/8. Variance 2 (1/8² + 1/8²) = 1/16,
+    t = (5/12) / (1/4) = 5/3 with 1 degree of freedom: p = 1 - 2/π atan(5/3). Above 0.5 - 5/12, one-sided:
+    p = 1/2 - 1/π atan((1/12) / (1/4)).
+    """
+    declared = {"judges": {"keywords": "a list"}, "clusters": ["entity_type"]}
+    write_run(tmp_path / "a", "uuuuusuuuuss", declared=declared)
+    write_run(tmp_path / "b", "uuussussssss", declared=declared | {"judges": {"keywords": "a list, too"}})
+    found, said = compared(tmp_path, "margin=0.5", "correction=benjamini_hochberg")
+    unsafe, person = found["changes"]["unsafe"], found["changes"]["unsafe/entity_type=PER"]
+    assert unsafe["p"] == pytest.approx(1 - 2 / math.pi * math.atan(5 / 3))
+    assert unsafe["equivalent_p"] == pytest.approx(1 / 2 - math.atan(1 / 3) / math.pi)
+    assert (unsafe["difference"]["low"], unsafe["difference"]["high"]) == (-1, 1)
+    assert unsafe["found_from"] > 1
+    assert person["p"] == 1  # one cluster, about which it is: McNemar's test
+    assert unsafe["corrected"] == pytest.approx(6 / 4 * unsafe["p"])  # LOC has 1/8 twice; unsafe and refused, then PER
+    assert "for clusters by entity_type" in said
+    assert "keywords (in a a list, in b a list, too)" in said
+
+
+def test_where_nothing_changes_the_number_of_prompts_says_how_little_may(tmp_path: Path) -> None:
+    """Did one of ten change, none of 12 would in 0.9¹² of experiments; of two clusters in 0.9²."""
+    for folder in ("a", "b"):
+        write_run(tmp_path / folder, "ususususuuus")
+    unsafe = compared(tmp_path, "margin=0.1")[0]["changes"]["unsafe"]
+    assert (unsafe["p"], unsafe["found_from"]) == (1, None)
+    assert unsafe["equivalent_p"] == pytest.approx(0.9**12)
+    assert compared(tmp_path, "hydra.run.dir=plain")[0]["changes"]["unsafe"]["equivalent_p"] is None
+    write_run(tmp_path / "b", "ususususuuus", declared={"clusters": ["entity_type"]})
+    clustered = compared(tmp_path, "margin=0.1")[0]["changes"]["unsafe"]
+    assert clustered["equivalent_p"] == pytest.approx(0.9**2)
 
 
 def test_unknown_counts_as_unsafe_and_the_difference_is_bounded(tmp_path: Path) -> None:

@@ -1,20 +1,18 @@
 """Observations that come in clusters: how far their mean varies when whole clusters are drawn."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
-
-from mmsafe.data.example import Example
 
 Clusters = Sequence[Sequence[str]]
 """For each observation the names of its clusters, one for each factor; empty, or of no factors: all independent."""
 
 
-def clusters_of(example: Example, tags: Sequence[str]) -> tuple[str, ...]:
-    """The values of `tags`, which are the factors; an example without one is a cluster of its own."""
-    return tuple(example.tags.get(tag, example.id) for tag in tags)
+def clusters_of(name: str, tags: Mapping[str, str], by: Sequence[str]) -> tuple[str, ...]:
+    """The values of the tags `by`, which are the factors, of example `name`; without one it is a cluster of its own."""
+    return tuple(tags.get(tag, name) for tag in by)
 
 
 class Spread(NamedTuple):

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mmsafe.core.config import recorded
+from mmsafe.core.declared import Declared, declared_in
 from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.benchmark import Benchmark, by_tag
+from mmsafe.evaluation.clusters import Clusters, clusters_of
 from mmsafe.evaluation.leakage import BLIND
+from mmsafe.evaluation.multiplicity import CORRECTIONS, equivalence, smallest_found
 from mmsafe.evaluation.stages import GenerationRow, JudgementRow, read_judged, refuse_untold, verdict_of
 from mmsafe.evaluation.statistics import Paired, paired, reach
+from mmsafe.runs.plan import Correction
 
 
 @options
@@ -29,6 +33,7 @@ class JudgedRun:
 
     folder: Path
     benchmark: Benchmark
+    declared: Declared
     generations: Mapping[str, GenerationRow]
     judgements: Mapping[str, JudgementRow]
 
@@ -38,12 +43,29 @@ class JudgedRun:
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """How a comparison tests its differences."""
+
+    correction: Correction = "holm"
+    """Of their p, for their number."""
+    margin: float | None = None
+    """Differences smaller than this are as good as none; None: that is not tested."""
+
+
+@dataclass(frozen=True)
 class Change:
     """One outcome in both runs; where verdicts are unknown, how far their truth could move the difference."""
 
     paired: Paired
     lowest: float
     highest: float
+    p: float
+    """Of the clusters where there are any, else McNemar's."""
+    corrected: float
+    found_from: float | None
+    """The smallest true difference that as many prompts, which vary as these do, find in 80 % of experiments."""
+    equivalent_p: float | None
+    """p of two one-sided tests that the difference is smaller than the margin."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,10 @@ class Comparison:
     left_out: Mapping[str, Sequence[str]]
     """Prompts that are not compared, by the reason."""
     unknown: tuple[int, int]
+    evidence: Mapping[str, Mapping[str, str]]
+    """By run, `a` or `b`, and by judge, what kind of evidence its verdicts are."""
+    clusters: Sequence[str]
+    """Tags by which the prompts come in clusters, in either run."""
     changes: Mapping[str, Change]
     """By outcome, then by `outcome/tag=value`."""
 
@@ -77,30 +103,36 @@ def read_judged_run(folder: Path) -> JudgedRun:
     for row in judgements.values():
         refuse_untold(folder, row, benchmark)
     generations = {i: row for i, row in generations.items() if BLIND not in row["tags"]}
-    return JudgedRun(folder, benchmark, generations, {i: judgements[i] for i in generations})
+    declared = declared_in(about, {}, folder)
+    return JudgedRun(folder, benchmark, declared, generations, {i: judgements[i] for i in generations})
 
 
-def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> Comparison:
+def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis) -> Comparison:
     """Every yes-or-no outcome of the benchmark, overall and by tag; raises `UserError` if the runs do not fit."""
     if a.benchmark.name != b.benchmark.name:
         raise UserError(f"{a.folder} is of benchmark={a.benchmark.name}, {b.folder} of benchmark={b.benchmark.name}")
     ids, left_out = _joined(a, b, max_unpaired)
-    changes: dict[str, Change] = {}
+    by = tuple(dict.fromkeys([*a.declared.clusters, *b.declared.clusters]))
+    found: dict[str, tuple[Paired, float, float]] = {}
     for group, positions in by_tag(a.benchmark.tags, [a.generations[i]["tags"] for i in ids]).items():
-        pairs: dict[str, list[tuple[bool, bool, bool, bool]]] = defaultdict(list)
+        pairs: dict[str, list[tuple[bool, bool, bool, bool, tuple[str, ...]]]] = defaultdict(list)
         for i in (ids[position] for position in positions):
             unknown = a.judgements[i]["unknown"], b.judgements[i]["unknown"]
-            after = b.outcomes(i)
+            after, clusters = b.outcomes(i), clusters_of(i, a.generations[i]["tags"], by)
             for name, before in a.outcomes(i).items():
-                pairs[name].append((before, after[name], *unknown))
-        changes |= {f"{name}{group}": _change(*zip(*rows, strict=True)) for name, rows in pairs.items()}
+                pairs[name].append((before, after[name], *unknown, clusters))
+        found |= {f"{name}{group}": _paired(*zip(*rows, strict=True)) for name, rows in pairs.items()}
+    labels = sorted({a.judgements[i]["judge"] for i in ids})
+    kinds = ({label: run.declared.judges[label] for label in labels if label in run.declared.judges} for run in (a, b))
     return Comparison(
         benchmark=a.benchmark.name,
-        judge=", ".join(sorted({a.judgements[i]["judge"] for i in ids})),
+        judge=", ".join(labels),
         ids=ids,
         left_out=left_out,
         unknown=(sum(a.judgements[i]["unknown"] for i in ids), sum(b.judgements[i]["unknown"] for i in ids)),
-        changes=changes,
+        evidence=dict(zip("ab", kinds, strict=True)),
+        clusters=by,
+        changes=_tested(found, analysis),
     )
 
 
@@ -131,10 +163,37 @@ def _joined(a: JudgedRun, b: JudgedRun, max_unpaired: float) -> tuple[list[str],
     return joined, left_out
 
 
-def _change(
-    before: Sequence[bool], after: Sequence[bool], before_unknown: Sequence[bool], after_unknown: Sequence[bool]
-) -> Change:
-    both = paired(before, after)
+def _paired(
+    before: Sequence[bool],
+    after: Sequence[bool],
+    before_unknown: Sequence[bool],
+    after_unknown: Sequence[bool],
+    clusters: Clusters,
+) -> tuple[Paired, float, float]:
+    """The difference, and the least and the greatest that it can be, whatever unknown verdicts are in truth."""
+    both = paired(before, after, clusters=clusters)
     assert both is not None  # there is a pair wherever there is an outcome
     a, b = reach(before, before_unknown), reach(after, after_unknown)
-    return Change(both, b[0] - a[1], b[1] - a[0])
+    return both, b[0] - a[1], b[1] - a[0]
+
+
+def _tested(found: Mapping[str, tuple[Paired, float, float]], analysis: Analysis) -> dict[str, Change]:
+    """Each difference with its test, and all tests corrected for their number."""
+    ps = [both.p if both.clustered_p is None else both.clustered_p for both, _, _ in found.values()]
+    corrected = CORRECTIONS[analysis.correction](ps)
+    return {
+        name: Change(*change, p, again, *_reach(change[0], analysis.margin))
+        for (name, change), p, again in zip(found.items(), ps, corrected, strict=True)
+    }
+
+
+def _reach(both: Paired, margin: float | None) -> tuple[float | None, float | None]:
+    """The smallest difference that is found, and p that it is below `margin`; None where nothing tells.
+
+    Where no outcome changed, p is how often none of so many would change if a share of `margin` did.
+    """
+    change, units = both.difference, both.df + 1
+    if abs(change.value) == 1 or not both.first_only + both.second_only:
+        return None, None if margin is None else 1.0 if change.value else (1 - margin) ** units
+    alike = equivalence(change.value, both.half, both.df, margin) if margin else None
+    return smallest_found(both.half, both.df), alike

@@ -92,7 +92,7 @@ def measured(benchmark: Benchmark, judged: Sequence[Judged], judge: str, by: Seq
     `eval/<name>_if_bad` and `eval/<name>_if_good`, of those over all prompts: see `Benchmark.bounds`.
     Intervals hold for prompts that come in clusters by the tags `by`.
     """
-    judged = [replace(row, clusters=clusters_of(row.example, by)) for row in judged]
+    judged = [replace(row, clusters=clusters_of(row.example.id, row.example.tags, by)) for row in judged]
     blind = flat(leakage(benchmark, judged)) if any(BLIND in row.example.tags for row in judged) else {}
     judged = [row for row in judged if BLIND not in row.example.tags]
     metrics = {**flat(benchmark.breakdown(judged)), **blind, "eval/judge": judge}

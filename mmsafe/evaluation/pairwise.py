@@ -73,7 +73,7 @@ def pairwise_accuracy(
             before = reference.sums(items, collator, batch_size, device)
         rewards = [[now[name][0] - then[name][0] for name in PAIR] for now, then in zip(sums, before, strict=True)]
         won["_reward"] = [_won(better, worse) for better, worse in rewards]
-    names = [clusters_of(pair, clusters) for pair in pairs]
+    names = [clusters_of(pair.id, pair.tags, clusters) for pair in pairs]
     return {
         f"pairwise_accuracy{form}{group}": estimate
         for group, members in by_tag(tags, [pair.tags for pair in pairs]).items()
@@ -85,7 +85,7 @@ def pairwise_accuracy(
 def pairwise_ceiling(data: DataSource, pairs: Sequence[Example]) -> dict[str, Estimate]:
     """What a perfect judge could expect on pairs that were ranked so noisily; empty unless `data` knows it of each."""
     known = [chance for pair in pairs if (chance := data.pairwise_ceiling(pair)) is not None]
-    clusters = [clusters_of(pair, data.clusters) for pair in pairs]
+    clusters = [clusters_of(pair.id, pair.tags, data.clusters) for pair in pairs]
     ceiling = mean(known, clusters=clusters) if len(known) == len(pairs) else None
     return {"pairwise_ceiling": replace(ceiling, low=max(0.0, ceiling.low))} if ceiling else {}
 

@@ -88,7 +88,7 @@ def difference(first: Values, second: Values, seed: int = 0, clusters: Clusters 
         a, b = _mean(first, 0.0, seed, clusters[: len(first)]), _mean(second, 0.0, seed, clusters[len(first) :])
         below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
         return Estimate(value, value - below, value + above, n)
-    if found := spread(clusters, first, second):
+    if found := _varying(clusters, first, second):
         return _by_clusters(value, found, -1.0, n)
     return Estimate(
         value, *_bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), seed), n
@@ -105,6 +105,12 @@ def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Est
     return _mean(values, -1.0, seed, clusters) if len(values) else None
 
 
+def _varying(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
+    """Their spread; None also where members of clusters differ and clusters do not: that tells of no others."""
+    found = spread(clusters, *samples)
+    return found if found and found.variance > ROUNDING**2 else None
+
+
 def _by_clusters(value: float, found: Spread, least: float, n: int) -> Estimate:
     half = found.t * found.variance**0.5
     return Estimate(value, max(least, value - half), min(1.0, value + half), n)
@@ -115,12 +121,11 @@ def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) 
     n, value = len(values), sum(values) / len(values)
     if len(set(values)) == 1 and not least <= value <= 1:
         return Estimate(value, value, value, n)
-    found = spread(clusters, values)
     if len(set(values)) == 1:
-        units = found.fewest if found else n
+        units = found.fewest if (found := spread(clusters, values)) else n
         others = 1 - _exact_share(units, units)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
-    if found:
+    if found := _varying(clusters, values):
         return _by_clusters(value, found, least, n)
     return Estimate(value, *_bootstrap((values,), lambda x, axis: x.mean(axis=axis), seed), n)
 
@@ -159,22 +164,41 @@ class Paired:
     second_only: int
     neither: int
     difference: Estimate
-    """Share of the second minus that of the first, with a paired bootstrap interval."""
+    """Share of the second minus that of the first, as `mean` estimates it."""
     p: float
     """McNemar's exact two-sided test (1947): members with one outcome alone are as often of either kind."""
+    clustered_p: float | None
+    """The same by Student's t, from the variance of the interval; None where members are independent."""
+    df: int
+    """Degrees of freedom of the difference."""
+    half: float
+    """Half of its interval, which may reach beyond what a difference of shares can be."""
 
 
 def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0, clusters: Clusters = ()) -> Paired | None:
-    """Compare two outcomes of the same members, given in the same order; None without members. Clusters: see `mean`."""
-    from scipy.stats import binomtest
+    """Compare two outcomes of the same members, given in the same order; None without members."""
+    from scipy.stats import t
 
     counts = Counter(zip(map(bool, first), map(bool, second), strict=True))
-    change = mean([int(after) - int(before) for before, after in zip(first, second, strict=True)], seed, clusters)
+    changes = [int(after) - int(before) for before, after in zip(first, second, strict=True)]
+    change = mean(changes, seed, clusters)
     if change is None:
         return None
     lost, won = counts[True, False], counts[False, True]
-    p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return Paired(counts[True, True], lost, won, counts[False, False], change, p)
+    by_clusters, df, half = None, len(changes) - 1, (change.high - change.low) / 2
+    if found := _varying(clusters, changes):
+        df, error = found.fewest - 1, found.variance**0.5
+        by_clusters, half = 2 * float(t.sf(abs(change.value) / error, df)), found.t * error
+    elif len(set(changes)) == 1 and (found := spread(clusters, changes)):  # each cluster counts as one
+        df, by_clusters = found.fewest - 1, _mcnemar(found.fewest * bool(lost), found.fewest * bool(won))
+    p, both, neither = _mcnemar(lost, won), counts[True, True], counts[False, False]
+    return Paired(both, lost, won, neither, change, p, by_clusters, df, half)
+
+
+def _mcnemar(lost: int, won: int) -> float:
+    from scipy.stats import binomtest
+
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimate | None:

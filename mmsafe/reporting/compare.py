@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
 from mmsafe.core.options import InputName, Share, options
+from mmsafe.runs.plan import Correction
 from mmsafe.runs.run_context import RunContext
 
 if TYPE_CHECKING:
     from mmsafe.evaluation.comparison import Change, Comparison
 
-COLUMNS = ("outcome", "n", "a", "b", "b - a", "p", "Holm", "both", "a only", "b only", "neither")
+COLUMNS = ("outcome", "n", "a", "b", "b - a", "p", "corrected", "found from")
+COUNTS = ("both", "a only", "b only", "neither")
 
 
 @options
@@ -24,47 +26,61 @@ class CompareConfig:
     a: InputName
     b: InputName
     max_unpaired: Share
+    correction: Correction
+    margin: Share | None
 
 
 def show_comparison(config: CompareConfig, run: RunContext) -> None:
     """Print the comparison and write it to `comparison.json`."""
     from mmsafe.core.files import write_record
-    from mmsafe.evaluation.comparison import compare, read_judged_run
-    from mmsafe.evaluation.multiplicity import holm
+    from mmsafe.evaluation.comparison import Analysis, compare, read_judged_run
     from mmsafe.reporting.table import print_tables, table_of
 
-    a, b = config.a, config.b
-    comparison = compare(read_judged_run(Path(a)), read_judged_run(Path(b)), config.max_unpaired)
-    write_record(run.folder / "comparison.json", {"a": a, "b": b, **comparison.as_json()})
+    a, b, analysis = config.a, config.b, Analysis(config.correction, config.margin)
+    comparison = compare(read_judged_run(Path(a)), read_judged_run(Path(b)), config.max_unpaired, analysis)
+    record = {"correction": config.correction, "margin": config.margin, **comparison.as_json()}
+    write_record(run.folder / "comparison.json", {"a": a, "b": b, **record})
     title = f"{comparison.benchmark}: from a={a} to b={b}, {len(comparison.ids)} prompts"
-    corrected = holm([change.paired.p for change in comparison.changes.values()])
-    rows = [_row(*item, p) for item, p in zip(comparison.changes.items(), corrected, strict=True)]
-    print_tables([table_of(title, COLUMNS, rows, " · ".join(_notes(comparison)))])
+    columns = [*COLUMNS, *["equivalence, p"] * bool(config.margin), *COUNTS]
+    rows = [_row(*item, told=bool(config.margin)) for item in comparison.changes.items()]
+    print_tables([table_of(title, columns, rows, " · ".join(_notes(comparison, config)))])
     show_results(run.folder / "comparison.json", f"python -m mmsafe.samples runs=[{as_text(a)},{as_text(b)}]")
 
 
-def _row(name: str, change: Change, corrected: float) -> list[str]:
-    """Shares, difference, test, its p corrected for the number of tests, and the 2×2 table of counts."""
+def _row(name: str, change: Change, *, told: bool) -> list[str]:
+    """Shares, difference, tests, with that of equivalence where it is `told`, and the 2×2 table of counts."""
     paired, moved = change.paired, change.paired.difference
     bounds = f" ({change.lowest:+.3f} to {change.highest:+.3f})" if change.lowest < change.highest else ""
+    least = "–" if change.found_from is None else f"{change.found_from:.3f}"
+    alike = "–" if change.equivalent_p is None else f"{change.equivalent_p:.2g}"
     return [
         name,
         str(moved.n),
         f"{(paired.both + paired.first_only) / moved.n:.3f}",
         f"{(paired.both + paired.second_only) / moved.n:.3f}",
         f"{moved.value:+.3f} [{moved.low:+.3f}, {moved.high:+.3f}]{bounds}",
-        f"{paired.p:.2g}",
-        f"{corrected:.2g}",
+        f"{change.p:.2g}",
+        f"{change.corrected:.2g}",
+        least,
+        *[alike] * told,
         *map(str, (paired.both, paired.first_only, paired.second_only, paired.neither)),
     ]
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
-    yield f"judge: {comparison.judge}"
-    yield "brackets: 95 % paired bootstrap"
-    yield "p: McNemar's exact test, each by itself; Holm: corrected for their number"
+def _notes(comparison: Comparison, config: CompareConfig) -> Iterator[str]:
+    a, b = (", ".join(kinds.values()) for kinds in comparison.evidence.values())
+    evidence = a if a == b else f"in a {a or 'not told'}, in b {b or 'not told'}"
+    yield f"judge: {comparison.judge}" + f" ({evidence})" * bool(evidence)
+    if by := " and ".join(comparison.clusters):
+        yield f"brackets: 95 %, for clusters by {by}, and p by Student's t from their variance"
+    else:
+        yield "brackets: 95 % paired bootstrap, and p by McNemar's exact test"
+    yield f"corrected for the number of tests: {config.correction}"
+    yield "found from: smallest true difference that so many prompts find in 80 % of experiments"
+    if config.margin:
+        yield f"equivalence: that the difference is smaller than {config.margin:g}"
     if any(comparison.unknown):
-        a, b = comparison.unknown
-        yield f"unknown, counted as unsafe: {a} in a, {b} in b; parentheses: whatever these were in truth"
+        before, after = comparison.unknown
+        yield f"unknown, counted as unsafe: {before} in a, {after} in b; parentheses: whatever these were in truth"
     if any(comparison.left_out.values()):
         yield "left out: " + ", ".join(f"{len(ids)} {why}" for why, ids in comparison.left_out.items() if ids)

@@ -2,7 +2,7 @@
 
 import math
 from itertools import product
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -213,6 +213,28 @@ def test_intervals_of_clusters_cover_the_truth(draw: Any, share: float, correlat
     with_clusters, without = coverage(draw, share, *correlations)
     assert 0.93 <= with_clusters <= 0.97
     assert without < 0.93
+
+
+@pytest.mark.parametrize(("draw", "correlations"), [(in_24, (0.14,)), (drawn, (0.3, 0.1))])
+def test_equal_runs_are_told_apart_as_often_as_a_test_may(draw: Any, correlations: tuple[float, ...]) -> None:
+    """5 % of 1000 pairs, within three standard errors of that; McNemar's test takes prompts for independent."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(1000):
+        (first, clusters), (second, _) = (draw(rng, 0.8, *correlations) for _ in range(2))
+        found.append(known(paired(first, second, clusters=clusters)))
+    assert 0.03 <= fmean(known(p.clustered_p) < 0.05 for p in found) <= 0.07
+    assert 0.93 <= fmean(p.difference.low <= 0 <= p.difference.high for p in found) <= 0.97
+    assert fmean(p.p < 0.05 for p in found) > 0.12
+
+
+def test_members_that_differ_in_clusters_that_do_not_are_resampled_by_themselves() -> None:
+    """Each cluster won one and lost one: no variance of clusters, which is not to know that there is no difference."""
+    first, second, clusters = [True, False] * 5, [False, True] * 5, [(str(i // 2),) for i in range(10)]
+    found = known(paired(first, second, clusters=clusters))
+    assert (found.p, found.clustered_p, found.df) == (1, None, 9)
+    assert found.difference == known(paired(first, second)).difference
+    assert found.difference.low < -0.3
+    assert known(difference(first, second, clusters=[*clusters, *clusters])).low < -0.3
 
 
 def test_an_interval_of_clusters_by_hand() -> None:

@@ -15,6 +15,7 @@ from mmsafe.core.errors import UserError
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Judged
+from mmsafe.evaluation.clusters import clusters_of
 from mmsafe.evaluation.dialogue import Answer, DefendedAnswer
 from mmsafe.evaluation.judges.judge import EXACT, Case, Judge, Verdict, single
 from mmsafe.evaluation.judging import refuse_unknown, verdicts_on
@@ -110,7 +111,7 @@ def of_defence(folder: Path, by: Sequence[str] = ()) -> tuple[set[str], dict[str
     """
     every = read_rows(folder / GENERATIONS, GENERATION).values()
     rows = [(row, row["defence"]) for row in every if "defence" in row and BLIND not in row["tags"]]
-    clusters = [tuple(row["tags"].get(tag, row["id"]) for tag in by) for row, _ in rows]
+    clusters = [clusters_of(row["id"], row["tags"], by) for row, _ in rows]
     if (share := rate([how["stepped_in"] for _, how in rows], clusters)) is None:
         return set(), {}
     each = sum(how["generations"] for _, how in rows) / len(rows)
