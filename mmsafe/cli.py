@@ -4,7 +4,7 @@ import importlib
 
 from mmsafe.core.command_line import words_typed
 from mmsafe.core.config import conf_dir, suggestion
-from mmsafe.core.endings import told
+from mmsafe.core.endings import clean_exit
 from mmsafe.core.errors import UserError
 
 COMMANDS = (
@@ -15,7 +15,7 @@ COMMANDS = (
 
 def main() -> None:
     """Run `mmsafe COMMAND …` as `python -m mmsafe.COMMAND …`."""
-    with told("mmsafe"):
+    with clean_exit("mmsafe"):
         name, *words = words_typed() or ["--help"]
         if name in {"-h", "--help"}:
             print("usage: mmsafe COMMAND [OPTION=VALUE …]; mmsafe COMMAND --help shows the options\n")

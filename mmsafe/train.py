@@ -14,9 +14,9 @@ def job(config: TrainConfig, run: RunContext) -> float | None:
         return score(run.folder)
     with loading():
         from mmsafe.experiment.train_job import train
-    found = train(config, run)
+    result = train(config, run)
     show_results(run.folder, "python -m mmsafe.report runs={}")
-    return found
+    return result
 
 
 main = entry_point("train", TrainConfig, job)

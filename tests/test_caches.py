@@ -38,10 +38,10 @@ def reference(place: Path, entry: str) -> Any:
     rows = {name: torch.arange(number(entry, name)) / 7 for name in NAMES}
     store = LogProbStore(place / entry)
     store.read(NAMES)
-    if not store.found:
+    if not store.kept:
         store.write(rows, store.name(NAMES))
         store.read(NAMES)
-    return {name: store.found[name].tolist() for name in NAMES}
+    return {name: store.kept[name].tolist() for name in NAMES}
 
 
 def features(place: Path, entry: str) -> Any:

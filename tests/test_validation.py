@@ -23,7 +23,7 @@ from mmsafe.core.settings import Checkpoint, EarlyStopping, Evaluation, Peft
 from mmsafe.data.example import Example, Turn
 from mmsafe.evaluation.judges.keywords import Keywords
 from mmsafe.evaluation.measuring import EvaluationTask
-from mmsafe.experiment.held_out import Asked, chosen
+from mmsafe.experiment.held_out import ValidationAnswers, chosen
 from mmsafe.microworld.reader import MicroWorld
 from mmsafe.models.adapters import add_lora
 from mmsafe.objectives.base import Objective, Scores
@@ -128,7 +128,7 @@ def test_the_prompts_of_validation_may_be_dialogues(tmp_path: Path):
     """An untrained policy says what the reference says, at every turn."""
     shown: list[int] = []
     task = EvaluationTask(Scripted(), WORLD, "holdout", Keywords(max_unknown=1), Padded(), Evaluation(max_new_tokens=4))
-    asked = Asked(small_model(), task, 3, 0, tmp_path, lambda step, runs: shown.extend([step, len(runs)]))
+    asked = ValidationAnswers(small_model(), task, 3, 0, tmp_path, lambda step, runs: shown.extend([step, len(runs)]))
     assert asked(5).keys() == {"refusal_rate"}
     before, now = ((tmp_path / "validation" / name / "generations.jsonl") for name in ("reference", "step=5"))
     assert before.read_text() == now.read_text()
@@ -146,7 +146,7 @@ class Twice(Scripted):
 def test_prompts_that_are_alike_have_a_sample_each(tmp_path: Path):
     settings = Evaluation(max_new_tokens=8, temperature=1)
     task = EvaluationTask(Twice(), WORLD, "holdout", Keywords(max_unknown=1), Padded(), settings)
-    Asked(small_model(), task, 2, 0, tmp_path, lambda step, runs: None)(1)
+    ValidationAnswers(small_model(), task, 2, 0, tmp_path, lambda step, runs: None)(1)
     before, now = ((tmp_path / "validation" / name / "generations.jsonl") for name in ("reference", "step=1"))
     assert before.read_text() == now.read_text()
     assert len({json.loads(line)["response"] for line in now.read_text().splitlines()}) == 2

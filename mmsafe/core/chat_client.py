@@ -104,12 +104,12 @@ class Chat:
 
     def _refused(self, status: int, body: Any) -> NoAnswerError:
         """The server's own message where it sends one; other parts of its reply may repeat what was asked."""
-        told = body if isinstance(body, dict) else {}
-        message = next((told[name] for name in ("message", "detail") if isinstance(told.get(name), str)), "")
+        details = body if isinstance(body, dict) else {}
+        message = next((details[name] for name in ("message", "detail") if isinstance(details.get(name), str)), "")
         if self._endpoint.key:
             message = message.replace(self._endpoint.key, "[key]")
         message = " ".join("".join(c if c.isprintable() else " " for c in message).split())[:REASON_LENGTH]
-        reason, code = f"HTTP {status}" + (f": {message}" if message else ""), told.get("code")
+        reason, code = f"HTTP {status}" + (f": {message}" if message else ""), details.get("code")
         return NoAnswerError(reason, status, str(code) if code else None)
 
 
@@ -120,10 +120,10 @@ def ask_all(
 
     The first item is asked alone. Raises `UserError` if its failure says that no other will do better.
     """
-    found = _as_they_come(endpoint, ask, items)
+    results = _as_they_come(endpoint, ask, items)
 
     async def step() -> tuple[int, R | NoAnswerError] | None:
-        return await anext(found, None)
+        return await anext(results, None)
 
     with asyncio.Runner() as runner:  # whatever ends this, it cancels what is under way and closes `found`
         while (result := runner.run(step())) is not None:  # between two steps nothing goes on

@@ -45,16 +45,16 @@ class Claims:
             Path(self._own.lock_file).unlink()
             self._own.release()
 
-    def missing(self, keys: Sequence[str], found: Callable[[], Container[str]]) -> list[str]:
+    def missing(self, keys: Sequence[str], stored: Callable[[], Container[str]]) -> list[str]:
         """Those of `keys`, each once and in their order, that are not in `found()`."""
         with self._table:
-            made = found()
+            made = stored()
         return [key for key in dict.fromkeys(keys) if key not in made]
 
     def shared(
         self,
         missing: Sequence[str],
-        found: Callable[[], Container[str]],
+        stored: Callable[[], Container[str]],
         size: int,
         done: Callable[[Sequence[str]], None] = lambda keys: None,
     ) -> Iterator[list[str]]:
@@ -66,7 +66,7 @@ class Claims:
         waiting = False
         while True:
             with self._table:
-                made = found()
+                made = stored()
                 done([key for key in missing if key in made])
                 missing = [key for key in missing if key not in made]
                 others = self._others() if missing else set()

@@ -88,11 +88,11 @@ def each_built(option: str) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        found = {}
+        parts = {}
         for name, part in value.items():
             with named(f"{option}.{name}"):
-                found[name] = built(part, f"{option}.{name}")
-        return found
+                parts[name] = built(part, f"{option}.{name}")
+        return parts
 
     return read
 
@@ -144,16 +144,16 @@ def options_class(name: Any, path: str) -> type[Any]:
         raise UserError(f"{named}: is not the name of a class, such as mmsafe.core.settings.Lengths")
     _refuse_foreign(module, named)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         now = _shipped().get(attribute, name) if module.startswith("mmsafe.") else name
         if now != name:
             return options_class(now, path)
         raise UserError(f"{named}: cannot be imported ({_first_line(error)})") from error
-    if not (isinstance(found, type) and is_pydantic_dataclass(found)):
+    if not (isinstance(cls, type) and is_pydantic_dataclass(cls)):
         raise UserError(f"{named}: is not a class of options, which mmsafe.core.options.options makes")
-    _refuse_foreign(found.__module__, named)
-    return found
+    _refuse_foreign(cls.__module__, named)
+    return cls
 
 
 @cache

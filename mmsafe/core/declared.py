@@ -61,8 +61,8 @@ class Declared:
 
     def measured(self, runs: Iterable[Mapping[str, Any]]) -> list[Metric]:
         """The metrics that any of these runs measured."""
-        found = {key for metrics in runs for key in metrics}
-        return [metric for metric in self.metrics if metric.key in found]
+        keys = {key for metrics in runs for key in metrics}
+        return [metric for metric in self.metrics if metric.key in keys]
 
     def axis(self, axis: Axis) -> Metric | None:
         """The metric that stands for this axis."""
@@ -75,10 +75,10 @@ class Declared:
 
     def score(self, metrics: Mapping[str, Any]) -> tuple[str, float] | None:
         """The name and value of the score that was measured, of which more is better; None if none was."""
-        found = next((metric for metric in self.metrics if metric.is_score and metric.key in metrics), None)
-        if found is None:
+        best = next((metric for metric in self.metrics if metric.is_score and metric.key in metrics), None)
+        if best is None:
             return None
-        return found.key, (-1 if found.better == "lower" else 1) * float(metrics[found.key])
+        return best.key, (-1 if best.better == "lower" else 1) * float(metrics[best.key])
 
     def judged_by(self, runs: Sequence[Mapping[str, Any]], shown: Sequence[Metric] | None = None) -> str | None:
         """Who judged what is `shown`, all that was measured if None, and what kind of evidence that is.
@@ -89,8 +89,8 @@ class Declared:
         if shown and not any(metric.judged for metric in shown):
             return None
         names = sorted({str(metrics[JUDGE]) for metrics in runs if JUDGE in metrics})
-        told = (f"{name} ({self.judges[name]})" if name in self.judges else name for name in names)
-        return "judge: " + ", ".join(told) if names else None
+        labels = (f"{name} ({self.judges[name]})" if name in self.judges else name for name in names)
+        return "judge: " + ", ".join(labels) if names else None
 
     def record(self) -> dict[str, Any]:
         """As plain values for `run.json`."""
@@ -161,8 +161,8 @@ def by_tag(metrics: Mapping[str, Any], declared: Declared | None = None) -> dict
         # A name with its count beside it is that of an estimate, whatever a value ends with.
         if (match := TAGGED.fullmatch(key)) and f"{key}_n" in metrics:
             low, high, n = (metrics[f"{key}_{end}"] for end in ("low", "high", "n"))
-            own = "" if match[1].startswith(unjudged) else str(metrics.get(JUDGE, ""))
-            judge = match[3] if f"/{match[2]}=" == BY_JUDGE else own
+            main_judge = "" if match[1].startswith(unjudged) else str(metrics.get(JUDGE, ""))
+            judge = match[3] if f"/{match[2]}=" == BY_JUDGE else main_judge
             measured[key] = Measured(match[2], match[3], match[1], metrics[key], low, high, n, judge)
     return dict(sorted(measured.items(), key=lambda item: item[1][:3]))
 

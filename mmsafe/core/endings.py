@@ -38,7 +38,7 @@ LOST = re.compile(r"DataLoader worker \(pid.*?(?=[.\n]|$)")
 
 
 @contextmanager
-def told(command: str) -> Iterator[None]:
+def clean_exit(command: str) -> Iterator[None]:
     """Around all that a command does.
 
     Bad input, and files or folders that cannot be read or written, end the process with one line and status 2; the
@@ -150,8 +150,8 @@ def killed_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if (told := LOST.search(str(error))) is None:
+        if (lost := LOST.search(str(error))) is None:
             raise
         raise UserError(
-            f"{told[0]}; if memory ran out, lower data.num_workers or data.batch_size; the same command continues"
+            f"{lost[0]}; if memory ran out, lower data.num_workers or data.batch_size; the same command continues"
         ) from error

@@ -40,11 +40,11 @@ def progress_bar(total: int) -> Progress:
 
 def once_each(advance: Callable[[int], None]) -> Callable[[Iterable[str]], None]:
     """A function that is told keys that are done, and advances by those that it has not been told before."""
-    told: set[str] = set()
+    seen: set[str] = set()
 
     def tell(keys: Iterable[str]) -> None:
-        new = set(keys) - told
-        told.update(new)
+        new = set(keys) - seen
+        seen.update(new)
         advance(len(new))
 
     return tell

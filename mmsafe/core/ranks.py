@@ -52,9 +52,9 @@ def gathered(value: Any) -> list[Any]:
 
     if not distributed.is_initialized():
         return [value]
-    found: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def started() -> bool:
@@ -112,8 +112,8 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _number(own: str, slurm: str) -> int:
+def _number(variable: str, slurm: str) -> int:
     """torchrun's variable, or SLURM's where several tasks run."""
-    if own in os.environ:
-        return int(os.environ[own])
+    if variable in os.environ:
+        return int(os.environ[variable])
     return int(os.environ.get(slurm, "0")) if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else 0

@@ -39,7 +39,7 @@ class RowStore(ABC, Generic[Value]):
         self.folder = folder
         self.place = place
         self.path = folder / (f"{self.stem}-{place}.jsonl" if place else f"{self.stem}.jsonl")
-        self.found: dict[str, Value] = {}
+        self.kept: dict[str, Value] = {}
         self._taken_up: Counter[Path] = Counter()  # bytes of each file
 
     @abstractmethod
@@ -71,7 +71,7 @@ class RowStore(ABC, Generic[Value]):
         if self.place is not None and self.path.exists() and self.path.stat().st_size > whole:
             with needs_room(self.path, self.otherwise):
                 os.truncate(self.path, whole)
-        return self.found
+        return self.kept
 
     def append(self, values: Iterable[tuple[str, Value]]) -> None:
         """Add values under their keys and wait until they are on the disk."""
@@ -94,9 +94,9 @@ class RowStore(ABC, Generic[Value]):
         except (ValueError, KeyError, TypeError) as error:
             with path.open("rb") as file:
                 number = file.read(self._taken_up[path]).count(b"\n") + 1
-            told = f"a line is damaged (line {number}: {error}); {self.remedy}, it is made again"
-            raise UserError(f"{path}: {told}") from error
-        self.found[key] = value
+            damage = f"a line is damaged (line {number}: {error}); {self.remedy}, it is made again"
+            raise UserError(f"{path}: {damage}") from error
+        self.kept[key] = value
         self._taken_up[path] += len(line)
 
     def _checksum(self, row: Mapping[str, Any]) -> str:

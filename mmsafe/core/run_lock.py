@@ -149,10 +149,10 @@ def _let_go(folder: Path, lock: int) -> None:
 def _about(folder: Path) -> dict[str, Any]:
     """What the holder wrote; empty while it writes."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else {}
+        record = None
+    return record if isinstance(record, dict) else {}
 
 
 def _is_orphan(about: dict[str, Any]) -> bool:

@@ -28,12 +28,12 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A record that a run left; raises `UserError` if it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}); move the folder away, or choose another") from error
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise UserError(f"{path}: is damaged or was not written by mmsafe; move the folder away, or choose another")
-    return found
+    return record
 
 
 def about_run(folder: Path) -> dict[str, Any]:

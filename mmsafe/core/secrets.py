@@ -56,11 +56,11 @@ class MaskedRecord(logging.LogRecord):
 
 def _secrets() -> list[str]:
     """The longest first: one may begin as another does."""
-    found = {value.strip() for name, value in os.environ.items() if _names_secret(name)}
-    found = {value for value in found if len(value) >= SHORTEST_SECRET}
-    found |= {value.replace(mark, f"\\{mark}") for value in found for mark in "'\""}  # as an override has it
-    found |= {quote(value, safe="") for value in found}
-    return sorted(found, key=len, reverse=True)
+    secrets = {value.strip() for name, value in os.environ.items() if _names_secret(name)}
+    secrets = {value for value in secrets if len(value) >= SHORTEST_SECRET}
+    secrets |= {value.replace(mark, f"\\{mark}") for value in secrets for mark in "'\""}  # as an override has it
+    secrets |= {quote(value, safe="") for value in secrets}
+    return sorted(secrets, key=len, reverse=True)
 
 
 def _without_named(node: Any) -> Any:

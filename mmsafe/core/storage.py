@@ -28,12 +28,12 @@ def needs_room(path: Path, otherwise: str = "") -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        found = _refused(error, path)
-        if found is None:
+        refusal = _refused(error, path)
+        if refusal is None:
             raise
-        reason, advice = found
-        told = f"cannot be written ({reason}); {advice}{otherwise}, then run the same command again"
-        raise UserError(f"{path}: {told}") from error
+        reason, advice = refusal
+        message = f"cannot be written ({reason}); {advice}{otherwise}, then run the same command again"
+        raise UserError(f"{path}: {message}") from error
 
 
 def _refused(error: BaseException, path: Path) -> tuple[str, str] | None:
@@ -41,8 +41,8 @@ def _refused(error: BaseException, path: Path) -> tuple[str, str] | None:
     vague = None
     step: BaseException | None = error
     while step is not None:
-        told = RUST.search(str(step))
-        number = int(told[1]) if told else step.errno if isinstance(step, OSError) else None
+        match = RUST.search(str(step))
+        number = int(match[1]) if match else step.errno if isinstance(step, OSError) else None
         if number in NO_ROOM:
             return os.strerror(number), "make room there"
         if number in NO_RIGHT and _concerns(step, path):

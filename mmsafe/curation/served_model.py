@@ -60,7 +60,7 @@ class ServedModel(Endpoint, Prices):
         by_key = dict(zip(keys, questions, strict=True))
 
         def make(claimed: list[str]) -> Iterator[list[tuple[str, Response]]]:
-            return self._asked({key: by_key[key] for key in claimed})
+            return self._new_replies({key: by_key[key] for key in claimed})
 
         image_format, side = self.image_form
         settings: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
@@ -76,11 +76,11 @@ class ServedModel(Endpoint, Prices):
             spent.add(self._input_tokens(question), self.max_tokens)
         return spent
 
-    def _asked(self, questions: Mapping[str, Example]) -> Iterator[list[tuple[str, Response]]]:
+    def _new_replies(self, questions: Mapping[str, Example]) -> Iterator[list[tuple[str, Response]]]:
         from mmsafe.generation.responses import served_responses
 
         needed, spent = self.needed(questions.values()), Spent()
-        log.info("%s: about %s at most", self.label, self.told(needed))
+        log.info("%s: about %s at most", self.label, self.cost_text(needed))
         self.refuse_cost(needed, self.label, self.group)
 
         async def ask(chat: Chat, question: Example) -> Response:
@@ -89,7 +89,7 @@ class ServedModel(Endpoint, Prices):
         try:
             yield from served_responses(self, ask, questions, self.label)
         finally:
-            log.info("%s: took %s", self.label, self.told(spent))
+            log.info("%s: took %s", self.label, self.cost_text(spent))
 
     async def _reply(self, chat: Chat, question: Example, spent: Spent) -> Response:
         from mmsafe.generation.generate import Response

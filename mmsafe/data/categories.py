@@ -54,16 +54,16 @@ def with_categories(examples: Sequence[Example], path: Path) -> list[Example]:
 
     Raises `UserError` if it has one for none of them: then it was made for other data.
     """
-    found = _read(path)
+    categories = _read(path)
     keys = [example.prompt_key() for example in examples]
-    missing = [example.id for example, key in zip(examples, keys, strict=True) if key not in found]
+    missing = [example.id for example, key in zip(examples, keys, strict=True) if key not in categories]
     if missing:
-        told = f"has none for {len(missing)} of {len(examples)} examples, such as {', '.join(missing[:NAMED])}"
+        lack = f"has none for {len(missing)} of {len(examples)} examples, such as {', '.join(missing[:NAMED])}"
         if len(missing) == len(examples):
-            raise UserError(f"data.categories: {path} {told}: it was made for other data; make it anew by mmsafe.tag")
-        log.warning("data.categories: %s %s; they count in no category", path, told)
+            raise UserError(f"data.categories: {path} {lack}: it was made for other data; make it anew by mmsafe.tag")
+        log.warning("data.categories: %s %s; they count in no category", path, lack)
     return [
-        replace(example, tags={**example.tags, CATEGORY: found[key]}) if key in found else example
+        replace(example, tags={**example.tags, CATEGORY: categories[key]}) if key in categories else example
         for example, key in zip(examples, keys, strict=True)
     ]
 

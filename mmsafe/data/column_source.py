@@ -65,21 +65,21 @@ class ColumnSource(DataSource):
     def has_images(self) -> bool:
         return bool(self.image_columns)
 
-    def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
+    def refuse_other_fields(self, fields: Collection[str], path: Path) -> None:
         """Raise `UserError` if a field that is expected is not among all that rows have: this is another data set."""
-        without = self.image_column is not None and self.image_column not in found
-        if found and (missing := self._missing(found) or (str(self.image_column),) * without):
+        without = self.image_column is not None and self.image_column not in fields
+        if fields and (missing := self._missing(fields) or (str(self.image_column),) * without):
             forms = " or ".join(", ".join(form) for form in (self.expected, *self.instead))
-            told = f"{path}: no row has {', '.join(missing)}; found: {listed(list(found))}; expected: {forms}"
-            raise UserError(f"{told}; data=auto says which data set has these")
+            problem = f"{path}: no row has {', '.join(missing)}; found: {listed(list(fields))}; expected: {forms}"
+            raise UserError(f"{problem}; data=auto says which data set has these")
 
-    def _missing(self, found: Collection[str]) -> tuple[str, ...]:
+    def _missing(self, fields: Collection[str]) -> tuple[str, ...]:
         """Fields that have to be among all `found`, and are not."""
         read = self.image_columns if self.image_column is None else (self.image_column,)
-        missing = tuple(name for name in self.expected if name not in (*found, *self.image_columns))
-        if missing in self.optional or any(set(form) <= set(found) for form in self.instead):
+        missing = tuple(name for name in self.expected if name not in (*fields, *self.image_columns))
+        if missing in self.optional or any(set(form) <= set(fields) for form in self.instead):
             missing = ()
-        shown = any(name in found for name in read) or not set(self.image_columns).intersection(self.expected)
+        shown = any(name in fields for name in read) or not set(self.image_columns).intersection(self.expected)
         return missing if shown else (*missing, read[0])
 
     def recognised(self, row: Mapping[str, Any], file: Path) -> frozenset[str]:

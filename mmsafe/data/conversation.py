@@ -163,8 +163,8 @@ def tags_of(value: Mapping[str, object], *fields: str) -> dict[str, str]:
     tags = {field: checked_text(value[field], field).strip() for field in fields if value.get(field) is not None}
     for field, tag in tags.items():
         if max(len(field), len(tag)) > LONGEST_TAG or not (field + tag).isprintable():
-            told = f"'{listed([field])}' is not the name of a category: it is too long, or not one line"
-            raise RowError("no category", told)
+            problem = f"'{listed([field])}' is not the name of a category: it is too long, or not one line"
+            raise RowError("no category", problem)
     return tags
 
 

@@ -165,6 +165,6 @@ class Mask(Corruption):
         order = torch.randperm(rows * columns, generator=generator)
         blank = (order < round(self.share * rows * columns)).view(rows, columns)
         blank = blank.repeat_interleave(patch_size, 0).repeat_interleave(patch_size, 1)
-        found = pixels.clone()
-        found[:, : rows * patch_size, : columns * patch_size].masked_fill_(blank, 0.0)
-        return found
+        masked = pixels.clone()
+        masked[:, : rows * patch_size, : columns * patch_size].masked_fill_(blank, 0.0)
+        return masked

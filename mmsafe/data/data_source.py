@@ -150,5 +150,5 @@ def counted(loaded: Loaded) -> Loaded:
 def need_images(examples: Sequence[Example], what: str) -> None:
     """Raise `UserError` if no example has an image, which `what` needs: it would compare a thing with itself."""
     if not any(example.images for example in examples):
-        told = f"none of the {len(examples)} training examples has an image, which {what} needs"
-        raise UserError(f"data: {told}; choose other data, or an objective that reads words alone, as objective=dpo")
+        problem = f"none of the {len(examples)} training examples has an image, which {what} needs"
+        raise UserError(f"data: {problem}; choose other data, or an objective that reads words alone, as objective=dpo")

@@ -135,7 +135,7 @@ class Fingerprint:
 
 def fingerprint(examples: Iterable[Example]) -> str:
     """Hash of a data set that is there as a whole."""
-    found = Fingerprint()
+    total = Fingerprint()
     for example in examples:
-        found.add(example)
-    return found.value()
+        total.add(example)
+    return total.value()

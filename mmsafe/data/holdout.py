@@ -20,11 +20,11 @@ def hold_out(rows: Sequence[Sequence[str]], share: float) -> list[bool]:
     groups = Groups()
     for names in rows:
         groups.join(names)
-    own = [groups.of(names[0]) for names in rows]
-    sizes = Counter(own)
+    row_groups = [groups.of(names[0]) for names in rows]
+    sizes = Counter(row_groups)
     order = sorted(sizes, key=digest)
     held = held_out(((group, sizes[group]) for group in order), len(order), len(rows), share)
-    return [group in held for group in own]
+    return [group in held for group in row_groups]
 
 
 class Groups:

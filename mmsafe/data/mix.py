@@ -95,13 +95,13 @@ class Mix(DataSource):
         return self._by_part("image_swapped", example)
 
     def _loaded(self, which: Literal["train", "prompts", "holdout", "test"]) -> dict[str, Loaded]:
-        found = {}
+        parts = {}
         for name, part in self.parts.items():
             with named(f"data.parts.{name}"):
                 loaded: Loaded = getattr(part, which)()
             examples = [replace(e, id=f"{name}/{e.id}", tags={**e.tags, "source": name}) for e in loaded.examples]
-            found[name] = Loaded(self.categorised(examples), [row._replace(source=name) for row in loaded.bad_rows])
-        return found
+            parts[name] = Loaded(self.categorised(examples), [row._replace(source=name) for row in loaded.bad_rows])
+        return parts
 
     def _by_part(self, form: Literal["text_only", "image_swapped"], example: Example) -> Example | None:
         """The part's other form of an example, which has another id there."""

@@ -120,8 +120,8 @@ def _records(file: Path, rows: Rows, split: str | None, prefix: str = "") -> Ite
 
 def _with_images(row: dict[str, Any]) -> dict[str, Any]:
     """A row of an image folder, with the files that it names under the columns that `datasets` makes of them."""
-    names = {name: found for name in row if (found := FILE_NAME.fullmatch(name))}
-    return {found[1] or f"image{found[2]}" if (found := names.get(name)) else name: row[name] for name in row}
+    names = {name: match for name in row if (match := FILE_NAME.fullmatch(name))}
+    return {match[1] or f"image{match[2]}" if (match := names.get(name)) else name: row[name] for name in row}
 
 
 def _has_lines(file: Path) -> bool:

@@ -80,8 +80,8 @@ class RowSource(ColumnSource):
         lacking = [row for row in self._rows[0] if self.lacks(row)]
         if lacking and (self.on_bad == "error" or not self._answered):
             others = ", or leave them out by data.on_bad=skip" if self._answered else ""
-            told = f"{self.path}: {len(lacking)} rows are prompts without responses; choose a split to train on{others}"
-            raise UserError(f"{told}; the first: {lacking[0].place}")
+            problem = f"{len(lacking)} rows are prompts without responses; choose a split to train on{others}"
+            raise UserError(f"{self.path}: {problem}; the first: {lacking[0].place}")
         kept = [row.example for row, held in zip(self._answered, self._held_out, strict=True) if not held]
         if not kept:
             raise UserError("data.holdout_share=1 leaves nothing to train on: lower it, or set data.eval_path")

@@ -84,21 +84,21 @@ def described(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _sets(folder: Path, option: str) -> Sets:
-    if told := {(folder, name): [folder / one["file_name"]] for name, one in described(folder).items()}:
-        return told
-    found = list(_found(folder, option))
-    tables = [file for file in found if file.suffix in TABLES]
+    if described_sets := {(folder, name): [folder / one["file_name"]] for name, one in described(folder).items()}:
+        return described_sets
+    files = list(_files_in(folder, option))
+    tables = [file for file in files if file.suffix in TABLES]
     names = {SHARD.sub("", name) for file in tables for name in (_stem(file.name), file.parent.name)}
-    others = [file for file in found if USUAL.fullmatch(stem := SHARD.sub("", _stem(file.name))) and stem not in names]
+    others = [file for file in files if USUAL.fullmatch(stem := SHARD.sub("", _stem(file.name))) and stem not in names]
     sets: Sets = defaultdict(list)
-    for file in [*tables, *others] if tables else [file for file in found if file.parent == folder] or found:
+    for file in [*tables, *others] if tables else [file for file in files if file.parent == folder] or files:
         stem = _stem(file.name)
         name = "" if UNNAMED.fullmatch(stem) else SHARD.sub("", stem)
         sets[file.parent, name or _stem(file.parent.absolute().name)].append(file)
     return sets
 
 
-def _found(folder: Path, option: str) -> Iterator[Path]:
+def _files_in(folder: Path, option: str) -> Iterator[Path]:
     """Files of rows at any depth, in order."""
 
     def refuse(error: OSError) -> None:

@@ -113,7 +113,7 @@ def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis)
         raise UserError(f"{a.folder} is of benchmark={a.benchmark.name}, {b.folder} of benchmark={b.benchmark.name}")
     ids, left_out = _joined(a, b, max_unpaired)
     by = tuple(dict.fromkeys([*a.declared.clusters, *b.declared.clusters]))
-    found: dict[str, tuple[Paired, float, float]] = {}
+    differences: dict[str, tuple[Paired, float, float]] = {}
     for group, positions in by_tag(a.benchmark.tags, [a.generations[i]["tags"] for i in ids]).items():
         pairs: dict[str, list[tuple[bool, bool, bool, bool, tuple[str, ...]]]] = defaultdict(list)
         for i in (ids[position] for position in positions):
@@ -121,7 +121,7 @@ def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis)
             after, clusters = b.outcomes(i), clusters_of(i, a.generations[i]["tags"], by)
             for name, before in a.outcomes(i).items():
                 pairs[name].append((before, after[name], *unknown, clusters))
-        found |= {f"{name}{group}": _paired(*zip(*rows, strict=True)) for name, rows in pairs.items()}
+        differences |= {f"{name}{group}": _paired(*zip(*rows, strict=True)) for name, rows in pairs.items()}
     labels = sorted({a.judgements[i]["judge"] for i in ids})
     kinds = ({label: run.declared.judges[label] for label in labels if label in run.declared.judges} for run in (a, b))
     return Comparison(
@@ -132,7 +132,7 @@ def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis)
         unknown=(sum(a.judgements[i]["unknown"] for i in ids), sum(b.judgements[i]["unknown"] for i in ids)),
         evidence=dict(zip("ab", kinds, strict=True)),
         clusters=by,
-        changes=_tested(found, analysis),
+        changes=_tested(differences, analysis),
     )
 
 
@@ -177,13 +177,13 @@ def _paired(
     return both, b[0] - a[1], b[1] - a[0]
 
 
-def _tested(found: Mapping[str, tuple[Paired, float, float]], analysis: Analysis) -> dict[str, Change]:
+def _tested(differences: Mapping[str, tuple[Paired, float, float]], analysis: Analysis) -> dict[str, Change]:
     """Each difference with its test, and all tests corrected for their number."""
-    ps = [both.p if both.clustered_p is None else both.clustered_p for both, _, _ in found.values()]
+    ps = [both.p if both.clustered_p is None else both.clustered_p for both, _, _ in differences.values()]
     corrected = CORRECTIONS[analysis.correction](ps)
     return {
         name: Change(*change, p, again, *_reach(change[0], analysis.margin))
-        for (name, change), p, again in zip(found.items(), ps, corrected, strict=True)
+        for (name, change), p, again in zip(differences.items(), ps, corrected, strict=True)
     }
 
 

@@ -77,8 +77,8 @@ def in_turns(prompts: Sequence[Example], ask: Callable[[list[Example]], Sequence
     waiting: dict[int, tuple[str, ...]] = dict.fromkeys(range(len(prompts)), ())
     while waiting:
         shown = [opening(completed(prompts[position], earlier)) for position, earlier in waiting.items()]
-        asked, waiting = waiting, {}
-        for (position, earlier), response in zip(asked.items(), ask(shown), strict=True):
+        current, waiting = waiting, {}
+        for (position, earlier), response in zip(current.items(), ask(shown), strict=True):
             if response is not None and len(earlier) < unanswered(prompts[position]):
                 waiting[position] = (*earlier, response.text)
             elif response is not None:

@@ -34,7 +34,7 @@ def evaluate(vlm: VLM, task: EvaluationTask, folder: Path, reference: ReferenceP
     """
     benchmark, judge, settings, prompts = task.benchmark, task.judge, task.settings, task.prompts()
     answerer = Answerer(partial(_responses, vlm, task), partial(set_aside, vlm))
-    answers = answered(vlm, task, prompts, lambda asked: task.answers(asked, answerer))
+    answers = answered(vlm, task, prompts, lambda due: task.answers(due, answerer))
     refuse_none(prompts, any(answers), task.lengths)
     judged: list[Judged] = []
     if is_first():

@@ -61,16 +61,16 @@ def verdicts_on(cases: Sequence[Case], judge: Judge) -> list[Verdict]:
         try:
             with progress(f"judge {judge.label}", len(missing)) as advance:
                 tell = once_each(advance)
-                for own in claims.shared(missing, lambda: store.read().keys() | failed.keys(), judge.together, tell):
-                    for position, verdict in _given(judge, [case_of[key] for key in own]):
+                for mine in claims.shared(missing, lambda: store.read().keys() | failed.keys(), judge.together, tell):
+                    for position, verdict in _given(judge, [case_of[key] for key in mine]):
                         if verdict.error:
-                            failed[own[position]] = verdict
+                            failed[mine[position]] = verdict
                         else:
-                            store.append([(own[position], verdict)])
-                        tell([own[position]])
+                            store.append([(mine[position], verdict)])
+                        tell([mine[position]])
         finally:
             judge.let_go()
-    return [failed[key] if key in failed else store.found[key] for key in keys]
+    return [failed[key] if key in failed else store.kept[key] for key in keys]
 
 
 def case_key(case: Case, judge: Judge) -> str:

@@ -31,13 +31,13 @@ def check_installed() -> None:
 
 def with_blind(benchmark: Benchmark, prompts: Sequence[Example]) -> list[Example]:
     """The prompts, then those in question without their image; raises `UserError` unless both kinds are among them."""
-    asked = [prompt for prompt in prompts if prompt.images and benchmark.harmful(prompt) is not None]
-    if len({benchmark.harmful(prompt) for prompt in asked}) < 2:
+    sighted = [prompt for prompt in prompts if prompt.images and benchmark.harmful(prompt) is not None]
+    if len({benchmark.harmful(prompt) for prompt in sighted}) < 2:
         raise UserError(
             f"leakage=true: benchmark={benchmark.name} does not ask both what is harmful and what is harmless beside "
             "images, so there is nothing to tell apart; benchmark=cheating compares answers without it"
         )
-    blind = (replace(it.blinded(), id=f"{it.id}/{BLIND}", tags={**it.tags, BLIND: "yes"}) for it in asked)
+    blind = (replace(it.blinded(), id=f"{it.id}/{BLIND}", tags={**it.tags, BLIND: "yes"}) for it in sighted)
     return [*prompts, *blind]
 
 
@@ -50,10 +50,10 @@ def leakage(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estimat
     sighted = [row for row in judged if row.example.id in blind]
     labels = [bool(benchmark.harmful(row.example)) for row in sighted]
     groups = [(_words(row.example), *row.clusters) for row in sighted]
-    told = {"decided": sighted, "leakage_blind": [blind[row.example.id] for row in sighted]}
-    found = {name: rate(list(map(_told, rows, labels)), groups) for name, rows in told.items()}
-    found["leakage_words"] = harm_by_words([row.example for row in sighted], labels)
-    return {name: estimate for name, estimate in found.items() if estimate is not None}
+    rows_by_name = {"decided": sighted, "leakage_blind": [blind[row.example.id] for row in sighted]}
+    estimates = {name: rate(list(map(_judged_right, rows, labels)), groups) for name, rows in rows_by_name.items()}
+    estimates["leakage_words"] = harm_by_words([row.example for row in sighted], labels)
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
 def harm_by_words(examples: Sequence[Example], harmful: Sequence[bool]) -> Estimate | None:
@@ -75,7 +75,7 @@ def choice_by_words(pairs: Sequence[Example]) -> Estimate | None:
     return _cross_validated(first, labels, [_words(pair) for pair in pairs], fit_intercept=False)
 
 
-def _told(row: Judged, harmful: bool) -> bool:
+def _judged_right(row: Judged, harmful: bool) -> bool:
     return not row.verdict.unknown and row.verdict.refused == harmful
 
 

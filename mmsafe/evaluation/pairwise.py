@@ -125,10 +125,10 @@ def _prompted(
 ) -> list[float]:
     """1: the chosen one in both orders, 0: the rejected one in both, ½: the answer depends on the order."""
     orders = (("chosen", "rejected"), ("rejected", "chosen"))
-    asked = Items([_question(example, *order) for order in orders for example in pairs], 1)
+    questions = Items([_question(example, *order) for order in orders for example in pairs], 1)
     policy.label += ", prompted"
-    policy.prepare(asked, collator, batch_size)
-    first = [_won(row["A"][0], row["B"][0]) for row in policy.sums(asked, collator, batch_size, device)]
+    policy.prepare(questions, collator, batch_size)
+    first = [_won(row["A"][0], row["B"][0]) for row in policy.sums(questions, collator, batch_size, device)]
     count = len(pairs)
     return [(a + 1 - b) / 2 for a, b in zip(first[:count], first[count:], strict=True)]
 

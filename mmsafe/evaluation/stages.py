@@ -86,7 +86,7 @@ def write_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Exam
         more = {"earlier": list(earlier)} if earlier else {} if answer else {"unasked": True}
         return {**row, "finished": finished, "tags": dict(prompt.tags), **more, **({"defence": how} if how else {})}
 
-    write_rows(folder / GENERATIONS, [row(*asked) for asked in zip(prompts, answers, strict=True)])
+    write_rows(folder / GENERATIONS, [row(*pair) for pair in zip(prompts, answers, strict=True)])
 
 
 def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Example]) -> Answers:
@@ -96,9 +96,11 @@ def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Examp
     for prompt, row in zip(prompts, rows, strict=True):
         if row["prompt_hash"] != prompt.prompt_key():
             raise UserError(f"{path}: prompt {prompt.id} was another one then, or had another image; generate anew")
-        told, wanted = len(row.get("earlier", ())), unanswered(prompt)
-        if told != wanted and not row.get("unasked"):
-            raise UserError(f"{path}: prompt {prompt.id} has {told} earlier answers instead of {wanted}; generate anew")
+        earlier, wanted = len(row.get("earlier", ())), unanswered(prompt)
+        if earlier != wanted and not row.get("unasked"):
+            raise UserError(
+                f"{path}: prompt {prompt.id} has {earlier} earlier answers instead of {wanted}; generate anew"
+            )
     made = (Answer(row["response"], row["finished"], tuple(row.get("earlier", ()))) for row in rows)
     return [None if row.get("unasked") else answer for row, answer in zip(rows, made, strict=True)]
 
@@ -111,7 +113,7 @@ def judge_answers(
     Where there is no answer the verdict is unknown, and the judge is not asked. Where several processes judge, the
     first one writes.
     """
-    cases = [_case(benchmark, *asked) for asked in zip(prompts, answers, strict=True)]
+    cases = [_case(benchmark, *pair) for pair in zip(prompts, answers, strict=True)]
     given = iter(verdicts_on([case for case, answer in zip(cases, answers, strict=True) if answer], judge))
     unasked = replace(unknown(error=UNASKED), details=dict.fromkeys(sorted(benchmark.needs - {"refused"}), False))
     verdicts = [next(given) if answer else unasked for answer in answers]
@@ -203,8 +205,8 @@ def _rows_of(path: Path, kind: TypeAdapter[RowT], benchmark: Benchmark, prompts:
     rows = read_rows(path, kind)
     if others := {row["benchmark"] for row in rows.values()} - {benchmark.name}:
         raise UserError(f"{path}: is of benchmark={min(others)}, not of benchmark={benchmark.name}")
-    asked = {prompt.id for prompt in prompts}
-    for ids, what in ((asked - rows.keys(), "prompts missing"), (rows.keys() - asked, "prompts not asked for")):
+    expected = {prompt.id for prompt in prompts}
+    for ids, what in ((expected - rows.keys(), "prompts missing"), (rows.keys() - expected, "prompts not asked for")):
         if ids:
             raise UserError(
                 f"{path}: {what}: {len(ids)}, such as {min(ids)}; give the benchmark and data options of that run, or "

@@ -37,10 +37,10 @@ def rate(outcomes: Sequence[bool | float], clusters: Clusters = ()) -> Estimate 
     if n == 0:
         return None
     share, z = float(sum(outcomes)) / n, float(norm.ppf(0.5 + CONFIDENCE / 2))
-    found = spread(clusters, outcomes)
-    if found is None or share in (0, 1):
-        return Estimate(share, *_wilson(share, *((found.fewest, found.t) if found else (n, z))), n)
-    half = found.t * max(found.variance, share * (1 - share) / n) ** 0.5 / (share * (1 - share))
+    clustered = spread(clusters, outcomes)
+    if clustered is None or share in (0, 1):
+        return Estimate(share, *_wilson(share, *((clustered.fewest, clustered.t) if clustered else (n, z))), n)
+    half = clustered.t * max(clustered.variance, share * (1 - share) / n) ** 0.5 / (share * (1 - share))
     low, high = (1 / (1 + (1 - share) / share * math.exp(by)) for by in (min(half, 700), -half))
     return Estimate(share, low, high, n)
 
@@ -88,8 +88,8 @@ def difference(first: Values, second: Values, seed: int = 0, clusters: Clusters 
         a, b = _mean(first, 0.0, seed, clusters[: len(first)]), _mean(second, 0.0, seed, clusters[len(first) :])
         below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
         return Estimate(value, value - below, value + above, n)
-    if found := _varying(clusters, first, second):
-        return _by_clusters(value, found, -1.0, n)
+    if clustered := _varying(clusters, first, second):
+        return _by_clusters(value, clustered, -1.0, n)
     return Estimate(
         value, *_bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), seed), n
     )
@@ -107,12 +107,12 @@ def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Est
 
 def _varying(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
     """Their spread; None also where members of clusters differ and clusters do not: that tells of no others."""
-    found = spread(clusters, *samples)
-    return found if found and found.variance > ROUNDING**2 else None
+    clustered = spread(clusters, *samples)
+    return clustered if clustered and clustered.variance > ROUNDING**2 else None
 
 
-def _by_clusters(value: float, found: Spread, least: float, n: int) -> Estimate:
-    half = found.t * found.variance**0.5
+def _by_clusters(value: float, clustered: Spread, least: float, n: int) -> Estimate:
+    half = clustered.t * clustered.variance**0.5
     return Estimate(value, max(least, value - half), min(1.0, value + half), n)
 
 
@@ -122,11 +122,11 @@ def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) 
     if len(set(values)) == 1 and not least <= value <= 1:
         return Estimate(value, value, value, n)
     if len(set(values)) == 1:
-        units = found.fewest if (found := spread(clusters, values)) else n
+        units = clustered.fewest if (clustered := spread(clusters, values)) else n
         others = 1 - _exact_share(units, units)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
-    if found := _varying(clusters, values):
-        return _by_clusters(value, found, least, n)
+    if clustered := _varying(clusters, values):
+        return _by_clusters(value, clustered, least, n)
     return Estimate(value, *_bootstrap((values,), lambda x, axis: x.mean(axis=axis), seed), n)
 
 
@@ -186,11 +186,11 @@ def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0, cluster
         return None
     lost, won = counts[True, False], counts[False, True]
     by_clusters, df, half = None, len(changes) - 1, (change.high - change.low) / 2
-    if found := _varying(clusters, changes):
-        df, error = found.fewest - 1, found.variance**0.5
-        by_clusters, half = 2 * float(t.sf(abs(change.value) / error, df)), found.t * error
-    elif len(set(changes)) == 1 and (found := spread(clusters, changes)):  # each cluster counts as one
-        df, by_clusters = found.fewest - 1, _mcnemar(found.fewest * bool(lost), found.fewest * bool(won))
+    if clustered := _varying(clusters, changes):
+        df, error = clustered.fewest - 1, clustered.variance**0.5
+        by_clusters, half = 2 * float(t.sf(abs(change.value) / error, df)), clustered.t * error
+    elif len(set(changes)) == 1 and (clustered := spread(clusters, changes)):  # each cluster counts as one
+        df, by_clusters = clustered.fewest - 1, _mcnemar(clustered.fewest * bool(lost), clustered.fewest * bool(won))
     p, both, neither = _mcnemar(lost, won), counts[True, True], counts[False, False]
     return Paired(both, lost, won, neither, change, p, by_clusters, df, half)
 
@@ -225,7 +225,9 @@ def _kappa(raters: Sequence[Sequence[str]], by_chance: Callable[..., Any], seed:
     labels = sorted({label for pattern in patterns for label in pattern})
     if len(labels) < 2:
         return None
-    given = np.asarray([[[own == label for label in labels] for own in pattern] for pattern in patterns], dtype=float)
+    given = np.asarray(
+        [[[chosen == label for label in labels] for chosen in pattern] for pattern in patterns], dtype=float
+    )
     votes, counts = given.sum(axis=1), np.asarray([*patterns.values()])
     alike = (votes * (votes - 1)).sum(axis=1) / (len(raters) * (len(raters) - 1))  # share of pairs, by pattern
 
@@ -233,12 +235,12 @@ def _kappa(raters: Sequence[Sequence[str]], by_chance: Callable[..., Any], seed:
         chance = by_chance(np.tensordot(shares, given, 1))
         return 1 - (1 - agreed) / np.where(chance < 1 - ROUNDING, 1 - chance, np.nan)
 
-    n, found = int(counts.sum()), counts / counts.sum()
-    value = float(beyond(found @ alike, found))
+    n, observed = int(counts.sum()), counts / counts.sum()
+    value = float(beyond(observed @ alike, observed))
     if n < 2:
         return Estimate(value, -1.0, 1.0, n)
-    drawn = np.random.default_rng(seed).multinomial(n, found, size=RESAMPLES) / n
+    drawn = np.random.default_rng(seed).multinomial(n, observed, size=RESAMPLES) / n
     low, high = np.nanpercentile(beyond(drawn @ alike, drawn), [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     if high - low < ROUNDING:
-        low, high = np.clip(beyond(np.asarray(_exact_share(int(counts[alike == 1].sum()), n)), found), -1, 1)
+        low, high = np.clip(beyond(np.asarray(_exact_share(int(counts[alike == 1].sum()), n)), observed), -1, 1)
     return Estimate(value, float(low), float(high), n)

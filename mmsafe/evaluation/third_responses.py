@@ -39,7 +39,7 @@ def tells(judge: Judge, settings: Generation, vlm: VLM | None = None) -> Tells |
     if settings.match is None:
         return None
     (detail,) = settings.needs
-    return partial(_told, judge, detail, vlm)
+    return partial(_details, judge, detail, vlm)
 
 
 def rated_by(judge: Judge, vlm: VLM) -> Rates:
@@ -61,11 +61,11 @@ def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length
     if not names or "right" not in judge.tells:
         return {}
     rows = [(example, name) for name in names for example in items.examples]
-    third = _told(judge, "right", vlm, [(example, example.responses[name]) for example, name in rows])
-    chosen = _told(judge, "right", vlm, [(example, example.responses["chosen"]) for example, _ in rows])
+    third = _details(judge, "right", vlm, [(example, example.responses[name]) for example, name in rows])
+    chosen = _details(judge, "right", vlm, [(example, example.responses["chosen"]) for example, _ in rows])
     misled = [third[i] is True for i, (e, _) in enumerate(rows) if (e.tags.get("cue"), e.tags.get("harmful")) in MISLED]
     pairs = list(zip(chosen, third, strict=True))
-    found = {
+    estimates = {
         "right": rate([right is True for right in third]),
         "right_where_misled": rate(misled),
         "chosen_better": rate([pair == (True, False) for pair in pairs]),
@@ -75,11 +75,11 @@ def third_responses(vlm: VLM, items: Items, loss: Loss, judge: Judge, max_length
     if isinstance(loss.reference, CachedLogProbs):
         groups = [{n: row for n, row in rows.items() if row.response in names} for rows in loss.objective.groups]
         sums = loss.reference.sums(items, loss.scoring.collator(encoder, groups, max_length), 1, vlm.model.device)
-        found["reference_log_prob"] = mean([log_prob for row in sums for log_prob, _ in row.values()])
-    return {name: estimate for name, estimate in found.items() if estimate is not None}
+        estimates["reference_log_prob"] = mean([log_prob for row in sums for log_prob, _ in row.values()])
+    return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 
-def _told(judge: Judge, detail: str, vlm: VLM | None, responses: Sequence[tuple[Example, str]]) -> list[bool | None]:
+def _details(judge: Judge, detail: str, vlm: VLM | None, responses: Sequence[tuple[Example, str]]) -> list[bool | None]:
     """What the judge tells of each response to an example; None where it cannot."""
     return [None if verdict.unknown else verdict.details[detail] for verdict in _verdicts(judge, vlm, responses)]
 
@@ -116,14 +116,14 @@ class Staleness:
         Where they were sampled beside that same view, at temperature 1 and in full, it estimates the divergence of the
         policy from its sampler, per token; it can be below 0 by chance alone. Empty where nothing was sampled.
         """
-        found = mean(
+        estimate = mean(
             [
                 (then[name][0] - now[name][0]) / max(1, now[name][1])
                 for then, now in zip(self.sampler, self._sums(policy), strict=True)
                 for name in now
             ]
         )
-        return {} if found is None else {"staleness": found}
+        return {} if estimate is None else {"staleness": estimate}
 
     def _sums(self, vlm: VLM) -> Sequence[Sums]:
         if not len(self.items):

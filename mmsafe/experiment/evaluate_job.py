@@ -134,15 +134,15 @@ def _ask_served(config: EvaluateConfig, engine: Served, folder: RunFolder) -> di
     log.info("pairwise accuracy is left out: it needs the model's own log-probs")
     prompts = task.prompts()
 
-    def ask(asked: Sequence[Example], stage: str, **sampling: Any) -> list[Response]:
+    def ask(due: Sequence[Example], stage: str, **sampling: Any) -> list[Response]:
         limit = config.evaluation.max_new_tokens
-        return engine.responses(asked, limit, f"{task.benchmark.name}: {stage}", **sampling)
+        return engine.responses(due, limit, f"{task.benchmark.name}: {stage}", **sampling)
 
     answerer = Answerer(ask)
     with rates_of(alike(config)):
         tell(task)
         folder.note(seed=config.seed, model=engine.model, dropped_prompts=task.dropped())
-        answers = in_turns(prompts, lambda asked: task.answers(asked, answerer))
+        answers = in_turns(prompts, lambda due: task.answers(due, answerer))
         stages.write_generations(folder.path, task.benchmark, prompts, answers)
         return _judged(task, prompts, answers, folder)
 

@@ -137,9 +137,9 @@ def consolidated(folder: Path) -> VLM:
     vlm = config.model.load()
     add_lora(vlm, config.peft)
     trained = {name.removeprefix(PREFIX): tensor for name, tensor in trained_weights(path).items()}
-    found: Any = vlm.model.load_state_dict(trained, strict=False)
+    incompatible: Any = vlm.model.load_state_dict(trained, strict=False)
     wanted = {name for name, parameter in vlm.model.named_parameters() if parameter.requires_grad}
-    if found.unexpected_keys or wanted - trained.keys():
+    if incompatible.unexpected_keys or wanted - trained.keys():
         raise UserError(f"{path}: does not fit the model that the run was started with; was that changed since?")
     merge(vlm)
     return vlm

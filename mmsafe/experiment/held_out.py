@@ -32,12 +32,12 @@ def chosen(examples: Sequence[Example], count: int, seed: int, tag: str = "") ->
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         groups[example.tags.get(tag, example.id)].append(example)
-    found: list[Example] = []
+    taken: list[Example] = []
     for key in sorted(groups, key=lambda key: digest([seed, key])):
-        if found and len(found) + len(groups[key]) > count:
+        if taken and len(taken) + len(groups[key]) > count:
             break
-        found += groups[key]
-    return found
+        taken += groups[key]
+    return taken
 
 
 def held_out(config: TrainConfig) -> list[Example]:
@@ -53,7 +53,7 @@ def held_out(config: TrainConfig) -> list[Example]:
     return chosen(examples, config.validate.examples or len(examples), config.seed)
 
 
-class Asked:
+class ValidationAnswers:
     """Prompts of a task that are answered by `vlm` as it is now, the reference, and again while it is trained.
 
     The judge judges both; each time a page stands in `folder/validation`, and `show` is given what is on it.
@@ -72,14 +72,16 @@ class Asked:
         drawn = draws_of(self.prompts, greedy=settings.temperature == 0)
         self.draws = {prompt.id: prompt.draw for prompt in drawn}
         """The number of the sample that a prompt asks for, among those of equal ones."""
-        before = answered(vlm, task, self.prompts, lambda asked: responses(vlm, asked, settings, label))
+        before = answered(vlm, task, self.prompts, lambda due: responses(vlm, due, settings, label))
         self.reference = self._judged("reference", before)[0]
 
     def __call__(self, step: int) -> dict[str, float]:
         """The benchmark's metrics of the policy; only the first rank has them."""
-        own = range(rank(), len(self.prompts), world_size())
-        made = answered(self.vlm, self.task, [self.prompts[position] for position in own], self._generated)
-        answers = {at: answer for part in gathered(dict(zip(own, made, strict=True))) for at, answer in part.items()}
+        positions = range(rank(), len(self.prompts), world_size())
+        made = answered(self.vlm, self.task, [self.prompts[position] for position in positions], self._generated)
+        answers = {
+            at: answer for part in gathered(dict(zip(positions, made, strict=True))) for at, answer in part.items()
+        }
         policy, metrics = self._judged(f"step={step}", [answers[position] for position in range(len(self.prompts))])
         if is_first():
             runs = [*self.reference, *policy]
@@ -87,11 +89,11 @@ class Asked:
             self.show(step, runs)
         return metrics
 
-    def _generated(self, asked: list[Example]) -> list[Response]:
-        prompts = [Prompt(prompt, self.draws[prompt.id]) for prompt in asked]
+    def _generated(self, due: list[Example]) -> list[Response]:
+        prompts = [Prompt(prompt, self.draws[prompt.id]) for prompt in due]
         batches = generate(self.vlm, prompts, self.task.settings.generation())
         made = dict(pair for batch in batches for pair in batch)
-        return [made[position] for position in range(len(asked))]
+        return [made[position] for position in range(len(due))]
 
     def _judged(self, label: str, answers: Answers) -> tuple[list[SampledRun], dict[str, float]]:
         """What was answered, as pages show it, and its metrics; on the first rank alone."""
@@ -104,5 +106,5 @@ class Asked:
             judged = judge_answers(folder, benchmark, judge, self.prompts, answers)
         generations, judgements = read_judged(folder)
         samples = [sample_of(benchmark, p, generations[p.id], judgements[p.id]) for p in self.prompts]
-        metrics = {name: found.value for name, found in benchmark.metrics(judged).items() if found is not None}
+        metrics = {name: estimate.value for name, estimate in benchmark.metrics(judged).items() if estimate is not None}
         return [SampledRun(label, folder, benchmark, {}, metrics, samples)], metrics

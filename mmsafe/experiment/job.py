@@ -142,8 +142,8 @@ def training(config: TrainConfig, examples: Sequence[Example]) -> list[Stage]:
         what = f"{ranked} responses to each of {count} prompts, ranked by {config.judge.label}"
         stages.append(Stage(what, "responses to rank", ranked * count))
     if lacking:
-        asked = lacking * config.generation.num_return_sequences
-        stages.append(Stage(f"{label} for {lacking} examples", label, asked))
+        samples = lacking * config.generation.num_return_sequences
+        stages.append(Stage(f"{label} for {lacking} examples", label, samples))
     if config.objective.needs_reference:
         stages.append(Stage(f"reference log-probs of {count} examples", "reference", count))
     return [*stages, Stage(f"train {extent}", STEPS if steps else "", steps)]

@@ -59,7 +59,7 @@ def in_rounds(
     The last one is trained in `folder`, the others are runs in `folder/round-1`, …, each the same as the whole of a run
     with so many rounds. One that is finished is not trained again.
     """
-    found: dict[str, Any] = {}
+    earlier: dict[str, Any] = {}
     this = Round(config, config.seed)
     for number in range(1, config.rounds):
         log.info("round %d of %d", number, config.rounds)
@@ -68,14 +68,14 @@ def in_rounds(
         if is_first():
             clear(before, config)
             main = headline(metrics, before.declared(metrics)) | {"train/loss": metrics["train/loss"]}
-            found |= {f"round/{number}/{name}": value for name, value in main.items()}
+            earlier |= {f"round/{number}/{name}": value for name, value in main.items()}
         while not (before.path / METRICS).exists():  # a collective would time out where a judge takes long
             time.sleep(1)
         gc.collect()  # the model of this round
         this = this.after(before)
     if config.rounds > 1:
         log.info("round %d of %d", config.rounds, config.rounds)
-    return {**found, **train(this, folder)}
+    return {**earlier, **train(this, folder)}
 
 
 def clear(folder: RunFolder, config: TrainConfig) -> None:

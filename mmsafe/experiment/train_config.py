@@ -160,17 +160,17 @@ class TrainConfig:
                 yield "model.dtype=float16: too narrow to train; use float32, with trainer.precision=16-mixed"
 
     def _of_validation(self) -> Iterator[str]:
-        monitor, asked = self.checkpoint.monitor, self.validate.generate
+        monitor, generated = self.checkpoint.monitor, self.validate.generate
         if monitor is None and (self.early_stopping.patience or self.checkpoint.load_best):
             yield "checkpoint.monitor: early stopping and load_best go by a metric; name it, as val/loss"
         if monitor is not None and self.monitored.mode is None:
             yield f"checkpoint.mode: it is not known what of {monitor} is better; say min or max"
-        if self.trainer.validate_every is None and (monitor or asked):
+        if self.trainer.validate_every is None and (monitor or generated):
             yield "checkpoint.monitor, validate.generate: need trainer.validate_every, such as 0.25 of an epoch"
-        if asked and self.strategy.several_parts:
+        if generated and self.strategy.several_parts:
             yield "validate.generate: weights in parts give no answers while they train; set it to 0"
         on_devices = self.benchmark.judge_for(self.judge).on_devices
-        if asked and on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
+        if generated and on_devices and (self.trainer.processes > 1 or self.strategy.name != "auto"):
             yield "validate.generate: a judge on the devices that train takes one device, strategy=auto"
 
     def _of_strategy(self) -> Iterator[str]:

@@ -20,7 +20,7 @@ from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_refere
 from mmsafe.evaluation.judges.judge import single
 from mmsafe.evaluation.measuring import EvaluationTask, flat
 from mmsafe.evaluation.third_responses import Staleness, rated_by, tells, third_responses
-from mmsafe.experiment.held_out import Asked, Show, held_out
+from mmsafe.experiment.held_out import Show, ValidationAnswers, held_out
 from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell, training
 from mmsafe.experiment.keeping import keep, keep_merged, load_part
 from mmsafe.experiment.rounds import Round, clear, columns, in_rounds
@@ -129,16 +129,16 @@ def _prepared(
     examples = _with_responses(config, vlm, loaded, folder)
     if held:
         held, _ = _completed(config, vlm, held)
-    asked = None
+    answers = None
     if task is not None and (count := config.validate.generate):
-        asked = Asked(vlm, task, count, config.seed, folder.path, show)
+        answers = ValidationAnswers(vlm, task, count, config.seed, folder.path, show)
     loss = _loss(this, vlm, task, parallel)
     show_trained(vlm.model, folder)
     data = PreferenceData(vlm, examples, loss, recipe)
     folder.note(third=flat(third_responses(vlm, data.items, loss, config.judge, config.lengths.max_length), "third"))
     validation = None
     if held:
-        validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), asked)
+        validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), answers)
     parts, staleness = parallel.loads_in_parts(vlm.source), None
     if config.rounds > 1:
         brought = _brought(config, loaded.examples)

@@ -42,9 +42,11 @@ class Others:
         """`shown` beside the images of a row that has none of its own and none of `example`, but as many."""
         if not shown.images:
             return shown
-        own, count = {image.key for image in (*example.images, *shown.images)}, len(shown.images)
+        avoided, count = {image.key for image in (*example.images, *shown.images)}, len(shown.images)
         other = self._row(
-            "image_view", example, lambda row: len(row.images) == count and own.isdisjoint(i.key for i in row.images)
+            "image_view",
+            example,
+            lambda row: len(row.images) == count and avoided.isdisjoint(i.key for i in row.images),
         )
         return replace(shown, images=other.images)
 
@@ -73,7 +75,7 @@ def with_generated_responses(
     if settings.match and tells is None:
         raise UserError(f"generation.match={settings.match}: needs a judge, which mmsafe.train and mmsafe.blind have")
     chosen = settings.image_view
-    rows = [ScoredRow(name, own if chosen == "auto" else chosen) for name, own in SHOWN.items() if name in columns]
+    rows = [ScoredRow(name, usual if chosen == "auto" else chosen) for name, usual in SHOWN.items() if name in columns]
     lacking = [(i, row) for i, example in enumerate(examples) for row in rows if row.response not in example.responses]
     if not rows:
         return list(examples)
@@ -83,7 +85,7 @@ def with_generated_responses(
 
     def shown(view: str | None = None) -> list[Example]:
         return [
-            _asked(examples[i], ScoredRow(row.response, view or row.image), settings, others, corruption)
+            _prompt_for(examples[i], ScoredRow(row.response, view or row.image), settings, others, corruption)
             for i, row in lacking
         ]
 
@@ -141,7 +143,7 @@ def with_all_responses(
     return kept, report | ({} if tells is None else {"unmatched": unmatched(short, made)})
 
 
-def _asked(
+def _prompt_for(
     example: Example, row: ScoredRow, settings: Generation, others: Others, corruption: Corruption | None
 ) -> Example:
     """What the reference is shown in place of the example."""

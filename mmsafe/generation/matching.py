@@ -43,8 +43,8 @@ def matching(
                 break
             tried = [draws[number * len(prompts) + i] for i in lacking]
             made = sampled(vlm, tried, settings, f"{label}, try {number + 1}")
-            told = tells([(examples[i], response.text) for i, response in zip(lacking, made, strict=True)])
-            for i, response, verdict in zip(lacking, made, told, strict=True):
+            verdicts = tells([(examples[i], response.text) for i, response in zip(lacking, made, strict=True)])
+            for i, response, verdict in zip(lacking, made, verdicts, strict=True):
                 taken[i] += [response] * (verdict is wanted[i])
         return taken
 

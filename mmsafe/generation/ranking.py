@@ -32,9 +32,9 @@ def with_ranked_pairs(
     """
     bare = [replace(e, responses={n: e.responses[n] for n in e.responses.keys() - PAIR}) for e in examples]
     short, early = fitting([replace(e, cut=e.cut - PAIR.keys()) for e in bare], vlm.encoder(), (), rule)
-    asked, count = short * samples, len(short)
-    made = responses(vlm, asked, settings, "responses to rank")
-    rated = rates([(example, response.text) for example, response in zip(asked, made, strict=True)])
+    repeated, count = short * samples, len(short)
+    made = responses(vlm, repeated, settings, "responses to rank")
+    rated = rates([(example, response.text) for example, response in zip(repeated, made, strict=True)])
     kept = []
     for position, example in enumerate(short):
         if pair := best_and_worst(made[position::count], rated[position::count]):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmsafe.models.vlm import VLM
 
 log = logging.getLogger(__name__)
-Asked = TypeVar("Asked", "Example", "Prompt")
+Question = TypeVar("Question", "Example", "Prompt")
 
 
 class ResponseStore(RowStore["Response"]):
@@ -83,13 +83,13 @@ def sampled(vlm: VLM | None, draws: Sequence[Prompt], settings: Generation, labe
 def _from_endpoint(settings: ServedGeneration, draws: Sequence[Prompt], label: str) -> list[Response]:
     settings.check([draw.example for draw in draws])
     keys = [settings.draw_key(draw) for draw in draws]
-    asked = dict(zip(keys, draws, strict=True))
+    by_key = dict(zip(keys, draws, strict=True))
 
     def make(claimed: list[str]) -> Iterator[list[tuple[str, Response]]]:
-        return served_responses(settings, settings.ask, {key: asked[key] for key in claimed}, label)
+        return served_responses(settings, settings.ask, {key: by_key[key] for key in claimed}, label)
 
-    found = kept_responses(cache_dir("responses") / settings.store_key(), keys, make, len(asked), label)
-    return [found[key] for key in keys]
+    replies = kept_responses(cache_dir("responses") / settings.store_key(), keys, make, len(by_key), label)
+    return [replies[key] for key in keys]
 
 
 def kept_responses(
@@ -120,11 +120,14 @@ def kept_responses(
                 for batch in make(claimed):
                     store.append(batch)
                     tell(key for key, _ in batch)
-    return store.found
+    return store.kept
 
 
 def served_responses(
-    endpoint: Endpoint, ask: Callable[[Chat, Asked], Awaitable[Response]], prompts: Mapping[str, Asked], label: str
+    endpoint: Endpoint,
+    ask: Callable[[Chat, Question], Awaitable[Response]],
+    prompts: Mapping[str, Question],
+    label: str,
 ) -> Iterator[list[tuple[str, Response]]]:
     """The response to every prompt with its key, as they come from `endpoint`.
 

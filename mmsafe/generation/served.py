@@ -60,19 +60,19 @@ class ServedGeneration(Generation, Endpoint):
         prompt = draw.example
         messages = await asyncio.to_thread(lambda: [_message(turn, parts) for turn, parts in prompt.contents()])
         words = sum(estimated_tokens(turn.text) + IMAGE_TOKENS * len(turn.images) for turn in prompt.turns)
-        asked: dict[str, Any] = {"max_tokens": self.max_new_tokens, "temperature": self.temperature}
+        sampling: dict[str, Any] = {"max_tokens": self.max_new_tokens, "temperature": self.temperature}
         if self.temperature:
-            asked |= {"top_p": self.top_p, "seed": int(digest([self.seed, draw.key])[:8], 16)}
+            sampling |= {"top_p": self.top_p, "seed": int(digest([self.seed, draw.key])[:8], 16)}
         if prompt.turns[-1].role == "assistant":
-            asked["extra_body"] = CONTINUED
+            sampling["extra_body"] = CONTINUED
         try:
-            answer = await chat.complete(messages, words + self.max_new_tokens, **asked)
+            answer = await chat.complete(messages, words + self.max_new_tokens, **sampling)
         except NoAnswerError as error:
-            if "seed" not in asked or error.status not in (400, 422) or "seed" not in str(error):
+            if "seed" not in sampling or error.status not in (400, 422) or "seed" not in str(error):
                 raise
             _tell_unseeded(self.base_url)
-            del asked["seed"]
-            answer = await chat.complete(messages, words + self.max_new_tokens, **asked)
+            del sampling["seed"]
+            answer = await chat.complete(messages, words + self.max_new_tokens, **sampling)
         text = answer.refusal if answer.text is None else answer.text
         if text is None or answer.finish_reason == "content_filter":
             raise NoAnswerError(f"the endpoint gave none, finish_reason {answer.finish_reason}")

@@ -39,7 +39,7 @@ def run_demo(config: DemoConfig, run: RunContext) -> None:
     """Run the three jobs, skipping what is finished, and print one table; ends with a job's status if it fails."""
     from mmsafe.reporting.table import print_tables, result_table
 
-    found, declared = {}, []
+    metrics, declared = {}, []
     for arm in ARMS:
         words = [*command(arm, config.out), *(word for word in run.overrides if word.startswith(f"{VERBOSITY}="))]
         print(f"\n$ python -m {' '.join(words)}", flush=True)
@@ -47,8 +47,8 @@ def run_demo(config: DemoConfig, run: RunContext) -> None:
         if status:
             print(f"mmsafe.demo: {arm} ended with status {status}", file=sys.stderr)
             sys.exit(status)
-        found[arm] = metrics_of(config.out / arm.lower())
-        declared.append(declared_of(config.out / arm.lower(), found[arm]))
+        metrics[arm] = metrics_of(config.out / arm.lower())
+        declared.append(declared_of(config.out / arm.lower(), metrics[arm]))
     title = "micro-world, one seed: see experiments/blindness for ten"
-    print_tables([result_table(found, title, together(declared))])
+    print_tables([result_table(metrics, title, together(declared))])
     show_results(config.out, "python -m mmsafe.report runs={} against=dpo")

@@ -163,8 +163,8 @@ def pretrain(source: TinyOptions) -> VLM:
     return vlm
 
 
-def _template(source: TinyOptions, own: str | None = None) -> str:
-    return (own or CHAT_TEMPLATE) if source.chat_template is None else chosen_template(source.chat_template)
+def _template(source: TinyOptions, default: str | None = None) -> str:
+    return (default or CHAT_TEMPLATE) if source.chat_template is None else chosen_template(source.chat_template)
 
 
 def _key(source: TinyOptions) -> str:

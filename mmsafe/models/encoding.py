@@ -189,8 +189,8 @@ class Encoder:
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
         """Up to where the response begins, or on to the end of its beginning, where that is the last message."""
         begun = [self.between + one["content"][0]["text"] for one in messages[-1:] if one["role"] == "assistant"]
-        asked = messages[: len(messages) - len(begun)]
-        return "".join([rendered(self.processor, asked, add_generation_prompt=True).rstrip(" "), *begun])
+        before = messages[: len(messages) - len(begun)]
+        return "".join([rendered(self.processor, before, add_generation_prompt=True).rstrip(" "), *begun])
 
     def place(self, size: tuple[int, int], count: int) -> Place:
         """What stands for an image of this height and width, one of `count` in its prompt."""
@@ -228,15 +228,15 @@ class Encoder:
     def between(self) -> str:
         """What the chat template writes between the end of a prompt and its response: a space, or nothing."""
         prompt = self.prompt_text(QUESTION)
-        after, found, _ = self._answered.removeprefix(prompt).partition(ANSWER)
-        fits = found and self._answered.startswith(prompt) and not after.strip()
+        after, answer, _ = self._answered.removeprefix(prompt).partition(ANSWER)
+        fits = answer and self._answered.startswith(prompt) and not after.strip()
         return after if fits else " " * (not prompt[-1:].isspace())
 
     @cached_property
     def end_id(self) -> int:
         """Id that ends a response: the control token that the chat template writes behind one, or else EOS."""
-        found = self._control.pattern.match(self._answered.rpartition(ANSWER)[2].lstrip())
-        return int(self.tokenizer.convert_tokens_to_ids(found[0]) if found else self.tokenizer.eos_token_id)
+        control = self._control.pattern.match(self._answered.rpartition(ANSWER)[2].lstrip())
+        return int(self.tokenizer.convert_tokens_to_ids(control[0]) if control else self.tokenizer.eos_token_id)
 
     @cached_property
     def _answered(self) -> str:

@@ -59,10 +59,10 @@ def read_processor(folder: Path, model_type: str, tokenizer: Any, largest: int) 
 
 def own_template(folder: Path, tokenizer: Any) -> str:
     """The chat template of the checkpoint in `folder`, where `transformers` looks for it; named ones: the default."""
-    found = _section(folder, CONFIG).get("chat_template") or _section(folder, TEMPLATE_JSON).get("chat_template")
-    if not found and (folder / TEMPLATE).is_file():
-        found = (folder / TEMPLATE).read_text(encoding="utf-8")
-    template = found or tokenizer.chat_template
+    template = _section(folder, CONFIG).get("chat_template") or _section(folder, TEMPLATE_JSON).get("chat_template")
+    if not template and (folder / TEMPLATE).is_file():
+        template = (folder / TEMPLATE).read_text(encoding="utf-8")
+    template = template or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
     if not isinstance(template, str) or not template:
@@ -72,9 +72,9 @@ def own_template(folder: Path, tokenizer: Any) -> str:
 
 def _check_sizes(about: dict[str, Any], largest: int) -> None:
     for names, most in ((SIZES, largest), (COUNTS, MOST)):
-        found = {name: about[name] for name in names if name in about}
-        if max(_numbers(found), default=0) > most:
-            raise CheckpointError(f"its images are scaled to {found}, and {most} is the most that makes sense")
+        sizes = {name: about[name] for name in names if name in about}
+        if max(_numbers(sizes), default=0) > most:
+            raise CheckpointError(f"its images are scaled to {sizes}, and {most} is the most that makes sense")
 
 
 def _section(folder: Path, name: str) -> dict[str, Any]:

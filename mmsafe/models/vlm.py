@@ -47,8 +47,8 @@ class VLM:
         """Ids at which an answer ends: what the template writes behind one, EOS, and what the checkpoint names."""
         encoder, named = self.encoder(), self.model.generation_config.eos_token_id
         named = named if isinstance(named, list) else [named]
-        found = dict.fromkeys([encoder.end_id, encoder.tokenizer.eos_token_id, *named])
-        return [end for end in found if end is not None]
+        ends = dict.fromkeys([encoder.end_id, encoder.tokenizer.eos_token_id, *named])
+        return [end for end in ends if end is not None]
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain `transformers` and vLLM load."""

@@ -64,9 +64,9 @@ class CachedLogProbs(ReferencePolicy):
         self.store.read(wanted)
         chunks = {
             self.store.name(key for row in chunk.keys for key in row.values()): chunk
-            for chunk in _chunks(items, keys, self.store.found, self.chunk)
+            for chunk in _chunks(items, keys, self.store.kept, self.chunk)
         }
-        log.info("%s: %d responses, %d in the cache", self.label, len(wanted), len(wanted & self.store.found.keys()))
+        log.info("%s: %d responses, %d in the cache", self.label, len(wanted), len(wanted & self.store.kept.keys()))
         if not chunks:  # nothing is written, no claim either
             return
         size = {name: len(chunk.items) for name, chunk in chunks.items()}
@@ -111,11 +111,11 @@ class CachedLogProbs(ReferencePolicy):
 
     def collate(self, collator: Collator) -> Collate:
         """Batches that carry their reference log-probs; looked up where the batch is made, in a worker."""
-        return partial(_with_reference, collator, self.store.found)
+        return partial(_with_reference, collator, self.store.kept)
 
     def sums(self, items: Items, collator: Collator, batch_size: int, device: torch.device) -> Sequence[Sums]:
         """Summed log-probs from disk, without a batch or a forward pass."""
-        log_probs = self.store.found
+        log_probs = self.store.kept
         return [
             {name: (float(log_probs[key].double().sum()), len(log_probs[key])) for name, key in row.items()}
             for row in _row_keys(items, collator)

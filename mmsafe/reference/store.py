@@ -19,19 +19,19 @@ class LogProbStore:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.found: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
         self._keys: dict[Path, frozenset[str]] = {}
 
     def read(self, wanted: Iterable[str]) -> None:
         """Read those rows of `wanted` that are on disk by now; raises `UserError` if a file is damaged."""
-        missing = set(wanted) - self.found.keys()
+        missing = set(wanted) - self.kept.keys()
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in self._keys or missing & self._keys[path]:
                 tensors, about = load_file(path)
                 parts = tensors["log_probs"].split(tensors["lengths"].tolist())
                 rows = dict(zip(json.loads(about["keys"]), parts, strict=True))
                 self._keys[path] = frozenset(rows)
-                self.found |= {key: rows[key] for key in missing & rows.keys()}
+                self.kept |= {key: rows[key] for key in missing & rows.keys()}
 
     def name(self, keys: Iterable[str]) -> str:
         """The file to which the chunk of these rows belongs."""

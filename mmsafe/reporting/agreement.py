@@ -78,7 +78,7 @@ def _tables(pair: RaterPair) -> Iterator[Table]:
         f"{pair.only_second} · {len(pair.disagreements)} disagreements in disagreements.jsonl",
     )
     if pair.calibration:
-        rows = [[field, *map(_cell, found.values())] for field, found in pair.calibration.items()]
+        rows = [[field, *map(_cell, estimates.values())] for field, estimates in pair.calibration.items()]
         head = ("question", "sensitivity", "specificity", "rate by the judge", "corrected rate")
         yield table_of(f"{pair.first} and {pair.second}: judge against person", head, rows, CORRECTED)
     for field, both in pair.with_unknown.items():

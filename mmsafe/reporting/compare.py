@@ -42,12 +42,12 @@ def show_comparison(config: CompareConfig, run: RunContext) -> None:
     write_record(run.folder / "comparison.json", {"a": a, "b": b, **record})
     title = f"{comparison.benchmark}: from a={a} to b={b}, {len(comparison.ids)} prompts"
     columns = [*COLUMNS, *["equivalence, p"] * bool(config.margin), *COUNTS]
-    rows = [_row(*item, told=bool(config.margin)) for item in comparison.changes.items()]
+    rows = [_row(*item, with_margin=bool(config.margin)) for item in comparison.changes.items()]
     print_tables([table_of(title, columns, rows, " · ".join(_notes(comparison, config)))])
     show_results(run.folder / "comparison.json", f"python -m mmsafe.samples runs=[{as_text(a)},{as_text(b)}]")
 
 
-def _row(name: str, change: Change, *, told: bool) -> list[str]:
+def _row(name: str, change: Change, *, with_margin: bool) -> list[str]:
     """Shares, difference, tests, with that of equivalence where it is `told`, and the 2×2 table of counts."""
     paired, moved = change.paired, change.paired.difference
     bounds = f" ({change.lowest:+.3f} to {change.highest:+.3f})" if change.lowest < change.highest else ""
@@ -62,7 +62,7 @@ def _row(name: str, change: Change, *, told: bool) -> list[str]:
         f"{change.p:.2g}",
         f"{change.corrected:.2g}",
         least,
-        *[alike] * told,
+        *[alike] * with_margin,
         *map(str, (paired.both, paired.first_only, paired.second_only, paired.neither)),
     ]
 

@@ -23,26 +23,26 @@ def contrasts(
     plans: list[Plan | None] = [*filter(None, recorded.values()), None]
     families: dict[int, list[tuple[list[Cell], Interval]]] = {}
     for name, metric in ((name, metric) for name in groups if name != against for metric in measured_in(groups)):
-        if found := paired_difference(groups[name], groups[against], metric.key):
+        if gain := paired_difference(groups[name], groups[against], metric.key):
             runs = (*groups[name], *groups[against])
             common = next((plan for plan in plans if all(run.plan[1] == plan for run in runs)), None)
             plan = common if common and common.holds(name, against, metric.key) else None
-            shown = [Cell(name), Cell(metric.label), Cell(str(found), found.mean, metric.key, runs)]
-            families.setdefault(plans.index(plan), []).append((shown, found))
+            shown = [Cell(name), Cell(metric.label), Cell(str(gain), gain.mean, metric.key, runs)]
+            families.setdefault(plans.index(plan), []).append((shown, gain))
     rows = []
     for place, family in sorted(families.items()):
         plan = plans[place]
-        corrected = CORRECTIONS[plan.correction if plan else correction]([found.p for _, found in family])
-        told = "yes" if plan else "exploratory" if any(recorded) else ""
-        for (shown, found), p in zip(family, corrected, strict=True):
-            tests = _tests(found, p, plan.margin if plan else margin)
-            rows.append([*shown, *map(Cell, tests), Cell(told)])
+        corrected = CORRECTIONS[plan.correction if plan else correction]([gain.p for _, gain in family])
+        planned = "yes" if plan else "exploratory" if any(recorded) else ""
+        for (shown, gain), p in zip(family, corrected, strict=True):
+            tests = _tests(gain, p, plan.margin if plan else margin)
+            rows.append([*shown, *map(Cell, tests), Cell(planned)])
     return Table(f"Difference from {against}", HEAD, rows, note(groups, NOTE))
 
 
-def _tests(found: Interval, corrected: float, margin: float | None) -> list[str]:
+def _tests(gain: Interval, corrected: float, margin: float | None) -> list[str]:
     """p, corrected p, the smallest difference that would be found, and p of equivalence; a dash where none is known."""
-    if math.isnan(found.p):
+    if math.isnan(gain.p):
         return ["–"] * 4
-    alike = f"{equivalence(found.mean, found.half, found.n - 1, margin):.2g}" if margin else "–"
-    return [f"{found.p:.2g}", f"{corrected:.2g}", f"{smallest_found(found.half, found.n - 1):.3f}", alike]
+    alike = f"{equivalence(gain.mean, gain.half, gain.n - 1, margin):.2g}" if margin else "–"
+    return [f"{gain.p:.2g}", f"{corrected:.2g}", f"{smallest_found(gain.half, gain.n - 1):.3f}", alike]

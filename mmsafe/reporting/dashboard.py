@@ -37,7 +37,7 @@ def make_dashboard(config: DashboardConfig, run: RunContext) -> None:
 
     if config.out is None and is_offline():
         raise UserError("no Weights & Biases key: run `wandb login`, or see what would be sent with out=FILE")
-    declared = [found.declared for found in read_runs(config.runs)] if config.runs else shipped()
+    declared = [one.declared for one in read_runs(config.runs)] if config.runs else shipped()
     if config.out is not None:
         write_atomically(config.out, as_json(config.entity or "", config.project, declared))
         show_results(config.out)

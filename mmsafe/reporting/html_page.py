@@ -17,14 +17,14 @@ def rendered(name: str, *, styles: Sequence[str] = (), scripts: Sequence[str] | 
     environment = Environment(
         loader=PackageLoader("mmsafe.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    own = {
+    assets = {
         "style": Markup("").join(_source(environment, f"{part}.css") for part in styles or [name]),
         "script": Markup("").join(
             _source(environment, f"{part}.js") for part in ([name] if scripts is None else scripts)
         ),
     }
-    hashes = {kind: _hash(text) for kind, text in own.items()}
-    return environment.get_template(f"{name}.html.j2").render(**values, **own, hashes=hashes)
+    hashes = {kind: _hash(text) for kind, text in assets.items()}
+    return environment.get_template(f"{name}.html.j2").render(**values, **assets, hashes=hashes)
 
 
 def _source(environment: Environment, name: str) -> Markup:

@@ -79,13 +79,13 @@ def _sample(sample: Sample, run: SampledRun) -> EvalSample:
         explanation=encodable(judgement["reply"]),
         metadata=encodable({name: value for name, value in judgement.items() if name not in (*VERDICT, "reply")}),
     )
-    asked = _messages(sample)
+    question = _messages(sample)
     return EvalSample(
         id=prompt.id,
         epoch=1,
-        input=asked,
+        input=question,
         target="",
-        messages=[*asked, output.message],
+        messages=[*question, output.message],
         output=output,
         scores={run.judge: score},
         metadata={"tags": dict(prompt.tags), "criterion": sample.criterion, "images": named(prompt.images)},
@@ -99,12 +99,12 @@ def _verdict(judgement: JudgementRow) -> dict[str, Any]:
 def _messages(sample: Sample) -> list[ChatMessage]:
     from inspect_ai import model
 
-    found: list[ChatMessage] = []
+    messages: list[ChatMessage] = []
     kinds = {"system": model.ChatMessageSystem, "user": model.ChatMessageUser, "assistant": model.ChatMessageAssistant}
     for turn, parts in sample.prompt.contents():
         content: list[model.Content] = [
             model.ContentText(text=part) if isinstance(part, str) else model.ContentImage(image=thumbnail(part))
             for part in parts
         ]
-        found.append(kinds[turn.role](content=content))
-    return found
+        messages.append(kinds[turn.role](content=content))
+    return messages

@@ -28,19 +28,19 @@ def _row(number: int, sample: Sample, longest: int) -> dict[str, Any]:
         "images": named(prompt.images),
         "tags": dict(prompt.tags),
     }
-    asked = json.dumps(prompt.messages())
+    prompt_text = json.dumps(prompt.messages())
     settings = {"do_sample": False, "temperature": 0, "max_gen_toks": longest, "until": []}
     return {
         "doc_id": number,
         "doc": doc,
         "target": "",
-        "arguments": {"gen_args_0": {"arg_0": asked, "arg_1": settings}},
+        "arguments": {"gen_args_0": {"arg_0": prompt_text, "arg_1": settings}},
         "resps": [[sample.generation["response"]]],
         "filtered_resps": [sample.generation["response"]],
         "filter": "none",
         "metrics": list(VERDICT),
         "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
-        "prompt_hash": _hash(asked),
+        "prompt_hash": _hash(prompt_text),
         "target_hash": _hash(""),
         **{name: int(bool(judgement[name])) for name in VERDICT},
         "judgement": judgement,

@@ -39,5 +39,5 @@ def _ranks(groups: Mapping[str, Sequence[Run]], metric: Metric) -> list[tuple[st
             tau = kendalltau([first[name] for name in shared], [second[name] for name in shared]).statistic
             shown = "–" if isnan(tau) else f"{tau:.3f}"  # a judge that finds all alike ranks nothing
             rows.append((f"{metric.label} by {a} and {b}", f"τ = {shown} of {len(shared)} groups"))
-    told = {True: "ordered alike by all judges", False: "ordered otherwise by some judge"}
-    return rows + [(f"{metric.label} of {x} and {y}", told[same]) for (x, y), same in alike.items()]
+    words = {True: "ordered alike by all judges", False: "ordered otherwise by some judge"}
+    return rows + [(f"{metric.label} of {x} and {y}", words[same]) for (x, y), same in alike.items()]

@@ -123,8 +123,8 @@ def _by_tag(groups: Groups) -> list[Table]:
         counts = Cell("–".join(map(str, dict.fromkeys((prompts[0], prompts[-1])))), prompts[0])
         means = [_mean(runs, key) for runs in groups.values()]
         rows.append([Cell(f"{tag}={value}"), Cell(labels[metric]), counts, *means])
-    told = note(groups, OVER_SEEDS, f"n: prompts of a run, whose own interval is in {FILE}")
-    return [Table("By category", ["tag", "metric", "n", *groups], rows, told, folded=True)] if rows else []
+    caption = note(groups, OVER_SEEDS, f"n: prompts of a run, whose own interval is in {FILE}")
+    return [Table("By category", ["tag", "metric", "n", *groups], rows, caption, folded=True)] if rows else []
 
 
 def _runs(groups: Groups, root: Path) -> Table:

@@ -78,7 +78,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 def papers(runs: Sequence[Run], metric: str) -> list[Line]:
     """What papers report of a metric, where the benchmarks of all runs declare the same."""
     measured = [run for run in runs if metric in run.metrics]
-    declared = [{own.key: own.published for own in run.declared.metrics}.get(metric, {}) for run in measured]
+    declared = [{each.key: each.published for each in run.declared.metrics}.get(metric, {}) for run in measured]
     same = declared and all(published == declared[0] for published in declared)
     return [Line(name, value) for name, value in declared[0].items()] if same else []
 

@@ -151,14 +151,16 @@ def _read(
     path, config = run.path, about_run(run.path)["config"]
     try:
         then = OmegaConf.create({name: config[name] for name in ("benchmark", "data", "leakage") if name in config})
-        asked = OmegaConf.to_container(OmegaConf.merge(then, OmegaConf.from_dotlist(list(changes))), resolve=False)
+        changed = OmegaConf.to_container(OmegaConf.merge(then, OmegaConf.from_dotlist(list(changes))), resolve=False)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: its config cannot be read ({' '.join(str(error).split())[:100]})") from error
-    assert isinstance(asked, dict)
+    assert isinstance(changed, dict)
     part: Part = "holdout" if "trainer" in config else "test"  # a training run ends with its own hold-out
-    key = digest([part, asked])
+    key = digest([part, changed])
     if key not in known:
-        known[key] = _prompts(path, recorded({str(name): node for name, node in asked.items()}, SampledRunConfig), part)
+        known[key] = _prompts(
+            path, recorded({str(name): node for name, node in changed.items()}, SampledRunConfig), part
+        )
     benchmark, prompts = known[key]
     read_judgements(path, benchmark, prompts)  # refuses what does not fit these prompts
     generations, judgements = read_judged(path)
@@ -166,10 +168,10 @@ def _read(
     return SampledRun(label, path, benchmark, config, run.metrics, samples)
 
 
-def _prompts(path: Path, asked: SampledRunConfig, part: Part) -> tuple[Benchmark, list[Example]]:
+def _prompts(path: Path, config: SampledRunConfig, part: Part) -> tuple[Benchmark, list[Example]]:
     try:
-        prompts = asked.benchmark.prompts(asked.data, part)
-        return asked.benchmark, with_blind(asked.benchmark, prompts) if asked.leakage else prompts
+        prompts = config.benchmark.prompts(config.data, part)
+        return config.benchmark, with_blind(config.benchmark, prompts) if config.leakage else prompts
     except UserError as error:
         raise UserError(
             f"{path}: its prompts cannot be read again ({error}); if files have moved, or the run was started in "

@@ -76,7 +76,7 @@ def filter_tags(prompts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     for row in prompts:
         for tag, value in row["tags"].items():
             values[tag].add(value)
-    return {tag: sorted(found) for tag, found in sorted(values.items()) if 1 < len(found) <= MOST_VALUES}
+    return {tag: sorted(tag_values) for tag, tag_values in sorted(values.items()) if 1 < len(tag_values) <= MOST_VALUES}
 
 
 def thumbnails(images: Iterable[ImageSource]) -> dict[str, str]:

@@ -155,7 +155,7 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def telling(runs: Sequence[Run]) -> list[str]:
     """Options in which runs differ; where the choice of a config group decides an option, the group in its place."""
-    found = []
+    names = []
     for name in differing([run.config for run in runs]):
         group = name.partition(".")[0]
         by_choice: dict[str | None, set[str]] = {}
@@ -163,8 +163,8 @@ def telling(runs: Sequence[Run]) -> list[str]:
             if name in run.config:
                 by_choice.setdefault(run.choices.get(group), set()).add(json.dumps(run.config[name], default=str))
         decided = None not in by_choice and all(len(values) == 1 for values in by_choice.values())
-        found.append(group if decided else name)
-    return list(dict.fromkeys(found))
+        names.append(group if decided else name)
+    return list(dict.fromkeys(names))
 
 
 def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -173,13 +173,13 @@ def differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     An option that only some have differs if their values do, and a `_target_`, which brings others with it, always.
     """
     names = {name for these in facts for name in these}
-    found = []
+    varied = []
     for name in sorted(names):
         everywhere = name.endswith("_target_")
         values = {json.dumps(these.get(name), default=str) for these in facts if everywhere or name in these}
         if len(values) > 1 and name.rpartition(".")[2] not in IGNORED and not name.startswith("logger."):
-            found.append(name)
-    return found
+            varied.append(name)
+    return varied
 
 
 def label(run: Run, telling: Sequence[str]) -> str:

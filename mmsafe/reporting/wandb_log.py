@@ -114,7 +114,7 @@ def _row(sample: Sample) -> tuple[Any, ...]:
 
     prompt, judgement = sample.prompt, sample.judgement
     shown = Image(side_by_side(prompt.images)) if prompt.images else None
-    asked = encodable("\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns))
+    prompt_text = encodable("\n".join(f"{turn.role}: {turn.text}" for turn in prompt.turns))
     verdict = " ".join(word for word in ("unknown", "unsafe", "refused") if dict(judgement)[word]) or "safe"
     response = encodable(sample.generation["response"])
-    return (prompt.id, shown, asked, response, verdict, judgement["category"], judgement["judge"])
+    return (prompt.id, shown, prompt_text, response, verdict, judgement["category"], judgement["judge"])

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from mmsafe.core import ranks
 from mmsafe.core.command_line import as_text, words_typed
 from mmsafe.core.config import allow_plugins, conf_dir, plugins_of, typed, without_hydra
-from mmsafe.core.endings import killed_workers, report, told
+from mmsafe.core.endings import clean_exit, killed_workers, report
 from mmsafe.core.errors import UserError
 from mmsafe.core.run_lock import held
 from mmsafe.core.settings import Devices
@@ -64,8 +64,9 @@ def entry_point(command: str, root: type[Root], job: Job[Root]) -> Callable[...,
     """
 
     def main(words: Sequence[str] | None = None) -> None:
-        with told(f"mmsafe.{command}"):
-            launch(command, root, job, words_typed() if words is None else words, lambda _: told(f"mmsafe.{command}"))
+        program = f"mmsafe.{command}"
+        with clean_exit(program):
+            launch(command, root, job, words_typed() if words is None else words, lambda _: clean_exit(program))
 
     return main
 

@@ -121,7 +121,7 @@ class SweepPlan:
 def plan(config_name: str, overrides: Sequence[str]) -> SweepPlan:
     """Read the words of a command; Hydra has to be initialised. Raises `UserError` where they cannot be read."""
     words, groups = parsed(overrides), all_groups()
-    own = [word for word in words if not _about_starting(word)]
+    job_words = [word for word in words if not _about_starting(word)]
     starting = [word for word in words if key_of(word) == "sweep" or _about_starting(word)]
     for word in starting:
         if word.is_sweep_override():
@@ -132,7 +132,7 @@ def plan(config_name: str, overrides: Sequence[str]) -> SweepPlan:
     is_job = master.hydra.mode == RunMode.RUN  # of a sweep by this preset
     parameters = {} if is_job else OmegaConf.select(master, "hydra.sweeper.params") or {}
     preset = parsed([f"{key}={value}" for key, value in parameters.items()])
-    return SweepPlan(config_name, master, [*preset, *own], lines(filter(_about_starting, starting)))
+    return SweepPlan(config_name, master, [*preset, *job_words], lines(filter(_about_starting, starting)))
 
 
 def _master(config_name: str, words: Sequence[Override]) -> DictConfig:

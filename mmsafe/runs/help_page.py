@@ -48,13 +48,13 @@ def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None 
     Raises `UserError` for a choice that there is not.
     """
     folders = [conf_dir(), *([Path(user_dir)] if user_dir else [])]
-    found = described(command, folders)
-    about, *examples = found.comments
-    chosen = [word.split("=", 1) for word in overrides if word.partition("=")[0] in found.groups]
-    sections = [f"{about}\n", *examples, "\noptions, as OPTION=VALUE:", *_lines(found)]
-    if found.groups:
+    doc = described(command, folders)
+    about, *examples = doc.comments
+    chosen = [word.split("=", 1) for word in overrides if word.partition("=")[0] in doc.groups]
+    sections = [f"{about}\n", *examples, "\noptions, as OPTION=VALUE:", *_lines(doc)]
+    if doc.groups:
         sections.append("\ngroups, as GROUP=CHOICE:")
-        for group, choice in found.groups.items():
+        for group, choice in doc.groups.items():
             text = ", ".join(choices(group, folders))
             sections.append(fill(f"{f'  {group}={choice}':{WIDTH}}  {text}", 120, subsequent_indent=" " * (WIDTH + 2)))
     for group, choice in chosen:
@@ -62,12 +62,12 @@ def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None 
             raise UserError(f"{group}={choice}: no such {group}{suggestion(choice, known)}")
         said = described(f"{group}/{choice}", folders)
         sections += [f"\noptions of {group}={choice}:", *_lines(said, "" if said.is_global else f"{group}.")]
-    has = {"", *found.bases, *found.groups, *(["groups"] if found.groups else [])}
+    has = {"", *doc.bases, *doc.groups, *(["groups"] if doc.groups else [])}
     return "\n".join([*sections, "", *(line for key, line in FOOTER.items() if key in has)])
 
 
-def _lines(found: CommandHelp, prefix: str = "") -> Iterator[str]:
-    for name, (value, meaning) in found.options.items():
+def _lines(doc: CommandHelp, prefix: str = "") -> Iterator[str]:
+    for name, (value, meaning) in doc.options.items():
         yield f"{f'  {prefix}{name}={value}':{WIDTH}}  {meaning}".rstrip()
 
 
@@ -84,29 +84,29 @@ def described(name: str, folders: Sequence[Path]) -> CommandHelp:
     path = next((path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists()), None)
     if path is None:
         return CommandHelp()
-    text, found = path.read_text(encoding="utf-8"), CommandHelp()
+    text, doc = path.read_text(encoding="utf-8"), CommandHelp()
     lines = text.splitlines()
     root = yaml.compose(text)
     assert isinstance(root, yaml.MappingNode)
     for default in (yaml.safe_load(text) or {}).get("defaults", []):
         if isinstance(default, str) and default != "_self_":
             base = described(str(Path(name).parent / default), folders)
-            found.bases |= {default, *base.bases}
-            found.groups |= base.groups
-            found.options |= base.options
-            found.classes |= base.classes
+            doc.bases |= {default, *base.bases}
+            doc.groups |= base.groups
+            doc.options |= base.options
+            doc.classes |= base.classes
         elif isinstance(default, dict):
             ((group, choice),) = default.items()
             if not group.startswith("override "):
-                found.groups[group.removeprefix("optional ")] = str(choice).replace("None", "null")
+                doc.groups[group.removeprefix("optional ")] = str(choice).replace("None", "null")
     first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    found.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
+    doc.comments = [line.removeprefix("#").removeprefix(" ") for line in lines[:first]]
     for option, (value, meaning) in _options(root, lines):
-        found.options[option] = value, meaning or found.options.get(option, ("", ""))[1]
-    found.classes |= dict(_classes(root))
-    found.options = {name: said for name, said in found.options.items() if name not in found.groups}
-    found.options |= {name: found.options.pop(name) for name in (VERBOSITY, PLUGINS) if name in found.options}  # last
-    return found
+        doc.options[option] = value, meaning or doc.options.get(option, ("", ""))[1]
+    doc.classes |= dict(_classes(root))
+    doc.options = {name: said for name, said in doc.options.items() if name not in doc.groups}
+    doc.options |= {name: doc.options.pop(name) for name in (VERBOSITY, PLUGINS) if name in doc.options}  # last
+    return doc
 
 
 def _classes(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -70,7 +70,7 @@ def as_recorded(name: Any, fingerprint: Any) -> tuple[str, Plan | None]:
     if not fingerprint:
         return "", None
     path = Path(str(name))
-    told, small = str(Path(*path.parts[-2:])), path.is_file() and path.stat().st_size < MAX_BYTES
+    label, small = str(Path(*path.parts[-2:])), path.is_file() and path.stat().st_size < MAX_BYTES
     if small and hashlib.sha256(path.read_bytes()).hexdigest() == fingerprint:
-        return told, read_plan(path)[0]
-    return f"{told}, changed since or not there", None
+        return label, read_plan(path)[0]
+    return f"{label}, changed since or not there", None

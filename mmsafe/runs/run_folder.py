@@ -109,8 +109,8 @@ def score(folder: Path) -> float | None:
     None if there is neither.
     """
     metrics = metrics_of(folder)
-    if (found := declared_of(folder, metrics).score(metrics)) is not None:
-        return found[1]
+    if (best := declared_of(folder, metrics).score(metrics)) is not None:
+        return best[1]
     return -float(metrics["train/loss"]) if "train/loss" in metrics else None
 
 

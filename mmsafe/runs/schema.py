@@ -53,13 +53,13 @@ def schema_of(command: str, root: type[Any], words: Sequence[str], user_dir: str
 
 def _of_command(command: str, root: type[Any], folders: Sequence[Path]) -> dict[str, Any]:
     """The fields of `root`, in place of a base class all classes of the group's choices, and what is about starting."""
-    meanings, own = _meanings(command, folders), _merged(command, folders)
+    meanings, config = _meanings(command, folders), _merged(command, folders)
     schema = _of_class(root, meanings, "")
     fields = schema["properties"] = {name: {} for name in STARTING} | schema["properties"]
-    for name in {*described(command, folders).groups, *STARTING, *own}:
+    for name in {*described(command, folders).groups, *STARTING, *config}:
         nodes = [_of_file(f"{name}/{choice}", folders) for choice in choices(name, folders)]
-        if isinstance(own.get(name), dict) and TARGET in own[name]:
-            nodes.append(_of_node(own[name], meanings, f"{name}."))
+        if isinstance(config.get(name), dict) and TARGET in config[name]:
+            nodes.append(_of_node(config[name], meanings, f"{name}."))
         if nodes:
             fields[name] = {"anyOf": [*{json.dumps(node): node for node in nodes}.values(), {"type": "null"}]}
     fields |= {VERBOSITY: {"enum": list(LEVELS)}, PLUGINS: {"type": "array", "items": {"type": "string"}}}
@@ -106,5 +106,5 @@ def _merged(name: str, folders: Sequence[Path]) -> dict[str, Any]:
     path = next(path for folder in reversed(folders) if (path := folder / f"{name}.yaml").exists())
     node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     bases = [default for default in node.pop("defaults", []) if isinstance(default, str) and default != "_self_"]
-    found = [_merged(str(Path(name).parent / base), folders) for base in bases]
-    return {key: value for part in [*found, node] for key, value in part.items()}
+    merged = [_merged(str(Path(name).parent / base), folders) for base in bases]
+    return {key: value for part in [*merged, node] for key, value in part.items()}

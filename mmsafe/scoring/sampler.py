@@ -92,7 +92,9 @@ class EpochBatches(Sampler[list[Draw]]):
     def _dealt(self, batches: Sequence[list[list[int]]], number: int) -> list[Draw]:
         rank, world, accumulate = self.part
         first = number - number % accumulate
-        step = sum(self.share(item) for batch in batches[first : first + accumulate] for own in batch for item in own)
+        step = sum(
+            self.share(item) for batch in batches[first : first + accumulate] for items in batch for item in items
+        )
         dealt = batches[number][rank] if number < len(batches) else []
         if not dealt:
             return [Draw(batches[-1][0][0], 0.0)]

@@ -109,13 +109,13 @@ def _job(config: DictConfig, loader: ConfigLoader, words: list[str], folder: Pat
 def _command(config: DictConfig, words: list[str], folder: Path) -> list[str]:
     """What a user would type for this job alone."""
     name, config_name = config.hydra.job.name, config.hydra.job.config_name
-    own = [] if config_name == name else ["--config-name", config_name]
+    extra = [] if config_name == name else ["--config-name", config_name]
     for source in config.hydra.runtime.config_sources:
         if source.provider == "command-line":
-            own += ["--config-dir", source.path]
-    own += [word for word in as_given(config.hydra.overrides.hydra) if not word.lstrip("+~").startswith(OF_SWEEPS)]
+            extra += ["--config-dir", source.path]
+    extra += [word for word in as_given(config.hydra.overrides.hydra) if not word.lstrip("+~").startswith(OF_SWEEPS)]
     place = ["hydra.mode=RUN", to_folder("hydra.run.dir", folder)]
-    return [sys.executable, "-m", f"mmsafe.{name}", *own, *words, *place]
+    return [sys.executable, "-m", f"mmsafe.{name}", *extra, *words, *place]
 
 
 def _returned(job: Job, cfg: DictConfig) -> JobReturn:

@@ -182,8 +182,8 @@ def _read(pointer: Path) -> Pointer:
     try:
         return POINTERS.validate_json(pointer.read_bytes(), strict=True)
     except ValidationError as error:
-        told = "is damaged or was not written by mmsafe; delete it to train from the beginning"
-        raise UserError(f"{pointer}: {told}") from error
+        problem = "is damaged or was not written by mmsafe; delete it to train from the beginning"
+        raise UserError(f"{pointer}: {problem}") from error
 
 
 def _count_epoch(trainer: pl.Trainer) -> None:

@@ -66,8 +66,8 @@ def fit(
     module = PreferenceModule(policy, loss, recipe.optimizer, steps, parallel, data.slices).train()
     device = next((parameter.device for parameter in module.parameters()), None)
     best = Best(output.checkpoint or Checkpoint(), recipe.early_stopping)
-    told = StepLog(data, trainer.progress_bar, validation, best)
-    runner = _runner(recipe, output, math.ceil(steps / epoch), [told, *callbacks], best)
+    step_log = StepLog(data, trainer.progress_bar, validation, best)
+    runner = _runner(recipe, output, math.ceil(steps / epoch), [step_log, *callbacks], best)
     runner.fit(module, datamodule=data, ckpt_path=last_checkpoint(output.folder, recipe.strategy.name))
     del runner
     gc.collect()  # the optimiser's state is as large as the model, twice

@@ -32,18 +32,18 @@ def step_metrics(
     loss = torch.stack(list(terms.values())).sum(0)
     if objective.tokens_of is not None:
         share = share * scores[objective.tokens_of].length.clamp(min=1)
-    found = {f"loss/{name}": _total(term, share) for name, term in terms.items()}
-    found["train/loss"] = _total(loss, share)
-    found |= _by_slice("train/loss", loss, share, members, slices)
+    metrics = {f"loss/{name}": _total(term, share) for name, term in terms.items()}
+    metrics["train/loss"] = _total(loss, share)
+    metrics |= _by_slice("train/loss", loss, share, members, slices)
     log_probs = {name: score.log_prob for name, score in scores.items()}
-    found |= {f"logps/{label}": value for label, value in _by_label(objective, group, log_probs).items()}
+    metrics |= {f"logps/{label}": value for label, value in _by_label(objective, group, log_probs).items()}
     rewards = {name: reward for name, score in scores.items() if (reward := objective.reward(score)) is not None}
     if rewards:
-        found |= {f"rewards/{label}": value for label, value in _by_label(objective, group, rewards).items()}
+        metrics |= {f"rewards/{label}": value for label, value in _by_label(objective, group, rewards).items()}
         for name, values, items in _margins(objective, group, rewards):
-            found[name] = _total(values, items)
-            found |= _by_slice(name, values, items, members, slices)
-    return found
+            metrics[name] = _total(values, items)
+            metrics |= _by_slice(name, values, items, members, slices)
+    return metrics
 
 
 def means(sums: Mapping[str, Tensor]) -> dict[str, float]:
@@ -58,12 +58,12 @@ def over_ranks(window: Mapping[str, Sequence[Tensor]], *others: Tensor) -> tuple
     A rank whose batch was of one group only may lack some. The device is waited for once, for all of them.
     """
     sums = [torch.stack(list(values)).sum(0) for values in window.values()]
-    own = torch.stack([*sums, *(other.float().expand(2) for other in others)]).cpu()
+    local = torch.stack([*sums, *(other.float().expand(2) for other in others)]).cpu()
     totals: dict[str, Tensor] = {}
-    for names, table in gathered((list(window), own[: len(sums)])):
+    for names, table in gathered((list(window), local[: len(sums)])):
         for name, row in zip(names, table, strict=True):
             totals[name] = totals[name] + row if name in totals else row
-    return totals, own[len(sums) :, 0].tolist()
+    return totals, local[len(sums) :, 0].tolist()
 
 
 def _total(values: Tensor, share: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ def _by_slice(
     """Total of a value over the items of each slice, which count `share` times; nothing waits for the device."""
     if members is None:
         return {}
-    own = members * share.float()
-    sums = torch.where(own > 0, own * values.detach().float(), 0.0).sum(1)
-    totals = torch.stack([sums, own.sum(1)], dim=1)
+    weights = members * share.float()
+    sums = torch.where(weights > 0, weights * values.detach().float(), 0.0).sum(1)
+    totals = torch.stack([sums, weights.sum(1)], dim=1)
     return {f"{name}/{part}": total for part, total in zip(slices, totals.unbind(), strict=True)}
 
 
@@ -90,7 +90,7 @@ def _by_label(objective: Objective, group: Tensor, values: Mapping[str, Tensor])
     for index, rows in enumerate(objective.groups):
         for name, row in rows.items():
             parts[row.label].append((values[name], group == index))
-    return {label: _total(*map(torch.cat, zip(*found, strict=True))) for label, found in parts.items()}
+    return {label: _total(*map(torch.cat, zip(*totals, strict=True))) for label, totals in parts.items()}
 
 
 def _margins(

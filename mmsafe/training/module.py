@@ -108,8 +108,8 @@ class PreferenceModule(pl.LightningModule):
         weights = self.policy.state_dict() if self.weights is None else self.weights
         trained = [name for name, p in self.policy.named_parameters() if p.requires_grad and name in weights]
         bad = [name for name in trained if not weights[name].isfinite().all()]
-        if found := {name for names in gathered(bad) for name in names}:
-            self._refuse(f"{len(found)} weights are not finite, such as {min(found)}")
+        if not_finite := {name for names in gathered(bad) for name in names}:
+            self._refuse(f"{len(not_finite)} weights are not finite, such as {min(not_finite)}")
         self._ended = True
 
     def on_fit_end(self) -> None:
@@ -190,9 +190,9 @@ class PreferenceModule(pl.LightningModule):
         """Policy and reference are equal before the first optimiser step, so every term has a known value."""
         dtype = forward_dtype(self.parallel.precision, self.policy.dtype)
         for name, expected in self.start.items():
-            found = float(terms[name].detach().mean())
-            if not abs(found - expected) <= START_TOLERANCE.get(dtype, 1e-4) * max(1.0, expected):  # NaN too
+            measured = float(terms[name].detach().mean())
+            if not abs(measured - expected) <= START_TOLERANCE.get(dtype, 1e-4) * max(1.0, expected):  # NaN too
                 raise UserError(
-                    f"step 0: the {name} term is {found:.6f} instead of {expected:.6f}, so the reference is not the "
+                    f"step 0: the {name} term is {measured:.6f} instead of {expected:.6f}, so the reference is not the "
                     "model that training starts from; check model.path and reference"
                 )

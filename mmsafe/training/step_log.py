@@ -84,10 +84,10 @@ class StepLog(Callback):
     def _validate(self, trainer: pl.Trainer, module: PreferenceModule) -> None:
         assert self.validation is not None
         self.bar.stop()  # a validation shows bars of its own
-        found = self.validation(trainer, module)
+        metrics = self.validation(trainer, module)
         for logger in module.loggers:
-            logger.log_metrics(found, step=trainer.global_step)
-        self.best.add(trainer.global_step, {**module.latest, **found})
+            logger.log_metrics(metrics, step=trainer.global_step)
+        self.best.add(trainer.global_step, {**module.latest, **metrics})
         self._stop_early(trainer)
         self.bar.start()
 
@@ -100,5 +100,5 @@ class StepLog(Callback):
     def _show(self, trainer: pl.Trainer, module: PreferenceModule) -> None:
         """Epochs are counted from 1, and steps over the whole run."""
         epochs, loss = trainer.max_epochs or 1, module.latest.get("train/loss")
-        told = f"epoch {min(trainer.current_epoch + 1, epochs)}/{epochs}" + (f", loss {loss:.4f}" if loss else "")
-        self.bar.update(self.bar.task_ids[0], completed=trainer.global_step, description=told)
+        text = f"epoch {min(trainer.current_epoch + 1, epochs)}/{epochs}" + (f", loss {loss:.4f}" if loss else "")
+        self.bar.update(self.bar.task_ids[0], completed=trainer.global_step, description=text)

@@ -31,7 +31,7 @@ class StopAfterStep(Callback):
     """
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.received = 0
         """Number of the first signal; 0 while there was none."""
         self.step = 0
 
@@ -45,7 +45,7 @@ class StopAfterStep(Callback):
         if trainer.global_step == self.step:
             return  # between the micro-batches of a step
         self.step = trainer.global_step
-        number = self.asked
+        number = self.received
         if trainer.world_size > 1:
             if self.step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
                 return  # ranks wait for each other where a step is logged, and nowhere else
@@ -58,15 +58,15 @@ class StopAfterStep(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a signal ends the process at once, and so does one that came after the last step."""
         answer(end)
-        if self.asked:
-            end(self.asked)
+        if self.received:
+            end(self.received)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and signal.SIGINT in (self.asked, number):
+        if self.received and signal.SIGINT in (self.received, number):
             end(number)
-        if not self.asked and is_first():
+        if not self.received and is_first():
             os.write(2, b"stopping at the end of this step\n")  # a stream or logger may be what was interrupted
-        self.asked = self.asked or number
+        self.received = self.received or number
 
 
 def plugins() -> list[Any]:

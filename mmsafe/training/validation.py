@@ -44,10 +44,10 @@ class Validation:
 
     def __call__(self, trainer: pl.Trainer, module: PreferenceModule) -> dict[str, float]:
         """`val/…` by the names of a step's metrics and of what is asked; the same on all ranks."""
-        found = self._measured(trainer, module)
+        metrics = self._measured(trainer, module)
         if self.ask is not None:
-            found |= gathered(self.ask(trainer.global_step))[0]
-        return {f"val/{name.removeprefix('train/')}": value for name, value in found.items()}
+            metrics |= gathered(self.ask(trainer.global_step))[0]
+        return {f"val/{name.removeprefix('train/')}": value for name, value in metrics.items()}
 
     @torch.no_grad()
     def _measured(self, trainer: pl.Trainer, module: PreferenceModule) -> dict[str, float]:

@@ -36,8 +36,8 @@ class HHConversations(BuildStage):
 
     def identity(self, site: Site) -> dict[str, Any]:
         """The rows count, not where they lie."""
-        found = digest([record.value for record in self._records])
-        return super().identity(site) | {"path": None, "split": None, "rows": found}
+        rows_hash = digest([record.value for record in self._records])
+        return super().identity(site) | {"path": None, "split": None, "rows": rows_hash}
 
     def make(self, rows: Mapping[str, Row], site: Site) -> Iterator[list[tuple[str, Outcome]]]:
         yield [(str(number), self._outcome(record)) for number, record in enumerate(self._records, start=1)]

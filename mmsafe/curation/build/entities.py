@@ -39,9 +39,9 @@ class Entities(BuildStage):
 
     def make(self, rows: Mapping[str, Row], site: Site) -> Iterator[list[tuple[str, Outcome]]]:
         texts = [last_turn(row["text_prompt"]) for row in rows.values()]
-        found = zip(rows.items(), texts, self.find(texts), strict=True)
+        extracted = zip(rows.items(), texts, self.find(texts), strict=True)
         while portion := [
-            (key, self._outcome(row, text, entities)) for (key, row), text, entities in islice(found, self.portion)
+            (key, self._outcome(row, text, entities)) for (key, row), text, entities in islice(extracted, self.portion)
         ]:
             yield portion
 

@@ -72,8 +72,8 @@ class EntityImage(Politeness, BuildStage):
         names = count * self.candidates if rows is None else len(set(self._names(rows)))
         requests = -(-names // TITLES) * 2 + names * (2 if self.google else 1)
         seconds = requests / self.requests_per_second
-        told = f"{names} names, {requests} requests, from {seconds / 60:.0f} min"
-        return f"{urlsplit(self.api).netloc}{' and Google' if self.google else ''}: at most {told}"
+        requested = f"{names} names, {requests} requests, from {seconds / 60:.0f} min"
+        return f"{urlsplit(self.api).netloc}{' and Google' if self.google else ''}: at most {requested}"
 
     def make(self, rows: Mapping[str, Row], site: Site) -> Iterator[list[tuple[str, Outcome]]]:
         key = digest([self.api, self.width, self.licence, plain(self.google) if self.google else None])
@@ -86,7 +86,7 @@ class EntityImage(Politeness, BuildStage):
             try:
                 while chunk := dict(islice(waiting, TITLES)):
                     self._look_up(runner, client, claims, store, self._names(list(chunk.values())))
-                    fetched = runner.run(self._fetched(files, list(chunk.values()), store.found))
+                    fetched = runner.run(self._fetched(files, list(chunk.values()), store.kept))
                     outcomes = []
                     # Placed in the order of rows, whatever came first: names do not depend on the network.
                     for (name, row), image in zip(chunk.items(), fetched, strict=True):
@@ -111,9 +111,9 @@ class EntityImage(Politeness, BuildStage):
     ) -> None:
         """See that the store has every name."""
         missing = claims.missing(names, store.read)
-        for own in claims.shared(missing, store.read, TITLES):
+        for claimed in claims.shared(missing, store.read, TITLES):
             try:
-                store.append(runner.run(self._found(client, own)).items())
+                store.append(runner.run(self._images_of(client, claimed)).items())
             except (UnreachableError, RefusedError) as error:
                 host = urlsplit(self.api).netloc
                 raise UserError(
@@ -121,23 +121,23 @@ class EntityImage(Politeness, BuildStage):
                     "goes on"
                 ) from error
 
-    async def _found(self, client: PoliteClient, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
-        found = await page_images(client, Wiki(self.api, self.width, self.licence), names)
+    async def _images_of(self, client: PoliteClient, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
+        by_name = await page_images(client, Wiki(self.api, self.width, self.licence), names)
         if self.google:
-            lacking = [name for name, image in found.items() if image is None]
+            lacking = [name for name, image in by_name.items() if image is None]
             images = await asyncio.gather(*(self.google.image(client, name) for name in lacking))
-            found |= dict(zip(lacking, images, strict=True))
-        return found
+            by_name |= dict(zip(lacking, images, strict=True))
+        return by_name
 
     async def _fetched(
-        self, files: ImageFiles, rows: Sequence[Row], found: Mapping[str, dict[str, Any] | None]
+        self, files: ImageFiles, rows: Sequence[Row], images: Mapping[str, dict[str, Any] | None]
     ) -> list[Fetched]:
-        return await asyncio.gather(*(self._fetched_for(files, row, found) for row in rows))
+        return await asyncio.gather(*(self._fetched_for(files, row, images) for row in rows))
 
-    async def _fetched_for(self, files: ImageFiles, row: Row, found: Mapping[str, dict[str, Any] | None]) -> Fetched:
+    async def _fetched_for(self, files: ImageFiles, row: Row, images: Mapping[str, dict[str, Any] | None]) -> Fetched:
         reason = NO_IMAGE
         for entity in row["entities"][: self.candidates]:
-            image = found[entity["entity"]]
+            image = images[entity["entity"]]
             if image is None:
                 continue
             try:

@@ -30,9 +30,9 @@ class KnowledgeGraph:
 
     async def image(self, client: PoliteClient, name: str) -> dict[str, Any] | None:
         """The image of the best match, with its attribution; None where there is none."""
-        asked = {"query": name, "limit": "1"}
+        query = {"query": name, "limit": "1"}
         # The key is a header: addresses end up in logs.
-        result = await client.get(self.api, _read, MAX_REPLY, params=asked, headers={"X-Goog-Api-Key": self.key})
+        result = await client.get(self.api, _read, MAX_REPLY, params=query, headers={"X-Goog-Api-Key": self.key})
         image = result.get("image") or {}
         if "contentUrl" not in image:
             return None
@@ -51,7 +51,7 @@ class KnowledgeGraph:
 
 def _read(reply: Response, content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)["itemListElement"]
-        return dict(found[0]["result"]) if found else {}
+        items = json.loads(content)["itemListElement"]
+        return dict(items[0]["result"]) if items else {}
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise AgainError("a reply that is no list of entities") from error

@@ -131,11 +131,11 @@ class PoliteClient:
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds of `Retry-After`, a number or a date; None if there is none that can be read."""
-    told = headers.get("Retry-After", "")
-    if told.isascii() and told.isdigit():
-        return float(told)
+    header = headers.get("Retry-After", "")
+    if header.isascii() and header.isdigit():
+        return float(header)
     try:
-        date = parsedate_to_datetime(told)
+        date = parsedate_to_datetime(header)
     except ValueError:
         return None
     aware = date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -62,7 +62,7 @@ def _card(
 ) -> str:
     """Markdown with the front matter that the Hugging Face hub reads: counts and options, none of the text."""
     head = DatasetCardData(license="other", task_categories=["image-text-to-text"], tags=["preference", "safety"])
-    options = {file.name: file.found[HEADER].row for file in files}
+    options = {file.name: file.kept[HEADER].row for file in files}
     several = sum(" ASSISTANT: " in row["question"] for row in rows.values())
     sizes = {"pairs": len(rows), "images": len(attribution), "conversations of several turns": several}
     kinds = Counter(f"entities {row['entity_type']}" for row in rows.values())

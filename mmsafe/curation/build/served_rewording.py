@@ -30,7 +30,7 @@ class ServedRewording(ServedModel, Rewording):
     max_tokens: Count = 256
 
     def plan(self, count: int, rows: Sequence[Row] | None) -> str:
-        known = "" if rows is None else f", about {self.told(self.needed(request(row, Path()) for row in rows))}"
+        known = "" if rows is None else f", about {self.cost_text(self.needed(request(row, Path()) for row in rows))}"
         return f"{self.base_url}, model {self.model}: {count} requests with an image{known}"
 
     def replies(self, requests: Sequence[Example], site: Site) -> list[Response | str]:

@@ -73,5 +73,5 @@ class BuildStage(ABC):
 
 def plain(chosen: Any) -> dict[str, Any]:
     """Options as JSON values."""
-    found: dict[str, Any] = TypeAdapter(type(chosen)).dump_python(chosen, mode="json")
-    return found
+    values: dict[str, Any] = TypeAdapter(type(chosen)).dump_python(chosen, mode="json")
+    return values

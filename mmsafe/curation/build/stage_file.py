@@ -24,8 +24,8 @@ class StageFile(RowStore[Outcome]):
         super().__init__(folder)
         self._header = {"fingerprint": fingerprint, **identity}
         self.read()
-        kept = self.found.get(HEADER, Outcome(None)).row or {}
-        self.outdated = bool(self.found) and kept.get("fingerprint") != fingerprint
+        kept = self.kept.get(HEADER, Outcome(None)).row or {}
+        self.outdated = bool(self.kept) and kept.get("fingerprint") != fingerprint
         """The file holds rows of another stage, of other options or of other rows."""
 
     @property
@@ -42,21 +42,21 @@ class StageFile(RowStore[Outcome]):
     @property
     def complete(self) -> bool:
         """Nothing is left to make."""
-        return END in self.found and not self.outdated
+        return END in self.kept and not self.outdated
 
     def begin(self) -> None:
         """Make the file one of this stage: what is in it goes on, or is deleted if it is outdated."""
         if self.outdated:
             self.path.unlink()
-            self.found.clear()
+            self.kept.clear()
             self._taken_up.clear()
             self.outdated = False
-        if not self.found:
+        if not self.kept:
             self._add([(HEADER, Outcome(self._header))])
 
     def add(self, outcomes: Iterable[tuple[str, Outcome]]) -> None:
         """Keep those that are new."""
-        self._add([(key, outcome) for key, outcome in outcomes if key not in self.found])
+        self._add([(key, outcome) for key, outcome in outcomes if key not in self.kept])
 
     def end(self) -> None:
         """Say that nothing is left to make."""
@@ -66,13 +66,13 @@ class StageFile(RowStore[Outcome]):
         """What became of every row so far."""
         if self.outdated:
             return {}
-        return {key: outcome for key, outcome in self.found.items() if key not in (HEADER, END)}
+        return {key: outcome for key, outcome in self.kept.items() if key not in (HEADER, END)}
 
     def rows(self, order: Iterable[str] | None = None) -> dict[str, Row]:
         """The rows that go on, in the given order of keys, or else as they were made."""
-        found = self.outcomes()
-        keys = found if order is None else order
-        return {key: row for key in keys if key in found and (row := found[key].row) is not None}
+        outcomes = self.outcomes()
+        keys = outcomes if order is None else order
+        return {key: row for key in keys if key in outcomes and (row := outcomes[key].row) is not None}
 
     def dropped(self) -> Counter[str]:
         """How many rows were dropped for which reason."""

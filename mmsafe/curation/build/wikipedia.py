@@ -41,10 +41,10 @@ async def page_images(client: PoliteClient, wiki: Wiki, names: Sequence[str]) ->
     `names` are at most 50. Raises `UnreachableError`, `RefusedError`, and `UserError` if the wiki takes no request.
     """
     titles = {name: name.strip() for name in names if name.strip() and not FORBIDDEN.search(name)}
-    found: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
+    images: dict[str, dict[str, Any] | None] = dict.fromkeys(names)
     if not titles:
-        return found
-    asked = {
+        return images
+    params = {
         "prop": "pageimages|info",
         "inprop": "url",
         "piprop": "thumbnail|name",
@@ -54,32 +54,32 @@ async def page_images(client: PoliteClient, wiki: Wiki, names: Sequence[str]) ->
         "redirects": "1",
         "titles": "|".join(dict.fromkeys(titles.values())),
     }
-    pages, renamed = await _query(client, wiki, asked)
+    pages, renamed = await _query(client, wiki, params)
     for name, title in titles.items():
         page = pages.get(_followed(title, renamed), {})
         if "source" in page.get("thumbnail", {}) and "pageimage" in page:
-            found[name] = {
+            images[name] = {
                 "url": page["thumbnail"]["source"],
                 "source": wiki.api,
                 "page": page["title"],
                 "page_url": page.get("canonicalurl"),
                 "file": f"File:{page['pageimage'].replace('_', ' ')}",  # as titles are written
             }
-    await _attribute(client, wiki, [image for image in found.values() if image])
-    return found
+    await _attribute(client, wiki, [image for image in images.values() if image])
+    return images
 
 
 async def _attribute(client: PoliteClient, wiki: Wiki, images: list[dict[str, Any]]) -> None:
     """Add licence and author, where the file's description has them."""
     if not images:
         return
-    asked = {
+    params = {
         "prop": "imageinfo",
         "iiprop": "url|extmetadata",
         "iiextmetadatafilter": "LicenseShortName|LicenseUrl|Artist",
         "titles": "|".join(dict.fromkeys(image["file"] for image in images)),
     }
-    pages, renamed = await _query(client, wiki, asked)
+    pages, renamed = await _query(client, wiki, params)
     for image in images:
         info = (pages.get(_followed(image["file"], renamed), {}).get("imageinfo") or [{}])[0]
         about = info.get("extmetadata", {})
@@ -91,10 +91,10 @@ async def _attribute(client: PoliteClient, wiki: Wiki, images: list[dict[str, An
 
 
 async def _query(
-    client: PoliteClient, wiki: Wiki, asked: Mapping[str, str]
+    client: PoliteClient, wiki: Wiki, params: Mapping[str, str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Pages by title, and what other titles lead there; answers in several parts are put together."""
-    fixed = {"action": "query", "format": "json", "formatversion": "2", "maxlag": MAX_LAG, **asked}
+    fixed = {"action": "query", "format": "json", "formatversion": "2", "maxlag": MAX_LAG, **params}
     pages: dict[str, dict[str, Any]] = {}
     renamed: dict[str, str] = {}
     more: dict[str, str] = {}

@@ -17,9 +17,9 @@ NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
 """What a file should not be called by."""
 
 
-def charts(found: Inspected, numbers: Statistics, rule: Lengths) -> list[Chart]:
+def charts(inspected: Inspected, numbers: Statistics, rule: Lengths) -> list[Chart]:
     """A panel for each length, and one for each tag that has several values."""
-    columns = {split: token_columns(rows) for split, rows in found.rows.items()}
+    columns = {split: token_columns(rows) for split, rows in inspected.rows.items()}
     drawn = []
     for name, meaning in MEASURES.items():
         values = {split: by_name.get(name, []) for split, by_name in columns.items()}
@@ -29,8 +29,8 @@ def charts(found: Inspected, numbers: Statistics, rule: Lengths) -> list[Chart]:
         responses = {name: values for name, values in by_name.items() if name not in MEASURES}
         drawn.append(_histogram(f"tokens-responses-{position}", f"tokens: responses of {split}", responses, "tokens"))
     sides = {
-        split: [max(image.width, image.height) for image in looks_in(rows, found.looks)]
-        for split, rows in found.rows.items()
+        split: [max(image.width, image.height) for image in looks_in(rows, inspected.looks)]
+        for split, rows in inspected.rows.items()
     }
     drawn.append(_histogram("image-size", "images: longer side", sides, "pixels"))
     lengths = sorted({n for part in numbers.values() for n in part["turns"]})
@@ -45,7 +45,7 @@ def _histogram(
     name: str, title: str, values: Mapping[str, Sequence[int]], x: str, caption: str = "", limits: Sequence[Line] = ()
 ) -> Chart | None:
     """The share of each curve's values by size; None where there is nothing to draw."""
-    drawn = {label: own for label, own in values.items() if own}
+    drawn = {label: curve for label, curve in values.items() if curve}
     if not drawn:
         return None
     low, high = min(map(min, drawn.values())), max(map(max, drawn.values()))
@@ -53,9 +53,9 @@ def _histogram(
     edges = np.arange(low, high + width + 1, width)
 
     def draw(axes: Axes) -> None:
-        for position, (label, own) in enumerate(drawn.items()):
+        for position, (label, curve) in enumerate(drawn.items()):
             colour, dash = look(position)
-            heights = np.histogram(own, edges)[0] / len(own)
+            heights = np.histogram(curve, edges)[0] / len(curve)
             axes.stairs(heights, edges, color=colour, ls=dash, lw=1.4, label=_plain(label))
         references(axes.axvline, limits)
         axes.set_xlabel(x)
@@ -73,9 +73,9 @@ def _bars(name: str, title: str, counts: Mapping[str, Sequence[int]], splits: Se
 
     def draw(axes: Axes) -> None:
         for position, split in enumerate(splits):
-            total = sum(own[position] for own in counts.values()) or 1
+            total = sum(by_split[position] for by_split in counts.values()) or 1
             places = [row + position * height for row in range(len(shown))]
-            shares = [own[position] / total for _, own in shown]
+            shares = [by_split[position] / total for _, by_split in shown]
             axes.barh(places, shares, height, color=look(position)[0], label=_plain(split))
         axes.set_yticks([row + 0.4 - height / 2 for row in range(len(shown))], [_plain(value) for value, _ in shown])
         axes.invert_yaxis()

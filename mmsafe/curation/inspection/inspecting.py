@@ -69,18 +69,18 @@ def inspect(config: InspectConfig, run: RunContext) -> None:
     folder, model, data = run.folder, run.choices["model"], run.choices["data"]
     encoder = config.model.encoder()
     loaded = read_splits(config.data, config.splits)
-    found = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
-    numbers = statistics(found, leakage=config.leakage)
+    inspected = look_through(loaded, encoder, config.data.brings(), config.lengths, decode=config.decode)
+    numbers = statistics(inspected, leakage=config.leakage)
     vocabulary, image = len(encoder.tokenizer), encoder.image_tokens
     tokenizer = f"counted by model={model}: {vocabulary} different tokens, {image} for an image"
     facts = {"data": data, "tokenizer": tokenizer, "lengths": asdict(config.lengths), **environment()}
     write_record(folder / STATISTICS, {**facts, "splits": numbers})
-    write_csv(folder / ROWS, _rows(found))
-    drawn = charts(found, numbers, config.lengths)
+    write_csv(folder / ROWS, _rows(inspected))
+    drawn = charts(inspected, numbers, config.lengths)
     for panel in drawn:
         panel.write(folder / FIGURES)
     tables = main_tables(numbers, config.lengths, tokenizer, decoded=config.decode)
-    html = page(found, numbers, tables, drawn, data, samples=config.samples, seed=config.seed)
+    html = page(inspected, numbers, tables, drawn, data, samples=config.samples, seed=config.seed)
     write_atomically(folder / PAGE, html)
     print_tables(
         table_of(table.title, table.head, ([cell.text for cell in row] for row in table.rows), table.note, left=99)
@@ -94,13 +94,13 @@ def inspect(config: InspectConfig, run: RunContext) -> None:
         sys.exit(1)
 
 
-def _rows(found: Inspected) -> Iterator[Sequence[object]]:
+def _rows(inspected: Inspected) -> Iterator[Sequence[object]]:
     """Every row with its lengths and flags, and every dropped row with its place; none with any of its words."""
-    names = dict.fromkeys(name for rows in found.rows.values() for row in rows for name in row.tokens)
+    names = dict.fromkeys(name for rows in inspected.rows.values() for row in rows for name in row.tokens)
     columns = ["split", "id", "place", "turns", "images", *(f"tokens_{name}" for name in names), *MEANING]
     yield columns
-    for split, rows in found.rows.items():
-        bad_rows = found.loaded[split].bad_rows
+    for split, rows in inspected.rows.items():
+        bad_rows = inspected.loaded[split].bad_rows
         lines: list[dict[str, object]] = [{"place": bad.place, **of_bad_row(bad)} for bad in bad_rows]
         for row in rows:
             tokens = {f"tokens_{name}": count for name, count in row.tokens.items()}
@@ -116,8 +116,8 @@ def read_splits(data: DataSource, names: Sequence[str] | None) -> dict[str, Load
     data = _tolerant(data)
     if names is not None:
         return {name: _split(data, name) for name in names}
-    found = {"train": data.prompts(), "holdout": data.holdout()}
-    return {name: loaded for name, loaded in found.items() if loaded.examples or loaded.bad_rows}
+    splits = {"train": data.prompts(), "holdout": data.holdout()}
+    return {name: loaded for name, loaded in splits.items() if loaded.examples or loaded.bad_rows}
 
 
 def _tolerant(data: DataSource) -> DataSource:

@@ -58,15 +58,15 @@ def looks_of(images: Mapping[str, ImageSource]) -> dict[str, Look | None]:
 def alike(images: Mapping[str, bytes], others: Mapping[str, bytes]) -> dict[str, str]:
     """For keys of `images` that `others` do not have: the one of those that looks most alike, if any is near."""
     known = np.frombuffer(b"".join(others.values()), dtype=np.uint64).reshape(-1, 2)
-    names, found = list(others), {}
-    for key, own in images.items():
+    names, matches = list(others), {}
+    for key, look_hash in images.items():
         if key in others or not names:
             continue
-        distances = np.bitwise_count(known ^ np.frombuffer(own, dtype=np.uint64)).sum(1)
+        distances = np.bitwise_count(known ^ np.frombuffer(look_hash, dtype=np.uint64)).sum(1)
         nearest = int(distances.argmin())
         if distances[nearest] <= NEAR:
-            found[key] = names[nearest]
-    return found
+            matches[key] = names[nearest]
+    return matches
 
 
 def _look(image: ImageSource) -> Look | None:

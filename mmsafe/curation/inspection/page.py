@@ -17,7 +17,7 @@ Row = tuple[str, Example, RowFacts]
 
 
 def page(
-    found: Inspected,
+    inspected: Inspected,
     numbers: Statistics,
     tables: Sequence[Table],
     drawn: Sequence[Chart],
@@ -27,23 +27,25 @@ def page(
     seed: int,
 ) -> str:
     """The page: words of the data stand in one block of JSON, and reach the reader as text only."""
-    rows = sampled(list(found.pairs()), samples, seed)
+    rows = sampled(list(inspected.pairs()), samples, seed)
     images = {key: image for _, row, facts in rows for key, image in zip(facts.images, row.images, strict=True)}
-    looks = found.looks or looks_of(images)  # a damaged image has no thumbnail
+    looks = inspected.looks or looks_of(images)  # a damaged image has no thumbnail
     readable = {key: image for key, image in images.items() if looks[key] is not None}
     prompts = [_prompt(*row, readable) for row in rows]
-    bad_rows = {split: [(row.place, row.reason) for row in loaded.bad_rows] for split, loaded in found.loaded.items()}
+    bad_rows = {
+        split: [(row.place, row.reason) for row in loaded.bad_rows] for split, loaded in inspected.loaded.items()
+    }
     return rendered(
         "inspect",
         styles=("report", "samples", "inspect"),
         scripts=("articles", "report", "inspect"),
         title=title,
-        counts=" · ".join(f"{len(own)} rows of {split}" for split, own in found.rows.items()),
+        counts=" · ".join(f"{len(split_rows)} rows of {split}" for split, split_rows in inspected.rows.items()),
         tables=[*tables, *further_tables(numbers, bad_rows)],
         charts=drawn,
         figures=FIGURES,
         data={"prompts": prompts, "images": thumbnails(readable.values()), "meaning": MEANING},
-        splits=list(found.rows),
+        splits=list(inspected.rows),
         flags=[flag for flag in MEANING if any(flag in facts.flags for _, _, facts in rows)],
         tags=filter_tags(prompts),
     )

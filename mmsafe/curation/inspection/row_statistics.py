@@ -14,10 +14,10 @@ from mmsafe.data.example import Example, fingerprint
 from mmsafe.evaluation.leakage import choice_by_words, harm_by_words
 
 
-def statistics(found: Inspected, *, leakage: bool = False) -> dict[str, dict[str, Any]]:
+def statistics(inspected: Inspected, *, leakage: bool = False) -> dict[str, dict[str, Any]]:
     """By split: how many of what, how long, how many rows have each flag, and what words alone tell."""
-    told = {split: {"leakage": _told_by_words(it.examples)} for split, it in found.loaded.items() if leakage}
-    return {split: _of_split(found, split) | told.get(split, {}) for split in found.rows}
+    leakages = {split: {"leakage": _leakage(it.examples)} for split, it in inspected.loaded.items() if leakage}
+    return {split: _of_split(inspected, split) | leakages.get(split, {}) for split in inspected.rows}
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -37,13 +37,13 @@ def token_columns(rows: Sequence[RowFacts]) -> dict[str, list[int]]:
 
 def looks_in(rows: Sequence[RowFacts], looks: Mapping[str, Look | None]) -> list[Look]:
     """What the distinct images of the rows look like, where they could be decoded."""
-    found = (looks.get(key) for key in dict.fromkeys(image for row in rows for image in row.images))
-    return [look for look in found if look is not None]
+    looked = (looks.get(key) for key in dict.fromkeys(image for row in rows for image in row.images))
+    return [look for look in looked if look is not None]
 
 
-def _of_split(found: Inspected, split: str) -> dict[str, Any]:
-    loaded, rows = found.loaded[split], found.rows[split]
-    examples, shown = loaded.examples, looks_in(rows, found.looks)
+def _of_split(inspected: Inspected, split: str) -> dict[str, Any]:
+    loaded, rows = inspected.loaded[split], inspected.rows[split]
+    examples, shown = loaded.examples, looks_in(rows, inspected.looks)
     flags = Counter(flag for row in rows for flag in row.flags)
     flags.update(flag for bad in loaded.bad_rows for flag in of_bad_row(bad))
     sizes = {"width": [look.width for look in shown], "height": [look.height for look in shown]}
@@ -65,7 +65,7 @@ def _of_split(found: Inspected, split: str) -> dict[str, Any]:
     }
 
 
-def _told_by_words(examples: Sequence[Example]) -> dict[str, dict[str, float] | None]:
+def _leakage(examples: Sequence[Example]) -> dict[str, dict[str, float] | None]:
     """Share of what is known that is told, with its interval; None where there is nothing to tell apart."""
     labelled = [example for example in examples if example.tags.get("harmful") in ("yes", "no")]
     estimates = {

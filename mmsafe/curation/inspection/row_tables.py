@@ -21,24 +21,24 @@ COUNTS = {
 }
 
 
-def main_tables(found: Statistics, rule: Lengths, tokenizer: str, *, decoded: bool) -> list[Table]:
+def main_tables(by_split: Statistics, rule: Lengths, tokenizer: str, *, decoded: bool) -> list[Table]:
     """Counts, tokens, lengths and flags."""
-    counts = [[label, *(str(part[name]) for part in found.values())] for name, label in COUNTS.items()]
+    counts = [[label, *(str(part[name]) for part in by_split.values())] for name, label in COUNTS.items()]
     if decoded:
-        counts.append(["width × height, median", *(_size(part["image_size"]) for part in found.values())])
-    counts.append(["rows that were dropped", *(str(sum(part["dropped"].values())) for part in found.values())])
-    reasons = list(dict.fromkeys(reason for part in found.values() for reason in part["dropped"]))
-    dropped = [[reason, *(str(part["dropped"].get(reason, 0)) for part in found.values())] for reason in reasons]
+        counts.append(["width × height, median", *(_size(part["image_size"]) for part in by_split.values())])
+    counts.append(["rows that were dropped", *(str(sum(part["dropped"].values())) for part in by_split.values())])
+    reasons = list(dict.fromkeys(reason for part in by_split.values() for reason in part["dropped"]))
+    dropped = [[reason, *(str(part["dropped"].get(reason, 0)) for part in by_split.values())] for reason in reasons]
     note = f"what a training run does at lengths.max_length={rule.max_length} lengths.on_overlong={rule.on_overlong}"
     if rule.max_length is None:
         note = "no limit (lengths.max_length=null)"
     return [
-        _table("Rows", ["number of", *found], counts),
-        *([_table("Dropped rows", ["reason", *found], dropped)] if dropped else []),
-        _table("Tokens", ["of", "split", "n", "mean", "median", "95 %", "max"], list(_tokens(found)), tokenizer),
-        _table("Length", ["outcome", *found], list(_lengths(found, rule)), note),
-        *_leakage(found),
-        _table("Flags", ["flag", *found, "meaning"], list(_flags(found, decoded)), FLAGS_NOTE),
+        _table("Rows", ["number of", *by_split], counts),
+        *([_table("Dropped rows", ["reason", *by_split], dropped)] if dropped else []),
+        _table("Tokens", ["of", "split", "n", "mean", "median", "95 %", "max"], list(_tokens(by_split)), tokenizer),
+        _table("Length", ["outcome", *by_split], list(_lengths(by_split, rule)), note),
+        *_leakage(by_split),
+        _table("Flags", ["flag", *by_split, "meaning"], list(_flags(by_split, decoded)), FLAGS_NOTE),
     ]
 
 
@@ -48,62 +48,62 @@ FLAGS_NOTE = (
 )
 
 
-def further_tables(found: Statistics, bad_rows: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[Table]:
+def further_tables(by_split: Statistics, bad_rows: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[Table]:
     """The first rows that were dropped, and how many rows have each tag."""
     places = [[split, place, reason] for split, rows in bad_rows.items() for place, reason in rows]
     if places:
         note = f"the first {MOST_BAD_ROWS}; all are in rows.csv" if len(places) > MOST_BAD_ROWS else ""
         yield _table("Where the dropped rows are", ["split", "row", "reason"], places[:MOST_BAD_ROWS], note)
-    for tag in dict.fromkeys(tag for part in found.values() for tag in part["tags"]):
-        values = tag_counts(found, tag)
+    for tag in dict.fromkeys(tag for part in by_split.values() for tag in part["tags"]):
+        values = tag_counts(by_split, tag)
         rows = [[value, *map(str, counts)] for value, counts in list(values.items())[:MOST_VALUES]]
         note = f"the first {MOST_VALUES} of {len(values)} values" if len(values) > MOST_VALUES else ""
-        yield _table(tag, ["value", *found], rows, note)
+        yield _table(tag, ["value", *by_split], rows, note)
 
 
-def tag_counts(found: Statistics, tag: str) -> dict[str, list[int]]:
+def tag_counts(by_split: Statistics, tag: str) -> dict[str, list[int]]:
     """Rows with each value of a tag by split, the most frequent value first."""
-    parts = [part["tags"].get(tag, {}) for part in found.values()]
+    parts = [part["tags"].get(tag, {}) for part in by_split.values()]
     values = dict.fromkeys(value for part in parts for value in part)
     counts = {value: [part.get(value, 0) for part in parts] for value in values}
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1])))
 
 
-def _tokens(found: Statistics) -> Iterator[list[str]]:
-    names = dict.fromkeys(name for part in found.values() for name in part["tokens"])
+def _tokens(by_split: Statistics) -> Iterator[list[str]]:
+    names = dict.fromkeys(name for part in by_split.values() for name in part["tokens"])
     for name in names:
-        for split, part in found.items():
-            told = part["tokens"].get(name, {"n": 0})
-            numbers = [f"{told[key]:.1f}" if key in told else "–" for key in ("mean", "median", "p95")]
+        for split, part in by_split.items():
+            counts = part["tokens"].get(name, {"n": 0})
+            numbers = [f"{counts[key]:.1f}" if key in counts else "–" for key in ("mean", "median", "p95")]
             label = f"{name}: {MEASURES[name]}" if name in MEASURES else f"{name} response"
-            yield [label, split, str(told["n"]), *numbers, str(told.get("max", "–")).removesuffix(".0")]
+            yield [label, split, str(counts["n"]), *numbers, str(counts.get("max", "–")).removesuffix(".0")]
 
 
-def _lengths(found: Statistics, rule: Lengths) -> Iterator[list[str]]:
+def _lengths(by_split: Statistics, rule: Lengths) -> Iterator[list[str]]:
     labels = {"fits": "fits", "clipped": "responses are clipped", "dropped": "dropped", "refused": "ends the training"}
     labels["equal"] = "left out: both responses are the same tokens"
     for fate, label in labels.items():
-        counts = [part["length"].get(fate, 0) for part in found.values()]
+        counts = [part["length"].get(fate, 0) for part in by_split.values()]
         if fate == "fits" or any(counts):
             yield [label, *map(str, counts)]
 
 
-def _leakage(found: Statistics) -> Iterator[Table]:
-    told = [part["leakage"] for part in found.values() if "leakage" in part]
-    if told:
+def _leakage(by_split: Statistics) -> Iterator[Table]:
+    measured = [part["leakage"] for part in by_split.values() if "leakage" in part]
+    if measured:
         note = "share that counts of words tell of wordings they have not seen [95 % interval], image not looked at"
-        rows = [[what, *(_share(part[what]) for part in told)] for what in told[0]]
-        yield _table("Told by words alone", ["what", *found], rows, note)
+        rows = [[what, *(_share(part[what]) for part in measured)] for what in measured[0]]
+        yield _table("Told by words alone", ["what", *by_split], rows, note)
 
 
 def _share(estimate: Mapping[str, float] | None) -> str:
     return "–" if estimate is None else "{value:.3f} [{low:.3f}, {high:.3f}], n = {n}".format(**estimate)
 
 
-def _flags(found: Statistics, decoded: bool) -> Iterator[list[str]]:
+def _flags(by_split: Statistics, decoded: bool) -> Iterator[list[str]]:
     for flag, meaning in MEANING.items():
         looked = decoded or flag != "leaked_look"
-        yield [flag, *(str(part["flags"][flag]) if looked else "–" for part in found.values()), meaning]
+        yield [flag, *(str(part["flags"][flag]) if looked else "–" for part in by_split.values()), meaning]
 
 
 def _size(sizes: Mapping[str, Mapping[str, float]]) -> str:

@@ -74,7 +74,7 @@ def look_through(
                 compared.append((split, facts, [key for key in row_keys if key[0] in LEAKED]))
                 advance(1)
     for split, facts, shared in compared:
-        facts.flags |= leaked(shared, {other: own for other, own in first.items() if other != split})
+        facts.flags |= leaked(shared, {other: known for other, known in first.items() if other != split})
     looks = looks_of({key: image for image, key in keys.items()}) if decode else {}
     _add_images(rows, looks, first)
     return Inspected(loaded, rows, looks)
@@ -104,17 +104,17 @@ def _add_images(
     """Flag images that could not be decoded, and images of other splits that look alike."""
     known = {key: look.difference_hash for key, look in looks.items() if look is not None}
     hashes = {
-        split: {key: value for facts in own for key in facts.images if (value := known.get(key)) is not None}
-        for split, own in rows.items()
+        split: {key: value for facts in split_rows for key in facts.images if (value := known.get(key)) is not None}
+        for split, split_rows in rows.items()
     }
-    for split, own in rows.items():
+    for split, split_rows in rows.items():
         near = {
             key: f"{other}: {first[other]['image', match]}"
             for other in rows
             if other != split
             for key, match in alike(hashes[split], hashes[other]).items()
         }
-        for facts in own:
+        for facts in split_rows:
             for image in facts.images:
                 if image in near:
                     facts.flags.setdefault("leaked_look", near[image])

@@ -141,17 +141,17 @@ class Streamed:
         """Each record with its rows, or with what is wrong with them or their images."""
         for portion in _portions(records):
             outcomes = list(self._source.outcomes(portion, self._path))
-            rows = [row for _, found in outcomes if not isinstance(found, RowError) for row in found.values()]
+            rows = [row for _, outcome in outcomes if not isinstance(outcome, RowError) for row in outcome.values()]
             shown = {image for row in rows for image in row.example.images if isinstance(image, RowImage)}
             errors = check_images(shown, self._source.check_images == "decode") if shown else {}
-            for record, found in outcomes:
-                if isinstance(found, RowError):
-                    yield record, found
-                elif not self._index.add(found):
+            for record, outcome in outcomes:
+                if isinstance(outcome, RowError):
+                    yield record, outcome
+                elif not self._index.add(outcome):
                     yield record, DUPLICATE
                 else:
-                    damaged = [image for row in found.values() for image in row.example.images if image in errors]
-                    yield record, RowError("damaged image", str(errors[damaged[0]])) if damaged else found
+                    damaged = [image for row in outcome.values() for image in row.example.images if image in errors]
+                    yield record, RowError("damaged image", str(errors[damaged[0]])) if damaged else outcome
 
     def _fail(self, record: Record, error: RowError, others: Iterable[Record], fields: Mapping[str, None]) -> NoReturn:
         """Raise `UserError` for a bad row, or for a whole file of other rows than expected."""

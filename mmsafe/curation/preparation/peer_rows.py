@@ -41,6 +41,6 @@ def _named(image: Mapping[str, Any], folder: Path) -> str:
 def dataset_info(splits: Mapping[str, Mapping[str, Any]], columns: Collection[str]) -> dict[str, Any]:
     """What LLaMA-Factory's `dataset_info.json` tells of a set."""
     named = {name: name for name in ("messages", "chosen", "rejected", "images") if name in columns}
-    told = {"formatting": "sharegpt", "ranking": "rejected" in columns, "columns": named}
+    entry = {"formatting": "sharegpt", "ranking": "rejected" in columns, "columns": named}
     tags = {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")}
-    return {name: {"file_name": split["shards"][0], **told, "tags": tags} for name, split in splits.items()}
+    return {name: {"file_name": split["shards"][0], **entry, "tags": tags} for name, split in splits.items()}

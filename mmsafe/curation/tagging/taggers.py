@@ -62,4 +62,4 @@ class RulesTagger(Tagger):
             known = "is of data=microworld, where the harm is known"
             raise UserError(f"tagger=rules: {known}; choose tagger=endpoint or local")
         tags = [example.tags for example in examples]
-        return [taxonomy.read(own["entity_type"] if own["harmful"] == "yes" else "harmless") for own in tags]
+        return [taxonomy.read(facts["entity_type"] if facts["harmful"] == "yes" else "harmless") for facts in tags]

@@ -54,14 +54,14 @@ class Auto(RowSource):
         columns = dict.fromkeys(field for rows in samples.values() for record in rows for field in fields_of(record))
         if not columns:
             raise UserError(f"{self.path}: no row is in it" if samples else "; or ".join({*lacking.values()}))
-        found = f"found: {listed(list(columns))}"
+        there = f"found: {listed(list(columns))}"
         best = [name for name, (score, _) in scores.items() if score == max(score for score, _ in scores.values())]
         if not best:
-            told = "; ".join(f"data={name}: {why}" for name, why in lacking.items())
-            raise UserError(f"{self.path}: no row has the fields of a known set; {found}; expected: {told}")
+            forms = "; ".join(f"data={name}: {why}" for name, why in lacking.items())
+            raise UserError(f"{self.path}: no row has the fields of a known set; {there}; expected: {forms}")
         if len(best) > 1:
             names = " and ".join(f"data={name}" for name in best)
-            raise UserError(f"{self.path}: {found}, which {names} read alike; choose one")
+            raise UserError(f"{self.path}: {there}, which {names} read alike; choose one")
         log.info("%s: read by data=%s", self.path, best[0])
         return scores[best[0]][1]
 
@@ -83,8 +83,8 @@ class Auto(RowSource):
     def text_only(self, example: Example) -> Example | None:
         return self.reader.text_only(example)
 
-    def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
-        self.reader.refuse_other_fields(found, path)
+    def refuse_other_fields(self, names: Collection[str], path: Path) -> None:
+        self.reader.refuse_other_fields(names, path)
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
         return self.reader._rows_of(record, find)

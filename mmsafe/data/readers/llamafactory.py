@@ -79,10 +79,10 @@ class LLaMAFactory(TRLSupervised):
             raise RowError("missing field", f"no {INFO}, instruction, or conversations with images or chosen")
         return super().recognised(row, file) | (row.keys() & {*SHARED, *ALPACA.values()})
 
-    def refuse_other_fields(self, found: Collection[str], path: Path) -> None:
+    def refuse_other_fields(self, fields: Collection[str], path: Path) -> None:
         """Rows that are described tell themselves what they lack."""
         if not self._entries:
-            super().refuse_other_fields(found, path)
+            super().refuse_other_fields(fields, path)
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
         if isinstance(record.value, dict):
@@ -130,9 +130,9 @@ def _said(cells: Mapping[str, Any], form: Form) -> Said:
         history = cells.get("history") or []
         if not isinstance(history, list) or not all(isinstance(turns, list) and len(turns) == 2 for turns in history):
             raise RowError("wrong type", "'history' is no list of questions with their answers")
-        asked = "\n".join(checked_text(text, "prompt") for part in ("prompt", "query") if (text := cells.get(part)))
+        question = "\n".join(checked_text(text, "prompt") for part in ("prompt", "query") if (text := cells.get(part)))
         answer = [] if form.ranking or unanswered(cells.get("response")) else [cells["response"]]
-        texts = [checked_text(text, "history") for text in (*chain.from_iterable(history), asked, *answer)]
+        texts = [checked_text(text, "history") for text in (*chain.from_iterable(history), question, *answer)]
         said = list(zip(cycle(ROLES), texts, strict=False))
     return [("system", checked_text(cells["system"], "system")), *said] if cells.get("system") else said
 

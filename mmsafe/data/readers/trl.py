@@ -107,11 +107,11 @@ def said(value: object, field: str, role: str = "assistant") -> Said:
     return conversation.messages(value, field, content=_content)
 
 
-def answer(found: Said, prompt: Said, field: str) -> str:
+def answer(turns: Said, prompt: Said, field: str) -> str:
     """The one answer to the prompt, which may stand before it."""
-    if found[-1][0] != "assistant" or found[:-1] not in ([], prompt):
+    if turns[-1][0] != "assistant" or turns[:-1] not in ([], prompt):
         raise RowError("two conversations", f"'{field}' is not one answer to the prompt")
-    return found[-1][1]
+    return turns[-1][1]
 
 
 def _shown(value: Mapping[str, Any]) -> list[Any]:

@@ -50,7 +50,7 @@ class Battery(Probe):
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        self.declare(is_test_set=any(asked.is_test_set for asked in self.requests.values()))
+        self.declare(is_test_set=any(benchmark.is_test_set for benchmark in self.requests.values()))
 
     def check_data(self, data: DataSource) -> None:
         """Where no requests are named, the data have them."""
@@ -61,7 +61,7 @@ class Battery(Probe):
 
     def prompts(self, data: DataSource, part: Part) -> list[Example]:
         """`{arm}/{id}/{attack}`."""
-        arms: dict[str, list[Example]] = {arm: asked.prompts(data, part) for arm, asked in self.requests.items()}
+        arms: dict[str, list[Example]] = {arm: one.prompts(data, part) for arm, one in self.requests.items()}
         if not arms:
             both = [(e, swapped) for e in loaded(data, part).examples if (swapped := data.image_swapped(e))]
             arms = {"harmful": [e for e, _ in both], "harmless": [swapped for _, swapped in both]}
@@ -69,16 +69,16 @@ class Battery(Probe):
             raise UserError(f"benchmark=battery: the data have no {empty[0]} requests; {HOW}")
         return [
             self.view(replace(prompt, id=f"{arm}/{prompt.id}", tags={**prompt.tags, "arm": arm}), attack)
-            for arm, asked in arms.items()
-            for attack, attacked in self._attacked(asked).items()
+            for arm, prompts in arms.items()
+            for attack, attacked in self._attacked(prompts).items()
             for prompt in attacked
         ]
 
     def criterion(self, example: Example) -> str:
         """That of the request's own benchmark."""
         arm = example.tags["arm"]
-        own = "harm" if arm == "harmful" else "over_refusal"
-        return self.requests[arm].criterion(example) if self.requests else own
+        default = "harm" if arm == "harmful" else "over_refusal"
+        return self.requests[arm].criterion(example) if self.requests else default
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         arms: dict[str, list[Sequence[Judged]]] = {arm: [] for arm in ARMS}
@@ -93,13 +93,13 @@ class Battery(Probe):
             "over_refusal_rate": rate([sum(views) / len(views) for views in refused], harmless),
         }
 
-    def _attacked(self, asked: Sequence[Example]) -> dict[str, list[Example]]:
+    def _attacked(self, prompts: Sequence[Example]) -> dict[str, list[Example]]:
         """All requests under each attack."""
-        shown = sorted((e for e in asked if e.images), key=lambda e: digest([self.seed, e.id]))
+        shown = sorted((e for e in prompts if e.images), key=lambda e: digest([self.seed, e.id]))
         others = zip(shown, [*shown[1:], *shown[:1]], strict=True)
         return {
-            "none": list(asked),
-            **{name: [reworded(e, form) for e in asked] for name, form in self.words.items()},
+            "none": list(prompts),
+            **{name: [reworded(e, form) for e in prompts] for name, form in self.words.items()},
             "other_image": [replace(e, images=other.images[:1] * len(e.images)) for e, other in others],
             **{name: [spoilt.corrupted(e) for e in shown] for name, spoilt in self.images.items()},
         }

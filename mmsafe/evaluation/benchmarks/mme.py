@@ -43,8 +43,8 @@ class MME(ExactBenchmark):
                 image = folder.image(images, image_of.get(file.stem, f"{file.stem}.jpg"))
                 tags = {"subtask": subtask, "image": f"{subtask}/{file.stem}"}
                 for number, row in folder.rows(file, ("question", "answer")):
-                    asked, answer = row.text("question"), row.text("answer").lower()
-                    yield prompt(f"{tags['image']}/{number}", asked, image, answer=answer, **tags)
+                    question, answer = row.text("question"), row.text("answer").lower()
+                    yield prompt(f"{tags['image']}/{number}", question, image, answer=answer, **tags)
 
     def right(self, example: Example, response: str) -> bool:
         return next((a for a in ("yes", "no") if a in response.strip().lower()[:4]), "") == example.tags["answer"]
@@ -58,6 +58,6 @@ class MME(ExactBenchmark):
 
 def _sum(images: Mapping[str, Sequence[bool]], tasks: Sequence[str]) -> Estimate | None:
     both = {name: (sum(answers) / len(answers) + all(answers)) / 2 for name, answers in images.items()}
-    scores = [own for task in tasks if (own := [both[name] for name in both if name.startswith(f"{task}/")])]
+    scores = [scored for task in tasks if (scored := [both[name] for name in both if name.startswith(f"{task}/")])]
     share, most = macro(scores), 200 * len(scores)
     return share and Estimate(most * share.value, most * share.low, most * share.high, share.n)

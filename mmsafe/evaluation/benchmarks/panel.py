@@ -54,8 +54,8 @@ class ByPart(CompositeJudge):
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         dealt = [(i, case, *inside(case.example)) for i, case in enumerate(cases)]
         for judge in self.each:
-            own = {i: replace(case, example=e) for i, case, name, e in dealt if self.judges[name] is judge}
-            yield from zip(own, verdicts_on(list(own.values()), judge), strict=True)
+            part_cases = {i: replace(case, example=e) for i, case, name, e in dealt if self.judges[name] is judge}
+            yield from zip(part_cases, verdicts_on(list(part_cases.values()), judge), strict=True)
 
 
 @options
@@ -99,21 +99,21 @@ class Composite(Benchmark):
             unit = p.tags.get(self.parts[name].shared_tag, p.id)
             return replace(p, id=f"{name}/{p.id}", tags={**p.tags, PART: inner, self.shared_tag: f"{name}/{unit}"})
 
-        asked = self._each(lambda _, benchmark: benchmark.prompts(data, part))
-        return [renamed(prompt, name) for name, prompts in asked.items() for prompt in prompts]
+        by_part = self._each(lambda _, benchmark: benchmark.prompts(data, part))
+        return [renamed(prompt, name) for name, prompts in by_part.items() for prompt in prompts]
 
     def dropped(self, data: DataSource, part: Part) -> dict[str, int]:
         counts = self._each(lambda _, benchmark: benchmark.dropped(data, part))
         return {f"{name}: {reason}": count for name, reasons in counts.items() for reason, count in reasons.items()}
 
     def criterion(self, example: Example) -> str:
-        name, own = inside(example)
-        return self.parts[name].criterion(own)
+        name, part_example = inside(example)
+        return self.parts[name].criterion(part_example)
 
     def pairs(self, data: DataSource, part: Part) -> list[Example]:
         """Each once, whichever parts have it."""
         pairs = self._each(lambda _, benchmark: benchmark.pairs(data, part))
-        return list({pair.id: pair for own in pairs.values() for pair in own}.values())
+        return list({pair.id: pair for part_pairs in pairs.values() for pair in part_pairs}.values())
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         return self._measured(judged, lambda part, rows: part.metrics(rows))
@@ -125,8 +125,8 @@ class Composite(Benchmark):
         return self._measured(judged, lambda part, rows: part.breakdown(rows))
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
-        name, own = inside(Example("", (), (), {}, tags))
-        outcomes = self.parts[name].outcomes(own.tags, verdict)
+        name, part_example = inside(Example("", (), (), {}, tags))
+        outcomes = self.parts[name].outcomes(part_example.tags, verdict)
         return {f"{self.prefix.format(name)}{outcome}": holds for outcome, holds in outcomes.items()}
 
     def _each(self, of: Callable[[str, Benchmark], T]) -> dict[str, T]:
@@ -145,10 +145,10 @@ class Composite(Benchmark):
     ) -> dict[str, T]:
         rows: dict[str, list[Judged]] = {name: [] for name in self.parts}
         for row in judged:
-            name, own = inside(row.example)
-            rows[name].append(replace(row, example=own))
-        found = {name: of(part, rows[name]) for name, part in self.parts.items()}
-        return {f"{self.prefix.format(name)}{key}": value for name, own in found.items() for key, value in own.items()}
+            name, example = inside(row.example)
+            rows[name].append(replace(row, example=example))
+        parts = {name: of(part, rows[name]) for name, part in self.parts.items()}
+        return {f"{self.prefix.format(name)}{key}": value for name, one in parts.items() for key, value in one.items()}
 
 
 @options

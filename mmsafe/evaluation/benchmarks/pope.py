@@ -35,8 +35,8 @@ class POPE(ExactBenchmark):
             file = folder.file(f"coco_pope_{split}.json")
             for number, row in folder.rows(file, ("image", "text", "label")):
                 image = folder.image(file.parent / "val2014", row.text("image"))
-                asked = row.text("text") + self.suffix
-                yield prompt(f"{split}/{number}", asked, image, split=split, answer=row.text("label"))
+                question = row.text("text") + self.suffix
+                yield prompt(f"{split}/{number}", question, image, split=split, answer=row.text("label"))
 
     def right(self, example: Example, response: str) -> bool:
         words = response.partition(".")[0].replace(",", "").split(" ")

@@ -113,10 +113,10 @@ class ExactBenchmark(PublishedBenchmark):
 
     def rights(self, judged: Sequence[Judged], tag: str) -> dict[str, list[bool]]:
         """Whether each answer is right, by the value of a tag."""
-        found: dict[str, list[bool]] = defaultdict(list)
+        rights: dict[str, list[bool]] = defaultdict(list)
         for row in judged:
-            found[row.example.tags[tag]].append(row.verdict.details["right"])
-        return found
+            rights[row.example.tags[tag]].append(row.verdict.details["right"])
+        return rights
 
     def outcomes(self, tags: Mapping[str, str], verdict: Verdict) -> Mapping[str, bool]:
         return {"right": verdict.details["right"]}

@@ -120,7 +120,7 @@ def of_defence(folder: Path, by: Sequence[str] = ()) -> tuple[set[str], dict[str
     return chosen_by, {measure.name: cost for measure, cost in zip(MEASURES, costs, strict=True)}
 
 
-def asked(prompt: Example, text: str) -> Example:
+def with_request(prompt: Example, text: str) -> Example:
     """The prompt with other words in its last turn, before which its images stand."""
     *before, last = prompt.turns
     return replace(prompt, turns=(*before, replace(last, text=text, images=(0,) * len(last.images))))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmsafe.core.options import options
 from mmsafe.data.example import Example
-from mmsafe.evaluation.defences.defence import Answerer, Defence, asked
+from mmsafe.evaluation.defences.defence import Answerer, Defence, with_request
 
 if TYPE_CHECKING:
     from mmsafe.generation.generate import Response
@@ -40,12 +40,12 @@ class ECSO(Defence):
     ) -> Mapping[int, tuple[str, bool]]:
         query = [prompt.turns[-1].text for prompt in prompts]
         seen = [i for i, prompt in enumerate(prompts) if prompt.images]
-        about = [asked(prompts[i], TELL.format(query[i], first[i].text[:SHOWN])) for i in seen]
-        told = ask(about, "whether they are harmful")
-        harmful = [i for i, reply in zip(seen, told, strict=True) if reply.text.strip().lower() in ("yes", "yes.")]
-        captions = ask([asked(prompts[i], CAPTION.format(query[i])) for i in harmful], "captions")
+        about = [with_request(prompts[i], TELL.format(query[i], first[i].text[:SHOWN])) for i in seen]
+        replies = ask(about, "whether they are harmful")
+        harmful = [i for i, reply in zip(seen, replies, strict=True) if reply.text.strip().lower() in ("yes", "yes.")]
+        captions = ask([with_request(prompts[i], CAPTION.format(query[i])) for i in harmful], "captions")
         blind = [
-            asked(prompts[i].blinded(), ANSWER.format(caption.text, query[i]))
+            with_request(prompts[i].blinded(), ANSWER.format(caption.text, query[i]))
             for i, caption in zip(harmful, captions, strict=True)
         ]
         return dict(zip(harmful, ask(blind, "answers without the image"), strict=True))

@@ -55,8 +55,8 @@ class LocalModel:
             self.tokenizer.padding_side = "left"
             if self.tokenizer.pad_token is None:
                 self.tokenizer.pad_token = self.tokenizer.eos_token
-            own = judge.chat_template
-            self.template, self.in_parts = (own, False) if own else self._own_template()
+            template = judge.chat_template
+            self.template, self.in_parts = (template, False) if template else self._own_template()
             self.model.eval()
             self.model.generation_config = self._greedy()
             self.first = self._first_words() if judge.first_words else None
@@ -104,8 +104,8 @@ class LocalModel:
 
     def _encoded(self, cases: Sequence[Case], *, images: bool = True) -> Any:
         """Model inputs, aligned at their ends; what looks like a control token in them is encoded as text."""
-        asked: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-        options = {"processor_kwargs": asked} if images and self.judge.vision else asked
+        processing: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        options = {"processor_kwargs": processing} if images and self.judge.vision else processing
         encode = self.processor if images else self.tokenizer
         shown = [self._messages(case, images=images) for case in cases]
         for messages in shown:  # within its bounds, which what follows does not have
@@ -117,7 +117,7 @@ class LocalModel:
     def _messages(self, case: Case, *, images: bool = True) -> list[Message]:
         """The conversation in the form that the template reads."""
         example = case.example if images and self._sees(case) else case.example.blinded()
-        found = []
+        messages = []
         for turn, shown in replace(example, turns=(*example.turns, Turn("assistant", case.response))).contents():
             parts: list[Message] = [
                 {"type": "text", "text": self._words(part)}
@@ -125,8 +125,8 @@ class LocalModel:
                 else {"type": "image", "image": part.load()}
                 for part in shown
             ]
-            found.append({"role": turn.role, "content": parts if self.in_parts else self._words(turn.text)})
-        return found
+            messages.append({"role": turn.role, "content": parts if self.in_parts else self._words(turn.text)})
+        return messages
 
     def _words(self, text: str) -> str:
         """The text without a placeholder of an image, which MllamaProcessor counts in texts, too."""

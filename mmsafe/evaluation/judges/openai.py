@@ -72,7 +72,7 @@ class OpenAI(Endpoint, Prices, Judge):
         needed = Spent()
         for case in cases:
             needed.add(self._input_tokens(case, self._question(case)), self.max_tokens)
-        log.info("judge %s: about %s at most", self.label, self.told(needed))
+        log.info("judge %s: about %s at most", self.label, self.cost_text(needed))
         limit = self.max_response_characters
         if cut := sum(len(case.response) > limit for case in cases):
             log.warning("judge %s: %d responses are cut at %d characters for the judge", self.label, cut, limit)
@@ -96,7 +96,7 @@ class OpenAI(Endpoint, Prices, Judge):
                 why = str(verdict)
                 verdict = unknown(reply=why) if verdict.code == FILTERED else unknown(error=why)
             yield position, verdict
-        log.info("judge %s: took %s", self.label, self.told(spent))
+        log.info("judge %s: took %s", self.label, self.cost_text(spent))
 
     async def _answer(
         self, chat: Chat, messages: list[dict[str, Any]], tokens: int, parameters: dict[str, Any]

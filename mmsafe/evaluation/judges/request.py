@@ -102,7 +102,7 @@ class Prices:
             excess = f"about {cost:.2f} at most, which is more than {group}.max_cost={self.max_cost:g}"
             raise UserError(f"{label}: {needed.requests} requests cost {excess}; nothing was asked")
 
-    def told(self, spent: Spent) -> str:
+    def cost_text(self, spent: Spent) -> str:
         """Tokens and cost for a log."""
         cost = self.cost(spent)
         tokens = f"{spent.requests} requests, {spent.input_tokens} tokens in, {spent.output_tokens} out"

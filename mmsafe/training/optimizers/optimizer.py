@@ -81,8 +81,8 @@ class Optimizer(ABC):
         trained = asdict(model.train) | {"adapters": peft.method != "none"}
         trained["language"] &= peft.method == "none"
         idle = {part: rate for part, rate in asdict(self.lr_by_part).items() if rate is not None and not trained[part]}
-        told = [f"optimizer.lr_by_part.{part}={rate}: nothing of that is trained" for part, rate in idle.items()]
-        return f"{told[0]}; see model.train and peft" if told else ""
+        problems = [f"optimizer.lr_by_part.{part}={rate}: nothing of that is trained" for part, rate in idle.items()]
+        return f"{problems[0]}; see model.train and peft" if problems else ""
 
     def state_bytes(self, weight: int, matrices: float = 1.0) -> float:
         """Bytes that are kept from step to step for a trained weight; see `moments`."""
@@ -103,13 +103,13 @@ class Optimizer(ABC):
 
     def groups(self, model: Any) -> list[dict[str, Any]]:
         """The groups of what is trained, each with one rate and one decay, in the order of the model."""
-        found: dict[tuple[str, bool], dict[str, Any]] = {}
+        groups: dict[tuple[str, bool], dict[str, Any]] = {}
         for weight, part in self.parts(model).items():
             decays = self.decay_norms_and_biases or len(getattr(weight, "ds_shape", weight.shape)) > 1  # ZeRO-3: empty
             rate = getattr(self.lr_by_part, part, None) or self.lr
             group: dict[str, Any] = {"params": [], "lr": rate, "weight_decay": self.weight_decay * decays}
-            found.setdefault((part, decays), group)["params"].append(weight)
-        return list(found.values())
+            groups.setdefault((part, decays), group)["params"].append(weight)
+        return list(groups.values())
 
     def build(self, model: Any, *, sharded: bool, precision: str) -> Any:
         """The optimiser of all that is trained of `model`; `sharded`: each device has a piece."""

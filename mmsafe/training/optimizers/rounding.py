@@ -23,8 +23,10 @@ def keeping_types(base: Any) -> Any:
             super().load_state_dict(state_dict)
             params = [p for group in self.param_groups for p in group["params"]]
             for number, state in state_dict["state"].items():
-                own = self.state[params[number]]
-                own |= {name: value.to(own[name].device) for name, value in state.items() if isinstance(value, Tensor)}
+                ours = self.state[params[number]]
+                ours |= {
+                    name: value.to(ours[name].device) for name, value in state.items() if isinstance(value, Tensor)
+                }
 
     return Keeping
 

@@ -104,8 +104,8 @@ class ZeRO(Parallel):
         parts = [
             (p.ds_tensor.numel(), p.ds_numel) if hasattr(p, "ds_id") else (p.numel(),) * 2 for p in model.parameters()
         ]
-        own, whole = (sum(sizes) / 1e6 for sizes in zip(*parts, strict=True))
-        log.info("this process holds %.2f M of %.2f M weights", own, whole)
+        held, whole = (sum(sizes) / 1e6 for sizes in zip(*parts, strict=True))
+        log.info("this process holds %.2f M of %.2f M weights", held, whole)
         return model
 
     def optimizer(self, model: Any, options: Optimizer) -> Any:
