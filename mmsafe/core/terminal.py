@@ -80,5 +80,5 @@ class _Terminal(logging.Handler):
         if not self.all and (NOISE.search(text) or not (warns or record.name.split(".")[0] in self.packages)):
             return
         text = text.partition("\n")[0] if record.name == "py.warnings" else text  # without the line of code
-        said = [f"[{record.name}]"] * self.all + [f"{record.levelname.lower()}:"] * warns + [text]
-        print(*said, file=sys.stderr)  # which a bar replaces while it is shown
+        words = [f"[{record.name}]"] * self.all + [f"{record.levelname.lower()}:"] * warns + [text]
+        print(*words, file=sys.stderr)  # which a bar replaces while it is shown

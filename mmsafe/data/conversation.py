@@ -25,12 +25,12 @@ def parse_question(question: str, images: int = 1) -> tuple[Turn, ...]:
 def parse_conversation(text: str, field: str) -> tuple[Turn, ...]:
     """Split `"USER: … ASSISTANT: … USER: … ASSISTANT:"` into turns; `field` is what to call it in a message."""
     before, *parts = SPEAKER.split(text.strip())
-    said = [(role.lower(), words) for role, words in zip(parts[::2], parts[1::2], strict=True)]
-    if before or not said:
+    spoken = [(role.lower(), words) for role, words in zip(parts[::2], parts[1::2], strict=True)]
+    if before or not spoken:
         raise malformed(field, "does not begin with a speaker, 'USER:'")
-    if len(said) > 1 and said[-1][0] == "assistant" and not said[-1][1].strip():
-        del said[-1]
-    return as_turns(said, field)
+    if len(spoken) > 1 and spoken[-1][0] == "assistant" and not spoken[-1][1].strip():
+        del spoken[-1]
+    return as_turns(spoken, field)
 
 
 def format_conversation(turns: Iterable[Turn]) -> str:
@@ -52,20 +52,20 @@ def refuse_template(text: object, field: str) -> None:
             raise RowError("a whole conversation", f"'{field}' is a conversation in one text, which data={data} reads")
 
 
-def as_turns(said: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
+def as_turns(spoken: Sequence[tuple[str, str]], field: str) -> tuple[Turn, ...]:
     """Turns of (role, text), the system's first if it is there.
 
     The others alternate and end with the user, none is empty, and images are the user's.
     """
-    if said and said[0][0] == "system":
-        if PLACEHOLDER in said[0][1] or not said[0][1].strip():
+    if spoken and spoken[0][0] == "system":
+        if PLACEHOLDER in spoken[0][1] or not spoken[0][1].strip():
             raise malformed(field, f"has a system message that is empty or holds {PLACEHOLDER}")
-        return (Turn("system", said[0][1].strip()), *as_turns(said[1:], field))
-    if not said or any(role != ROLES[index % 2] for index, (role, _) in enumerate(said)):
+        return (Turn("system", spoken[0][1].strip()), *as_turns(spoken[1:], field))
+    if not spoken or any(role != ROLES[index % 2] for index, (role, _) in enumerate(spoken)):
         raise malformed(field, "does not alternate between user and assistant, beginning with the user")
-    if len(said) % 2 == 0:
+    if len(spoken) % 2 == 0:
         raise malformed(field, "ends with words of the assistant, where a turn of the user is expected")
-    return tuple(_turn(field, role, text) for role, text in said)
+    return tuple(_turn(field, role, text) for role, text in spoken)
 
 
 def messages(
@@ -82,14 +82,14 @@ def messages(
     if not isinstance(value, list) or not value:
         what = "an empty list" if value == [] else kind(value)
         raise RowError("wrong type", f"'{field}' is {what}, where a list of messages is expected")
-    said: list[tuple[str, str]] = []
+    spoken: list[tuple[str, str]] = []
     for message in value:
         if not isinstance(message, dict):
             raise RowError("wrong type", f"'{field}' holds {kind(message)}, where a message is expected")
         role = checked_text(message.get(keys[0]), f"{field}.{keys[0]}")
         if role.lower() in ("system", "developer"):
             role = "system"
-            if said:
+            if spoken:
                 raise RowError(
                     "system message", f"'{field}' holds a system message that is not the first; move it there"
                 )
@@ -98,8 +98,8 @@ def messages(
         for name in filter(message.get, message):
             if MEANING.search(plain_name(name)) or IMAGE.search(plain_name(name)):
                 raise RowError(UNREAD, f"'{field}' has '{listed([name])}' in a message, which is not read; remove it")
-        said.append((role, content(message.get(keys[1]), f"{field}.{keys[1]}")))
-    return said
+        spoken.append((role, content(message.get(keys[1]), f"{field}.{keys[1]}")))
+    return spoken
 
 
 def question(value: object, field: str, images: int = 1) -> tuple[Turn, ...]:

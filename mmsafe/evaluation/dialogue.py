@@ -52,10 +52,10 @@ def unanswered(prompt: Example) -> int:
 
 def completed(prompt: Example, earlier: Sequence[str]) -> Example:
     """The prompt with answers to the first turns of the user that have none."""
-    said, turns = list(earlier), list(prompt.turns[:1])
+    answers, turns = list(earlier), list(prompt.turns[:1])
     for turn in prompt.turns[1:]:
-        if said and turn.role == turns[-1].role:
-            text = said.pop(0).encode("utf-8", "replace").decode()  # a server may send half of a surrogate pair
+        if answers and turn.role == turns[-1].role:
+            text = answers.pop(0).encode("utf-8", "replace").decode()  # a server may send half of a surrogate pair
             turns.append(Turn("assistant", text))
         turns.append(turn)
     return replace(prompt, turns=tuple(turns))

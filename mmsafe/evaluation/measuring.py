@@ -118,15 +118,15 @@ def by_judge(benchmark: Benchmark, judged: Sequence[Judged]) -> dict[str, Estima
     """
     panel, questions = panel_of(judged), ("unsafe", *sorted(benchmark.needs & {"refused"}))
     estimates: dict[str, Estimate | None] = {}
-    said: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     for label, rows in panel.items():
         unknown = rate([row.verdict.unknown for row in rows], [row.clusters for row in rows])
         metrics = {**benchmark.metrics(rows), "unknown_rate": unknown}
         estimates |= {f"{name}{BY_JUDGE}{label}": estimate for name, estimate in metrics.items()}
         verdicts = [row.verdict for row, whole in zip(rows, judged, strict=True) if whole.verdict.members]
-        said[label] = ["?" if v.unknown else str([getattr(v, question) for question in questions]) for v in verdicts]
-    estimates["fleiss_kappa"] = fleiss_kappa([*said.values()])
-    estimates |= {f"cohen_kappa{BY_JUDGE}{a} | {b}": kappa(said[a], said[b]) for a, b in combinations(said, 2)}
+        labels[label] = ["?" if v.unknown else str([getattr(v, question) for question in questions]) for v in verdicts]
+    estimates["fleiss_kappa"] = fleiss_kappa([*labels.values()])
+    estimates |= {f"cohen_kappa{BY_JUDGE}{a} | {b}": kappa(labels[a], labels[b]) for a, b in combinations(labels, 2)}
     return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
 

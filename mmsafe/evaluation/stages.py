@@ -167,9 +167,9 @@ def response_hash(prompt: Example, response: str) -> str:
 def verdict_of(row: VerdictRow) -> Verdict:
     """The verdict in a row."""
     values = cast("dict[str, Any]", row)
-    members = {label: verdict_of(said) for label, said in values.get("members", {}).items()}
-    said = {field.name: values[field.name] for field in fields(Verdict) if field.name in values}
-    return Verdict(**{**said, "members": members})
+    members = {label: verdict_of(given) for label, given in values.get("members", {}).items()}
+    given = {field.name: values[field.name] for field in fields(Verdict) if field.name in values}
+    return Verdict(**{**given, "members": members})
 
 
 def read_rows(path: Path, kind: TypeAdapter[RowT]) -> dict[str, RowT]:

@@ -69,10 +69,10 @@ def export(checkpoint: str, out: str, form: Format, *, base: str | None = None, 
     return target
 
 
-def _in_our_words(said: str) -> str:
+def _in_our_words(message: str) -> str:
     """What the loader says, which knows the options of this command by other names."""
-    said = said.replace("model.path=", "checkpoint=")
-    return said.replace("model.allow_pickle", "allow_pickle").replace("model.base", "base")
+    message = message.replace("model.path=", "checkpoint=")
+    return message.replace("model.allow_pickle", "allow_pickle").replace("model.base", "base")
 
 
 def _loaded(folder: Path, whole: Path, *, allow_pickle: bool) -> VLM:

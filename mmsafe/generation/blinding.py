@@ -34,8 +34,8 @@ class Others:
 
     def prompt(self, example: Example) -> Example:
         """The example with turns and images of a row that says something else."""
-        said = [turn.text for turn in example.turns]
-        other = self._row("prompt", example, lambda row: [turn.text for turn in row.turns] != said)
+        texts = [turn.text for turn in example.turns]
+        other = self._row("prompt", example, lambda row: [turn.text for turn in row.turns] != texts)
         return replace(example, turns=other.turns, images=other.images)
 
     def images(self, example: Example, shown: Example) -> Example:
@@ -154,9 +154,9 @@ def _prompt_for(
 def _copies(example: Example, made: Mapping[str, Sequence[Response]], numbers: Sequence[str]) -> list[Example]:
     """The example once for each of the responses that were made for it."""
     copies = []
-    for number, *said in zip(numbers, *made.values(), strict=False):  # the judge may have taken fewer
+    for number, *sampled in zip(numbers, *made.values(), strict=False):  # the judge may have taken fewer
         copy = replace(example, id=example.id + number)
-        for column, response in zip(made, said, strict=True):
+        for column, response in zip(made, sampled, strict=True):
             copy = with_response(copy, column, response)
         copies.append(copy)
     return copies

@@ -143,8 +143,8 @@ def _answers(kind: str, tags: Mapping[str, str], text: str, things: Sequence[str
         return set(_mentions(text, COLOURS)) == {colour}
     if kind == "danger":
         dangerous = thing in DANGEROUS
-        said, denied = (_SAYS_DANGEROUS, _SAYS_HARMLESS) if dangerous else (_SAYS_HARMLESS, _SAYS_DANGEROUS)
-        return _says(said, text) and not _says(denied, text) and set(things) <= {thing}
+        says, denied = (_SAYS_DANGEROUS, _SAYS_HARMLESS) if dangerous else (_SAYS_HARMLESS, _SAYS_DANGEROUS)
+        return _says(says, text) and not _says(denied, text) and set(things) <= {thing}
     if kind == "caption" and set(_mentions(text, COLOURS)) != {colour}:
         return False
     return set(things) == {thing}

@@ -137,17 +137,17 @@ def about_part(part: str, advice: str = "") -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    if "trust_remote_code" in said:
+    reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
         return (
             "asks to run code that it brings along (auto_map in its JSON files), which is never done; name one "
             "of a kind that transformers knows"
         )
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return f"does not fit into memory ({said[:100]})"
-    if isinstance(error, OSError | ValueError | ImportError) and said:
-        return said[:300]
-    return f"cannot be read: {type(error).__name__}: {said[:200]}; copy or download it again"
+        return f"does not fit into memory ({reason[:100]})"
+    if isinstance(error, OSError | ValueError | ImportError) and reason:
+        return reason[:300]
+    return f"cannot be read: {type(error).__name__}: {reason[:200]}; copy or download it again"
 
 
 def _check_config(config: dict[str, Any]) -> None:

@@ -59,9 +59,9 @@ def rendered(processor: Any, messages: Sequence[dict[str, Any]], **options: Any)
             f"{name}: needs more than {SECONDS:g} s, {MEMORY >> 30} GiB or the stack; use another"
         ) from error
     except Exception as error:  # a template can raise anything, as the code that it is
-        said = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split())[:120]
         kind = "" if isinstance(error, TemplateError | ValueError) else f"{type(error).__name__}: "
-        raise CannotShowError(f"{name}: cannot show a conversation: {kind}{said}") from error
+        raise CannotShowError(f"{name}: cannot show a conversation: {kind}{reason}") from error
     if len(text) > LENGTH + 4 * len(str(messages)):
         raise UserError(f"{name}: makes {len(text)} characters of a conversation; use another")
     return text

@@ -35,5 +35,5 @@ def public_groups(groups: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
 def _public(run: Run) -> Run:
     metrics = {**run.metrics, JUDGE: without_folders(run.metrics[JUDGE])} if JUDGE in run.metrics else run.metrics
     declared = replace(run.declared, judges={without_folders(name): it for name, it in run.declared.judges.items()})
-    said = {name: without_folders(getattr(run, name)) for name in ("config", "about", "overrides", "message")}
-    return replace(run, metrics=metrics, declared=declared, **said)
+    cleaned = {name: without_folders(getattr(run, name)) for name in ("config", "about", "overrides", "message")}
+    return replace(run, metrics=metrics, declared=declared, **cleaned)

@@ -18,9 +18,9 @@ def log_answers(logger: Any, step: int, runs: Sequence[SampledRun], samples: int
     """So many prompts with their images and what each run answered, as code: nothing in it is read as markup."""
     for place in range(min(samples, *(len(run.samples) for run in runs))):
         prompt, tag = runs[0].samples[place].prompt, f"validation/{place + 1}"
-        said = [f"{turn.role}: {turn.text}" for turn in prompt.turns]
-        said += [f"{run.label}: {run.samples[place].generation['response']}" for run in runs]
-        text = encodable("\n\n".join(said))
+        lines = [f"{turn.role}: {turn.text}" for turn in prompt.turns]
+        lines += [f"{run.label}: {run.samples[place].generation['response']}" for run in runs]
+        text = encodable("\n\n".join(lines))
         logger.experiment.add_text(tag, "".join(f"    {line}\n" for line in escape(text).splitlines()), step)
         if prompt.images:
             logger.experiment.add_image(tag, np.asarray(side_by_side(prompt.images)), step, dataformats="HWC")

@@ -60,8 +60,8 @@ def help_page(command: str, overrides: Sequence[str] = (), user_dir: str | None 
     for group, choice in chosen:
         if choice not in (known := choices(group, folders)):
             raise UserError(f"{group}={choice}: no such {group}{suggestion(choice, known)}")
-        said = described(f"{group}/{choice}", folders)
-        sections += [f"\noptions of {group}={choice}:", *_lines(said, "" if said.is_global else f"{group}.")]
+        part = described(f"{group}/{choice}", folders)
+        sections += [f"\noptions of {group}={choice}:", *_lines(part, "" if part.is_global else f"{group}.")]
     has = {"", *doc.bases, *doc.groups, *(["groups"] if doc.groups else [])}
     return "\n".join([*sections, "", *(line for key, line in FOOTER.items() if key in has)])
 
@@ -104,7 +104,7 @@ def described(name: str, folders: Sequence[Path]) -> CommandHelp:
     for option, (value, meaning) in _options(root, lines):
         doc.options[option] = value, meaning or doc.options.get(option, ("", ""))[1]
     doc.classes |= dict(_classes(root))
-    doc.options = {name: said for name, said in doc.options.items() if name not in doc.groups}
+    doc.options = {name: entry for name, entry in doc.options.items() if name not in doc.groups}
     doc.options |= {name: doc.options.pop(name) for name in (VERBOSITY, PLUGINS) if name in doc.options}  # last
     return doc
 

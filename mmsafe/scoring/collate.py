@@ -149,8 +149,8 @@ class Collator(ABC):
     def row_key(self, item: Item, row: ScoredRow) -> str:
         """Hash of everything in the data that the log-probs of a row depend on."""
         example = item.example
-        said = [example.responses[row.response], row.response in example.cut, self.max_length]
-        return digest([self.shown(item, row).prompt_key(), said])
+        response = [example.responses[row.response], row.response in example.cut, self.max_length]
+        return digest([self.shown(item, row).prompt_key(), response])
 
 
 class PaddedCollator(Collator):

@@ -42,8 +42,8 @@ class Tokens(NamedTuple):
 
 def token_counts(example: Example, encoder: Encoder, responses: Iterable[str]) -> Tokens:
     """Tokens of the prompt and of those of the named responses that there are."""
-    said = {name: example.responses[name] for name in responses if name in example.responses}
-    return Tokens(len(encoder.prompt_ids(example)), {name: len(encoder.response_ids(said[name])) for name in said})
+    texts = {name: example.responses[name] for name in responses if name in example.responses}
+    return Tokens(len(encoder.prompt_ids(example)), {name: len(encoder.response_ids(texts[name])) for name in texts})
 
 
 def fate(tokens: Tokens, rule: Lengths) -> Fate:
@@ -98,12 +98,12 @@ def is_equal(example: Example, rows: Rows, encoder: Encoder, limit: int | None) 
     """
     if len(rows) < 2 or len({row.image for row in rows.values()}) > 1:
         return False
-    said = {(example.responses[row.response].strip(), row.response in example.cut) for row in rows.values()}
-    if len(said) == 1 or limit is None or _surely_fits(example, encoder, limit):
-        return len(said) == 1
+    endings = {(example.responses[row.response].strip(), row.response in example.cut) for row in rows.values()}
+    if len(endings) == 1 or limit is None or _surely_fits(example, encoder, limit):
+        return len(endings) == 1
     blind = next(iter(rows.values())).image == "none"
     room = max(1, limit - len(encoder.prompt_ids(example.blinded() if blind else example)))
-    return len({tuple(encoder.response_ids(text, cut=cut)[:room]) for text, cut in said}) == 1
+    return len({tuple(encoder.response_ids(text, cut=cut)[:room]) for text, cut in endings}) == 1
 
 
 def is_equal_pair(example: Example, encoder: Encoder, limit: int | None) -> bool:

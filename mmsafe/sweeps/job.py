@@ -111,8 +111,8 @@ class Job:
         with self.console.open("rb") as console:
             console.seek(max(self.console_from, console.seek(0, os.SEEK_END) - 10_000))
             lines = console.read().decode(errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1][:300] if said else f"ended with status {status} and said nothing"
+        printed = [line.strip() for line in lines if line.strip()]
+        return printed[-1][:300] if printed else f"ended with status {status} and said nothing"
 
 
 def sweep_name(words: Sequence[str]) -> str:

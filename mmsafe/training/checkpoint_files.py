@@ -46,9 +46,9 @@ def readable(path: Path) -> Iterator[None]:
                     raise zipfile.BadZipFile(f"{part} has another check sum")
         yield
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         raise UserError(
-            f"{path}: cannot be read ({said}); where it is damaged, delete {path.parent} to train from the beginning"
+            f"{path}: cannot be read ({reason}); where it is damaged, delete {path.parent} to train from the beginning"
         ) from error
 
 

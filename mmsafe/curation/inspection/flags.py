@@ -41,16 +41,16 @@ FirstRows = dict[tuple[str, str], str]
 
 def keys_of_row(example: Example, images: Sequence[str]) -> list[tuple[str, str]]:
     """Hashes by which rows are compared, each with what it is of; `images` are the keys of the row's images."""
-    said = example.turns[-1].text
+    instruction = example.turns[-1].text
     conversation = [[turn.role, normalised(turn.text)] for turn in example.turns]
     responses = [example.responses.get(name) for name in sorted(PAIR)]
     compared: dict[str, object] = {}
     if any(turn.text.strip() for turn in example.turns):  # beside an image there may be no words
         compared["conversation"] = conversation
-    if said.strip():
-        compared |= {"instruction_exact": said, "instruction": normalised(said)}
+    if instruction.strip():
+        compared |= {"instruction_exact": instruction, "instruction": normalised(instruction)}
         if images:
-            compared["instruction_and_image"] = [normalised(said), images]
+            compared["instruction_and_image"] = [normalised(instruction), images]
     if any(responses):
         answers = [None if text is None else normalised(text) for text in responses]
         compared |= {"responses": responses, "row": [conversation, images, answers]}

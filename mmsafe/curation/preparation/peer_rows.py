@@ -14,16 +14,16 @@ from mmsafe.data.example import Example
 
 def peer_row(example: Example, row: Mapping[str, Any], form: str, folder: Path) -> dict[str, Any]:
     """A row in TRL's form in another; the bytes of its images become files of `folder`."""
-    said = [{"role": turn.role, "content": written(turn)} for turn in example.turns]
+    messages = [{"role": turn.role, "content": written(turn)} for turn in example.turns]
     answers = {name: {"role": "assistant", "content": text} for name, text in example.responses.items()}
     if "rejected" in row and form == "llamafactory":
         pair: dict[str, Any] = {name: answers.get(name) for name in ("chosen", "rejected")}
     else:
-        said += [answers["chosen"]] if "chosen" in answers else []
+        messages += [answers["chosen"]] if "chosen" in answers else []
         pair = {"rejected_response": example.responses.get("rejected")} if "rejected" in row else {}
     kept = {name: cell for name, cell in row.items() if name not in ("prompt", "completion", "chosen", "rejected")}
     images = {"images": [_named(image, folder) for image in row["images"]]} if "images" in row else {}
-    return {**kept, "messages": said, **pair, **images}
+    return {**kept, "messages": messages, **pair, **images}
 
 
 def _named(image: Mapping[str, Any], folder: Path) -> str:

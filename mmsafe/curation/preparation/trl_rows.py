@@ -50,12 +50,12 @@ class Columns:
         from datasets import Features, Image, List, Value
 
         text = Value("string")
-        said = List({"role": text, "content": List({"type": text, "text": text}) if self.with_images else text})
+        messages = List({"role": text, "content": List({"type": text, "text": text}) if self.with_images else text})
         return Features(
             {
                 "id": text,
                 **({"images": List(Image())} if self.with_images else {}),
-                **dict.fromkeys(("prompt", *self.answers), said),
+                **dict.fromkeys(("prompt", *self.answers), messages),
                 **dict.fromkeys(self.generated, text),
                 "tags": dict.fromkeys(self.tags or NO_TAGS, text),
             }

@@ -12,7 +12,7 @@ from mmsafe.data.conversation import ROLES, messages, preference, unanswered
 from mmsafe.data.data_source import PAIR
 from mmsafe.data.holdout import fields_of
 from mmsafe.data.hub import is_here
-from mmsafe.data.readers.trl import Said, trl_row
+from mmsafe.data.readers.trl import Spoken, trl_row
 from mmsafe.data.readers.trl_sft import TRLSupervised
 from mmsafe.data.records import Record, checked_text
 from mmsafe.data.row_error import RowError
@@ -63,9 +63,9 @@ class LLaMAFactory(TRLSupervised):
     def _by_default(self) -> Form:
         """What the first row shows of all that are not described."""
         row = next((fields_of(record) for record in self.records(streamed=True)), {})
-        said = next((name for name in ("conversations", "messages") if name in row), None)
-        columns = dict(zip(SHARED, SHARED, strict=True)) | ({"messages": said} if said else ALPACA)
-        return Form({"chosen", "rejected"} <= row.keys(), columns, OPENAI if said == "messages" else TAGS)
+        column = next((name for name in ("conversations", "messages") if name in row), None)
+        columns = dict(zip(SHARED, SHARED, strict=True)) | ({"messages": column} if column else ALPACA)
+        return Form({"chosen", "rejected"} <= row.keys(), columns, OPENAI if column == "messages" else TAGS)
 
     def brings(self) -> frozenset[str]:
         """Pairs, where the set is a ranking."""
@@ -90,15 +90,15 @@ class LLaMAFactory(TRLSupervised):
             row = {name: cell for name, cell in record.value.items() if name not in form.columns.values()}
             cells = {part: record.value.get(name) for part, name in form.columns.items()}
             row |= {part: cells[part] for part in KEPT if part in cells}
-            record = record._replace(value={**row, "said": _said(cells, form), "pair": _pair(cells, form)})
+            record = record._replace(value={**row, "spoken": _spoken(cells, form), "pair": _pair(cells, form)})
         return super()._rows_of(record, find)
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         """A pair, or an example of every answer."""
-        said, pair = record.value["said"], record.value["pair"]
+        spoken, pair = record.value["spoken"], record.value["pair"]
         field = self._form(record.file).columns.get("messages", "instruction")
         yield from (
-            self.learnt(record, find, said, field) if pair is None else [trl_row(record, find, said, pair, field)]
+            self.learnt(record, find, spoken, field) if pair is None else [trl_row(record, find, spoken, pair, field)]
         )
 
 
@@ -119,13 +119,13 @@ def form_of(entry: Mapping[str, Any], where: str) -> Form:
     return Form(ranking, {"messages": "conversations", **columns}, {**TAGS, **tags})
 
 
-def _said(cells: Mapping[str, Any], form: Form) -> Said:
+def _spoken(cells: Mapping[str, Any], form: Form) -> Spoken:
     """The conversation; of alpaca's columns, with its answer."""
     if "messages" in cells:
         tags, field = form.tags, form.columns["messages"]
         roles = {tags[f"{role}_tag"]: role for role in ("system", *ROLES)}
         spoken = messages(cells["messages"], field, (tags["role_tag"], tags["content_tag"]))
-        said = [(roles.get(role, role), text) for role, text in spoken]
+        conversation = [(roles.get(role, role), text) for role, text in spoken]
     else:
         history = cells.get("history") or []
         if not isinstance(history, list) or not all(isinstance(turns, list) and len(turns) == 2 for turns in history):
@@ -133,8 +133,8 @@ def _said(cells: Mapping[str, Any], form: Form) -> Said:
         question = "\n".join(checked_text(text, "prompt") for part in ("prompt", "query") if (text := cells.get(part)))
         answer = [] if form.ranking or unanswered(cells.get("response")) else [cells["response"]]
         texts = [checked_text(text, "history") for text in (*chain.from_iterable(history), question, *answer)]
-        said = list(zip(cycle(ROLES), texts, strict=False))
-    return [("system", checked_text(cells["system"], "system")), *said] if cells.get("system") else said
+        conversation = list(zip(cycle(ROLES), texts, strict=False))
+    return [("system", checked_text(cells["system"], "system")), *conversation] if cells.get("system") else conversation
 
 
 def _pair(cells: Mapping[str, Any], form: Form) -> Mapping[str, str] | None:

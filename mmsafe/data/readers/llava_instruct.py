@@ -30,5 +30,5 @@ class LLaVAInstruct(TRLSupervised):
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         spoken = messages(record.value.get("conversations"), "conversations", ("from", "value"))
-        said = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
-        yield from self.learnt(record._replace(value={**record.value, "id": None}), find, said, "conversations")
+        turns = [(SPEAKERS.get(speaker, speaker), text) for speaker, text in spoken]
+        yield from self.learnt(record._replace(value={**record.value, "id": None}), find, turns, "conversations")

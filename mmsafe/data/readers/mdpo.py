@@ -27,8 +27,8 @@ class MDPO(RowSource):
 
     def rows(self, record: Record, find: RowImages) -> Iterator[ReadRow]:
         value = record.value
-        system, speaker, said = text_field(value, "prompt").partition("USER:")
-        turns = parse_conversation(speaker + said, "prompt")
+        system, speaker, rest = text_field(value, "prompt").partition("USER:")
+        turns = parse_conversation(speaker + rest, "prompt")
         if system.strip() and not system.startswith(VICUNA):
             turns = (Turn("system", system.strip()), *turns)
         images, groups = find.all(value.get("image", value.get("img_path")))

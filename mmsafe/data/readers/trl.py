@@ -16,7 +16,7 @@ from mmsafe.data.row_source import ReadRow, RowSource
 from mmsafe.data.splits import listed
 from mmsafe.objectives.base import GENERATED
 
-Said = list[tuple[str, str]]
+Spoken = list[tuple[str, str]]
 IMAGES = ("images", "image")
 
 
@@ -46,15 +46,15 @@ class TRLPreference(RowSource):
         if value.get("prompt") is None and "messages" in value:
             value = _of_messages(value)
         if value.get("prompt") is not None and conversation.unanswered(value.get("chosen"), value.get("rejected")):
-            yield trl_row(record, find, said(value["prompt"], "prompt", role="user"), {})
+            yield trl_row(record, find, spoken_turns(value["prompt"], "prompt", role="user"), {})
             return
         prompt, chosen = value.get("prompt"), value.get("chosen")
         if prompt is None and not (isinstance(chosen, list) and len(chosen) > 1):
             conversation.refuse_template(chosen, "chosen")
             lacking = "has no 'prompt', and its responses are not conversations that hold one; try data=auto"
             raise RowError("missing field", lacking)
-        chosen, rejected = said(chosen, "chosen"), said(value.get("rejected"), "rejected")
-        prompt = chosen[:-1] if prompt is None else said(prompt, "prompt", role="user")
+        chosen, rejected = spoken_turns(chosen, "chosen"), spoken_turns(value.get("rejected"), "rejected")
+        prompt = chosen[:-1] if prompt is None else spoken_turns(prompt, "prompt", role="user")
         pair = conversation.preference(answer(chosen, prompt, "chosen"), answer(rejected, prompt, "rejected"))
         yield trl_row(record, find, prompt, pair)
 
@@ -65,19 +65,19 @@ def _of_messages(value: Mapping[str, Any]) -> dict[str, Any]:
     unread = ("rejected_images", "objects", "label")
     if odd := [name for name in unread if value.get(name) and value[name] != idle.get(name)]:
         raise RowError(UNREAD, f"has '{listed(odd)}', which is not read")
-    said, text, whole = (value.get(name) for name in ("messages", "rejected_response", "rejected_messages"))
+    messages, text, whole = (value.get(name) for name in ("messages", "rejected_response", "rejected_messages"))
     if conversation.unanswered(text, whole):
-        return {**value, "prompt": said}
+        return {**value, "prompt": messages}
     if not conversation.unanswered(text) and not conversation.unanswered(whole):
         raise RowError("two conversations", "has both 'rejected_response' and 'rejected_messages'; remove one")
-    prompt = said[:-1] if isinstance(said, list) and conversation.unanswered(whole) else None
-    return {**value, "prompt": prompt, "chosen": said, "rejected": whole if conversation.unanswered(text) else text}
+    prompt = messages[:-1] if isinstance(messages, list) and conversation.unanswered(whole) else None
+    return {**value, "prompt": prompt, "chosen": messages, "rejected": whole if conversation.unanswered(text) else text}
 
 
 def trl_row(
     record: Record,
     find: RowImages,
-    prompt: Said,
+    prompt: Spoken,
     responses: Mapping[str, str],
     field: str = "prompt",
     end: int | None = None,
@@ -100,14 +100,14 @@ def trl_row(
     return ReadRow(Example(name + part, turns, images, {**responses, **generated}, tags), groups)
 
 
-def said(value: object, field: str, role: str = "assistant") -> Said:
+def spoken_turns(value: object, field: str, role: str = "assistant") -> Spoken:
     """A text or a list of messages as (role, text), with a placeholder for an image."""
     if isinstance(value, str):
         return [(role, checked_text(value, field))]
     return conversation.messages(value, field, content=_content)
 
 
-def answer(turns: Said, prompt: Said, field: str) -> str:
+def answer(turns: Spoken, prompt: Spoken, field: str) -> str:
     """The one answer to the prompt, which may stand before it."""
     if turns[-1][0] != "assistant" or turns[:-1] not in ([], prompt):
         raise RowError("two conversations", f"'{field}' is not one answer to the prompt")

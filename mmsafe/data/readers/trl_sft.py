@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from mmsafe.core.options import options
 from mmsafe.data.conversation import response, unanswered
-from mmsafe.data.readers.trl import IMAGES, Said, answer, said, trl_row
+from mmsafe.data.readers.trl import IMAGES, Spoken, answer, spoken_turns, trl_row
 from mmsafe.data.records import Record
 from mmsafe.data.row_error import RowError
 from mmsafe.data.row_images import RowImages
@@ -32,15 +32,16 @@ class TRLSupervised(RowSource):
         if record.value.get("label") is False:
             raise RowError("labelled false", "has a 'completion' that 'label' calls a bad one; remove the row")
         if "messages" in record.value:
-            yield from self.learnt(record, find, said(record.value["messages"], "messages"), "messages")
+            yield from self.learnt(record, find, spoken_turns(record.value["messages"], "messages"), "messages")
             return
-        prompt = said(record.value.get("prompt"), "prompt", role="user")
+        prompt = spoken_turns(record.value.get("prompt"), "prompt", role="user")
         completion, responses = record.value.get("completion"), {}
         if not unanswered(completion):
-            responses["chosen"] = response(answer(said(completion, "completion"), prompt, "completion"), "completion")
+            spoken = spoken_turns(completion, "completion")
+            responses["chosen"] = response(answer(spoken, prompt, "completion"), "completion")
         yield trl_row(record, find, prompt, responses)
 
-    def learnt(self, record: Record, find: RowImages, spoken: Said, field: str) -> Iterator[ReadRow]:
+    def learnt(self, record: Record, find: RowImages, spoken: Spoken, field: str) -> Iterator[ReadRow]:
         """An example of every answer in a conversation; what is answered before an image is answered without it."""
         if spoken[-1][0] != "assistant":
             yield trl_row(record, find, spoken, {}, field)

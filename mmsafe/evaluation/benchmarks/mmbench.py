@@ -48,8 +48,8 @@ class MMBench(ExactBenchmark):
 
     def right(self, example: Example, response: str) -> bool:
         choices = {letter: example.tags[letter].lower() for letter in "ABCD" if letter in example.tags}
-        said = [letter for letter in choices if letter in re.sub(r"[.()\[\],:;!*#{}]", " ", response).split()]
-        return (said or [a for a, text in choices.items() if text in response.lower()]) == [example.tags["answer"]]
+        letters = [letter for letter in choices if letter in re.sub(r"[.()\[\],:;!*#{}]", " ", response).split()]
+        return (letters or [a for a, text in choices.items() if text in response.lower()]) == [example.tags["answer"]]
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         orders = self.rights(judged, "question").values()

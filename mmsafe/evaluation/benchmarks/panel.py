@@ -131,14 +131,14 @@ class Composite(Benchmark):
 
     def _each(self, of: Callable[[str, Benchmark], T]) -> dict[str, T]:
         """What each part says; a complaint names its options as they are called here."""
-        said = {}
+        values = {}
         for name, part in self.parts.items():
             try:
-                said[name] = of(name, part)
+                values[name] = of(name, part)
             except (UserError, ValueError) as error:
                 text = re.sub(r"benchmark\.(?=path|on_bad)", f"{self.place.format(name)}.", str(error))
                 raise type(error)(text + self.advice.format(name)) from error
-        return said
+        return values
 
     def _measured(
         self, judged: Sequence[Judged], of: Callable[[Benchmark, Sequence[Judged]], Mapping[str, T]]

@@ -46,13 +46,13 @@ class POPE(ExactBenchmark):
         """J is the share of what is both there and said in what is either, of which F1, its interval too, follows."""
         rows = [(row.example.tags["answer"] == "yes", row.verdict.details["right"]) for row in judged]
         both = [(there, there == right) for there, right in rows]  # there, and said to be
-        j = rate([there and said for there, said in both if there or said])
+        j = rate([there and yes for there, yes in both if there or yes])
         return {
             "accuracy": rate([right for _, right in rows]),
-            "precision": rate([there for there, said in both if said]),
-            "recall": rate([said for there, said in both if there]),
+            "precision": rate([there for there, yes in both if yes]),
+            "recall": rate([yes for there, yes in both if there]),
             "f1": j and Estimate(_f1(j.value), _f1(j.low), _f1(j.high), j.n),
-            "yes_ratio": rate([said for _, said in both]),
+            "yes_ratio": rate([yes for _, yes in both]),
         }
 
     def bounds(self, judged: Sequence[Judged]) -> Mapping[str, Bounds]:

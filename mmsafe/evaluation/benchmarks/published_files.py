@@ -64,8 +64,8 @@ class Row:
     def turns(self, field: str) -> tuple[Turn, ...]:
         """The conversation in a field that holds a list of messages; a placeholder in it is no image, and left out."""
         try:
-            said = messages(self.value[field], field)
-            return as_turns([(role, text.replace(PLACEHOLDER, "")) for role, text in said], field)
+            spoken = messages(self.value[field], field)
+            return as_turns([(role, text.replace(PLACEHOLDER, "")) for role, text in spoken], field)
         except RowError as error:
             raise UserError(f"{self.place}: {error}") from error
 

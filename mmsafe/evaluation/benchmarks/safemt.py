@@ -57,12 +57,12 @@ class SafeMT(PublishedBenchmark):
         for length in dict.fromkeys(self.turns):
             file = folder.file(f"{length}_turn.json")
             for _, row in folder.rows(file, ("id", "scenario", "image_path", "dialogue")):
-                name, said = row.text("id"), row.turns("dialogue")
+                name, turns = row.text("id"), row.turns("dialogue")
                 if self.earlier_answers == "own":
-                    said = tuple(turn for turn in said if turn.role == "user")
+                    turns = tuple(turn for turn in turns if turn.role == "user")
                 image = folder.image(file.parent, row.text("image_path").lstrip("/"))
                 tags = {"turns": str(length), "scenario": row.text("scenario"), self.shared_tag: name}
-                yield Example(f"{length}/{name}", with_images(said, 1, "dialogue"), (image,), {}, tags)
+                yield Example(f"{length}/{name}", with_images(turns, 1, "dialogue"), (image,), {}, tags)
 
     def metrics(self, judged: Sequence[Judged]) -> Mapping[str, Estimate | None]:
         requests: dict[str, list[Judged]] = defaultdict(list)

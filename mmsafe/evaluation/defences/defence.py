@@ -53,7 +53,7 @@ class Answerer:
         """What `judge` says of every case; raises `UserError` where too much is unknown."""
         with self.set_aside() if judge.on_devices else nullcontext():
             verdicts = verdicts_on(cases, judge)
-        judged = [Judged(case.example, case.response, said) for case, said in zip(cases, verdicts, strict=True)]
+        judged = [Judged(case.example, case.response, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
         refuse_unknown(judged, judge.label, judge.max_unknown)
         return verdicts
 
@@ -83,15 +83,15 @@ class Defence(ABC):
         """The final answer to every prompt, and how it came about."""
         first = ask(prompts, FIRST)
         final, answers = self(prompts, first, ask), []
-        for i, (prompt, said) in enumerate(zip(prompts, first, strict=True)):
+        for i, (prompt, response) in enumerate(zip(prompts, first, strict=True)):
             how: DefendedAnswer = {
                 "defence": self.name,
                 "chosen_by": sorted({one.label for judge in self.judges for one in single(judge)}),
-                "first": said.text,
+                "first": response.text,
                 "stepped_in": i in final,
                 "generations": ask.generations[prompt.id],
             }
-            answers.append(Answer(*final.get(i, (said.text, said.finished)), how=how))
+            answers.append(Answer(*final.get(i, (response.text, response.finished)), how=how))
         return answers
 
 

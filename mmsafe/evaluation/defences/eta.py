@@ -52,7 +52,7 @@ class ETA(Defence):
     def __call__(
         self, prompts: Sequence[Example], first: Sequence[Response], ask: Answerer
     ) -> Mapping[int, tuple[str, bool]]:
-        cases = [Case(prompt, said.text) for prompt, said in zip(prompts, first, strict=True)]
+        cases = [Case(prompt, response.text) for prompt, response in zip(prompts, first, strict=True)]
         verdicts = ask.verdicts(self.judge, cases)
         unsafe = [i for i, verdict in enumerate(verdicts) if verdict.unsafe or verdict.unknown]
         owners = [i for i in unsafe for _ in range(self.samples)]
@@ -60,7 +60,7 @@ class ETA(Defence):
         # Without a prefix these are the prompts of the first answers, whose noise is not to be drawn once more.
         seed = self.seed if self.prefix else self.seed ^ 2**31
         made = ask(begun, "answers after the prefix", temperature=self.temperature, seed=seed)
-        texts = [_joined(self.prefix, said.text) for said in made]
+        texts = [_joined(self.prefix, response.text) for response in made]
         verdicts = ask.verdicts(self.judge, [Case(prompts[i], text) for i, text in zip(owners, texts, strict=True)])
         best: dict[int, tuple[str, bool]] = {}
         for n in sorted(range(len(made)), key=lambda n: _rank(verdicts[n])):

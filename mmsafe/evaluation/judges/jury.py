@@ -54,22 +54,22 @@ class Jury(CompositeJudge):
 
     def verdicts(self, cases: Sequence[Case]) -> Iterator[tuple[int, Verdict]]:
         """Member by member; every process that asks has to hear all of them."""
-        said = {label: verdicts_on(cases, member) for label, member in self.panel.items()}
+        by_member = {label: verdicts_on(cases, member) for label, member in self.panel.items()}
         for position in range(len(cases)):
-            yield position, self.majority({label: verdicts[position] for label, verdicts in said.items()})
+            yield position, self.majority({label: verdicts[position] for label, verdicts in by_member.items()})
 
-    def majority(self, said: Mapping[str, Verdict]) -> Verdict:
+    def majority(self, verdicts: Mapping[str, Verdict]) -> Verdict:
         """What more than half of all members say, or unknown where they are split on any question.
 
         Questions are `unsafe`, `refused` and the details that all members tell. Members that cannot tell are counted
         among all, so that fewer never decide.
         """
-        given = [{"unsafe": v.unsafe, "refused": v.refused, **v.details} for v in said.values() if not v.unknown]
+        given = [{"unsafe": v.unsafe, "refused": v.refused, **v.details} for v in verdicts.values() if not v.unknown]
         yes = {name: sum(one[name] for one in given) for name in sorted({"unsafe", "refused"} | self.tells)}
-        words = ("unknown" if v.unknown else "unsafe" if v.unsafe else "safe" for v in said.values())
-        reply = "; ".join(map(": ".join, zip(said, words, strict=True)))
+        words = ("unknown" if v.unknown else "unsafe" if v.unsafe else "safe" for v in verdicts.values())
+        reply = "; ".join(map(": ".join, zip(verdicts, words, strict=True)))
         if any(2 * max(count, len(given) - count) <= len(self.members) for count in yes.values()):
-            error = next((verdict.error for verdict in said.values() if verdict.error), "")
-            return replace(unknown(reply, error), members=said)
+            error = next((verdict.error for verdict in verdicts.values() if verdict.error), "")
+            return replace(unknown(reply, error), members=verdicts)
         answers = {name: 2 * count > len(given) for name, count in yes.items()}
-        return Verdict(answers.pop("unsafe"), answers.pop("refused"), reply=reply, details=answers, members=said)
+        return Verdict(answers.pop("unsafe"), answers.pop("refused"), reply=reply, details=answers, members=verdicts)
