@@ -28,6 +28,7 @@ HEAVY = ("torch", "pytorch_lightning", "transformers", "datasets", "scipy", "pef
 EIGHT = ("optimizer.global_batch_size=8",)
 HALF = ("model=llava_hf", "model.path=.", "model.dtype=bfloat16")
 ON_CPU = ("model=random", "trainer.accelerator=cpu")
+DEVICE_JUDGE = ("benchmark=mmsafe_po", "data=microworld", "judge=llama_guard", "judge.model=org/guard")
 NAMED = ("objective", "trainer", "logger")
 CHECKPOINTS = ("llava_hf", "llava7b", "llava13b")
 SERVED = ("rewording.base_url=http://localhost/v1", "rewording.model=name")  # what the default of mmsafe.build needs
@@ -157,6 +158,13 @@ def words_of(value: Any) -> str:
         (
             ["trainer.validate_every=1", "validate.generate=4", "strategy=fsdp"],
             "validate.generate: weights in parts give no answers while they train",
+        ),
+        *(
+            (
+                [*DEVICE_JUDGE, "trainer.validate_every=1", "validate.generate=4", together],
+                "validate.generate: a judge on the devices that train takes one device, strategy=auto",
+            )
+            for together in ("trainer.devices=2", "strategy=ddp")
         ),
         # what Hydra itself would make a page of
         (["objective.beta=0.1,0.2"], "objective.beta=0.1,0.2: several values need a sweep; add -m"),

@@ -107,7 +107,8 @@ def test_wandb_has_the_final_metrics_as_summary(job: Path, records: dict[str, An
 
 
 def test_wandb_run_is_found_by_sweep_command_and_choices(job: Path, records: dict[str, Any]) -> None:
-    (run,) = records["run"]
+    (run,), (exit_,) = records["run"], records["exit"]
+    assert exit_.get("exit_code", 0) == 0
     assert (run["run_group"], run["job_type"]) == (job.name, "train")
     assert run["run_id"] == json.loads((job / "job" / "run.json").read_text())["run_id"]
     assert set(run["tags"]) == {"mine", "objective=bpo", "model=random", "data=microworld", "peft=none"}
