@@ -90,16 +90,22 @@ def test_normal_shows_what_is_done_in_which_order_without_times_and_names(run: R
     assert all(line in log for line in NARRATIVE)
 
 
-def test_a_second_run_tells_rough_times_and_a_first_that_it_cannot(folder: Path):
-    first = launch("train", *TINY, "hydra.run.dir=first", cwd=folder, cache=folder / "untouched").err
+@pytest.mark.parametrize(("view", "label"), [("auto", "blind"), ("other", "other-image")])
+def test_a_second_run_tells_rough_times_and_a_first_that_it_cannot(view: str, label: str, tmp_path: Path):
+    def told_by(*words: str) -> str:
+        return launch(
+            "train", *TINY, f"generation.image_view={view}", *words, cwd=tmp_path, cache=tmp_path / "cache"
+        ).err
+
+    first = told_by("hydra.run.dir=first")
     assert "3 train 2 steps; no earlier run like this here tells the time of 1, 2, 3\n" in first
-    kept = folder / "untouched" / "rates" / "seconds.json"
+    kept = tmp_path / "cache" / "rates" / "seconds.json"
     assert sorted(key.split(" ", 1)[1] for key in json.loads(kept.read_text())) == [
-        *("blind responses", "reference", "steps")
+        *(f"{label} responses", "reference", "steps")
     ]
-    second = launch("train", *TINY, "hydra.run.dir=second", "seed=1", cwd=folder, cache=folder / "untouched").err
+    second = told_by("hydra.run.dir=second", "seed=1")
     about = r" \(about \d+ (s|min)\)"
-    told = f"1 blind responses for 16 examples{about} · 2 [^·]*{about} · 3 train 2 steps{about}\n"
+    told = f"1 {label} responses for 16 examples{about} · 2 [^·]*{about} · 3 train 2 steps{about}\n"
     assert re.search(told, second)
 
 

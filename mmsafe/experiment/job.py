@@ -17,6 +17,7 @@ from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.defences.defence import of_defence
 from mmsafe.evaluation.judges.judge import single
 from mmsafe.evaluation.measuring import EvaluationTask, declaration, flat
+from mmsafe.generation.blinding import to_sample
 from mmsafe.objectives.base import PAIR
 from mmsafe.reporting.table import print_tables, result_table
 from mmsafe.runs.run_folder import RunFolder
@@ -137,7 +138,7 @@ def training(config: TrainConfig, examples: Sequence[Example]) -> list[Stage]:
         extent = f"at most {steps} steps"
     else:  # the batches alone tell how many
         steps, extent = 0, f"{trainer.max_epochs} epochs"
-    label, stages = f"{' and '.join(sorted(made))} responses", list[Stage]()
+    (_, label), stages = to_sample(made, config.generation), list[Stage]()
     if ranked:
         what = f"{ranked} responses to each of {count} prompts, ranked by {config.judge.label}"
         stages.append(Stage(what, "responses to rank", ranked * count))

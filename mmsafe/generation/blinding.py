@@ -74,13 +74,10 @@ def with_generated_responses(
     """
     if settings.match and tells is None:
         raise UserError(f"generation.match={settings.match}: needs a judge, which mmsafe.train and mmsafe.blind have")
-    chosen = settings.image_view
-    rows = [ScoredRow(name, usual if chosen == "auto" else chosen) for name, usual in SHOWN.items() if name in columns]
+    rows, label = to_sample(columns, settings)
     lacking = [(i, row) for i, example in enumerate(examples) for row in rows if row.response not in example.responses]
     if not rows:
         return list(examples)
-    label = " and ".join(dict.fromkeys(LABELS[row.image] for row in rows)) + " responses"
-    label += " to other prompts" * (settings.prompt == "other")
     others = Others(examples, settings.seed)
 
     def shown(view: str | None = None) -> list[Example]:
@@ -114,6 +111,14 @@ def with_generated_responses(
         if not kept:
             raise UserError(f"{label}: no example has one for {what}; raise generation.tries")
     return kept
+
+
+def to_sample(columns: Collection[str], settings: Generation) -> tuple[list[ScoredRow], str]:
+    """The generated responses among `columns`, each with its view of the image, and what they are called."""
+    chosen = settings.image_view
+    rows = [ScoredRow(name, usual if chosen == "auto" else chosen) for name, usual in SHOWN.items() if name in columns]
+    label = " and ".join(dict.fromkeys(LABELS[row.image] for row in rows)) + " responses"
+    return rows, label + " to other prompts" * (settings.prompt == "other")
 
 
 def unmatched(before: Sequence[Example], after: Sequence[Example]) -> int:
