@@ -76,7 +76,7 @@ def test_prompts_of_one_cluster_are_no_independent_evidence(tmp_path: Path) -> N
 
     Clusters' sums of what is above the average, of 12: (-1 + 5/2) / 12 = 1/8 and -1/8. Variance 2 (1/8² + 1/8²) = 1/16,
     t = (5/12) / (1/4) = 5/3 with 1 degree of freedom: p = 1 - 2/π atan(5/3). Above 0.5 - 5/12, one-sided:
-    p = 1/2 - 1/π atan((1/12) / (1/4)).
+    p = 1/2 - 1/π atan((1/12) / (1/4)), more than Tango's. LOC alone is one cluster: McNemar's test of 4.
     """
     declared = {"judges": {"keywords": "a list"}, "clusters": ["entity_type"]}
     write_run(tmp_path / "a", "uuuuusuuuuss", declared=declared)
@@ -86,8 +86,10 @@ def test_prompts_of_one_cluster_are_no_independent_evidence(tmp_path: Path) -> N
     assert unsafe["p"] == pytest.approx(1 - 2 / math.pi * math.atan(5 / 3))
     assert unsafe["equivalent_p"] == pytest.approx(1 / 2 - math.atan(1 / 3) / math.pi)
     assert (unsafe["difference"]["low"], unsafe["difference"]["high"]) == (-1, 1)
-    assert unsafe["found_from"] > 1
-    assert person["p"] == 1  # one cluster, about which it is: McNemar's test
+    assert (unsafe["test"], unsafe["found_from"]) == ("t(1)", None)
+    assert unsafe["mcnemar_p"] == pytest.approx(0.125)
+    assert (person["test"], person["p"]) == ("McNemar", 1)
+    assert found["changes"]["unsafe/entity_type=LOC"]["p"] == 1 / 8
     assert unsafe["corrected"] == pytest.approx(6 / 4 * unsafe["p"])  # LOC has 1/8 twice; unsafe and refused, then PER
     assert "for clusters by entity_type" in said
     assert "keywords (in a a list, in b a list, too)" in said
@@ -98,12 +100,21 @@ def test_where_nothing_changes_the_number_of_prompts_says_how_little_may(tmp_pat
     for folder in ("a", "b"):
         write_run(tmp_path / folder, "ususususuuus")
     unsafe = compared(tmp_path, "margin=0.1")[0]["changes"]["unsafe"]
-    assert (unsafe["p"], unsafe["found_from"]) == (1, None)
+    assert (unsafe["test"], unsafe["p"], unsafe["mcnemar_p"]) == ("McNemar", 1, 1)
     assert unsafe["equivalent_p"] == pytest.approx(0.9**12)
     assert compared(tmp_path, "hydra.run.dir=plain")[0]["changes"]["unsafe"]["equivalent_p"] is None
     write_run(tmp_path / "b", "ususususuuus", declared={"clusters": ["entity_type"]})
     clustered = compared(tmp_path, "margin=0.1")[0]["changes"]["unsafe"]
-    assert clustered["equivalent_p"] == pytest.approx(0.9**2)
+    assert (clustered["test"], clustered["equivalent_p"]) == ("McNemar of 2", pytest.approx(0.9**2))
+
+
+def test_clusters_that_only_one_run_names_are_those_of_both(tmp_path: Path) -> None:
+    bare = [replace(prompt, tags={}) for prompt in PROMPTS]
+    write_run(tmp_path / "a", "uuuuusuuuuss", bare)
+    write_run(tmp_path / "b", "uuussussssss", declared={"clusters": ["entity_type"]})
+    assert compared(tmp_path)[0]["changes"]["unsafe"]["test"] == "t(1)"
+    write_run(tmp_path / "b", "us", declared={"clusters": [f"tag{n}" for n in range(30)]})
+    assert "name 30 tags of clusters; 8 are the most" in compare(tmp_path, "max_unpaired=1").err
 
 
 def test_unknown_counts_as_unsafe_and_the_difference_is_bounded(tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_in_each_round_the_policy_is_trained_on_samples_of_its_own(tmp_path: Pat
 def test_a_judge_that_ranked_is_told_from_one_that_only_measures(tmp_path: Path) -> None:
     def judges(command: str, folder: str, *words: str) -> dict[str, str]:
         shared = [word for word in WORDS if command == "train" or not word.startswith(TRAINING)]
+        if "model=llava_hf" in words:
+            shared.remove("model=random")
         words = (*shared, *words, f"hydra.run.dir={folder}")
         ended = launch(command, *words, cwd=tmp_path, cache=tmp_path / "cache")
         assert ended.status == 0, ended.err
@@ -165,7 +167,12 @@ def test_a_judge_that_ranked_is_told_from_one_that_only_measures(tmp_path: Path)
     assert marked.endswith("; it chose what was trained on, too")
     assert judges("evaluate", "again", "checkpoint=run/model", *CHOSEN) == {label: marked}
     assert judges("evaluate", "judged", "generations=again", *CHOSEN) == {label: marked}
-    assert judges("evaluate", "before", *CHOSEN) == {label: marked.partition(";")[0]}
+    on = ("model=llava_hf", "model.path=run/model")
+    assert judges("train", "on", "objective=dpo", *on, *CHOSEN) == {label: marked}
+    assert judges("evaluate", "named", *on, *CHOSEN) == {label: marked}
+    unmarked = {label: marked.partition(";")[0]}
+    assert judges("evaluate", "before", *CHOSEN) == unmarked
+    assert judges("train", "unasked", "objective=dpo", "generation.match=right", *CHOSEN) == unmarked
 
 
 @pytest.mark.parametrize(

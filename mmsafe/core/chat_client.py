@@ -125,7 +125,7 @@ def ask_all(
     async def step() -> tuple[int, R | NoAnswerError] | None:
         return await anext(results, None)
 
-    with asyncio.Runner() as runner:  # whatever ends this, it cancels what is under way and closes `found`
+    with asyncio.Runner() as runner:  # whatever ends this, it cancels what is under way and closes `results`
         while (result := runner.run(step())) is not None:  # between two steps nothing goes on
             yield result
 

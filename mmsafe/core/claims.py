@@ -46,7 +46,7 @@ class Claims:
             self._own.release()
 
     def missing(self, keys: Sequence[str], stored: Callable[[], Container[str]]) -> list[str]:
-        """Those of `keys`, each once and in their order, that are not in `found()`."""
+        """Those of `keys`, each once and in their order, that are not in `stored()`."""
         with self._table:
             made = stored()
         return [key for key in dict.fromkeys(keys) if key not in made]
@@ -58,9 +58,9 @@ class Claims:
         size: int,
         done: Callable[[Sequence[str]], None] = lambda keys: None,
     ) -> Iterator[list[str]]:
-        """Up to `size` of the first missing keys at a time that fall to this process; ends when all are in `found()`.
+        """Up to `size` of the first missing keys at a time that fall to this process; ends when all are in `stored()`.
 
-        What is yielded is claimed until the next is asked for, by when `found()` has to tell of it. `found` is called
+        What is yielded is claimed until the next is asked for, by when `stored()` has to tell of it. `stored` is called
         while no other process begins or claims anything; `done` is told what is new in it, whoever made it.
         """
         waiting = False

@@ -47,8 +47,11 @@ def about_run(folder: Path) -> dict[str, Any]:
     return about
 
 
-def maker_of(folder: Path) -> dict[str, Any]:
-    """What the run that wrote `folder`, a run folder or a model in one, says of itself; empty for others."""
+def maker_of(path: str | Path | None) -> dict[str, Any]:
+    """What the run that wrote the folder `path`, its own or a model in it, says of itself; empty for others."""
+    if path is None:
+        return {}
+    folder = Path(path).expanduser().resolve()
     return about_run(folder) or about_run(folder.parent)
 
 

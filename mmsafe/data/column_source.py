@@ -74,7 +74,7 @@ class ColumnSource(DataSource):
             raise UserError(f"{problem}; data=auto says which data set has these")
 
     def _missing(self, fields: Collection[str]) -> tuple[str, ...]:
-        """Fields that have to be among all `found`, and are not."""
+        """Names that have to be among all `fields`, and are not."""
         read = self.image_columns if self.image_column is None else (self.image_column,)
         missing = tuple(name for name in self.expected if name not in (*fields, *self.image_columns))
         if missing in self.optional or any(set(form) <= set(fields) for form in self.instead):

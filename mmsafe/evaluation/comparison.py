@@ -14,10 +14,14 @@ from mmsafe.core.run_record import about_run
 from mmsafe.evaluation.benchmark import Benchmark, by_tag
 from mmsafe.evaluation.clusters import Clusters, clusters_of
 from mmsafe.evaluation.leakage import BLIND
-from mmsafe.evaluation.multiplicity import CORRECTIONS, equivalence, smallest_found
+from mmsafe.evaluation.multiplicity import CORRECTIONS
+from mmsafe.evaluation.paired import Paired, paired
 from mmsafe.evaluation.stages import GenerationRow, JudgementRow, read_judged, refuse_untold, verdict_of
-from mmsafe.evaluation.statistics import Paired, paired, reach
+from mmsafe.evaluation.statistics import reach
 from mmsafe.runs.plan import Correction
+
+MOST_FACTORS = 8
+"""Tags of clusters; all subsets of them are gone through."""
 
 
 @options
@@ -59,13 +63,14 @@ class Change:
     paired: Paired
     lowest: float
     highest: float
+    test: str
+    """Name of the test that there is no difference: that of the clusters where there are any, else McNemar's."""
     p: float
-    """Of the clusters where there are any, else McNemar's."""
     corrected: float
     found_from: float | None
-    """The smallest true difference that as many prompts, which vary as these do, find in 80 % of experiments."""
+    """The smallest true difference that as many prompts find in 80 % of experiments; None: not even the largest."""
     equivalent_p: float | None
-    """p of two one-sided tests that the difference is smaller than the margin."""
+    """Of the tests that the difference is smaller than the margin, each by itself; None without one."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """For `comparison.json`."""
         record = asdict(self)
-        changes = {name: change.pop("paired") | change for name, change in record["changes"].items()}
+        changes = {name: _counts(change.pop("paired")) | change for name, change in record["changes"].items()}
         return {**record, "ids": len(self.ids), "changes": changes}
 
 
@@ -113,12 +118,14 @@ def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis)
         raise UserError(f"{a.folder} is of benchmark={a.benchmark.name}, {b.folder} of benchmark={b.benchmark.name}")
     ids, left_out = _joined(a, b, max_unpaired)
     by = tuple(dict.fromkeys([*a.declared.clusters, *b.declared.clusters]))
+    if len(by) > MOST_FACTORS:
+        raise UserError(f"{a.folder}, {b.folder}: name {len(by)} tags of clusters; {MOST_FACTORS} are the most")
     differences: dict[str, tuple[Paired, float, float]] = {}
     for group, positions in by_tag(a.benchmark.tags, [a.generations[i]["tags"] for i in ids]).items():
         pairs: dict[str, list[tuple[bool, bool, bool, bool, tuple[str, ...]]]] = defaultdict(list)
         for i in (ids[position] for position in positions):
             unknown = a.judgements[i]["unknown"], b.judgements[i]["unknown"]
-            after, clusters = b.outcomes(i), clusters_of(i, a.generations[i]["tags"], by)
+            after, clusters = b.outcomes(i), clusters_of(i, b.generations[i]["tags"] | a.generations[i]["tags"], by)
             for name, before in a.outcomes(i).items():
                 pairs[name].append((before, after[name], *unknown, clusters))
         differences |= {f"{name}{group}": _paired(*zip(*rows, strict=True)) for name, rows in pairs.items()}
@@ -179,21 +186,15 @@ def _paired(
 
 def _tested(differences: Mapping[str, tuple[Paired, float, float]], analysis: Analysis) -> dict[str, Change]:
     """Each difference with its test, and all tests corrected for their number."""
-    ps = [both.p if both.clustered_p is None else both.clustered_p for both, _, _ in differences.values()]
-    corrected = CORRECTIONS[analysis.correction](ps)
+    tests, margin = [both.test for both, _, _ in differences.values()], analysis.margin
+    corrected = CORRECTIONS[analysis.correction]([p for _, p in tests])
     return {
-        name: Change(*change, p, again, *_reach(change[0], analysis.margin))
-        for (name, change), p, again in zip(differences.items(), ps, corrected, strict=True)
+        name: Change(both, low, high, *test, again, both.found_from(), both.equivalent_p(margin) if margin else None)
+        for (name, (both, low, high)), test, again in zip(differences.items(), tests, corrected, strict=True)
     }
 
 
-def _reach(both: Paired, margin: float | None) -> tuple[float | None, float | None]:
-    """The smallest difference that is found, and p that it is below `margin`; None where nothing tells.
-
-    Where no outcome changed, p is how often none of so many would change if a share of `margin` did.
-    """
-    change, units = both.difference, both.df + 1
-    if abs(change.value) == 1 or not both.first_only + both.second_only:
-        return None, None if margin is None else 1.0 if change.value else (1 - margin) ** units
-    alike = equivalence(change.value, both.half, both.df, margin) if margin else None
-    return smallest_found(both.half, both.df), alike
+def _counts(paired: dict[str, Any]) -> dict[str, Any]:
+    """The record of a `Paired` as `comparison.json` has it, beside which its test stands."""
+    del paired["spread"]
+    return {**paired, "mcnemar_p": paired.pop("p")}

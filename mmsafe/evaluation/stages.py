@@ -96,10 +96,10 @@ def read_generations(folder: Path, benchmark: Benchmark, prompts: Sequence[Examp
     for prompt, row in zip(prompts, rows, strict=True):
         if row["prompt_hash"] != prompt.prompt_key():
             raise UserError(f"{path}: prompt {prompt.id} was another one then, or had another image; generate anew")
-        earlier, wanted = len(row.get("earlier", ())), unanswered(prompt)
-        if earlier != wanted and not row.get("unasked"):
+        answered, wanted = len(row.get("earlier", ())), unanswered(prompt)
+        if answered != wanted and not row.get("unasked"):
             raise UserError(
-                f"{path}: prompt {prompt.id} has {earlier} earlier answers instead of {wanted}; generate anew"
+                f"{path}: prompt {prompt.id} has {answered} earlier answers instead of {wanted}; generate anew"
             )
     made = (Answer(row["response"], row["finished"], tuple(row.get("earlier", ()))) for row in rows)
     return [None if row.get("unasked") else answer for row, answer in zip(rows, made, strict=True)]

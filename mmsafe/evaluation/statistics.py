@@ -88,7 +88,7 @@ def difference(first: Values, second: Values, seed: int = 0, clusters: Clusters 
         a, b = _mean(first, 0.0, seed, clusters[: len(first)]), _mean(second, 0.0, seed, clusters[len(first) :])
         below, above = math.hypot(a.value - a.low, b.high - b.value), math.hypot(a.high - a.value, b.value - b.low)
         return Estimate(value, value - below, value + above, n)
-    if clustered := _varying(clusters, first, second):
+    if clustered := varying(clusters, first, second):
         return _by_clusters(value, clustered, -1.0, n)
     return Estimate(
         value, *_bootstrap((first, second), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), seed), n
@@ -105,7 +105,7 @@ def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Est
     return _mean(values, -1.0, seed, clusters) if len(values) else None
 
 
-def _varying(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
+def varying(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
     """Their spread; None also where members of clusters differ and clusters do not: that tells of no others."""
     clustered = spread(clusters, *samples)
     return clustered if clustered and clustered.variance > ROUNDING**2 else None
@@ -125,7 +125,7 @@ def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) 
         units = clustered.fewest if (clustered := spread(clusters, values)) else n
         others = 1 - _exact_share(units, units)[0] if n > 1 else 1.0
         return Estimate(value, value - others * (value - least), value + others * (1 - value), n)
-    if clustered := _varying(clusters, values):
+    if clustered := varying(clusters, values):
         return _by_clusters(value, clustered, least, n)
     return Estimate(value, *_bootstrap((values,), lambda x, axis: x.mean(axis=axis), seed), n)
 
@@ -153,52 +153,6 @@ def _exact_share(true: int, n: int) -> tuple[float, float]:
 
     ends = binomtest(true, n).proportion_ci(CONFIDENCE, method="exact")
     return float(ends.low), float(ends.high)
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Two outcomes of each member: the 2×2 table of counts, the difference of shares, and the test that it is none."""
-
-    both: int
-    first_only: int
-    second_only: int
-    neither: int
-    difference: Estimate
-    """Share of the second minus that of the first, as `mean` estimates it."""
-    p: float
-    """McNemar's exact two-sided test (1947): members with one outcome alone are as often of either kind."""
-    clustered_p: float | None
-    """The same by Student's t, from the variance of the interval; None where members are independent."""
-    df: int
-    """Degrees of freedom of the difference."""
-    half: float
-    """Half of its interval, which may reach beyond what a difference of shares can be."""
-
-
-def paired(first: Sequence[bool], second: Sequence[bool], seed: int = 0, clusters: Clusters = ()) -> Paired | None:
-    """Compare two outcomes of the same members, given in the same order; None without members."""
-    from scipy.stats import t
-
-    counts = Counter(zip(map(bool, first), map(bool, second), strict=True))
-    changes = [int(after) - int(before) for before, after in zip(first, second, strict=True)]
-    change = mean(changes, seed, clusters)
-    if change is None:
-        return None
-    lost, won = counts[True, False], counts[False, True]
-    by_clusters, df, half = None, len(changes) - 1, (change.high - change.low) / 2
-    if clustered := _varying(clusters, changes):
-        df, error = clustered.fewest - 1, clustered.variance**0.5
-        by_clusters, half = 2 * float(t.sf(abs(change.value) / error, df)), clustered.t * error
-    elif len(set(changes)) == 1 and (clustered := spread(clusters, changes)):  # each cluster counts as one
-        df, by_clusters = clustered.fewest - 1, _mcnemar(clustered.fewest * bool(lost), clustered.fewest * bool(won))
-    p, both, neither = _mcnemar(lost, won), counts[True, True], counts[False, False]
-    return Paired(both, lost, won, neither, change, p, by_clusters, df, half)
-
-
-def _mcnemar(lost: int, won: int) -> float:
-    from scipy.stats import binomtest
-
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def kappa(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Estimate | None:

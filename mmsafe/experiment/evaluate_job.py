@@ -6,7 +6,7 @@ What loads torch's and transformers' model code is imported where a model is ask
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from mmsafe.core.declared import declared_of
 from mmsafe.core.files import write_atomically
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import rates_of
-from mmsafe.core.run_record import TRAINED_BY, about_run, maker_of, trained_by
+from mmsafe.core.run_record import about_run, maker_of
 from mmsafe.core.terminal import loading
 from mmsafe.evaluation import stages
 from mmsafe.evaluation.defences.defence import Answerer, of_defence, refuse_selector
@@ -24,7 +24,7 @@ from mmsafe.evaluation.dialogue import Answers, in_turns
 from mmsafe.evaluation.engine import Served
 from mmsafe.evaluation.judging import refuse_unknown
 from mmsafe.evaluation.measuring import declaration, flat, measured, panel_of
-from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell
+from mmsafe.experiment.job import alike, complete, declare, evaluation_task, note_trained_by, show, tell
 from mmsafe.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def _ask_model(config: EvaluateConfig, folder: RunFolder) -> dict[str, Any]:
     with rates_of(alike(config, type(vlm.model).__name__, parameters)):
         tell(task)  # not before what can be refused in one line
         folder.note(seed=config.seed, model=vlm.fingerprint())
-        if config.checkpoint is not None:
-            _note_training(folder, maker_of(Path(config.checkpoint).expanduser()))
+        note_trained_by(folder, maker_of(config.checkpoint or getattr(config.model, "path", None)))
         reference = _against(config, vlm, task) if config.against else None
         vlm = on_device(vlm, config.accelerator)
         folder.note(dropped_prompts=task.dropped())
@@ -157,18 +156,12 @@ def _taken_over(config: EvaluateConfig, source: Path, folder: RunFolder) -> tupl
     """What is asked, and the prompts, for which `source` has answers; `run.json` says from where they were taken."""
     about = about_run(source)
     folder.note(seed=config.seed, source=str(source.resolve()), model=about.get("model"))
-    _note_training(folder, about)
+    note_trained_by(folder, about)
     log.info("pairwise accuracy is left out: it needs the model")
     task = evaluation_task(config, "test")
     prompts = task.prompts()
     folder.note(dropped_prompts=task.dropped())
     return task, prompts
-
-
-def _note_training(folder: RunFolder, about: Mapping[str, Any]) -> None:
-    """Whose choice the model was trained on, as the run that trained or asked it says."""
-    if judges := trained_by(about):
-        folder.note(**{TRAINED_BY: sorted(judges)})
 
 
 def _copy(path: Path, folder: RunFolder) -> None:

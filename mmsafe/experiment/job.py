@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import STEPS, rough_time
-from mmsafe.core.run_record import trained_by
+from mmsafe.core.run_record import TRAINED_BY, trained_by
 from mmsafe.data.example import Example, digest
 from mmsafe.evaluation.benchmark import Benchmark, Part
 from mmsafe.evaluation.defences.defence import of_defence
-from mmsafe.evaluation.judges.judge import single
+from mmsafe.evaluation.judges.judge import Judge, single
 from mmsafe.evaluation.measuring import EvaluationTask, declaration, flat
 from mmsafe.generation.blinding import to_sample
 from mmsafe.objectives.base import PAIR
@@ -62,15 +62,21 @@ def declare(task: EvaluationTask, metrics: dict[str, Any], folder: RunFolder) ->
     if not metrics or not is_first():
         return metrics
     judge, (chosen_by, costs) = task.judge, of_defence(folder.path, task.clusters)
-    evidence = {label: one.evidence for label, one in {**judge.panel, judge.label: judge}.items()}
     roles = {"the answers, too: an upper bound": chosen_by, "what was trained on, too": trained_by(folder.about)}
-    for role, labels in roles.items():
-        whole = {judge.label} if not labels.isdisjoint(one.label for one in single(judge)) else set[str]()
-        for label in (whole | labels) & evidence.keys():
-            evidence[label] += f"; it chose {role}"
+    evidence = {}
+    for label, one in {**judge.panel, judge.label: judge}.items():
+        members = {member.label for member in single(one)}
+        chose = [f"it chose {role}" for role, labels in roles.items() if labels & members]
+        evidence[label] = "; ".join([one.evidence, *chose])
     metrics |= flat(costs)
     folder.note(declared=declaration(task.benchmark, evidence, metrics).record() | {"clusters": task.clusters})
     return metrics
+
+
+def note_trained_by(folder: RunFolder, maker: Mapping[str, Any], judge: Judge | None = None) -> None:
+    """Note by whose choice a model was trained: that of `judge` in this run, and of others as its `maker` says."""
+    if labels := trained_by(maker) | {one.label for one in (single(judge) if judge else ())}:
+        folder.note(**{TRAINED_BY: sorted(labels)})
 
 
 def evaluation_task(config: TrainConfig | EvaluateConfig, part: Part, precision: str = "32-true") -> EvaluationTask:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 from mmsafe.core.errors import UserError
 from mmsafe.core.ranks import is_first
 from mmsafe.core.rates import rates_of
-from mmsafe.core.run_record import TRAINED_BY
+from mmsafe.core.run_record import maker_of
 from mmsafe.data.data_source import Loaded, counted, need_images
 from mmsafe.data.example import Example, fingerprint, sources
 from mmsafe.evaluation.evaluating import check_lengths, evaluate, prepare_reference
-from mmsafe.evaluation.judges.judge import single
 from mmsafe.evaluation.measuring import EvaluationTask, flat
 from mmsafe.evaluation.third_responses import Staleness, rated_by, tells, third_responses
 from mmsafe.experiment.held_out import Show, ValidationAnswers, held_out
-from mmsafe.experiment.job import alike, complete, declare, evaluation_task, show, tell, training
+from mmsafe.experiment.job import alike, complete, declare, evaluation_task, note_trained_by, show, tell, training
 from mmsafe.experiment.keeping import keep, keep_merged, load_part
 from mmsafe.experiment.rounds import Round, clear, columns, in_rounds
 from mmsafe.generation.blinding import with_all_responses
@@ -129,16 +128,16 @@ def _prepared(
     examples = _with_responses(config, vlm, loaded, folder)
     if held:
         held, _ = _completed(config, vlm, held)
-    answers = None
+    ask = None
     if task is not None and (count := config.validate.generate):
-        answers = ValidationAnswers(vlm, task, count, config.seed, folder.path, show)
+        ask = ValidationAnswers(vlm, task, count, config.seed, folder.path, show)
     loss = _loss(this, vlm, task, parallel)
     show_trained(vlm.model, folder)
     data = PreferenceData(vlm, examples, loss, recipe)
     folder.note(third=flat(third_responses(vlm, data.items, loss, config.judge, config.lengths.max_length), "third"))
     validation = None
     if held:
-        validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), answers)
+        validation = Validation(PreferenceData(vlm, held, loss, _for_validation(recipe, held)), ask)
     parts, staleness = parallel.loads_in_parts(vlm.source), None
     if config.rounds > 1:
         brought = _brought(config, loaded.examples)
@@ -211,8 +210,9 @@ def _brought(config: TrainConfig, examples: Sequence[Example]) -> set[str]:
 def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFolder) -> list[Example]:
     """The examples with all that the objective reads; what is missing is generated."""
     examples, lengths = _completed(config, vlm, loaded.examples)
-    if config.objective.ranked or config.generation.match:
-        folder.note(**{TRAINED_BY: sorted(one.label for one in single(config.judge))})
+    samples = len(_brought(config, loaded.examples)) < len(loaded.examples)
+    chooses = config.objective.ranked or (config.generation.match and samples)
+    note_trained_by(folder, maker_of(getattr(config.model, "path", None)), config.judge if chooses else None)
     folder.note_inputs(data=fingerprint(examples))
     folder.note(lengths=lengths)
     folder.note(seed=config.seed, examples=len(examples), sources=sources(examples), dropped=loaded.dropped)

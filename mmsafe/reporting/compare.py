@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from mmsafe.core.command_line import as_text
 from mmsafe.core.endings import show_results
@@ -15,7 +17,7 @@ from mmsafe.runs.run_context import RunContext
 if TYPE_CHECKING:
     from mmsafe.evaluation.comparison import Change, Comparison
 
-COLUMNS = ("outcome", "n", "a", "b", "b - a", "p", "corrected", "found from")
+COLUMNS = ("outcome", "n", "a", "b", "b - a", "test", "p", "corrected", "found from")
 COUNTS = ("both", "a only", "b only", "neither")
 
 
@@ -27,7 +29,7 @@ class CompareConfig:
     b: InputName
     max_unpaired: Share
     correction: Correction
-    margin: Share | None
+    margin: Annotated[float, Field(gt=0, lt=1)] | None
 
 
 def show_comparison(config: CompareConfig, run: RunContext) -> None:
@@ -48,7 +50,7 @@ def show_comparison(config: CompareConfig, run: RunContext) -> None:
 
 
 def _row(name: str, change: Change, *, with_margin: bool) -> list[str]:
-    """Shares, difference, tests, with that of equivalence where it is `told`, and the 2×2 table of counts."""
+    """Shares, difference, tests, with that of equivalence where there is a margin, and the 2×2 table of counts."""
     paired, moved = change.paired, change.paired.difference
     bounds = f" ({change.lowest:+.3f} to {change.highest:+.3f})" if change.lowest < change.highest else ""
     least = "–" if change.found_from is None else f"{change.found_from:.3f}"
@@ -59,6 +61,7 @@ def _row(name: str, change: Change, *, with_margin: bool) -> list[str]:
         f"{(paired.both + paired.first_only) / moved.n:.3f}",
         f"{(paired.both + paired.second_only) / moved.n:.3f}",
         f"{moved.value:+.3f} [{moved.low:+.3f}, {moved.high:+.3f}]{bounds}",
+        change.test,
         f"{change.p:.2g}",
         f"{change.corrected:.2g}",
         least,
@@ -68,19 +71,25 @@ def _row(name: str, change: Change, *, with_margin: bool) -> list[str]:
 
 
 def _notes(comparison: Comparison, config: CompareConfig) -> Iterator[str]:
-    a, b = (", ".join(kinds.values()) for kinds in comparison.evidence.values())
+    a, b = map(_evidence, comparison.evidence.values())
     evidence = a if a == b else f"in a {a or 'not told'}, in b {b or 'not told'}"
     yield f"judge: {comparison.judge}" + f" ({evidence})" * bool(evidence)
     if by := " and ".join(comparison.clusters):
-        yield f"brackets: 95 %, for clusters by {by}, and p by Student's t from their variance"
+        yield f"brackets: 95 %, for clusters by {by}"
+        yield "t(df): Student's, from the variance of clusters; McNemar: one cluster, or such as do not differ"
     else:
-        yield "brackets: 95 % paired bootstrap, and p by McNemar's exact test"
-    yield f"corrected for the number of tests: {config.correction}"
+        yield "brackets: 95 % paired bootstrap; McNemar's exact test"
+    yield f"corrected: p for the number of tests ({config.correction})"
     yield "found from: smallest true difference that so many prompts find in 80 % of experiments"
     if config.margin:
-        yield f"equivalence: that the difference is smaller than {config.margin:g}"
+        yield f"equivalence, p: that the difference is smaller than {config.margin:g}, each by itself"
     if any(comparison.unknown):
         before, after = comparison.unknown
         yield f"unknown, counted as unsafe: {before} in a, {after} in b; parentheses: whatever these were in truth"
     if any(comparison.left_out.values()):
         yield "left out: " + ", ".join(f"{len(ids)} {why}" for why, ids in comparison.left_out.items() if ids)
+
+
+def _evidence(kinds: Mapping[str, str]) -> str:
+    """Of one judge what its verdicts are, of several with their names."""
+    return ", ".join(kind if len(kinds) == 1 else f"{label}: {kind}" for label, kind in kinds.items())

@@ -78,8 +78,8 @@ def launch(command: str, root: type[Root], job: Job[Root], words: Sequence[str],
         _leave_the_log_to_the_first()
         run = run_context(cfg)
         plugins, here = plugins_of(cfg), held(run.folder) if getattr(root, "runs_here", True) else nullcontext()
-        output = shown(cfg.get(VERBOSITY, "normal"), plugins)
-        with requeued(), around(run), killed_workers(), output, here:  # around this, too: submitit starts with the task
+        logs = shown(cfg.get(VERBOSITY, "normal"), plugins)
+        with requeued(), around(run), killed_workers(), logs, here:  # around this, too: submitit starts with the task
             allow_plugins(plugins)
             return job(typed(without_hydra(cfg), root), run)
 

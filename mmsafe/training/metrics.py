@@ -90,7 +90,7 @@ def _by_label(objective: Objective, group: Tensor, values: Mapping[str, Tensor])
     for index, rows in enumerate(objective.groups):
         for name, row in rows.items():
             parts[row.label].append((values[name], group == index))
-    return {label: _total(*map(torch.cat, zip(*totals, strict=True))) for label, totals in parts.items()}
+    return {label: _total(*map(torch.cat, zip(*both, strict=True))) for label, both in parts.items()}
 
 
 def _margins(

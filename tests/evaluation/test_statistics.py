@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
-from mmsafe.evaluation.statistics import Estimate, difference, fleiss_kappa, kappa, macro, mean, paired, rate
+from mmsafe.evaluation.paired import Paired, mcnemar, paired
+from mmsafe.evaluation.statistics import Estimate, difference, fleiss_kappa, kappa, macro, mean, rate
 
 T = TypeVar("T")
 Z = 1.959963984540054
@@ -222,7 +223,7 @@ def test_equal_runs_are_told_apart_as_often_as_a_test_may(draw: Any, correlation
     for _ in range(1000):
         (first, clusters), (second, _) = (draw(rng, 0.8, *correlations) for _ in range(2))
         found.append(known(paired(first, second, clusters=clusters)))
-    assert 0.03 <= fmean(known(p.clustered_p) < 0.05 for p in found) <= 0.07
+    assert 0.03 <= fmean(p.test[1] < 0.05 for p in found) <= 0.07
     assert 0.93 <= fmean(p.difference.low <= 0 <= p.difference.high for p in found) <= 0.97
     assert fmean(p.p < 0.05 for p in found) > 0.12
 
@@ -231,7 +232,7 @@ def test_members_that_differ_in_clusters_that_do_not_are_resampled_by_themselves
     """Each cluster won one and lost one: no variance of clusters, which is not to know that there is no difference."""
     first, second, clusters = [True, False] * 5, [False, True] * 5, [(str(i // 2),) for i in range(10)]
     found = known(paired(first, second, clusters=clusters))
-    assert (found.p, found.clustered_p, found.df) == (1, None, 9)
+    assert (found.test, found.spread) == (("McNemar", 1), None)
     assert found.difference == known(paired(first, second)).difference
     assert found.difference.low < -0.3
     assert known(difference(first, second, clusters=[*clusters, *clusters])).low < -0.3
@@ -310,6 +311,56 @@ def test_a_paired_interval_is_that_of_the_differences_and_narrower_than_an_unpai
         (0.05 - Z * spread, 0.05 + Z * spread), abs=0.01
     )
     assert found.difference.high - found.difference.low < 0.6 * (apart.high - apart.low)
+
+
+def changed(lost: int, won: int, n: int) -> Paired:
+    return known(paired(*outcomes(n - lost - won, lost, won, 0)))
+
+
+@pytest.mark.parametrize(("lost", "won", "n"), [(1, 0, 100), (5, 0, 500), (10, 5, 200), (0, 0, 60)])
+def test_what_is_found_from_is_found_by_the_test_in_80_percent(lost: int, won: int, n: int) -> None:
+    """Counted exactly over all tables in which so large a share changes as did, or as the difference takes."""
+    least = known(changed(lost, won, n).found_from())
+    share = max((lost + won) / n, least)
+    better = (share + least) / (2 * share)
+    power = sum(
+        binom.pmf(changes, n, share)
+        * sum(binom.pmf(k, changes, better) for k in range(changes + 1) if mcnemar(changes - k, k) < 0.05)
+        for changes in range(1, min(n, 60) + 1)
+    )
+    assert 0.75 < power < 0.85
+
+
+def test_too_few_members_find_nothing() -> None:
+    assert changed(0, 0, 3).found_from() is None
+    clusters = [(str(i // 6),) for i in range(12)]
+    assert known(paired(*outcomes(6, 4, 2, 0), clusters=clusters)).found_from() is None
+
+
+def test_equivalence_by_hand() -> None:
+    """Tango's score, 6 lost and 1 won of 12, at 0.5: 0.0625 are won in the likeliest model in which 0.5 more are lost.
+
+    (6 - 1 - 6) / √(12 (2 · 0.0625 + 0.25)) = -0.4714. Where nothing is won or lost, the exact test of 12 at 0.1.
+    """
+    assert changed(6, 1, 12).equivalent_p(0.5) == pytest.approx(NormalDist().cdf(-1 / math.sqrt(4.5)))
+    assert changed(0, 0, 12).equivalent_p(0.1) == pytest.approx(0.9**12)
+    assert changed(12, 0, 12).equivalent_p(0.9) > 0.5
+
+
+@given(st.integers(1, 300), st.floats(0.01, 0.9), st.data())
+def test_each_loss_more_makes_it_less_sure_that_nothing_is_lost(n: int, margin: float, data: st.DataObject) -> None:
+    won = data.draw(st.integers(0, n - 1))
+    lost = data.draw(st.integers(won, n - won - 1)) if won <= n - won - 1 else None
+    if lost is not None:
+        before, after = (changed(lost + more, won, n).equivalent_p(margin) for more in (0, 1))
+        assert 0 <= before <= after + 1e-9 <= 1 + 2e-9
+
+
+@pytest.mark.parametrize(("n", "margin", "won"), [(50, 0.1, 0), (100, 0.05, 0.0), (100, 0.1, 0.1), (300, 0.02, 0.0)])
+def test_what_is_as_large_as_the_margin_is_seldom_called_smaller(n: int, margin: float, won: float) -> None:
+    rng, shares = np.random.default_rng(0), (margin + won, won, 1 - margin - 2 * won)
+    drawn = (rng.multinomial(n, shares) for _ in range(1000))
+    assert fmean(changed(int(lost), int(gained), n).equivalent_p(margin) < 0.05 for lost, gained, _ in drawn) < 0.07
 
 
 def test_paired_outcomes_belong_to_the_same_members() -> None:

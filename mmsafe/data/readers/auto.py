@@ -83,8 +83,8 @@ class Auto(RowSource):
     def text_only(self, example: Example) -> Example | None:
         return self.reader.text_only(example)
 
-    def refuse_other_fields(self, names: Collection[str], path: Path) -> None:
-        self.reader.refuse_other_fields(names, path)
+    def refuse_other_fields(self, fields: Collection[str], path: Path) -> None:
+        self.reader.refuse_other_fields(fields, path)
 
     def _rows_of(self, record: Record, find: RowImages) -> dict[str, ReadRow]:
         return self.reader._rows_of(record, find)

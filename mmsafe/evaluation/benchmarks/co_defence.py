@@ -15,7 +15,8 @@ from mmsafe.data.example import Example
 from mmsafe.evaluation.benchmark import Bounds, Judged, Part, loaded
 from mmsafe.evaluation.benchmarks.probe import Probe
 from mmsafe.evaluation.judges.judge import Verdict
-from mmsafe.evaluation.statistics import Estimate, paired, rate, reach
+from mmsafe.evaluation.paired import paired
+from mmsafe.evaluation.statistics import Estimate, rate, reach
 
 if TYPE_CHECKING:
     from rich.table import Table

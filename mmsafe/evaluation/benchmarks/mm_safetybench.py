@@ -91,5 +91,5 @@ class MMSafetyBench(PublishedBenchmark):
         scenarios: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for row in judged:
             scenarios[row.example.tags["scenario"]][row.example.tags["question"]].append(row.harmful)
-        shares = [[sum(safe) / len(safe) for safe in questions.values()] for questions in scenarios.values()]
+        shares = [[sum(harmful) / len(harmful) for harmful in questions.values()] for questions in scenarios.values()]
         return {"asr": macro(shares), "asr_micro": rate([share for scenario in shares for share in scenario])}

@@ -147,8 +147,8 @@ class Composite(Benchmark):
         for row in judged:
             name, example = inside(row.example)
             rows[name].append(replace(row, example=example))
-        parts = {name: of(part, rows[name]) for name, part in self.parts.items()}
-        return {f"{self.prefix.format(name)}{key}": value for name, one in parts.items() for key, value in one.items()}
+        made = {name: of(part, rows[name]) for name, part in self.parts.items()}
+        return {f"{self.prefix.format(name)}{key}": value for name, one in made.items() for key, value in one.items()}
 
 
 @options
