@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmsafe.evaluation.comparison import Change, Comparison
 
 COLUMNS = ("outcome", "n", "a", "b", "b - a", "test", "p", "corrected", "found from")
-COUNTS = ("both", "a only", "b only", "neither")
+COUNTS = "both/a/b/neither"
 
 
 @options
@@ -43,7 +43,7 @@ def show_comparison(config: CompareConfig, run: RunContext) -> None:
     record = {"correction": config.correction, "margin": config.margin, **comparison.as_json()}
     write_record(run.folder / "comparison.json", {"a": a, "b": b, **record})
     title = f"{comparison.benchmark}: from a={a} to b={b}, {len(comparison.ids)} prompts"
-    columns = [*COLUMNS, *["equivalence, p"] * bool(config.margin), *COUNTS]
+    columns = [*COLUMNS, *["equivalence, p"] * bool(config.margin), COUNTS]
     rows = [_row(*item, with_margin=bool(config.margin)) for item in comparison.changes.items()]
     print_tables([table_of(title, columns, rows, " · ".join(_notes(comparison, config)))])
     show_results(run.folder / "comparison.json", f"python -m mmsafe.samples runs=[{as_text(a)},{as_text(b)}]")
@@ -66,7 +66,7 @@ def _row(name: str, change: Change, *, with_margin: bool) -> list[str]:
         f"{change.corrected:.2g}",
         least,
         *[alike] * with_margin,
-        *map(str, (paired.both, paired.first_only, paired.second_only, paired.neither)),
+        "/".join(map(str, (paired.both, paired.first_only, paired.second_only, paired.neither))),
     ]
 
 
