@@ -4,7 +4,7 @@
 set -euo pipefail
 folder=${1:-outputs/experiments/rounds} python=${PYTHON:-python} page=$(dirname "$0")
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-shared=(experiment=microworld seed="${SEEDS:-11,12,13}" plan="$page/plan.yaml" launcher.jobs="${JOBS:-1}")
+shared=(experiment=microworld seed="${SEEDS:-21,22,23,24,25,26,27,28,29,30}" plan="$page/plan.yaml" launcher.jobs="${JOBS:-1}")
 arm() {
   $python -m mmsafe.train -m name="$1" objective=bpo "${@:2}" "${shared[@]}" hydra.sweep.dir="$folder/$1"
 }
