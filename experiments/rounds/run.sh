@@ -12,4 +12,5 @@ arm bpo-3-epochs trainer.max_epochs=3
 arm rounds-3 rounds=3
 arm rounds-3-moved rounds=3 reference.moves=true
 $python -m mmsafe.report runs="$folder" against=bpo-3-epochs
-$python "$page/../page.py" "$page" "$folder/report/results.csv" --arms bpo-3-epochs rounds-3 rounds-3-moved
+$python "$page/../page.py" "$page" "$folder/report/results.csv" --arms bpo-3-epochs rounds-3 rounds-3-moved \
+  --differences 'rounds-3-moved - rounds-3' 'rounds-3 - rounds-3 round 1'

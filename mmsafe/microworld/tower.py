@@ -47,13 +47,13 @@ def pretrain_tower(tower: Any, encoder: Encoder, image_size: int, stage: Pretrai
             for index in torch.randperm(len(icons)).split(stage.batch_size):
                 patches = tower(pixels[index].float()).last_hidden_state[:, 1:]
                 logits = heads(patches.mean(1))
-                named, coloured = logits[:, : len(THINGS)], logits[:, len(THINGS) :]
-                loss = cross_entropy(named, things[index]) + 0.5 * cross_entropy(coloured, colours[index])
+                told, coloured = logits[:, : len(THINGS)], logits[:, len(THINGS) :]
+                loss = cross_entropy(told, things[index]) + 0.5 * cross_entropy(coloured, colours[index])
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
                 schedule.step()
-                right += int((named.argmax(-1) == things[index]).sum())
+                right += int((told.argmax(-1) == things[index]).sum())
                 advance(1)
     return right / len(icons)
