@@ -1,11 +1,13 @@
 """Observations that come in clusters: how far their mean varies when whole clusters are drawn."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
+ROUNDING = 1e-9
 Clusters = Sequence[Sequence[str]]
 """For each observation the names of its clusters, one for each factor; empty, or of no factors: all independent."""
 
@@ -21,6 +23,16 @@ class Spread(NamedTuple):
     variance: float
     fewest: int
     t: float
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom of that t."""
+        return self.fewest - 1
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval, wherever the quantity itself ends."""
+        return self.t * math.sqrt(self.variance)
 
 
 def spread(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
@@ -40,6 +52,12 @@ def spread(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
     parts = [_variance(influence, [*zip(*some, strict=True)]) * (-1) ** (len(some) - 1) for some in every]
     fewest = min(len(set(names)) for names in factors)
     return Spread(max(sum(parts), *parts), fewest, float(t.ppf(0.975, fewest - 1)))
+
+
+def varying(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
+    """Their spread; None also where members of clusters differ and clusters do not: that tells of no others."""
+    found = spread(clusters, *samples)
+    return found if found and found.variance > ROUNDING**2 else None
 
 
 def _variance(influence: Sequence[float], names: Sequence[object]) -> float:

@@ -47,16 +47,6 @@ class JudgedRun:
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """How a comparison tests its differences."""
-
-    correction: Correction = "holm"
-    """Of their p, for their number."""
-    margin: float | None = None
-    """Differences smaller than this are as good as none; None: that is not tested."""
-
-
-@dataclass(frozen=True)
 class Change:
     """One outcome in both runs; where verdicts are unknown, how far their truth could move the difference."""
 
@@ -112,8 +102,13 @@ def read_judged_run(folder: Path) -> JudgedRun:
     return JudgedRun(folder, benchmark, declared, generations, {i: judgements[i] for i in generations})
 
 
-def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis) -> Comparison:
-    """Every yes-or-no outcome of the benchmark, overall and by tag; raises `UserError` if the runs do not fit."""
+def compare(
+    a: JudgedRun, b: JudgedRun, max_unpaired: float, correction: Correction = "holm", margin: float | None = None
+) -> Comparison:
+    """Every yes-or-no outcome of the benchmark, overall and by tag; raises `UserError` if the runs do not fit.
+
+    p are corrected for their number; differences smaller than `margin` are as good as none, which None does not test.
+    """
     if a.benchmark.name != b.benchmark.name:
         raise UserError(f"{a.folder} is of benchmark={a.benchmark.name}, {b.folder} of benchmark={b.benchmark.name}")
     ids, left_out = _joined(a, b, max_unpaired)
@@ -139,7 +134,7 @@ def compare(a: JudgedRun, b: JudgedRun, max_unpaired: float, analysis: Analysis)
         unknown=(sum(a.judgements[i]["unknown"] for i in ids), sum(b.judgements[i]["unknown"] for i in ids)),
         evidence=dict(zip("ab", kinds, strict=True)),
         clusters=by,
-        changes=_tested(differences, analysis),
+        changes=_tested(differences, correction, margin),
     )
 
 
@@ -184,10 +179,12 @@ def _paired(
     return both, b[0] - a[1], b[1] - a[0]
 
 
-def _tested(differences: Mapping[str, tuple[Paired, float, float]], analysis: Analysis) -> dict[str, Change]:
+def _tested(
+    differences: Mapping[str, tuple[Paired, float, float]], correction: Correction, margin: float | None
+) -> dict[str, Change]:
     """Each difference with its test, and all tests corrected for their number."""
-    tests, margin = [both.test for both, _, _ in differences.values()], analysis.margin
-    corrected = CORRECTIONS[analysis.correction]([p for _, p in tests])
+    tests = [both.test for both, _, _ in differences.values()]
+    corrected = CORRECTIONS[correction]([p for _, p in tests])
     return {
         name: Change(both, low, high, *test, again, both.found_from(), both.equivalent_p(margin) if margin else None)
         for (name, (both, low, high)), test, again in zip(differences.items(), tests, corrected, strict=True)

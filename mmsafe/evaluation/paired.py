@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmsafe.evaluation.clusters import Clusters, Spread, spread
+from mmsafe.evaluation.clusters import Clusters, Spread, spread, varying
 from mmsafe.evaluation.multiplicity import equivalence, smallest_found
-from mmsafe.evaluation.statistics import Estimate, mean, varying
+from mmsafe.evaluation.statistics import Estimate, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Paired:
         from scipy.stats import t
 
         if clusters := self._varying:
-            df = clusters.fewest - 1
-            return f"t({df})", 2 * float(t.sf(abs(self.difference.value) / clusters.variance**0.5, df))
+            error = clusters.variance**0.5
+            return f"t({clusters.df})", 2 * float(t.sf(abs(self.difference.value) / error, clusters.df))
         lost, won, n = self._units
         return ("McNemar", self.p) if n == self.difference.n else (f"McNemar of {n}", mcnemar(lost, won))
 
@@ -41,7 +41,7 @@ class Paired:
         McNemar's by Miettinen (1968), where as large a share changes as did here, or all that the difference takes.
         """
         if clusters := self._varying:
-            least = smallest_found(clusters.t * clusters.variance**0.5, clusters.fewest - 1)
+            least = smallest_found(clusters.half, clusters.df)
             return least if least <= 1 else None
         lost, won, n = self._units
         return _found_by_mcnemar((lost + won) / n, n)
@@ -54,8 +54,7 @@ class Paired:
         lost, won, n = self._units
         p = max(_score(won, lost, n, margin), _score(lost, won, n, margin))
         if clusters := self._varying:
-            half, df = clusters.t * clusters.variance**0.5, clusters.fewest - 1
-            p = max(p, equivalence(self.difference.value, half, df, margin))
+            p = max(p, equivalence(self.difference.value, clusters.half, clusters.df, margin))
         return p
 
     @property

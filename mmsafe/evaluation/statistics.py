@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmsafe.evaluation.clusters import Clusters, Spread, spread
+from mmsafe.evaluation.clusters import ROUNDING, Clusters, Spread, spread, varying
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-ROUNDING = 1e-9
 Values = Sequence[float]
 
 
@@ -105,15 +104,8 @@ def mean(values: Sequence[float], seed: int = 0, clusters: Clusters = ()) -> Est
     return _mean(values, -1.0, seed, clusters) if len(values) else None
 
 
-def varying(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
-    """Their spread; None also where members of clusters differ and clusters do not: that tells of no others."""
-    clustered = spread(clusters, *samples)
-    return clustered if clustered and clustered.variance > ROUNDING**2 else None
-
-
 def _by_clusters(value: float, clustered: Spread, least: float, n: int) -> Estimate:
-    half = clustered.t * clustered.variance**0.5
-    return Estimate(value, max(least, value - half), min(1.0, value + half), n)
+    return Estimate(value, max(least, value - clustered.half), min(1.0, value + clustered.half), n)
 
 
 def _mean(values: Sequence[float], least: float, seed: int, clusters: Clusters) -> Estimate:

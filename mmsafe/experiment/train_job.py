@@ -194,8 +194,7 @@ def _read(config: TrainConfig, task: EvaluationTask | None) -> tuple[Loaded, lis
             raise UserError(f"there is nothing to evaluate on: {config.data.to_hold_out()}, or set evaluate=false")
         shown = sum(bool(example.images) for example in prompts)
         log.info("%d prompts to evaluate on, %d of them with an image", len(prompts), shown)
-    nothing_sampled = len(_brought(config, loaded.examples)) == len(loaded.examples)
-    if config.rounds > 1 and nothing_sampled and not config.reference.moves:
+    if config.rounds > 1 and not config.reference.moves and not _samples(config, loaded.examples):
         raise UserError(f"rounds={config.rounds}: all rows bring what would be sampled, so rounds differ in nothing")
     tell(task if config.evaluate else None, training(config, loaded.examples))
     return loaded, [] if config.trainer.validate_every is None else held_out(config)
@@ -207,11 +206,15 @@ def _brought(config: TrainConfig, examples: Sequence[Example]) -> set[str]:
     return set() if config.objective.ranked else {e.id for e in examples if sampled <= e.responses.keys()}
 
 
+def _samples(config: TrainConfig, examples: Sequence[Example]) -> bool:
+    """Whether anything is sampled for any of the examples."""
+    return len(_brought(config, examples)) < len(examples)
+
+
 def _with_responses(config: TrainConfig, vlm: VLM, loaded: Loaded, folder: RunFolder) -> list[Example]:
     """The examples with all that the objective reads; what is missing is generated."""
     examples, lengths = _completed(config, vlm, loaded.examples)
-    samples = len(_brought(config, loaded.examples)) < len(loaded.examples)
-    chooses = config.objective.ranked or (config.generation.match and samples)
+    chooses = config.objective.ranked or (config.generation.match and _samples(config, loaded.examples))
     note_trained_by(folder, maker_of(getattr(config.model, "path", None)), config.judge if chooses else None)
     folder.note_inputs(data=fingerprint(examples))
     folder.note(lengths=lengths)

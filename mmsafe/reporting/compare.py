@@ -35,16 +35,16 @@ class CompareConfig:
 def show_comparison(config: CompareConfig, run: RunContext) -> None:
     """Print the comparison and write it to `comparison.json`."""
     from mmsafe.core.files import write_record
-    from mmsafe.evaluation.comparison import Analysis, compare, read_judged_run
+    from mmsafe.evaluation.comparison import compare, read_judged_run
     from mmsafe.reporting.table import print_tables, table_of
 
-    a, b, analysis = config.a, config.b, Analysis(config.correction, config.margin)
-    comparison = compare(read_judged_run(Path(a)), read_judged_run(Path(b)), config.max_unpaired, analysis)
-    record = {"correction": config.correction, "margin": config.margin, **comparison.as_json()}
-    write_record(run.folder / "comparison.json", {"a": a, "b": b, **record})
+    a, b, correction, margin = config.a, config.b, config.correction, config.margin
+    comparison = compare(read_judged_run(Path(a)), read_judged_run(Path(b)), config.max_unpaired, correction, margin)
+    about = {"a": a, "b": b, "correction": correction, "margin": margin}
+    write_record(run.folder / "comparison.json", {**about, **comparison.as_json()})
     title = f"{comparison.benchmark}: from a={a} to b={b}, {len(comparison.ids)} prompts"
-    columns = [*COLUMNS, *["equivalence, p"] * bool(config.margin), COUNTS]
-    rows = [_row(*item, with_margin=bool(config.margin)) for item in comparison.changes.items()]
+    columns = [*COLUMNS, *["equivalence, p"] * bool(margin), COUNTS]
+    rows = [_row(*item, with_margin=bool(margin)) for item in comparison.changes.items()]
     print_tables([table_of(title, columns, rows, " · ".join(_notes(comparison, config)))])
     show_results(run.folder / "comparison.json", f"python -m mmsafe.samples runs=[{as_text(a)},{as_text(b)}]")
 
