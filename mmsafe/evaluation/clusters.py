@@ -1,6 +1,5 @@
 """Observations that come in clusters: how far their mean varies when whole clusters are drawn."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -32,7 +31,7 @@ class Spread(NamedTuple):
     @property
     def half(self) -> float:
         """Half of the 95 % interval, wherever the quantity itself ends."""
-        return self.t * math.sqrt(self.variance)
+        return float(self.t * self.variance**0.5)
 
 
 def spread(clusters: Clusters, *samples: Sequence[float]) -> Spread | None:
